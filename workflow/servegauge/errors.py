@@ -1,0 +1,29 @@
+"""Errors that a person can act on, and the one place that prints them."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text says where, what was found, what is allowed and what to do next."""
+
+
+def did_you_mean(found: str, allowed: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the allowed name nearest to `found`, or nothing."""
+    near = difflib.get_close_matches(str(found), [str(name) for name in allowed], 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def door(main: Callable[[], int | None]) -> None:
+    """Run a script's `main` and leave: UserError becomes one message and exit status 2, Ctrl-C becomes 130."""
+    try:
+        sys.exit(main() or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

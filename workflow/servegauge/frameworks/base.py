@@ -1,0 +1,174 @@
+"""What a framework's file answers. One file, one class, no side effects: it says what to run, never runs it.
+
+Everything here is about *one server process group* (an instance). How processes start, wait and die is `server.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from servegauge.spec import Launch
+
+# Neutral server options: name -> what it means. A study uses these names; each framework's file translates them.
+# The same name means the same thing everywhere; a framework where it does not says so in `differences`.
+OPTIONS: dict[str, str] = {
+    "context_tokens": "longest prompt plus output of one request, in tokens",
+    "kv_cache_dtype": "data type of the KV cache: auto, fp16, bf16, fp8, q8_0, ...",
+    "quantization": "weight quantization: none, fp8, awq, gptq",
+    "prefix_cache": "reuse the KV cache of a shared prompt prefix: true or false",
+    "chunked_prefill": "split long prefills among decode steps: true or false",
+    "max_batch": "most requests decoded together",
+    "max_batched_tokens": "most tokens computed in one step",
+    "block_tokens": "tokens in one block (page) of the KV cache",
+    "memory_fraction": "share of a GPU's memory that one server may take, 0 to 1",
+    "dtype": "data type of weights and activations: auto, float16, bfloat16, float32",
+    "graphs": "CUDA graphs or compilation: true, or false for eager",
+    "speculative": "speculative decoding: {method: ngram | draft | eagle3, tokens: n, model: ...}",
+    "lora": "LoRA adapters: {name: folder}",
+    "dummy_weights": "random weights instead of the model's: true or false",
+    "seed": "the server's own seed",
+    "threads": "CPU threads of one server",
+    "multimodal_limits": "most items a prompt: {image: n, video: n, audio: n}",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and how one instance of a launch is to listen; made by `server.py` when the job is on its node."""
+
+    launch: Launch
+    model_path: str  # what the framework loads: HF folder, or .gguf for frameworks with `weights = "gguf"`
+    port: int
+    host: str = "127.0.0.1"
+    instance: int = 0
+    served_name: str = "model"
+    api_key: str = (
+        ""  # reaches the server by its environment or a private file, never by argv (ps shows argv to everybody)
+    )
+    api_key_file: Path | None = None
+    python: str = "python3"  # interpreter of the framework's own environment (envs/<name>.txt), absolute on a node
+    work: Path = Path(".")  # a private folder (0700) for this instance's scratch files
+    gpus: tuple[str, ...] = ()
+    node_rank: int = 0
+    nodes: int = 1
+    head_address: str = ""
+    head_port: int = 0
+    profile: bool = False  # start so that a profiler can be switched on
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """The neutral option `name` of the launch."""
+        return self.launch.options.get(name, default)
+
+
+class Client(Protocol):
+    """Requests to a running server, with its API key. `server.py` has the real one; tests give a fake."""
+
+    def get(self, path: str, timeout_s: float = 10.0) -> Reply: ...
+
+    def post(self, path: str, body: Any = None, timeout_s: float = 30.0) -> Reply: ...
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer: status (0 where there was no answer, the reason in `text`) and the body as text."""
+
+    status: int
+    text: str
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """The body as JSON, or null where it is not."""
+        try:
+            return json.loads(self.text)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True)
+class Reset:
+    """What came of a prefix-cache reset. `ok` is decided from the body, never from the HTTP status alone."""
+
+    ok: bool
+    how: str  # what was asked: "POST /reset_prefix_cache", "cache off", ...
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a running server says of itself. Null where it does not say; `raw` keeps the answers verbatim."""
+
+    version: str | None = None
+    effective: Mapping[str, Any] = field(default_factory=dict)  # neutral option -> value the server reports
+    kv_blocks: int | None = None
+    kv_block_tokens: int | None = None
+    startup_s: Mapping[str, float] = field(default_factory=dict)  # part -> seconds: weights, compile, graphs, ...
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Framework:
+    """Base of every framework: subclass it once in `frameworks/<name>.py`; the registry finds it."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]  # where the options were read: version and document
+    exercised: ClassVar[str]  # how far: "real server, CPU" | "own parser" | "not exercised"
+    weights: ClassVar[str] = "hf"  # "hf" folder or "gguf" file
+    needs_gpu: ClassVar[bool] = True
+    ready_path: ClassVar[str] = "/health"
+    metrics_path: ClassVar[str | None] = "/metrics"
+    endpoints: ClassVar[Sequence[str]] = ("completions", "chat")
+    version_argv: ClassVar[Sequence[str]] = ()  # "{python}" stands for the environment's interpreter
+    # neutral option -> how it is given ("--max-model-len"); options absent here are not supported
+    supported: ClassVar[Mapping[str, str]] = {}
+    differences: ClassVar[Mapping[str, str]] = {}  # neutral option -> how its meaning differs here
+    # common metric name -> the server's own Prometheus name(s), summed
+    metrics: ClassVar[Mapping[str, Sequence[str]]] = {}
+    # options always set, so that no default of the engine differs silently; a study's value wins
+    fair_defaults: ClassVar[Mapping[str, Any]] = {"prefix_cache": False}
+
+    def argv(self, ctx: Context) -> list[str]:
+        """The command line of one instance. No secret in it."""
+        raise NotImplementedError
+
+    def environment(self, ctx: Context) -> dict[str, str]:
+        """Variables beside the inherited ones; the API key may be among them (recorded without its value)."""
+        return {}
+
+    def unsupported(self, launch: Launch) -> str | None:
+        """Why this launch cannot work on this framework, or null. Called while planning, without a node."""
+        for name in launch.options:
+            if name not in self.supported:
+                have = ", ".join(sorted(self.supported)) or "none"
+                return f"{self.title} has no option for {name} (it has: {have})"
+        return None
+
+    def ready(self, client: Client) -> bool:
+        """True when requests are answered."""
+        return client.get(self.ready_path).ok
+
+    def request_extras(self, launch: Launch) -> dict[str, Any]:
+        """Fields added to every request's body, such as llama.cpp's `cache_prompt`."""
+        return {}
+
+    def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        """Empty the prefix cache and prove it from the answer's body."""
+        raise NotImplementedError
+
+    def evidence(self, client: Client, log: str) -> Evidence:
+        """Ask the running server what it is. Never raises for a missing answer: that is a null."""
+        raise NotImplementedError
+
+    def start_profile(self, client: Client) -> Reply | None:
+        """Switch the profiler on; null where the framework has none."""
+        return None
+
+    def stop_profile(self, client: Client) -> Reply | None:
+        """Switch the profiler off; null where the framework has none."""
+        return None

@@ -1,0 +1,248 @@
+"""What is to be measured: frozen specifications, their names and their hashes.
+
+A *launch* says what a server is, a *cell* says which load it is put under, a *workload* is the frozen input of
+cells. All three are plain data that survive a round trip through JSON, and each has an id made of words that a person
+reads first and six hex digits of its content's SHA-256 last. Two specifications with the same id are the same thing:
+that is why a rerun can tell what is already measured by looking at folder names alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+SPEC_VERSION = 1  # 1: first published form
+
+Data = Mapping[str, Any]
+
+
+def canonical_json(data: Any) -> str:
+    """One text for one meaning: keys sorted, no spaces, 4.0 written as 4 (`rate: 4` and `rate: 4.0` agree)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        if isinstance(value, float) and value.is_integer():
+            return int(value)
+        return value
+
+    return json.dumps(plain(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(data: Any, length: int = 6) -> str:
+    """First `length` hex digits of the SHA-256 of the canonical JSON of `data`."""
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:length]
+
+
+def slug(text: str) -> str:
+    """`text` as a part of a file name: lower case letters, digits, dots and single hyphens."""
+    return re.sub(r"[^a-z0-9.]+", "-", str(text).lower()).strip("-.")
+
+
+def number(value: float) -> str:
+    """A number as it stands in a name: 4, 0.5, 12.25; never 4.0 or 1e+01."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model is spread: tensor, pipeline, data and expert parallel sizes, and independent server instances."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    ep: int = 1
+    instances: int = 1
+
+    @property
+    def gpus_per_instance(self) -> int:
+        """GPUs of one server; expert parallelism reuses the GPUs of the other dimensions."""
+        return self.tp * self.pp * self.dp
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole launch."""
+        return self.gpus_per_instance * self.instances
+
+    def words(self) -> str:
+        """`tp2-pp2`: tp always, the others where they are not 1."""
+        rest = [f"{name}{value}" for name, value in dataclasses.asdict(self).items() if name != "tp" and value != 1]
+        return "-".join([f"tp{self.tp}", *rest])
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One server lifetime. `model` and `platform` are the resolved contents of their files, with their `name`."""
+
+    framework: str
+    model: Data
+    platform: Data
+    layout: Layout = Layout()
+    options: Data = field(default_factory=dict)
+    extra_args: tuple[str, ...] = ()
+    environment: Data = field(default_factory=dict)
+    repeat: int = 1
+
+    @cached_property
+    def identity(self) -> Data:
+        """What makes this server another server. Where Slurm runs it, and for how long, does not."""
+        where = {key: self.platform.get(key) for key in ("name", "placement", "environment", "frameworks")}
+        what = {key: self.model.get(key) for key in ("name", "source", "gguf", "revision")}
+        return {
+            "version": SPEC_VERSION,
+            "framework": self.framework,
+            "model": what,
+            "platform": where,
+            "layout": dataclasses.asdict(self.layout),
+            "options": self.options,
+            "extra_args": self.extra_args,
+            "environment": self.environment,
+            "repeat": self.repeat,
+        }
+
+    @cached_property
+    def configuration(self) -> str:
+        """The id without repeat: launches that share it are repeats of each other."""
+        identity = {key: value for key, value in self.identity.items() if key != "repeat"}
+        return f"{self._words}-{digest(identity)}"
+
+    @property
+    def _words(self) -> str:
+        return f"{slug(self.framework)}-{slug(self.model['name'])}-{self.layout.words()}-{slug(self.platform['name'])}"
+
+    @cached_property
+    def id(self) -> str:
+        """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-3f9c1a`."""
+        return f"{self._words}-r{self.repeat}-{digest(self.identity)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "configuration": self.configuration, **_fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Data) -> Launch:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        known["layout"] = Layout(**data["layout"])
+        known["extra_args"] = tuple(data.get("extra_args", ()))
+        return cls(**known)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent: exactly one of `rate_rps` (open loop) and `concurrency` (closed loop) is set.
+
+    `arrival` is `{"process": P, ...}` with P one of poisson, constant, gamma, burst, replay, steps, ramp, closed.
+    An open loop lasts `duration_s` or `requests`; a closed loop sends `requests`, and stops at `duration_s` if given.
+    `output_tokens` null means: as the prompt set says. Times in seconds.
+    """
+
+    rate_rps: float | None = None
+    concurrency: int | None = None
+    arrival: Data = field(default_factory=lambda: {"process": "poisson"})
+    requests: int | None = None
+    duration_s: float | None = None
+    warmup_requests: int = 0
+    output_tokens: int | None = None
+    seed: int = 0
+    draw: str = "per_repeat"  # or "fixed": every repeat gets the same draw
+    endpoint: str = "completions"  # or "chat"
+    stream: bool = True
+    temperature: float = 0.0
+    ignore_eos: bool = True
+    timeout_s: float = 300.0
+    max_in_flight: int | None = None
+    think_s: float = 0.0
+    cache: str = "cold"  # "cold": reset before the window; "warm": the warm-up sends the window's own prompts first
+
+    def words(self) -> str:
+        """`rate4` or `conc8`, with `-warm` for a warm prefix cache."""
+        size = f"conc{self.concurrency}" if self.rate_rps is None else f"rate{number(self.rate_rps)}"
+        return size if self.cache == "cold" else f"{size}-{self.cache}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Frozen prompts, arrival times and output lengths; the same bytes on every platform and framework."""
+
+    prompts: Data
+    tokenizer: Data  # {"name": model name, "source": folder with tokenizer.json, "revision": ...}
+    load: Data  # the fields of Load that shape it, see WORKLOAD_FIELDS
+    repeat: int | None = None  # null: one draw for every repeat
+
+    @cached_property
+    def id(self) -> str:
+        load = Load(**self.load)
+        repeat = "fixed" if self.repeat is None else f"r{self.repeat}"
+        words = f"{slug(self.prompts['name'])}-{slug(self.tokenizer['name'])}-{load.words()}-{repeat}"
+        return f"{words}-{digest(_fields(self))}"
+
+    @property
+    def seed(self) -> int:
+        """Seed of this draw, from everything that names it, so that no two points of a sweep share one draw."""
+        return int(digest(_fields(self), 16), 16)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, **_fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Data) -> Workload:
+        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+
+
+WORKLOAD_FIELDS = (
+    "rate_rps", "concurrency", "arrival", "requests", "duration_s", "warmup_requests", "output_tokens", "seed",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One load run on a live launch: the unit that fails and is rerun."""
+
+    launch: str  # id
+    words: str  # the human part of the launch's id, up to its repeat
+    prompts: Data
+    load: Load
+    workload: Workload
+
+    @cached_property
+    def id(self) -> str:
+        """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-chat-rate4-9ab12c`."""
+        content = {"launch": self.launch, "prompts": self.prompts, "load": dataclasses.asdict(self.load)}
+        return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digest(content)}"
+
+    @classmethod
+    def of(cls, launch: Launch, prompts: Data, load: Load) -> Cell:
+        """The cell of `launch` under `load` with `prompts`; derives its workload."""
+        repeat = None if load.draw == "fixed" else launch.repeat
+        shaping = {name: getattr(load, name) for name in WORKLOAD_FIELDS}
+        source = {key: launch.model.get(key) for key in ("name", "tokenizer", "revision")}
+        workload = Workload(prompts=prompts, tokenizer=source, load=shaping, repeat=repeat)
+        return cls(launch=launch.id, words=launch.id.rsplit("-", 1)[0], prompts=prompts, load=load, workload=workload)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, **_fields(self), "workload": self.workload.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Data) -> Cell:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        known["load"] = Load(**data["load"])
+        known["workload"] = Workload.from_dict(data["workload"])
+        return cls(**known)
+
+
+def _fields(spec: Any) -> dict[str, Any]:
+    """Fields as plain data; nested dataclasses become dicts, mappings stay as they are."""
+    plain = {}
+    for name in spec.__dataclass_fields__:
+        value = getattr(spec, name)
+        if dataclasses.is_dataclass(value):
+            value = value.to_dict() if hasattr(value, "to_dict") else dataclasses.asdict(value)
+        plain[name] = list(value) if isinstance(value, tuple) else value
+    return plain
