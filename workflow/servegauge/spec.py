@@ -54,13 +54,17 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a model is spread: tensor, pipeline, data and expert parallel sizes, and independent server instances."""
+    """How a model is spread: tensor, pipeline, data and expert parallel sizes, and independent server instances.
+
+    With `share_gpu` all instances run on the GPUs of one, each with its part of the memory.
+    """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     ep: int = 1
     instances: int = 1
+    share_gpu: bool = False
 
     @property
     def gpus_per_instance(self) -> int:
@@ -70,12 +74,13 @@ class Layout:
     @property
     def gpus(self) -> int:
         """GPUs of the whole launch."""
-        return self.gpus_per_instance * self.instances
+        return self.gpus_per_instance * (1 if self.share_gpu else self.instances)
 
     def words(self) -> str:
         """`tp2-pp2`: tp always, the others where they are not 1."""
-        rest = [f"{name}{value}" for name, value in dataclasses.asdict(self).items() if name != "tp" and value != 1]
-        return "-".join([f"tp{self.tp}", *rest])
+        sizes = {"pp": self.pp, "dp": self.dp, "ep": self.ep, "n": self.instances}
+        rest = [f"{name}{value}" for name, value in sizes.items() if value != 1]
+        return "-".join([f"tp{self.tp}", *rest, *(["shared"] if self.share_gpu else [])])
 
 
 @dataclass(frozen=True)
