@@ -270,10 +270,8 @@ REQUESTS = _schema(
 _SERVER_METRIC = (
     _column("t_ns", pa.int64(), "when the server was asked, on the clock of the requests", "ns", null=False),
     _column("instance", pa.int16(), "server instance, from 0", null=False),
-    _column(
-        "metric", WORD, "common name: running, waiting, kv_usage, cache_hits, ...; null where there is none for it"
-    ),
-    _column("raw_name", WORD, "the server's own Prometheus name", null=False),
+    _column("metric", WORD, "common name: requests_running, kv_usage, ...; null where there is none for it"),
+    _column("raw", WORD, "the server's own Prometheus name", null=False),
     _column("labels", WORD, "the sample's Prometheus labels as JSON"),
     _column("value", pa.float64(), "value of the sample, in the server's own unit; null where it is not a number"),
 )
