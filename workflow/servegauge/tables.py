@@ -96,7 +96,7 @@ STUDY_CELLS = _schema(
 
 LAUNCHES = _schema(
     "launches",
-    "One row per launch: what the server is, and what came of its last attempt.",
+    "One row per launch: what the server is, and what became of it.",
     [
         _LAUNCH,
         *_SERVER_FACTORS,
@@ -105,16 +105,33 @@ LAUNCHES = _schema(
         _column("gpus", pa.int32(), "GPUs of the whole launch", "GPUs"),
         _column("status", WORD, "ok | failed | planned (no attempt yet)", null=False),
         _column("reason", pa.string(), "why the last attempt failed"),
-        _column("attempts", pa.int32(), "finished attempts", "attempts", null=False),
-        _column("attempt", pa.int32(), "the attempt that this row describes: the last one"),
-        _column("started_utc", pa.string(), "start of the last attempt, ISO 8601"),
-        _column("finished_utc", pa.string(), "end of the last attempt, ISO 8601"),
+        _column("attempts", pa.int32(), "finished attempts; `attempts` has a row for each", "attempts", null=False),
+        _column("framework_version", WORD, "what the server of the last attempt says of its version"),
+        _column("startup_s", pa.float64(), "process start until it answered, in the last attempt", "s"),
+    ],
+)
+
+ATTEMPTS = _schema(
+    "attempts",
+    "One row per finished attempt of a launch: when, where, what happened, and everything that is known of it.",
+    [
+        _LAUNCH,
+        _column(
+            "attempt", pa.int32(), "number of the attempt, from 0; cells name the one that measured them", null=False
+        ),
+        _column("study", WORD, "study that asked for it"),
+        _column("status", WORD, "ok | failed", null=False),
+        _column("reason", pa.string(), "why it failed, or stopped early"),
+        _column("started_utc", pa.string(), "start, ISO 8601"),
+        _column("finished_utc", pa.string(), "end, ISO 8601"),
         _column("hostname", WORD, "node that it ran on"),
-        _column("job", pa.string(), "job of the scheduler"),
+        _column("job", pa.string(), "job of the scheduler, as JSON"),
         _column("framework_version", WORD, "what the server says of its version"),
-        _column("startup_s", pa.float64(), "process start until it answered", "s"),
+        _column("server_starts", pa.int32(), "times that the server was started", "starts"),
+        _column("startup_s", pa.float64(), "process start until it answered, slowest instance, first start", "s"),
         _column("startup_parts", pa.string(), "parts of the start-up in seconds as JSON, where the server tells them"),
-        _column("provenance", pa.string(), "launch.json of the last attempt without the logs, as JSON"),
+        _column("flags", WORDS, "what the server says of itself against what was asked; empty: no difference"),
+        _column("provenance", pa.string(), "launch.json of the attempt: everything known of it, as JSON"),
     ],
 )
 
@@ -191,6 +208,8 @@ CELLS = _schema(
         _column("clock_drift_ns", pa.int64(), "epoch offset at the end - at the start", "ns"),
         _column("flags", WORDS, "names of the validity flags that were raised; empty: none", null=False),
         _column("flag_details", pa.string(), "each flag with value, threshold and detail, as JSON"),
+        _column("texts_sha256", pa.string(), "SHA-256 over the window's output texts in order; equal: same texts"),
+        _column("cell_sha256", pa.string(), "SHA-256 of the cell's cell.json, which holds those of its files"),
         _column("p99_supported", pa.bool_(), "the sample carries a 95 % interval of p99: 368 requests ok or more"),
         *SUMMARY,
         *INSTRUMENT,
@@ -329,6 +348,7 @@ TABLES: dict[str, pa.Schema] = {
     "studies": STUDIES,
     "study_cells": STUDY_CELLS,
     "launches": LAUNCHES,
+    "attempts": ATTEMPTS,
     "cells": CELLS,
     "cell_slos": CELL_SLOS,
     "requests": REQUESTS,
