@@ -1,0 +1,1 @@
+"""What another environment's interpreter runs, as files: they import nothing of servegauge but their neighbours."""
