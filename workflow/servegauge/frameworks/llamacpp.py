@@ -1,0 +1,217 @@
+"""llama.cpp's `llama-server`, or the same server from the xllamacpp wheel where a site has no such program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
+from servegauge.spec import Launch
+
+DOOR = Path(__file__).parents[1] / "engines" / "llamacpp_server.py"
+KV_DTYPES = {"auto": "f16", "fp16": "f16", "float16": "f16", "fp32": "f32", "float32": "f32", "bfloat16": "bf16"}
+KV_OWN = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+SPECULATIVE = {"ngram": "ngram-simple", "draft": "draft-simple", "eagle3": "draft-eagle3"}
+PROBE = "The quick brown fox jumps over the lazy dog and runs away."
+
+
+class LlamaCpp(Framework):
+    name: ClassVar[str] = "llamacpp"
+    title: ClassVar[str] = "llama.cpp"
+    source: ClassVar[str] = "tools/server/README.md of llama.cpp, November 2026; xllamacpp 2026.10.11549"
+    exercised: ClassVar[str] = "real server, CPU"
+    weights: ClassVar[str] = "gguf"
+    needs_gpu: ClassVar[bool] = False
+    version_argv: ClassVar[Sequence[str]] = ("{python}", str(DOOR), "--version")
+    supported: ClassVar[Mapping[str, str]] = {
+        "context_tokens": "-c",
+        "kv_cache_dtype": "-ctk -ctv",
+        "prefix_cache": "--cache-prompt --cache-ram",
+        "chunked_prefill": "always on (-b)",
+        "max_batch": "-np",
+        "max_batched_tokens": "-b -ub",
+        "graphs": "GGML_CUDA_DISABLE_GRAPHS",
+        "speculative": "--spec-type",
+        "lora": "--lora",
+        "seed": "-s",
+        "threads": "-t -tb",
+    }
+    differences: ClassVar[Mapping[str, str]] = {
+        "max_batch": "slots, each with its own KV cache of the whole context, taken when the server starts; further "
+        "requests wait. `-c` is slots times context_tokens.",
+        "prefix_cache": "each slot keeps its last prompt; a request goes to the slot whose prompt is most like its "
+        "own. The cache in main memory (--cache-ram) is always off. Off is also asked in every request (cache_prompt).",
+        "chunked_prefill": "cannot be switched off: prompts are always cut into pieces of max_batched_tokens.",
+        "max_batched_tokens": "both the logical (-b) and the physical (-ub) batch.",
+        "kv_cache_dtype": "auto is f16; fp8 does not exist, q8_0 is the nearest.",
+        "lora": "GGUF adapter files; every request uses all of them.",
+    }
+    metrics: ClassVar[Mapping[str, Sequence[str]]] = {
+        "requests_running": ("llamacpp:requests_processing",),
+        "requests_waiting": ("llamacpp:requests_deferred",),
+        "cache_hit_tokens": ("llamacpp:prompt_tokens_cached_total",),
+        "prompt_tokens": ("llamacpp:prompt_tokens_total",),  # without those from the cache
+        "output_tokens": ("llamacpp:tokens_predicted_total",),
+    }
+    fair_defaults: ClassVar[Mapping[str, Any]] = {
+        "prefix_cache": False,
+        "chunked_prefill": True,
+        "kv_cache_dtype": "auto",
+        "max_batch": 8,
+        "max_batched_tokens": 512,
+    }
+
+    def argv(self, ctx: Context) -> list[str]:
+        slots, context = _option(ctx, "max_batch"), ctx.option("context_tokens") or 0
+        batch, dtype = str(_option(ctx, "max_batched_tokens")), _kv_dtype(_option(ctx, "kv_cache_dtype"))
+        reuse = _option(ctx, "prefix_cache")
+        slots_folder = ["--slot-save-path", str(ctx.work)] if reuse else []  # without it slots cannot be erased
+        return [
+            *_program(ctx), "-m", ctx.model_path, "-a", ctx.served_name, "--host", ctx.host, "--port", str(ctx.port),
+            "-c", str(slots * context), "-np", str(slots), "--no-kv-unified", "-b", batch, "-ub", batch,
+            "-ctk", dtype, "-ctv", dtype, "-fa", "auto", "-fit", "off", "--no-context-shift",
+            "--cache-prompt" if reuse else "--no-cache-prompt", "--cache-ram", "0", *slots_folder,
+            "--metrics", "--slots", "--no-webui", *_threads(ctx), *_gpus(ctx), *_seed(ctx), *_lora(ctx),
+            *_speculative(ctx), *ctx.launch.extra_args,
+        ]  # fmt: skip
+
+    def environment(self, ctx: Context) -> dict[str, str]:
+        variables = {"LLAMA_API_KEY": ctx.api_key} if ctx.api_key else {}
+        if ctx.option("graphs") is False:
+            variables["GGML_CUDA_DISABLE_GRAPHS"] = "1"
+        return variables
+
+    def unsupported(self, launch: Launch) -> str | None:
+        layout, options = launch.layout, launch.options
+        if not launch.model.get("gguf"):
+            return f"model {launch.model.get('name')} has no GGUF file (`gguf:` in its file)"
+        if not options.get("context_tokens"):
+            return "llama.cpp needs context_tokens, in the model's file or the study: each slot reserves that much"
+        if layout.tp > 1 and layout.pp > 1:
+            return "llama.cpp splits a model by rows (tp) or by layers (pp), not both"
+        if layout.dp > 1 or layout.ep > 1:
+            return "llama.cpp has no data or expert parallelism; use instances"
+        if layout.gpus_per_instance > max(1, launch.platform.get("gpus_per_node") or 0):
+            return "one llama.cpp server runs on one node and its GPUs"
+        if options.get("chunked_prefill") is False:
+            return "llama.cpp always splits prefills"
+        dtype = options.get("kv_cache_dtype", "auto")
+        if _kv_dtype(dtype) not in KV_OWN:
+            return f"llama.cpp has no KV cache of type {dtype} (it has: auto, fp16, {', '.join(KV_OWN)})"
+        method = (options.get("speculative") or {}).get("method", "ngram")
+        if method not in SPECULATIVE:
+            return f"llama.cpp's file knows no speculative method {method} (it knows: {', '.join(SPECULATIVE)})"
+        return super().unsupported(launch)
+
+    def request_extras(self, launch: Launch) -> dict[str, Any]:
+        return {"cache_prompt": bool(launch.options.get("prefix_cache", False))}
+
+    def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        """Off: the same prompt twice must not find itself. On: every slot must answer how many tokens it forgot."""
+        if not launch.options.get("prefix_cache", False):
+            body = {"prompt": PROBE, "n_predict": 1, "cache_prompt": False}
+            replies = [client.post("/completion", body) for _ in range(2)]
+            found = [((reply.json() or {}).get("timings") or {}).get("cache_n") for reply in replies]
+            how = "prefix cache off; the same prompt sent twice"
+            return Reset(
+                found == [0, 0], how, f"cached tokens: {found}" if None not in found else replies[-1].text[:300]
+            )
+        slots = client.get("/slots").json()
+        how, answers = "POST /slots/<id>?action=erase for each slot", []
+        for slot in slots if isinstance(slots, list) else []:
+            reply = client.post(f"/slots/{slot['id']}?action=erase", {})
+            said = reply.json() if reply.ok else None
+            if not isinstance(said, dict) or said.get("id_slot") != slot["id"] or "n_erased" not in said:
+                return Reset(False, how, f"slot {slot['id']}: HTTP {reply.status} {reply.text[:300]}")
+            answers.append(str(said["n_erased"]))
+        return Reset(bool(answers), how, f"tokens erased: {', '.join(answers)}" if answers else "no slots were listed")
+
+    def evidence(self, client: Client, log: str) -> Evidence:
+        props, slots = client.get("/props").json(), client.get("/slots").json()
+        props = props if isinstance(props, dict) else {}
+        slots = slots if isinstance(slots, list) else []
+        contexts = {slot.get("n_ctx") for slot in slots}
+        line = re.search(r"^version: (.+)$", log, re.MULTILINE)
+        cells = re.search(r"llama_kv_cache: size = .*?\(\s*(\d+) cells.*?(\d+)/\d+ seqs\), K \((\w+)\)", log)
+        threads = re.search(r"n_threads = (\d+)", log)
+        effective = {
+            "context_tokens": contexts.pop() if len(contexts) == 1 else None,
+            "max_batch": props.get("total_slots"),
+            "kv_cache_dtype": cells.group(3) if cells else None,
+            "threads": int(threads.group(1)) if threads else None,
+        }
+        return Evidence(
+            version=line.group(1) if line else props.get("build_info"),
+            effective={name: value for name, value in effective.items() if value is not None},
+            kv_blocks=int(cells.group(1)) * int(cells.group(2)) if cells else None,
+            kv_block_tokens=1 if cells else None,
+            startup_s=_startup_s(log),
+            raw={"props": props, "slots": slots},
+        )
+
+
+def _option(ctx: Context, name: str) -> Any:
+    return ctx.option(name, LlamaCpp.fair_defaults[name])
+
+
+def _kv_dtype(name: str) -> str:
+    return KV_DTYPES.get(name, name)
+
+
+def _program(ctx: Context) -> list[str]:
+    """A site's own program, the image's program, or the wheel's server under our interpreter."""
+    how = (ctx.launch.platform.get("frameworks") or {}).get(LlamaCpp.name) or {}
+    if how.get("executable"):
+        return [how["executable"]]
+    return ["llama-server"] if how.get("container") else [ctx.python, str(DOOR)]
+
+
+def _threads(ctx: Context) -> list[str]:
+    """`threads`, else one for each CPU that the platform gives the server, else llama.cpp's own choice."""
+    threads = ctx.option("threads") or len((ctx.launch.platform.get("placement") or {}).get("server_cpus") or ())
+    return ["-t", str(threads), "-tb", str(threads)] if threads else []
+
+
+def _gpus(ctx: Context) -> list[str]:
+    """All layers on the GPUs where there are some; split by rows for tp, by layers for pp."""
+    if not ctx.gpus:
+        return ["-ngl", "0"]
+    count = len(ctx.gpus)
+    mode = "none" if count == 1 else "row" if ctx.launch.layout.tp > 1 else "layer"
+    return ["-ngl", "all", "-sm", mode, *(["-ts", ",".join(["1"] * count)] if count > 1 else [])]
+
+
+def _seed(ctx: Context) -> list[str]:
+    seed = ctx.option("seed")
+    return [] if seed is None else ["-s", str(seed)]
+
+
+def _lora(ctx: Context) -> list[str]:
+    adapters = ctx.option("lora") or {}
+    return ["--lora", ",".join(adapters.values())] if adapters else []
+
+
+def _speculative(ctx: Context) -> list[str]:
+    how = ctx.option("speculative")
+    if not how:
+        return []
+    size = str(how.get("tokens", 3))
+    if how["method"] == "ngram":
+        return ["--spec-type", SPECULATIVE["ngram"], "--spec-ngram-simple-size-m", size]
+    return ["--spec-type", SPECULATIVE[how["method"]], "-md", how["model"], "--spec-draft-n-max", size]
+
+
+def _startup_s(log: str) -> dict[str, float]:
+    """Parts of the start from the log's own clock (minutes.seconds.milliseconds.microseconds)."""
+
+    def at(words: str) -> float | None:
+        found = re.search(rf"^(\d+)\.(\d+)\.(\d+)\.(\d+) .*{words}", log, re.MULTILINE)
+        if not found:
+            return None
+        minutes, seconds, milli, micro = map(int, found.groups())
+        return round(60 * minutes + seconds + milli / 1e3 + micro / 1e6, 6)
+
+    begin, end = at("loading model"), at("model loaded")
+    return {"weights": round(end - begin, 6)} if begin is not None and end is not None else {}
