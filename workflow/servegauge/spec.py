@@ -21,6 +21,9 @@ SPEC_VERSION = 1  # 1: first published form
 
 Data = Mapping[str, Any]
 
+# Keys of a prompt set that are for people: editing them must not make new workloads and cells.
+FOR_PEOPLE = ("description", "how_to_get", "licence")
+
 
 def canonical_json(data: Any) -> str:
     """One text for one meaning: keys sorted, no spaces, 4.0 written as 4 (`rate: 4` and `rate: 4.0` agree)."""
@@ -166,6 +169,11 @@ class Load:
     think_s: float = 0.0
     cache: str = "cold"  # "cold": reset before the window; "warm": the warm-up sends the window's own prompts first
 
+    @cached_property
+    def canonical(self) -> str:
+        """Canonical JSON of every field; cached, because the cells of a study share their loads."""
+        return canonical_json(_fields(self))
+
     def words(self) -> str:
         """`rate4` or `conc8`, with `-warm` for a warm prefix cache."""
         size = f"conc{self.concurrency}" if self.rate_rps is None else f"rate{number(self.rate_rps)}"
@@ -186,12 +194,23 @@ class Workload:
         load = Load(**self.load)
         repeat = "fixed" if self.repeat is None else f"r{self.repeat}"
         words = f"{slug(self.prompts['name'])}-{slug(self.tokenizer['name'])}-{load.words()}-{repeat}"
-        return f"{words}-{digest(_fields(self))}"
+        return f"{words}-{digest(self._identity)}"
 
     @property
     def seed(self) -> int:
         """Seed of this draw, from everything that names it, so that no two points of a sweep share one draw."""
-        return int(digest(_fields(self), 16), 16)
+        return int(digest(self._identity, 16), 16)
+
+    @property
+    def _identity(self) -> Data:
+        return {**_fields(self), "prompts": _for_machines(self.prompts)}
+
+    @classmethod
+    def of(cls, model: Data, prompts: Data, load: Load, repeat: int) -> Workload:
+        """The workload of `prompts` under `load` for `model`'s tokenizer, in a launch of this `repeat`."""
+        shaping = {name: getattr(load, name) for name in WORKLOAD_FIELDS}
+        source = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
+        return cls(prompts=prompts, tokenizer=source, load=shaping, repeat=None if load.draw == "fixed" else repeat)
 
     def to_dict(self) -> dict[str, Any]:
         return {"id": self.id, **_fields(self)}
@@ -219,16 +238,16 @@ class Cell:
     @cached_property
     def id(self) -> str:
         """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-chat-rate4-9ab12c`."""
-        content = {"launch": self.launch, "prompts": self.prompts, "load": dataclasses.asdict(self.load)}
-        return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digest(content)}"
+        # The canonical JSON of {launch, load, prompts}, put together from parts that other cells share.
+        prompts = canonical_json(_for_machines(self.prompts))
+        content = f'{{"launch":{json.dumps(self.launch)},"load":{self.load.canonical},"prompts":{prompts}}}'
+        digits = hashlib.sha256(content.encode()).hexdigest()[:6]
+        return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digits}"
 
     @classmethod
-    def of(cls, launch: Launch, prompts: Data, load: Load) -> Cell:
-        """The cell of `launch` under `load` with `prompts`; derives its workload."""
-        repeat = None if load.draw == "fixed" else launch.repeat
-        shaping = {name: getattr(load, name) for name in WORKLOAD_FIELDS}
-        source = {key: launch.model.get(key) for key in ("name", "tokenizer", "revision")}
-        workload = Workload(prompts=prompts, tokenizer=source, load=shaping, repeat=repeat)
+    def of(cls, launch: Launch, prompts: Data, load: Load, workload: Workload | None = None) -> Cell:
+        """The cell of `launch` under `load` with `prompts`; derives its workload, where it is not given."""
+        workload = workload or Workload.of(launch.model, prompts, load, launch.repeat)
         return cls(launch=launch.id, words=launch.id.rsplit("-", 1)[0], prompts=prompts, load=load, workload=workload)
 
     def to_dict(self) -> dict[str, Any]:
@@ -240,6 +259,10 @@ class Cell:
         known["load"] = Load(**data["load"])
         known["workload"] = Workload.from_dict(data["workload"])
         return cls(**known)
+
+
+def _for_machines(prompts: Data) -> Data:
+    return {key: value for key, value in prompts.items() if key not in FOR_PEOPLE}
 
 
 def _fields(spec: Any) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""What people wrote under config/, read, checked and resolved.
+
+`load_study` is the door: it returns one dictionary with everything that the rest of the pipeline needs of a study. A
+mistake in any file is a UserError that names the file, the line, the key, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from servegauge import fit
+from servegauge.errors import UserError, did_you_mean
+from servegauge.frameworks import frameworks
+from servegauge.schemas import dotted, line_of, read_yaml, schema, validate, with_defaults
+
+# Axes whose values are names of files under config/ (axis -> folder).
+FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
+NOT_AXES = ("repeat", "include", "exclude")
+Keys = list[str | int]
+
+
+def load_config(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """config/config.yaml under `root` with `overrides` (Snakemake's `--config`) over it and defaults filled in."""
+    path = root / "config" / "config.yaml"
+    data, text = read_yaml(path)
+    config = {**data, **overrides}
+    validate(config, "config", path, text)
+    return with_defaults(config, schema("config"))
+
+
+def load_study(root: Path, name: str) -> dict[str, Any]:
+    """The study `name` from config/studies/ under `root`, checked and resolved.
+
+    Returns the file's keys with defaults filled in (`matrix` with a list for each axis, `load.arrival` as a mapping),
+    and: `name`, `path`, `files` (paths of this and of every file that it names), `text`, `sha256` (of the text),
+    `models`, `platforms` and `prompts` (name to the contents of its file, see `load_model` and its siblings), `shapes`
+    (model name to what `fit.shape` says of it), `planning` (that part of config/config.yaml).
+    """
+    path = _file(root, "studies", name)
+    data, text = read_yaml(path)
+    _with_lists(data)
+    validate(data, "study", path, text)
+    study = with_defaults(data, schema("study"))
+    study["matrix"] = with_defaults(study["matrix"], schema("study")["$defs"]["axes"])
+    if isinstance(study["load"]["arrival"], str):
+        study["load"]["arrival"] = {"process": study["load"]["arrival"]}
+    study["server"] = {**study["server"], "environment": _texts(study["server"].get("environment", {}))}
+
+    mistakes = [*_unknown_names(root, data), *_load_mistakes(study), *_comparison_mistakes(study)]
+    if mistakes:
+        lines = [(line_of(text, keys), dotted(keys), message) for keys, message in mistakes]
+        raise UserError("\n".join(f"{path}:{line}: {key}: {message}" for line, key, message in lines))
+
+    study.setdefault("compare", {"factor": "platform", "baseline": study["matrix"]["platform"][0]})
+    study["models"] = {name: load_model(root, name) for name in _asked(study, "model")}
+    study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
+    study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
+    study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
+    study["planning"] = load_config(root, {})["planning"]
+    study.update(
+        name=name,
+        files=[path.as_posix() for path in _files(root, study, path)],
+        path=path.as_posix(),
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+    return study
+
+
+def load_platform(root: Path, name: str) -> dict[str, Any]:
+    """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
+    platform = _load(root, "platforms", "platform", name)
+    placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
+    return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
+
+
+def load_model(root: Path, name: str) -> dict[str, Any]:
+    """The model `name`: its file's keys, `name`, defaults, and `tokenizer` (its `source` unless the file says)."""
+    model = _load(root, "models", "model", name)
+    return {**model, "tokenizer": model.get("tokenizer", model["source"])}
+
+
+def load_prompts(root: Path, name: str) -> dict[str, Any]:
+    """The prompt set `name`: its file's keys as they stand there, and `name`."""
+    prompts = _load(root, "prompts", "prompts", name)
+    path = _file(root, "prompts", name)
+    for key in ("input_tokens", "output_tokens"):
+        length = prompts.get(key)
+        if isinstance(length, dict) and length.get("min", 1) > length.get("max", length.get("min", 1)):
+            raise UserError(f"{path}: {key}: min {length['min']} is more than max {length['max']}")
+        if isinstance(length, dict) and len(length.get("weights", length.get("values", []))) != len(
+            length.get("values", [])
+        ):
+            raise UserError(f"{path}: {key}: {len(length['weights'])} weights for {len(length['values'])} values")
+    return prompts
+
+
+def names(root: Path, folder: str) -> list[str]:
+    """Names of the files in config/`folder` under `root`, in alphabetical order."""
+    return sorted(path.stem for path in (root / "config" / folder).glob("*.yaml"))
+
+
+def _file(root: Path, folder: str, name: str) -> Path:
+    """The file of `name` in config/`folder`; UserError lists the names that exist."""
+    known = names(root, folder)
+    if name not in known:
+        raise UserError(_unknown(name, known, root / "config" / folder))
+    return root / "config" / folder / f"{name}.yaml"
+
+
+def _unknown(name: str, known: list[str], folder: Path) -> str:
+    return f"there is no {folder / name}.yaml.{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}"
+
+
+def _load(root: Path, folder: str, kind: str, name: str) -> dict[str, Any]:
+    path = _file(root, folder, name)
+    data, text = read_yaml(path)
+    validate(data, kind, path, text)
+    return {"name": name, **with_defaults(data, schema(kind))}
+
+
+def _with_lists(data: dict[str, Any]) -> None:
+    """Put a value that stands alone on an axis into a list, in place; wrong shapes are left to the schema."""
+    matrix = data.get("matrix")
+    if not isinstance(matrix, dict):
+        return
+    for key in ("include", "exclude"):
+        if isinstance(matrix.get(key), dict):
+            matrix[key] = [matrix[key]]
+    entries = [entry for key in ("include", "exclude") if isinstance(matrix.get(key), list) for entry in matrix[key]]
+    for axes in [matrix, *entries]:
+        if isinstance(axes, dict):
+            for key, value in axes.items():
+                if key not in NOT_AXES and value is not None and not isinstance(value, list):
+                    axes[key] = [value]
+
+
+def _axes(data: Mapping[str, Any]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """Every place of a study that names values of axes: the matrix, and each entry of include and exclude."""
+    yield ["matrix"], data["matrix"]
+    for key in ("include", "exclude"):
+        for position, entry in enumerate(data["matrix"].get(key, ())):
+            yield ["matrix", key, position], entry
+
+
+def _asked(study: Mapping[str, Any], axis: str) -> list[str]:
+    """Values of `axis` in the matrix and in include, each once, in order."""
+    entries = [study["matrix"], *study["matrix"].get("include", ())]
+    return list(dict.fromkeys(value for entry in entries for value in entry.get(axis, ())))
+
+
+def _files(root: Path, study: Mapping[str, Any], path: Path) -> list[Path]:
+    named = [_file(root, folder, name) for axis, folder in FOLDERS.items() for name in _asked(study, axis)]
+    return [path, *named]
+
+
+def _unknown_names(root: Path, study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    for where, axes in _axes(study):
+        for axis, folder in FOLDERS.items():
+            known = names(root, folder)
+            for position, name in enumerate(axes.get(axis, ())):
+                if name not in known:
+                    yield [*where, axis, position], _unknown(name, known, Path("config") / folder)
+        yield from _unknown_frameworks([*where, "framework"], enumerate(axes.get("framework", ())))
+    extra = study.get("server", {}).get("extra_args", ())
+    if isinstance(extra, dict):
+        yield from _unknown_frameworks(["server", "extra_args"], ((name, name) for name in extra))
+
+
+def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> Iterator[tuple[Keys, str]]:
+    known = frameworks()
+    for key, name in found:
+        if name not in known:
+            choices = ", ".join(known) or "none"
+            yield [*where, key], f"there is no framework {name!r}.{did_you_mean(name, known)} There are: {choices}"
+
+
+def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    load, rates, streams = study["load"], _asked(study, "rate"), _asked(study, "concurrency")
+    if not rates and not streams:
+        yield (
+            ["matrix"],
+            "neither `rate` (requests a second, open loop) nor `concurrency` (closed loop); give one or both",
+        )
+    if streams and "requests" not in load:
+        yield ["load"], "`concurrency` needs `requests`: how many prompts are drawn; `duration_s` may stop it earlier"
+    elif "requests" not in load and "duration_s" not in load:
+        yield ["load"], "neither `requests` nor `duration_s`: say when the window ends"
+    if not load["stream"]:
+        for name, limits in study["slo"].items():
+            for metric in limits:
+                if metric.startswith(("ttft", "tpot")):
+                    yield ["slo", name, metric], "needs `load.stream: true`; without streaming only e2e_s is known"
+
+
+def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    known = [axis for axis in study["matrix"] if axis not in NOT_AXES]
+    for where, axes in _axes(study):
+        if where[1:2] == ["exclude"]:
+            for axis, values in axes.items():
+                have = _asked(study, axis) or [1]
+                for position, value in enumerate(values):
+                    if value not in have:
+                        message = f"takes out {value!r}, which `matrix.{axis}` does not have: {_list(have)}"
+                        yield [*where, axis, position], message + did_you_mean(value, have)
+    if "compare" in study:
+        factor, baseline = study["compare"]["factor"], study["compare"]["baseline"]
+        if factor not in known:
+            message = f"{factor!r} is not an axis of this study.{did_you_mean(factor, known)} Its axes: {_list(known)}"
+            yield ["compare", "factor"], message
+        elif baseline not in (have := _asked(study, factor)):
+            message = f"{baseline!r} is not on the axis {factor}.{did_you_mean(baseline, have)} It has: {_list(have)}"
+            yield ["compare", "baseline"], message
+
+
+def _list(values: Iterable[Any]) -> str:
+    return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+
+
+def _texts(variables: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in variables.items()}
+
+
+def _cpus(value: list[int] | str) -> list[int]:
+    """[0, 1, 2, 8] for "0-2,8"."""
+    if isinstance(value, list):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
