@@ -6,6 +6,7 @@ Everything here is about *one server process group* (an instance). How processes
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,30 @@ OPTIONS: dict[str, str] = {
     "seed": "the server's own seed",
     "threads": "CPU threads of one server",
     "multimodal_limits": "most items a prompt: {image: n, video: n, audio: n}",
+}
+
+
+# Options whose defaults differ between frameworks and change what is measured: always set, the same everywhere. The
+# study's own values win; the plan shows what is set. `context_tokens` is the model's unless the study says otherwise.
+FAIR_DEFAULTS: dict[str, Any] = {
+    "prefix_cache": False,
+    "chunked_prefill": True,
+    "max_batch": 256,
+    "max_batched_tokens": 8192,
+    "kv_cache_dtype": "auto",
+    "dtype": "auto",
+    "quantization": "none",
+    "graphs": True,
+    "memory_fraction": 0.9,
+    "seed": 0,
+}
+
+LAYOUT: dict[str, str] = {
+    "tp": "tensor parallel size",
+    "pp": "pipeline parallel size",
+    "dp": "data parallel size",
+    "ep": "expert parallel size",
+    "nodes": "servers that span nodes",
 }
 
 
@@ -125,11 +150,22 @@ class Framework:
     metrics_path: ClassVar[str | None] = "/metrics"
     endpoints: ClassVar[Sequence[str]] = ("completions", "chat")
     version_argv: ClassVar[Sequence[str]] = ()  # "{python}" stands for the environment's interpreter
-    # neutral option -> how it is given ("--max-model-len"); options absent here are not supported
+    # how the server gets its API key: "environment", "private file", or "none" where argv is the only way (then the
+    # server listens on the loopback without one)
+    api_key: ClassVar[str] = "none"
+    # neutral option -> how it is given; options absent here are not supported. "--flag" is followed by the value,
+    # "--on / --off" are words for true and false (either may be empty), anything else is up to the file's own code
     supported: ClassVar[Mapping[str, str]] = {}
+    # neutral option -> neutral value -> the framework's word for it ("" where it is the framework's own default);
+    # other values are not supported
+    choices: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    # part of LAYOUT -> how it is given; parts absent here can only be 1
+    layout: ClassVar[Mapping[str, str]] = {}
     differences: ClassVar[Mapping[str, str]] = {}  # neutral option -> how its meaning differs here
     # common metric name -> the server's own Prometheus name(s), summed
     metrics: ClassVar[Mapping[str, Sequence[str]]] = {}
+    # fields of a request's body that say "go on after the end token"; null takes a field out of it
+    ignore_eos: ClassVar[Mapping[str, Any]] = {"ignore_eos": True}
     # options always set, so that no default of the engine differs silently; a study's value wins
     fair_defaults: ClassVar[Mapping[str, Any]] = {"prefix_cache": False}
 
@@ -141,12 +177,26 @@ class Framework:
         """Variables beside the inherited ones; the API key may be among them (recorded without its value)."""
         return {}
 
+    def files(self, ctx: Context) -> dict[str, str]:
+        """Configuration files by name, written to `ctx.work` for the owner only before the server starts."""
+        return {}
+
     def unsupported(self, launch: Launch) -> str | None:
         """Why this launch cannot work on this framework, or null. Called while planning, without a node."""
-        for name in launch.options:
+        for name, value in launch.options.items():
             if name not in self.supported:
                 have = ", ".join(sorted(self.supported)) or "none"
                 return f"{self.title} has no option for {name} (it has: {have})"
+            if name in self.choices and str(value) not in self.choices[name]:
+                return f"{self.title} has no {name} {value!r} (it has: {', '.join(self.choices[name])})"
+        spec = launch.layout
+        for name in ("tp", "pp", "dp", "ep"):
+            if getattr(spec, name) != 1 and name not in self.layout:
+                return f"{self.title} has no {LAYOUT[name]}, {name} is {getattr(spec, name)}"
+        on_node = launch.platform.get("gpus_per_node")
+        if on_node and spec.gpus_per_instance > on_node and "nodes" not in self.layout:
+            needs = f"a server of {spec.gpus_per_instance} GPUs needs several nodes of {on_node}"
+            return f"{self.title} has no {LAYOUT['nodes']}, and {needs}"
         return None
 
     def ready(self, client: Client) -> bool:
@@ -154,7 +204,7 @@ class Framework:
         return client.get(self.ready_path).ok
 
     def request_extras(self, launch: Launch) -> dict[str, Any]:
-        """Fields added to every request's body, such as llama.cpp's `cache_prompt`."""
+        """Fields added to every request's body, such as llama.cpp's `cache_prompt`; null takes a field out of it."""
         return {}
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
@@ -172,3 +222,55 @@ class Framework:
     def stop_profile(self, client: Client) -> Reply | None:
         """Switch the profiler off; null where the framework has none."""
         return None
+
+    # -- what the files above are made of ------------------------------------
+
+    def options(self, launch: Launch) -> dict[str, Any]:
+        """The launch's neutral options, the memory of a shared GPU divided among its instances."""
+        options = dict(launch.options)
+        if launch.layout.share_gpu and options.get("memory_fraction") is not None:
+            options["memory_fraction"] = options["memory_fraction"] / launch.layout.instances
+        return options
+
+    def option_argv(self, launch: Launch, own: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+        """The options as `supported` and `choices` say, in the order of `OPTIONS`; `own` gives the words of some."""
+        argv: list[str] = []
+        options = self.options(launch)
+        for name in OPTIONS:
+            value, how = options.get(name), self.supported.get(name, "")
+            if own and name in own:
+                argv += own[name]
+            elif value is None or not how.startswith(("-", "/")):
+                continue
+            elif "/" in how:
+                argv += how.split("/")[0 if value else 1].split()
+            else:
+                word = self.choices.get(name, {}).get(str(value), value)
+                argv += [how, json.dumps(word) if isinstance(word, Mapping) else str(word)] if word != "" else []
+        return argv
+
+    def layout_argv(self, launch: Launch) -> list[str]:
+        """The parts of the layout that `layout` gives as one "--flag", always set, 1 too."""
+        given = {name: how for name, how in self.layout.items() if how.startswith("-") and " " not in how}
+        return [word for name, how in given.items() for word in (how, str(getattr(launch.layout, name)))]
+
+    def program(self, ctx: Context, *default: str) -> list[str]:
+        """What to run: the platform's `executable` for this framework, or else `default`."""
+        how = (ctx.launch.platform.get("frameworks") or {}).get(self.name) or {}
+        return [how["executable"]] if how.get("executable") else list(default)
+
+    def preferred(self, launch: Launch, variables: Mapping[str, str]) -> dict[str, str]:
+        """Environment `variables`, where the study's or else the platform's value of the same name wins."""
+        given = {**(launch.platform.get("environment") or {}), **launch.environment}
+        return {name: str(given.get(name, value)) for name, value in variables.items()}
+
+    def cache_folder(self, ctx: Context) -> str:
+        """Where compile caches go: the platform's `scratch`, kept between launches, or else the private folder."""
+        scratch = ctx.launch.platform.get("scratch")
+        parent = os.path.expandvars(scratch) if scratch else str(ctx.work)
+        return os.path.join(parent, "servegauge-cache", self.name)
+
+    @staticmethod
+    def on_cpu(launch: Launch) -> bool:
+        """True where the platform has no GPU."""
+        return not launch.platform.get("gpus_per_node")

@@ -1,0 +1,97 @@
+"""transformers serve: Hugging Face's own server, with continuous batching, on GPUs and CPUs."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, ClassVar
+
+from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reset
+from servegauge.frameworks.reading import first_number
+from servegauge.spec import Launch
+
+# The command line has no words for two fields of its own configuration class, so the class is given their values here.
+START = (
+    "import functools, transformers; from transformers.cli.transformers import app; "
+    "transformers.ContinuousBatchingConfig = functools.partial(transformers.ContinuousBatchingConfig, "
+    "allow_block_sharing=False, max_requests_per_batch={}); app()"
+)
+
+
+class Transformers(Framework):
+    name = "transformers"
+    title = "transformers serve"
+    source = "transformers 5.23.0, `transformers serve --help` and generation/configuration_utils.py"
+    exercised = "real server, CPU"
+    needs_gpu = False
+    metrics_path = None
+    version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('transformers'))")
+    supported: ClassVar = {
+        "context_tokens": "the model's own, no option",
+        "kv_cache_dtype": "the weights' own, no option",
+        "quantization": "as the model's folder says, no option",
+        "prefix_cache": "ContinuousBatchingConfig(allow_block_sharing=False)",
+        "chunked_prefill": "always on",
+        "max_batch": "ContinuousBatchingConfig(max_requests_per_batch)",
+        "max_batched_tokens": "--cb-max-batch-tokens",
+        "block_tokens": "--cb-block-size",
+        "memory_fraction": "--cb-max-memory-percent",
+        "dtype": "--dtype",
+        "graphs": "--cb-use-cuda-graph / --no-cb-use-cuda-graph",
+        "seed": "--default-seed",
+        "threads": "OMP_NUM_THREADS",
+    }
+    choices: ClassVar = {
+        "kv_cache_dtype": {"auto": ""},
+        "quantization": {"none": ""},
+        "prefix_cache": {"False": ""},  # on would be possible, but it cannot be emptied and does not count its hits
+        "chunked_prefill": {"True": ""},
+        "dtype": {name: name for name in ("auto", "float16", "bfloat16", "float32")},
+    }
+    differences: ClassVar = {
+        "context_tokens": "not a limit here: the model's own context holds, and must be at least this",
+        "memory_fraction": "KV cache only, of the memory that is free once the weights are loaded",
+        "max_batched_tokens": "also bounds the KV cache that is read in one step",
+        "graphs": "only on a GPU",
+        "threads": "only on a CPU",
+    }
+    # No field says "go on", so an end token that no model has is named.
+    ignore_eos: ClassVar = {"ignore_eos": None, "generation_config": json.dumps({"eos_token_id": -1})}
+    fair_defaults = FAIR_DEFAULTS
+
+    def argv(self, ctx: Context) -> list[str]:
+        start = START.format(ctx.launch.options.get("max_batch", FAIR_DEFAULTS["max_batch"]))
+        argv = [*self.program(ctx, ctx.python, "-c", start), "serve", ctx.model_path, "--continuous-batching"]
+        argv += ["--host", ctx.host, "--port", str(ctx.port), "--log-level", "info"]
+        argv += ["--device", "cpu" if self.on_cpu(ctx.launch) else "cuda:0"]
+        return [*argv, *self.option_argv(ctx.launch), *ctx.launch.extra_args]
+
+    def environment(self, ctx: Context) -> dict[str, str]:
+        variables = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        if self.on_cpu(ctx.launch):
+            variables |= {"OMP_NUM_THREADS": str(ctx.launch.options.get("threads", 1))}
+        return self.preferred(ctx.launch, variables)
+
+    def unsupported(self, launch: Launch) -> str | None:
+        asked, own = launch.options.get("context_tokens"), launch.model.get("context_tokens")
+        if asked and own and asked > own:
+            return f"transformers serve has the model's own context of {own} tokens, not {asked}"
+        return super().unsupported(launch)
+
+    def request_extras(self, launch: Launch) -> dict[str, Any]:
+        return {"model": None}  # the server knows its model by its path only, and takes none for it
+
+    def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        return Reset(True, "cache off", "allow_block_sharing=False")
+
+    def evidence(self, client: Client, log: str) -> Evidence:
+        def said(name: str) -> str | None:
+            found = re.search(rf'^ +"{name}": "?([^",]+)"?,?$', log, re.MULTILINE)
+            return found[1] if found else None
+
+        effective = {"context_tokens": first_number(said("max_position_embeddings")), "dtype": said("dtype")}
+        return Evidence(
+            version=said("transformers_version"),
+            effective={name: value for name, value in effective.items() if value is not None},
+            raw={"/health": client.get("/health").text, "continuous batching": "CB: True" in log},
+        )
