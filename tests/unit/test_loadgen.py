@@ -1,0 +1,247 @@
+"""The generator against a server whose truth is known: stamps, statuses, loops, limits, what is kept when stopped."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from instrument_helpers import paced, rows_of, workload
+
+from servegauge.errors import UserError
+from servegauge.loadgen import LoadJob, run_load
+from servegauge.tables import REQUESTS_RAW, check_file
+
+FAST = ("--first-s", "0.02", "--gap-s", "0.002")
+
+
+def job(url: str, path: Path, tmp_path: Path, **fields: object) -> LoadJob:
+    defaults = {"phase": "window", "mode": "closed", "concurrency": 2, "timeout_s": 10.0, "cell": "c", "launch": "l"}
+    defaults |= fields
+    if defaults["mode"] == "open":
+        defaults.pop("concurrency")
+    return LoadJob([url], str(path), str(tmp_path / "out"), "paced", **defaults)
+
+
+def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp_path):
+    path = workload(tmp_path, window=6, output_tokens=5)
+    with paced(tmp_path, *FAST) as server:
+        result = run_load(job(server.url, path, tmp_path))
+        truth = server.truth()
+    assert result.counts == {"ok": 6}
+    assert check_file(result.requests, REQUESTS_RAW) == 6
+    zero = result.clock["zero_ns"]
+    for row in rows_of(result.requests):
+        said = truth[f"c-window-{row['request']}"]
+        assert row["tokens_source"] == "usage"
+        assert row["output_tokens"] == 5
+        assert row["chunk_tokens"] == [1] * 5
+        assert row["finish_reason"] == "length"
+        stamps = [
+            row["scheduled_ns"], row["sent_ns"], row["first_byte_ns"], row["first_token_ns"], *row["chunk_ns"][1:],
+            row["last_ns"], row["end_ns"],
+        ]  # fmt: skip
+        assert stamps == sorted(stamps)
+        assert row["chunk_ns"][0] == row["first_token_ns"]
+        assert row["chunk_ns"][-1] == row["last_ns"]
+        # Every chunk is stamped after the server sent it.
+        assert all(stamp + zero > sent for stamp, sent in zip(row["chunk_ns"], said["sends_ns"], strict=True))
+    assert result.window_s == pytest.approx(max(row["end_ns"] for row in rows_of(result.requests)) / 1e9, abs=0.05)
+
+
+def test_a_closed_loop_sends_the_next_request_when_a_stream_is_free(tmp_path):
+    path = workload(tmp_path, window=4)
+    with paced(tmp_path, *FAST) as server:
+        rows = rows_of(run_load(job(server.url, path, tmp_path, concurrency=1)).requests)
+    for before, after in pairwise(rows):
+        assert after["scheduled_ns"] == before["end_ns"]
+        assert after["sent_ns"] > before["end_ns"]
+        assert after["connection_reused"]
+
+
+def test_think_time_is_between_an_answer_and_the_next_request(tmp_path):
+    path = workload(tmp_path, window=3)
+    with paced(tmp_path, *FAST) as server:
+        rows = rows_of(run_load(job(server.url, path, tmp_path, concurrency=1, think_s=0.05)).requests)
+    assert rows[0]["scheduled_ns"] == 0
+    for before, after in pairwise(rows):
+        assert after["scheduled_ns"] == before["end_ns"] + 50_000_000
+        assert after["sent_ns"] >= after["scheduled_ns"]
+
+
+def test_an_open_loop_sends_on_time_whatever_the_server_does(tmp_path):
+    times = [0.0, 0.05, 0.05, 0.1, 0.15]
+    path = workload(tmp_path, window=5, scheduled_s=times)
+    with paced(tmp_path, "--first-s", "0.4", "--gap-s", "0.001", "--slots", "1") as server:
+        result = run_load(job(server.url, path, tmp_path, mode="open"))
+    rows = rows_of(result.requests)
+    assert [row["scheduled_ns"] for row in rows] == [int(time_s * 1e9) for time_s in times]
+    # The server answers one at a time, after 0.4 s each: every request was sent before the first answer.
+    assert all(row["sent_ns"] < rows[0]["first_byte_ns"] for row in rows)
+    assert result.instrument["lateness_p99_s"] < 0.1
+
+
+def test_a_limit_on_requests_in_flight_shows_in_the_lateness(tmp_path):
+    path = workload(tmp_path, window=3, scheduled_s=[0.0, 0.0, 0.0])
+    with paced(tmp_path, "--first-s", "0.1", "--gap-s", "0.001") as server:
+        rows = rows_of(run_load(job(server.url, path, tmp_path, mode="open", max_in_flight=1)).requests)
+    lateness = sorted((row["sent_ns"] - row["scheduled_ns"]) / 1e9 for row in rows)
+    assert lateness[0] < 0.05
+    assert lateness[1] > 0.1
+    assert lateness[2] > 0.2
+
+
+def test_the_warm_up_comes_first_and_the_caller_acts_between(tmp_path):
+    path = workload(tmp_path, window=2, warmup=3)
+    seen = []
+    with paced(tmp_path, *FAST) as server:
+        whole = replace(job(server.url, path, tmp_path), phase="both")
+        result = run_load(whole, between=lambda: seen.append(len(server.truth())))
+    assert seen == [3]
+    warmup = rows_of(result.requests, "warmup")
+    assert len(warmup) == 3
+    assert all(row["end_ns"] < 0 for row in warmup)
+    assert result.counts == {"ok": 2}
+
+
+def test_chat_and_whole_answers(tmp_path):
+    path = workload(tmp_path, window=2, messages='[{"role": "user", "content": "Hi"}]')
+    with paced(tmp_path, *FAST) as server:
+        chat = rows_of(run_load(job(server.url, path, tmp_path, endpoint="chat")).requests)
+        whole = rows_of(run_load(job(server.url, path, tmp_path, stream=False)).requests)
+    assert [(row["status"], row["output_tokens"], len(row["chunk_ns"])) for row in chat] == [("ok", 4, 4)] * 2
+    for row in whole:
+        assert (row["status"], row["output_tokens"], row["chunk_tokens"]) == ("ok", 4, [4])
+        assert row["first_token_ns"] is None
+        assert row["last_ns"] == row["end_ns"]
+    assert chat[0]["text_sha256"] == whole[0]["text_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "said"),
+    [
+        ("http_error:every=1,status=503", "http_error", "HTTP 503"),
+        ("drop:every=1", "connection_error", "without an answer"),
+        ("cut:every=1,after=2", "truncated", "inside its answer"),
+        ("stall:every=1,after=2,stall_s=30", "timeout", "within 0.5 s"),
+        ("zero_tokens:every=1", "no_tokens", "no token"),
+        ("garbage:every=1,after=1", "invalid", "not JSON"),
+    ],
+)
+def test_each_fault_ends_in_its_status(tmp_path, fault, status, said):
+    path = workload(tmp_path, window=3)
+    with paced(tmp_path, *FAST, "--fault", fault) as server:
+        result = run_load(job(server.url, path, tmp_path, timeout_s=0.5))
+    assert result.counts == {status: 3}
+    for row in rows_of(result.requests):
+        assert said in row["error"]
+        assert row["sent_ns"] is not None
+        assert len(row["chunk_ns"]) == {"truncated": 2, "timeout": 2, "invalid": 4}.get(status, 0)
+
+
+def test_a_fault_now_and_then_leaves_the_other_requests_whole(tmp_path):
+    path = workload(tmp_path, window=9)
+    with paced(tmp_path, *FAST, "--fault", "http_error:every=3", "--fault", "cut:every=4") as server:
+        result = run_load(job(server.url, path, tmp_path, concurrency=1))
+    assert [row["status"] for row in rows_of(result.requests)] == [
+        "ok", "ok", "http_error", "truncated", "ok", "http_error", "ok", "truncated", "http_error",
+    ]  # fmt: skip
+
+
+def test_a_server_that_is_not_there_is_said_at_once(tmp_path):
+    path = workload(tmp_path)
+    with pytest.raises(UserError, match=r"cannot connect to http://127\.0\.0\.1:9"):
+        run_load(job("http://127.0.0.1:9", path, tmp_path))
+
+
+def test_stopping_keeps_what_was_measured(tmp_path):
+    path = workload(tmp_path, window=50, scheduled_s=[number * 0.1 for number in range(50)])
+    stop = threading.Event()
+    threading.Timer(1.5, stop.set).start()
+    with paced(tmp_path, "--first-s", "0.3", "--gap-s", "0.001") as server:
+        result = run_load(job(server.url, path, tmp_path, mode="open"), should_stop=stop.is_set)
+    assert result.stopped
+    rows = rows_of(result.requests)
+    assert 2 <= result.counts["ok"] < 49
+    assert {row["status"] for row in rows} == {"ok", "cancelled"}
+    assert len(rows) < 50
+
+
+def test_several_processes_give_one_table_on_one_clock(tmp_path):
+    path = workload(tmp_path, window=10, scheduled_s=[number * 0.02 for number in range(10)])
+    with paced(tmp_path, *FAST) as server:
+        result = run_load(job(server.url, path, tmp_path, mode="open", workers=2))
+    rows = rows_of(result.requests)
+    assert result.counts == {"ok": 10}
+    assert [row["worker"] for row in rows] == [0, 1] * 5
+    assert result.instrument["workers"] == 2
+    assert all(0 <= row["sent_ns"] - row["scheduled_ns"] < 200_000_000 for row in rows)
+
+
+def test_instances_take_turns(tmp_path):
+    path = workload(tmp_path, window=6)
+    with paced(tmp_path, *FAST) as one, paced(tmp_path, *FAST) as two:
+        both = replace(job(one.url, path, tmp_path, concurrency=2), base_urls=[one.url, two.url])
+        rows = rows_of(run_load(both).requests)
+        assert [row["instance"] for row in rows] == [0, 1] * 3
+        assert (len(one.truth()), len(two.truth())) == (3, 3)
+
+
+def test_the_key_reaches_the_server_and_nothing_else(tmp_path):
+    path = workload(tmp_path, window=1)
+    with paced(tmp_path, *FAST, api_key="secret-42") as server:
+        good = run_load(job(server.url, path, tmp_path, api_key="secret-42"))
+        bad = run_load(job(server.url, path, tmp_path, api_key="other"))
+    assert good.counts == {"ok": 1}
+    assert bad.counts == {"http_error": 1}
+    assert "secret-42" not in job("http://x", path, tmp_path, api_key="secret-42").to_json()
+    assert not list((tmp_path / "out").glob(".loadgen*"))
+
+
+def test_a_duration_ends_a_closed_loop(tmp_path):
+    path = workload(tmp_path, window=500)
+    with paced(tmp_path, *FAST) as server:
+        began = time.monotonic()
+        result = run_load(job(server.url, path, tmp_path, duration_s=0.5))
+    assert 5 <= result.counts["ok"] < 100
+    assert time.monotonic() - began < 10
+    assert max(row["scheduled_ns"] for row in rows_of(result.requests)) < 500_000_000
+
+
+def test_a_changed_workload_is_refused(tmp_path):
+    path = workload(tmp_path)
+    with pytest.raises(UserError, match="compile it again"):
+        run_load(job("http://127.0.0.1:9", path, tmp_path, workload_sha256="0" * 64))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mode": "sideways"}, "open or closed"),
+        ({"concurrency": 0}, "at least 1"),
+        ({"endpoint": "embeddings"}, "completions, chat"),
+        ({"workers": 0}, "at least 1"),
+        ({"api_key": "a\nb"}, "line break"),
+        ({"timeout_s": 0.0}, "positive"),
+    ],
+)
+def test_a_job_that_cannot_work_is_refused(tmp_path, fields, said):
+    with pytest.raises(UserError, match=said):
+        job("http://127.0.0.1:9", tmp_path / "w", tmp_path, **fields)
+
+
+def test_a_base_url_is_checked(tmp_path):
+    with pytest.raises(UserError, match="correct --base-url"):
+        job("127.0.0.1:8000", tmp_path / "w", tmp_path)
+
+
+def test_the_same_schema_is_written_for_no_requests(tmp_path):
+    path = workload(tmp_path, window=1, warmup=0)
+    with paced(tmp_path, *FAST) as server:
+        result = run_load(replace(job(server.url, path, tmp_path), phase="warmup"))
+    assert pq.read_table(result.requests).num_rows == 0
+    assert result.window_s is None

@@ -1,0 +1,72 @@
+"""The paced mock server as a framework: the whole pipeline can be tried, faults included, without an engine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from servegauge import __version__
+from servegauge.errors import UserError
+from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
+from servegauge.pace import Fault
+from servegauge.paced import parser
+from servegauge.spec import Launch
+
+
+class Paced(Framework):
+    name: ClassVar[str] = "paced"
+    title: ClassVar[str] = "the paced mock server"
+    source: ClassVar[str] = f"servegauge {__version__}, python -m servegauge.paced --help"
+    exercised: ClassVar[str] = "real server, CPU"
+    needs_gpu: ClassVar[bool] = False
+    version_argv: ClassVar[Sequence[str]] = (sys.executable, "-c", f"print('{__version__}')")
+    supported: ClassVar[Mapping[str, str]] = {"max_batch": "--slots", "prefix_cache": "--prefix-cache"}
+    differences: ClassVar[Mapping[str, str]] = {
+        "prefix_cache": "only a request whose whole body was seen before counts as cached, and it is no faster for it "
+        "unless --prefill-s-per-token is set"
+    }
+    metrics: ClassVar[Mapping[str, Sequence[str]]] = {
+        "requests_running": ("paced_requests_running",),
+        "requests_waiting": ("paced_requests_waiting",),
+        "prompt_tokens": ("paced_prompt_tokens_total",),
+        "cache_hit_tokens": ("paced_cached_tokens_total",),
+        "cache_query_tokens": ("paced_prompt_tokens_total",),
+        "output_tokens": ("paced_generation_tokens_total",),
+    }
+
+    def argv(self, ctx: Context) -> list[str]:
+        # It needs this package, so it runs in the driver's own environment.
+        argv = [sys.executable, "-m", "servegauge.paced", "--host", ctx.host, "--port", str(ctx.port)]
+        if (slots := ctx.option("max_batch")) is not None:
+            argv += ["--slots", str(slots)]
+        if ctx.option("prefix_cache"):
+            argv.append("--prefix-cache")
+        return [*argv, *ctx.launch.extra_args]
+
+    def environment(self, ctx: Context) -> dict[str, str]:
+        return {"PACED_API_KEY": ctx.api_key} if ctx.api_key else {}
+
+    def unsupported(self, launch: Launch) -> str | None:
+        if launch.layout.gpus_per_instance > 1 or launch.layout.ep > 1:
+            return "the paced mock server has no GPUs to spread over (it has: instances)"
+        options = parser()
+        try:
+            given, unknown = options.parse_known_args(list(launch.extra_args))
+            for text in given.fault:
+                Fault.parse(text)
+        except (SystemExit, UserError) as error:
+            return f"the paced mock server does not take {' '.join(launch.extra_args)}: {error}"
+        if unknown:
+            return f"the paced mock server has no argument {unknown[0]}; see python -m servegauge.paced --help"
+        return super().unsupported(launch)
+
+    def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        how = "POST /reset_prefix_cache"
+        reply = client.post("/reset_prefix_cache")
+        said: Any = reply.json()
+        return Reset(reply.ok and isinstance(said, dict) and said.get("success") is True, how, reply.text[:200])
+
+    def evidence(self, client: Client, log: str) -> Evidence:
+        models = client.get("/v1/models")
+        return Evidence(version=__version__, raw={"/v1/models": models.json()})

@@ -1,0 +1,187 @@
+"""Bytes of HTTP/1.1 responses: when one is complete, and, later, which server-sent events it held and when.
+
+The two halves are apart on purpose. `Framing` runs while a load is measured and looks at nothing but where a response
+ends. `read_message` and `sse_events` run after the window, over the raw reads and their stamps that were kept. HTTP
+itself is parsed by httptools (llhttp), never by us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import httptools
+
+Segment = tuple[bytes, int]  # body bytes of one read, and the read's stamp in ns
+MalformedResponse = httptools.HttpParserError
+_BOM = b"\xef\xbb\xbf"
+
+
+class Framing:
+    """Where each response of one connection ends. Feed it every read; then look at `complete`.
+
+    After a complete response, `next()` makes it ready for the one that follows on the same connection.
+    `feed` raises MalformedResponse where the bytes are not HTTP.
+    """
+
+    __slots__ = ("_length_known", "_parser", "complete", "feed", "in_body", "keep_alive", "status")
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.feed = self._parser.feed_data
+        self.next()
+
+    def next(self) -> None:
+        """Expect a new response."""
+        self.complete = False
+        self.in_body = False
+        self.keep_alive = False
+        self.status = 0
+        self._length_known = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower == b"content-length" or (lower == b"transfer-encoding" and b"chunked" in value.lower()):
+            self._length_known = True
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+        self.in_body = True
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:  # 100 Continue and 103 Early Hints come before the response itself
+            self.next()
+            return
+        self.complete = True
+        self.keep_alive = self._parser.should_keep_alive()
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """True in a response without a length: the server's closing ends it, and that is not an error."""
+        return self.in_body and not self._length_known and not self.complete
+
+
+@dataclass(slots=True)
+class Message:
+    """One response as it was read. `complete` is false where it was cut; `malformed` says what was wrong."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    segments: list[Segment] = field(default_factory=list)
+    complete: bool = False
+    malformed: str | None = None
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(data for data, _ in self.segments)
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
+
+
+class _Collector:
+    """httptools callbacks that gather one message; body bytes get the stamp of the read being fed."""
+
+    def __init__(self) -> None:
+        self.message = Message()
+        self.stamp = 0
+        self._length_known = False
+        self._parser = httptools.HttpResponseParser(self)
+        self.feed = self._parser.feed_data
+
+    def on_message_begin(self) -> None:
+        if not self.message.complete:
+            self.message = Message()
+            self._length_known = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key = name.decode("latin-1").lower()
+        if key in ("content-length", "transfer-encoding"):
+            self._length_known = True
+        if not self.message.complete:
+            self.message.headers.setdefault(key, value.decode("latin-1"))
+
+    def on_headers_complete(self) -> None:
+        if not self.message.complete:
+            self.message.status = self._parser.get_status_code()
+
+    def on_body(self, data: bytes) -> None:
+        self.message.segments.append((data, self.stamp))
+
+    def on_message_complete(self) -> None:
+        if (self.message.status or 0) >= 200:
+            self.message.complete = True
+
+    def closed(self) -> None:
+        """The server closed the connection: that completes a response that gave no length."""
+        if self.message.status is not None and not self._length_known and self.message.malformed is None:
+            self.message.complete = True
+
+
+def read_message(reads: Sequence[bytes], stamps: Sequence[int], closed: bool = False) -> Message:
+    """The response in `reads`, the bytes of each `read` of the socket, with the stamp of each in ns.
+
+    `closed` says that the server closed the connection after the last of them. Never raises: bytes that are not HTTP
+    give a message with `malformed` set, and what was understood before them.
+    """
+    collector = _Collector()
+    try:
+        for data, stamp in zip(reads, stamps, strict=True):
+            collector.stamp = stamp
+            collector.feed(data)
+    except (MalformedResponse, httptools.HttpParserUpgrade) as error:
+        if not collector.message.complete:
+            collector.message.malformed = str(error) or type(error).__name__
+    if closed:
+        collector.closed()
+    return collector.message
+
+
+def sse_events(segments: Iterable[Segment], complete: bool = True) -> list[Segment]:
+    """Data of each server-sent event with the stamp of the read that completed it, in ns.
+
+    As the HTML standard says: lines end with LF, CRLF or CR, comments and fields other than `data` are ignored, several
+    `data` lines of one event are joined by LF, an event without data does not exist. One leniency: where the response
+    itself is `complete`, an event that lacks its blank line counts too.
+    """
+    events: list[Segment] = []
+    rest = b""
+    after_cr = False
+    first = True
+    last_stamp = 0
+    for segment, stamp in segments:
+        data = segment
+        if after_cr and data[:1] == b"\n":
+            data = data[1:]
+        after_cr = segment[-1:] == b"\r" or (after_cr and not segment)
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        rest += data
+        last_stamp = stamp
+        if first and len(rest) >= len(_BOM):
+            first = False
+            rest = rest.removeprefix(_BOM)
+        if b"\n\n" not in rest:
+            continue
+        blocks = rest.split(b"\n\n")
+        rest = blocks.pop()
+        for block in blocks:
+            if block.startswith(b"data: ") and b"\n" not in block:
+                events.append((block[6:], stamp))
+            else:
+                _append_event(events, block, stamp)
+    if complete and rest:
+        _append_event(events, rest, last_stamp)
+    return events
+
+
+def _append_event(events: list[Segment], block: bytes, stamp: int) -> None:
+    """Append the event in `block` (lines up to a blank one), if it has data."""
+    values = []
+    for line in block.split(b"\n"):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            values.append(value[1:] if value[:1] == b" " else value)
+    if values:
+        events.append((b"\n".join(values), stamp))

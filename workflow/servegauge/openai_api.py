@@ -1,0 +1,235 @@
+"""The OpenAI-compatible API: the bytes of a request, and what a response said and when.
+
+Requests are built before a window and responses are understood after it; nothing here runs while a load is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from servegauge.errors import UserError
+from servegauge.http_stream import Message, sse_events
+
+PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+_ERROR_LENGTH = 500  # characters of a server's error text that are kept
+
+
+@dataclass(frozen=True)
+class Target:
+    """One server instance: where to connect, and what its requests begin with."""
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str  # path before /v1, without a trailing slash
+
+    @classmethod
+    def of(cls, base_url: str) -> Target:
+        """Parse `http[s]://host[:port][/prefix]`; a trailing `/v1` is taken off. UserError says what is wrong."""
+        url: SplitResult = urlsplit(base_url)
+        try:
+            port = url.port
+        except ValueError:
+            port = -1
+        if url.scheme not in ("http", "https") or not url.hostname or port == -1:
+            raise UserError(f"base URL {base_url!r} is not http://host:port or https://host:port; correct --base-url")
+        prefix = url.path.rstrip("/").removesuffix("/v1")
+        tls = url.scheme == "https"
+        return cls(url.hostname, port or (443 if tls else 80), tls, prefix)
+
+    @property
+    def host_header(self) -> str:
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return name if self.port == (443 if self.tls else 80) else f"{name}:{self.port}"
+
+
+def request_bytes(target: Target, endpoint: str, body: Mapping[str, Any], api_key: str, request_id: str) -> bytes:
+    """A whole POST request; `endpoint` is a key of PATHS."""
+    data = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    lines = [
+        f"POST {target.prefix}{PATHS[endpoint]} HTTP/1.1",
+        f"Host: {target.host_header}",
+        "User-Agent: servegauge",
+        "Content-Type: application/json",
+        f"Accept: {'text/event-stream' if body.get('stream') else 'application/json'}",
+        f"X-Request-Id: {request_id}",
+        f"Content-Length: {len(data)}",
+    ]
+    if api_key:
+        lines.append(f"Authorization: Bearer {api_key}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + data
+
+
+def get_bytes(target: Target, path: str, api_key: str) -> bytes:
+    """A whole GET request, used to warm a connection."""
+    key = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
+    head = f"GET {target.prefix}{path} HTTP/1.1\r\nHost: {target.host_header}\r\nUser-Agent: servegauge\r\n{key}\r\n"
+    return head.encode("latin-1")
+
+
+def body_of(
+    prompt: str,
+    messages: str | None,
+    output_tokens: int,
+    *,
+    endpoint: str,
+    model: str,
+    stream: bool,
+    temperature: float,
+    ignore_eos: bool,
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The JSON body of one request; `messages` is JSON of chat messages, `extra` wins over every other field."""
+    body: dict[str, Any] = {"model": model}
+    if endpoint == "chat":
+        body["messages"] = json.loads(messages) if messages else [{"role": "user", "content": prompt}]
+    else:
+        body["prompt"] = prompt
+    body |= {"max_tokens": output_tokens, "temperature": temperature, "stream": stream}
+    if ignore_eos:
+        body["ignore_eos"] = True
+    if stream:
+        body["stream_options"] = {"include_usage": True}
+    return body | dict(extra)
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one response said. Null where it did not say. `chunks` holds (text, stamp in ns) of chunks with tokens."""
+
+    status: str = "ok"
+    error: str | None = None
+    http_status: int | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    chunks: list[tuple[str, int]] = field(default_factory=list)
+    chunk_tokens: list[int] | None = None
+    counted: list[int | None] = field(default_factory=list)  # output tokens so far, where each chunk's usage says
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.chunks)
+
+    @property
+    def text_sha256(self) -> str | None:
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest() if self.chunks else None
+
+    def fail(self, status: str, error: str) -> None:
+        """The first failure stands."""
+        if self.status == "ok":
+            self.status, self.error = status, error[:_ERROR_LENGTH]
+
+
+def understand(message: Message, end_ns: int) -> Answer:
+    """What `message` says: a stream of events, or one JSON document (its text is one chunk at `end_ns`)."""
+    answer = Answer(http_status=message.status)
+    if message.malformed is not None:
+        answer.fail("invalid", f"not HTTP: {message.malformed}")
+    if message.status is not None and not 200 <= message.status < 300:
+        answer.fail("http_error", f"HTTP {message.status}: {message.body.decode('utf-8', 'replace').strip()}")
+        return answer
+    if message.is_event_stream:
+        _understand_stream(message, answer)
+    elif message.complete:
+        _understand_document(message, answer, end_ns)
+    if answer.status == "ok" and message.complete and not answer.chunks:
+        answer.fail("no_tokens", "the answer was complete and held no token")
+    return answer
+
+
+def _understand_stream(message: Message, answer: Answer) -> None:
+    done = False
+    held: tuple[str, int] | None = None
+    for data, stamp in sse_events(message.segments, message.complete):
+        if data == b"[DONE]":
+            done = True
+            continue
+        try:
+            event = json.loads(data)
+        except ValueError as error:
+            shown = data[:80].decode("utf-8", "replace")
+            answer.fail("invalid", f"an event is not JSON ({error}): {shown}")
+            continue
+        if not isinstance(event, dict):
+            answer.fail("invalid", f"an event is not a JSON object: {data[:80].decode('utf-8', 'replace')}")
+            continue
+        if event.get("error"):
+            answer.fail("invalid", f"the server said in the stream: {_error_text(event['error'])}")
+            continue
+        counted = _read_usage(event, answer)
+        choices = event.get("choices")
+        if not choices:
+            continue
+        choice = choices[0]
+        finish = choice.get("finish_reason")
+        if finish is not None:
+            answer.finish_reason = finish
+        text, opens = _text_of(choice)
+        if text or (finish is None and not opens):
+            answer.chunks.append((text, stamp))
+            answer.counted.append(counted)
+        elif finish is not None:
+            held = ("", stamp)
+    # A last token without text of its own (held back, or a special one) arrives with the finish reason.
+    if held is not None and answer.output_tokens == len(answer.chunks) + 1:
+        answer.chunks.append(held)
+        answer.counted.append(answer.output_tokens)
+    if message.complete and not done and answer.finish_reason is None and answer.chunks:
+        answer.fail("truncated", "the stream ended without a finish reason and without [DONE]")
+
+
+def _understand_document(message: Message, answer: Answer, end_ns: int) -> None:
+    try:
+        document = json.loads(message.body)
+        choice = document["choices"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        shown = message.body[:80].decode("utf-8", "replace")
+        answer.fail("invalid", f"the answer is not a completion: {shown}")
+        return
+    _read_usage(document, answer)
+    answer.finish_reason = choice.get("finish_reason")
+    text, _ = _text_of(choice)
+    if text or answer.output_tokens:
+        answer.chunks.append((text, end_ns))
+        answer.counted.append(answer.output_tokens)
+
+
+def _text_of(choice: Mapping[str, Any]) -> tuple[str, bool]:
+    """Text of a choice, reasoning and tool calls included, and whether it merely opens a chat message."""
+    text = choice.get("text")
+    if text is not None:
+        return text, False
+    delta = choice.get("delta") or choice.get("message") or {}
+    reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
+    calls = delta.get("tool_calls")
+    text = reasoning + (delta.get("content") or "") + (json.dumps(calls, sort_keys=True) if calls else "")
+    return text, "role" in delta or not delta
+
+
+def _read_usage(event: Mapping[str, Any], answer: Answer) -> int | None:
+    """Take over token counts from `usage`, or `timings`; returns the output tokens so far, or null."""
+    usage = event.get("usage")
+    counted = None
+    if usage:
+        answer.prompt_tokens = usage.get("prompt_tokens", answer.prompt_tokens)
+        counted = usage.get("completion_tokens")
+        if counted is not None:
+            answer.output_tokens = counted
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        if cached is not None:
+            answer.cached_tokens = cached
+    timings = event.get("timings")
+    if timings and answer.cached_tokens is None:
+        answer.cached_tokens = timings.get("cache_n")
+    return counted
+
+
+def _error_text(error: Any) -> str:
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
