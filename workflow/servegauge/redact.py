@@ -1,0 +1,239 @@
+"""Secrets taken out of everything that is kept: environments, command lines, logs, answers of servers.
+
+Three nets, each enough for what it knows: names that speak of a secret lose their value; texts lose what has the shape
+of a secret (bearer tokens, URLs with a user, keys of known makers, private keys); and secrets that we know, such as the
+API key of this launch, are removed from every text, whatever stands around them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+REMOVED = "***"
+NOT_KEPT = "(not kept)"  # a variable that is neither a secret nor known to matter: its name stays
+MIN_SECRET = 8  # shorter strings cannot be told from ordinary text; removing them would damage it without hiding them
+
+# Inside a name, in any case, with or without separators: HF_TOKEN, api-key, apikey, dbPassword, PGPASSWORD, MYSQL_PWD
+_SECRET_NAME = re.compile(
+    r"(?<!mon)(?<!tur)key(?!board|word|frame|note|stroke)"
+    r"|token(?!i[sz])"
+    r"|secret|passw|passphrase|passcode|sshpass|credential|authoriz|(?:^|[^a-z])auth(?:$|[^a-z])|bearer|cookie|private"
+    r"|(?<=.)(?<!^old)pwd|signature|connection_?string|(?:^|[_-])(?:dsn|sas|jwt|pat)(?:$|[_-])",
+    re.IGNORECASE,
+)
+# A tokenizer's own words, and counts of tokens: not secrets, and needed to read a result
+_PLAIN_NAME = re.compile(
+    r"^(?:add_)?(?:bos|eos|pad|unk|sep|cls|mask|eot|eom|image|fim\w*)_token$|^tokens_source$"
+    r"|(?:^|[_-])(?:prompt|output|input|context|max|min|num|cached|block|completion|total|generated|batched|new|prefill|"
+    r"decode|reasoning|chunk)[_-](?:\w+[_-])?tokens$",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"[+-]?\d{1,12}(?:\.\d*)?(?:[eE][+-]?\d+)?|true|false|null|none|on|off|yes|no", re.IGNORECASE)
+_COUNTED = re.compile(r"tokens|keys|num|count|size|len|max|min|heads|block|batch|per|parallel", re.IGNORECASE)
+
+# Variables whose values tell how an engine, its libraries or its job behave
+_KEPT_VARIABLE = re.compile(
+    r"^(?:SLURM|SBATCH|SRUN|CUDA|NVIDIA|NCCL|RCCL|UCX|UCC|SHARP|FI|IB|OMP|KMP|GOMP|MKL|OPENBLAS|BLIS|VECLIB|NUMEXPR|GGML|"
+    r"LLAMA|VLLM|SGL|SGLANG|TRTLLM|TLLM|TRT|TENSORRT|TORCH|TORCHINDUCTOR|PYTORCH|TORCHDYNAMO|TRITON|XFORMERS|FLASHINFER|"
+    r"FLASH_ATTENTION|HF|TRANSFORMERS|TOKENIZERS|LMDEPLOY|DS|DEEPSPEED|MII|OLLAMA|RAY|GLOO|OMPI|MPI|MPICH|PMI|PMIX|PRTE|"
+    r"CUBLAS|CUBLASLT|CUDNN|CUTLASS|NUMBA|XLA|MALLOC|MIMALLOC|TCMALLOC|JEMALLOC|GLIBC|LC|APPTAINER|SINGULARITY|NVTE|"
+    r"SERVEGAUGE)_\w+$|"
+    r"^(?:PATH|LD_LIBRARY_PATH|LD_PRELOAD|LD_BIND_NOW|LANG|TZ|PYTHON[A-Z]*|VIRTUAL_ENV|CONDA_PREFIX|CONDA_DEFAULT_ENV|"
+    r"LOADEDMODULES|_LMFILES_|MASTER_ADDR|MASTER_PORT|RANK|LOCAL_RANK|WORLD_SIZE|GPU_DEVICE_ORDINAL|ROCR_VISIBLE_DEVICES|"
+    r"HIP_VISIBLE_DEVICES|UV_THREADPOOL_SIZE|TMPDIR)$"
+)
+# Names of people and of the host that submitted: not needed to read a result
+_PERSONAL_VARIABLE = re.compile(r"_(?:USER|UID|GID|GROUP|EMAIL|MAIL_USER|SUBMIT_HOST|LAUNCH_NODE_IPADDR)$")
+
+_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        REMOVED,
+    ),
+    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#\"'<>]*@"), rf"\1{REMOVED}@"),
+    (re.compile(r"\b(bearer|basic|negotiate|digest)(\s+|%20)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1\2{REMOVED}"),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"), REMOVED),
+    (
+        re.compile(
+            r"\b(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|"
+            r"github_pat_\w{16,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeprs]-[A-Za-z0-9-]{8,}|nvapi-[A-Za-z0-9_-]{16,}|"
+            r"A(?:KIA|SIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{16,}|"
+            r"wandb_v1_\w{16,})"
+        ),
+        REMOVED,
+    ),
+)
+# name=value, name: value, "name": "value" (also escaped, as JSON inside JSON) and --name value, in running text
+_NAMED = re.compile(r"(?P<name>-{0,2}[A-Za-z_][\w.-]*)(?:(?:\\*[\"'])?\s*(?P<sign>[=:])[ \t]*|(?P<gap>[ \t]+))")
+_QUOTED = re.compile(r"(?P<open>\\*[\"'])(?P<value>.*?)(?<!\\)(?P=open)", re.DOTALL)
+_WORD = re.compile(r"[^\s,;&\"'{}\[\]()<>\\]+")
+_REST_OF_LINE = re.compile(r"[^\n,;\"'{}\[\]\\]+")
+
+
+def is_secret_name(name: str) -> bool:
+    """True for names of variables, options and fields whose value is a secret: HF_TOKEN, --api-key, dbPassword."""
+    plain = name.strip().lstrip("-")
+    return bool(_SECRET_NAME.search(plain)) and not _PLAIN_NAME.search(plain)
+
+
+def _drops(name: str, value: str) -> bool:
+    """Whether `value` under `name` is dropped; a number under a name of counts (`max_tokens`) is kept."""
+    if not is_secret_name(name):
+        return False
+    return not (_NUMBER.fullmatch(value.strip("\"' ")) and _COUNTED.search(name))
+
+
+def spellings(secrets: Iterable[str]) -> list[str]:
+    """The secrets and what they become in URLs, JSON, shells and base64; longest first, short ones left out."""
+    found = set()
+    for secret in secrets:
+        if not isinstance(secret, str) or len(secret) < MIN_SECRET:
+            continue
+        found |= {
+            secret,
+            urllib.parse.quote(secret, safe="", errors="replace"),
+            urllib.parse.quote(secret, errors="replace"),
+            urllib.parse.quote_plus(secret, errors="replace"),
+            json.dumps(secret)[1:-1],
+            json.dumps(secret, ensure_ascii=False)[1:-1],
+            shlex.quote(secret),
+            repr(secret)[1:-1],
+            base64.b64encode(secret.encode(errors="surrogatepass")).decode().rstrip("="),
+        }
+    return sorted(found, key=lambda text: (-len(text), text))
+
+
+def text(value: str, secrets: Iterable[str] = ()) -> str:
+    """`value` without anything that is, or looks like, a secret."""
+    return _text(value, spellings(secrets))
+
+
+def _text(value: str, spelled: Sequence[str]) -> str:
+    value = _remove(value, spelled)
+    for pattern, replacement in _SHAPES:
+        value = pattern.sub(replacement, value)
+    value = _without_named(value)
+    return _remove(value, spelled)
+
+
+def _remove(value: str, spelled: Sequence[str]) -> str:
+    # Again until nothing is left: two removals can bring together the halves of another secret. Each round makes the
+    # text shorter, since no spelling is as short as what replaces it.
+    while any(secret in value for secret in spelled):
+        for secret in spelled:
+            value = value.replace(secret, REMOVED)
+    return value
+
+
+def _without_named(value: str) -> str:
+    """`value` with what follows a secret's name removed; names are looked for in what follows other names, too."""
+    parts, done = [], 0
+    for match in _NAMED.finditer(value):
+        name, sign = match["name"], match["sign"]
+        if match.start() < done or not is_secret_name(name):
+            continue
+        if sign is None and not name.startswith("-"):  # `--api-key x` names a secret, `the key is` does not
+            continue
+        found = _QUOTED.match(value, match.end())
+        if not found:  # after a colon a value may have spaces: `Authorization: Token x y`
+            found = (_REST_OF_LINE if sign == ":" else _WORD).match(value, match.end())
+        if not found or not _drops(name, found.groupdict().get("value") or found[0]):
+            continue
+        mark = found.groupdict().get("open") or ""
+        parts += [value[done : match.end()], mark, REMOVED, mark]
+        done = found.end()
+    return "".join([*parts, value[done:]])
+
+
+def clean(data: Any, secrets: Iterable[str] = (), names: bool = True) -> Any:
+    """A copy of JSON-like `data` without secrets: fields by their name, every text (keys too) by its shape.
+
+    `names` false: the keys are not names of fields (packages, files, ids), so that `tiktoken: 0.9` keeps its version.
+    """
+    return _clean(data, spellings(secrets), names)
+
+
+def _clean(data: Any, spelled: Sequence[str], names: bool, hidden: bool = False) -> Any:
+    """`hidden`: a field above has a secret's name, so no text below it is kept."""
+    if isinstance(data, Mapping):
+        found: dict[str, Any] = {}
+        for key, value in data.items():
+            name = _text(str(key), spelled)
+            while name in found:  # two keys that differed in a secret only
+                name += "'"
+            found[name] = _clean(value, spelled, names, hidden or (names and is_secret_name(str(key))))
+        return found
+    if isinstance(data, list | tuple | set | frozenset):
+        items = [_clean(item, spelled, names, hidden) for item in data]
+        return (
+            items if hidden or not all(isinstance(item, str) for item in data) else argv(list(data), spelled_=spelled)
+        )
+    if data is None or isinstance(data, bool):
+        return data
+    if isinstance(data, int | float):
+        return REMOVED if str(data) in spelled else data
+    if isinstance(data, bytes):
+        data = data.decode(errors="replace")
+    return REMOVED if hidden and not _NUMBER.fullmatch(str(data)) else _text(str(data), spelled)
+
+
+def argv(words: Sequence[str], secrets: Iterable[str] = (), *, spelled_: Sequence[str] | None = None) -> list[str]:
+    """A command line without secrets: `--api-key x`, `--api-key=x`, `HF_TOKEN=x`, `-H 'Authorization: Bearer x'`."""
+    spelled = spellings(secrets) if spelled_ is None else spelled_
+    found: list[str] = []
+    hide = False
+    for word in words:
+        word = str(word)
+        name, equals, value = word.partition("=")
+        if hide and not word.startswith("--"):
+            found.append(REMOVED)
+            hide = False
+            continue
+        hide = False
+        if equals and re.fullmatch(r"-{0,2}[\w.-]+", name) and _drops(name, value):
+            found.append(f"{_text(name, spelled)}={REMOVED}")
+            continue
+        if not equals and re.fullmatch(r"--?[A-Za-z][\w.-]*", word) and is_secret_name(word):
+            following = words[len(found) + 1] if len(found) + 1 < len(words) else ""
+            hide = _drops(word, str(following))
+        found.append(_text(word, spelled))
+    return found
+
+
+def environment(variables: Mapping[str, str], keep: Iterable[str] = (), secrets: Iterable[str] = ()) -> dict[str, str]:
+    """Variables as they may be kept, sorted by name: every name; the value of those known to matter, cleaned.
+
+    `keep`: further names whose values are kept (what a study or platform file sets by itself). A name that speaks of a
+    secret or of a person never keeps its value, whoever asks.
+    """
+    spelled = spellings([*secrets, *secret_values(variables)])
+    wanted = set(keep)
+    found = {}
+    for name in sorted(variables):
+        value = str(variables[name])
+        if _drops(name, value) or _PERSONAL_VARIABLE.search(name):
+            value = REMOVED
+        elif name in wanted or _KEPT_VARIABLE.search(name):
+            value = _text(value, spelled)
+        else:
+            value = NOT_KEPT
+        found[_text(name, spelled)] = value
+    return found
+
+
+def secret_values(variables: Mapping[str, str]) -> list[str]:
+    """Values of the variables that hold a secret, to be removed from every other text. Paths and numbers are none."""
+    return [
+        value
+        for name, value in variables.items()
+        if _drops(name, value)
+        and len(value) >= MIN_SECRET
+        and not value.startswith("/")
+        and not _NUMBER.fullmatch(value)
+    ]

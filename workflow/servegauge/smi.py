@@ -1,0 +1,208 @@
+"""Parsers of nvidia-smi's output: `-q -x` (XML), `topo -m` and `topo -p2p r` (text matrices). Pure functions.
+
+Written to the published format (nvsmi_device v10 to v12, drivers 450 to 580) and to outputs that others published; not
+exercised on hardware of ours. A field that a driver does not have is null, never 0.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+# Texts that stand for "nothing to say"
+EMPTY = (
+    "n/a",
+    "[n/a]",
+    "none",
+    "",
+    "not supported",
+    "[not supported]",
+    "unknown error",
+    "not available",
+    "insufficient permissions",
+)
+EMPTY_STARTS = ("requested functionality", "[requested functionality", "[unknown error", "[insufficient", "err!")
+# A vGPU's product name ends with its profile: A40-48Q, A100X-40C, V100D-16Q, A100-2-10C, A100-1-5CME
+PROFILE = re.compile(r"\b([A-Z][A-Za-z0-9]*-(?:\d+-)?\d+[ABCQ](?:ME)?)$")
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+def known(text: str | None) -> str | None:
+    """`text`, or null where nvidia-smi writes that there is nothing to say."""
+    plain = (text or "").strip()
+    return None if plain.lower() in EMPTY or plain.lower().startswith(EMPTY_STARTS) else plain
+
+
+def quantity(text: str | None) -> float | None:
+    """The number before the unit: `81559 MiB` is 81559.0; null where there is none."""
+    plain = known(text)
+    match = plain and re.match(r"-?\d+(?:\.\d+)?", plain)
+    return float(match[0]) if match else None
+
+
+def whole(text: str | None) -> int | None:
+    """As `quantity`, as a whole number."""
+    value = quantity(text)
+    return None if value is None else int(value)
+
+
+def parse_query(xml: str) -> dict[str, Any]:
+    """`nvidia-smi -q -x` as {"driver", "cuda", "gpus": [...]}; ValueError where it is not such a document.
+
+    Each GPU: index, model, architecture, uuid, pci_address, pci_device, pci_subsystem (hex, vendor last), memory_mib,
+    ecc, mig (true | false | null), mig_devices, virtualization_mode and host_vgpu_mode as the driver words them,
+    vgpu_profile, license_product, license_status, pcie_generation_max, pcie_generation, pcie_width_max, pcie_width,
+    clock_max_mhz, memory_clock_max_mhz, application_clock_mhz, power_limit_w, power_limit_default_w, persistence,
+    compute_mode, addressing_mode, vbios, gsp_firmware, fabric_state.
+    """
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"nvidia-smi -q -x gave no XML: {error}") from None
+    if root.tag != "nvidia_smi_log":
+        raise ValueError(f"nvidia-smi -q -x gave a {root.tag!r} document, not nvidia_smi_log")
+
+    cuda = known(root.findtext("cuda_version"))
+    if cuda is None or not cuda[0].isdigit():  # newer drivers: deprecated in favour of the user-mode driver's version
+        cuda = known(root.findtext("cuda_umd_version"))
+    return {
+        "driver": known(root.findtext("driver_version")),
+        "cuda": cuda,
+        "gpus": [_gpu(index, element) for index, element in enumerate(root.findall("gpu"))],
+    }
+
+
+def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:
+    def text(path: str) -> str | None:
+        return known(gpu.findtext(path))
+
+    def first(*paths: str) -> str | None:
+        return next((value for path in paths if (value := text(path))), None)
+
+    model = text("product_name")
+    mode = (gpu.findtext("gpu_virtualization_mode/virtualization_mode") or "").strip() or None
+    profile = model and mode and mode.lower() == "vgpu" and PROFILE.search(model)
+    mig = text("mig_mode/current_mig")
+    return {
+        "index": index,
+        "model": model,
+        "architecture": text("product_architecture"),
+        "uuid": text("uuid"),
+        "pci_address": text("pci/pci_bus_id") or gpu.get("id"),
+        "pci_device": text("pci/pci_device_id"),
+        "pci_subsystem": text("pci/pci_sub_system_id"),
+        "memory_mib": whole(gpu.findtext("fb_memory_usage/total")),
+        "ecc": _switch(text("ecc_mode/current_ecc")),
+        "mig": _switch(mig),
+        "mig_devices": [_mig_device(device) for device in gpu.findall("mig_devices/mig_device")],
+        "virtualization_mode": mode,
+        "host_vgpu_mode": text("gpu_virtualization_mode/host_vgpu_mode"),
+        "vgpu_profile": profile[1] if profile else None,
+        "license_product": first(
+            "vgpu_software_licensed_product/licensed_product_name", "grid_licensed_product/licensed_product_name"
+        ),
+        "license_status": first(
+            "vgpu_software_licensed_product/license_status", "grid_licensed_product/license_status"
+        ),
+        "pcie_generation_max": whole(gpu.findtext("pci/pci_gpu_link_info/pcie_gen/max_link_gen")),
+        "pcie_generation": whole(gpu.findtext("pci/pci_gpu_link_info/pcie_gen/current_link_gen")),
+        "pcie_width_max": whole(gpu.findtext("pci/pci_gpu_link_info/link_widths/max_link_width")),
+        "pcie_width": whole(gpu.findtext("pci/pci_gpu_link_info/link_widths/current_link_width")),
+        "clock_max_mhz": whole(gpu.findtext("max_clocks/sm_clock")),
+        "memory_clock_max_mhz": whole(gpu.findtext("max_clocks/mem_clock")),
+        "application_clock_mhz": whole(gpu.findtext("applications_clocks/graphics_clock")),
+        # the element was power_readings before driver 530
+        "power_limit_w": quantity(first("gpu_power_readings/current_power_limit", "power_readings/power_limit")),
+        "power_limit_default_w": quantity(
+            first("gpu_power_readings/default_power_limit", "power_readings/default_power_limit")
+        ),
+        "persistence": _switch(text("persistence_mode")),
+        "compute_mode": text("compute_mode"),
+        "addressing_mode": text("addressing_mode"),
+        "vbios": text("vbios_version"),
+        "gsp_firmware": text("gsp_firmware_version"),
+        "fabric_state": text("fabric/state"),
+    }
+
+
+def _mig_device(device: ElementTree.Element) -> dict[str, Any]:
+    """One MIG device. The XML names no profile, and its UUID only with newer drivers: see `parse_list`."""
+    return {
+        "index": whole(device.findtext("index")),
+        "gpu_instance": whole(device.findtext("gpu_instance_id")),
+        "compute_instance": whole(device.findtext("compute_instance_id")),
+        "multiprocessors": whole(device.findtext("device_attributes/shared/multiprocessor_count")),
+        "memory_mib": whole(device.findtext("fb_memory_usage/total")),
+        "uuid": known(device.findtext("uuid")),
+    }
+
+
+def _switch(text: str | None) -> bool | None:
+    return {"enabled": True, "disabled": False}.get((text or "").lower())
+
+
+def parse_list(text: str) -> list[dict[str, Any]]:
+    """`nvidia-smi -L`: [{"model", "uuid", "mig": [{"profile", "uuid"}]}], the only place that names MIG profiles."""
+    gpus: list[dict[str, Any]] = []
+    for line in text.splitlines():
+        if match := re.match(r"GPU \d+: (.+) \(UUID: (\S+)\)", line.strip()):
+            gpus.append({"model": match[1], "uuid": match[2], "mig": []})
+        elif (match := re.match(r"MIG (\S+)\s+Device\s+\d+: \(UUID: (\S+)\)", line.strip())) and gpus:
+            gpus[-1]["mig"].append({"profile": match[1], "uuid": match[2]})
+    return gpus
+
+
+def parse_matrix(text: str) -> dict[str, Any]:
+    """`nvidia-smi topo -m` or `topo -p2p r` as {"rows": {device: {device: link}}, "cpus", "numa", "nics"}.
+
+    Links as nvidia-smi writes them: X, NV18, PIX, PXB, PHB, NODE, SYS; for p2p OK, NS, CNS, GNS, TNS, DR, U.
+    `cpus` and `numa` hold each GPU's affinity, null where the column is empty (usual in a virtual machine). ValueError
+    where a line is not understood.
+    """
+    lines = [ANSI.sub("", line).rstrip() for line in text.splitlines()]
+    start = next((i for i, line in enumerate(lines) if re.match(r"\s+(GPU|NIC|mlx)\S*", line)), None)
+    if start is None:
+        raise ValueError("nvidia-smi topo gave no matrix")
+    header = lines[start].replace("CPU Affinity", "CPU_Affinity").replace("NUMA Affinity", "NUMA_Affinity")
+    header = header.replace("GPU NUMA ID", "GPU_NUMA_ID")
+    columns = [name for name in header.split() if "_Affinity" not in name and name != "GPU_NUMA_ID"]
+    found: dict[str, Any] = {"rows": {}, "cpus": {}, "numa": {}, "nics": {}}
+    rest = iter(lines[start + 1 :])
+    for line in rest:
+        words = line.split()
+        if not words:
+            if found["rows"]:
+                break
+            continue
+        name, cells = words[0], words[1:]
+        if len(cells) < len(columns) or name not in columns:
+            raise ValueError(f"nvidia-smi topo: {line.strip()!r} does not fit the columns {' '.join(columns)}")
+        found["rows"][name] = dict(zip(columns, cells, strict=False))
+        if name.startswith("GPU") and "CPU_Affinity" in header:
+            found["cpus"][name], found["numa"][name] = _affinity(line, header, cells[len(columns) :])
+    for line in rest:
+        if match := re.match(r"\s*(NIC\d+): (\S+)", line):
+            found["nics"][match[1]] = match[2]
+    return found
+
+
+def _affinity(line: str, header: str, cells: list[str]) -> tuple[str | None, str | None]:
+    """(CPUs, NUMA node) of one row. With one of the two missing, its place under the header tells which it is."""
+    has_id = "GPU_NUMA_ID" in header
+    if has_id and cells:
+        cells = cells[:-1]
+    if len(cells) >= 2:
+        return known(cells[0]), known(cells[1])
+    if len(cells) == 1 and "NUMA_Affinity" in header:
+        # tabs make columns move; a CPU list has a dash or comma in practice, a NUMA node has not
+        return (known(cells[0]), None) if re.search(r"[-,]", cells[0]) and known(cells[0]) else (None, known(cells[0]))
+    return (known(cells[0]) if cells else None), None
+
+
+def link_rank(link: str) -> int:
+    """Order of links from the slowest: unknown, SYS, NODE, PHB, PXB, PIX, then NVLinks by their number."""
+    if match := re.fullmatch(r"NV(\d+)", link):
+        return 100 + int(match[1])
+    order = ("SYS", "NODE", "PHB", "PXB", "PIX")
+    return order.index(link) + 1 if link in order else 0
