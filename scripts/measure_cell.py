@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Measure one cell in a launch of its own."""
+
+import argparse
+from pathlib import Path
+
+from servegauge.attempts import measure_cell
+from servegauge.errors import door
+from servegauge.submit import MODES, POLL_S
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", type=Path, required=True, help="results/plan/<study>.json")
+    parser.add_argument("--cell", required=True, help="id of the cell")
+    parser.add_argument(
+        "--submit", choices=MODES, default="local", help="how the job reaches its node (default: local)"
+    )
+    parser.add_argument(
+        "--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm (default: 30)"
+    )
+    parser.add_argument("--log", type=Path, help="a file that gets what is said, too")
+    parser.add_argument("--out", type=Path, required=True, help="results/cells/<cell>/cell.json")
+    given = parser.parse_args()
+    return measure_cell(given.plan, given.cell, given.submit, given.out, given.poll_s, given.log)
+
+
+if __name__ == "__main__":
+    door(main)

@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Measure the missing cells of one launch: submit its job, or find the one that runs, and wait for its outcome."""
+
+import argparse
+from pathlib import Path
+
+from servegauge.attempts import measure_launch
+from servegauge.errors import door
+from servegauge.submit import MODES, POLL_S
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--plan", type=Path, required=True, help="results/plan/<study>.json")
+    parser.add_argument("--launch", required=True, help="id of the launch")
+    parser.add_argument("--attempt", type=int, required=True, help="number of the attempt, from 0")
+    parser.add_argument(
+        "--submit", choices=MODES, default="local", help="how the job reaches its node (default: local)"
+    )
+    parser.add_argument("--cells", default="*", metavar="GLOB", help="only cells whose id matches")
+    parser.add_argument(
+        "--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm (default: 30)"
+    )
+    parser.add_argument("--log", type=Path, help="a file that gets what is said, too")
+    parser.add_argument("--out", type=Path, required=True, help="results/launches/<launch>/attempt-<attempt>.json")
+    given = parser.parse_args()
+    return measure_launch(
+        given.plan, given.launch, given.attempt, given.submit, given.out, given.cells, given.poll_s, given.log
+    )
+
+
+if __name__ == "__main__":
+    door(main)

@@ -1,0 +1,12 @@
+"""scripts/measure_launch.py and scripts/measure_cell.py with a pretended launch: the first argument chooses."""
+
+import runpy
+import sys
+from pathlib import Path
+
+from servegauge import job
+
+job.RUN = "pretend_launch:measure"
+script = Path(__file__).parents[2] / "scripts" / f"measure_{sys.argv.pop(1)}.py"
+sys.argv[0] = str(script)
+runpy.run_path(str(script), run_name="__main__")
