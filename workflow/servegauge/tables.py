@@ -67,6 +67,7 @@ _SERVER_FACTORS = (
     _column("dp", pa.int32(), "data parallel size", "GPUs"),
     _column("ep", pa.int32(), "expert parallel size", "GPUs"),
     _column("instances", pa.int32(), "independent servers that share the load", "servers"),
+    _column("share_gpu", pa.bool_(), "all instances run on the GPUs of one"),
     _column("repeat", pa.int32(), "which repetition of the configuration, from 1"),
     _column("options", pa.string(), "neutral server options as JSON, keys sorted"),
 )
@@ -83,6 +84,7 @@ STUDIES = _schema(
         _column("compare_factor", WORD, "column whose levels are compared, for example platform"),
         _column("compare_baseline", WORD, "level that the others are divided by"),
         _column("slos", pa.string(), "named limits of the study as JSON"),
+        _column("matrix", pa.string(), "axes of the study as JSON"),
         _column("launches", pa.int32(), "launches that the study asks for", "launches"),
         _column("cells", pa.int32(), "cells that the study asks for, skipped ones included", "cells"),
     ],

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Bring results/dataset/ up to date with everything measured: plans, launches, cells and probes of every study."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from servegauge.dataset import merge, sentences
+from servegauge.errors import door
+from servegauge.files import write_json
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder to read and write; default: results"
+    )
+    parser.add_argument("--stamp", type=Path, help="file that is written last and says what was merged")
+    arguments = parser.parse_args()
+    merged = merge(arguments.results)
+    print("\n".join(sentences(merged)))
+    if arguments.stamp:
+        write_json(arguments.stamp, merged.to_dict())
+    return 0
+
+
+if __name__ == "__main__":
+    door(main)
