@@ -49,7 +49,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
         study["load"]["arrival"] = {"process": study["load"]["arrival"]}
     study["server"] = {**study["server"], "environment": _texts(study["server"].get("environment", {}))}
 
-    mistakes = [*_unknown_names(root, data), *_load_mistakes(study), *_comparison_mistakes(study)]
+    mistakes = list(_unknown_names(root, data)) or [*_load_mistakes(study), *_comparison_mistakes(study)]
     if mistakes:
         lines = [(line_of(text, keys), dotted(keys), message) for keys, message in mistakes]
         raise UserError("\n".join(f"{path}:{line}: {key}: {message}" for line, key, message in lines))
@@ -204,8 +204,8 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
                 have = _asked(study, axis) or [1]
                 for position, value in enumerate(values):
                     if value not in have:
-                        message = f"takes out {value!r}, which `matrix.{axis}` does not have: {_list(have)}"
-                        yield [*where, axis, position], message + did_you_mean(value, have)
+                        message = f"takes out {value!r}, which is not on the axis.{did_you_mean(value, have)}"
+                        yield [*where, axis, position], f"{message} It has: {_list(have)}"
     if "compare" in study:
         factor, baseline = study["compare"]["factor"], study["compare"]["baseline"]
         if factor not in known:

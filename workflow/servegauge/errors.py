@@ -13,7 +13,8 @@ class UserError(Exception):
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the allowed name nearest to `found`, or nothing."""
-    near = difflib.get_close_matches(str(found), [str(name) for name in allowed], 1)
+    names = [str(name) for name in allowed]
+    near = difflib.get_close_matches(str(found), names, 1) or [name for name in names if name.startswith(f"{found}_")]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

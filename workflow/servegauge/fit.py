@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.frameworks import framework
+from servegauge.models import gguf_file, source_folder
 from servegauge.spec import Launch
 
 BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float8_e4m3fn": 1.0, "fp8": 1.0}
@@ -48,8 +49,8 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         ("parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "experts", "how", "reason")
     )
     known["dtype"] = model.get("dtype")
-    folder = model_folder(root, model)
-    gguf = root / model["gguf"] if model.get("gguf") else None
+    folder = root / source_folder(model)
+    gguf = root / gguf_file(model) if model.get("gguf") else None
     if gguf is not None and gguf.is_file():
         known["gguf_bytes"] = gguf.stat().st_size
     config = folder / "config.json"
@@ -72,11 +73,6 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     if known["weight_bytes"] is None and known["parameters"] is not None:
         known["weight_bytes"] = int(known["parameters"] * BYTES.get(known["dtype"] or "bfloat16", 2.0))
     return known
-
-
-def model_folder(root: Path, model: Mapping[str, Any]) -> Path:
-    """Where a model's config.json is: its `source`, or for a hub model the folder that it is fetched to."""
-    return root / ".cache" / "models" / model["name"] if model.get("hub") else root / model["source"]
 
 
 def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import math
 import os
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
@@ -20,9 +20,9 @@ from servegauge.errors import UserError
 from servegauge.files import read_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
-from servegauge.matrix import Plan, PlannedCell
+from servegauge.matrix import Plan
 from servegauge.schemas import schema
-from servegauge.spec import Launch, Load
+from servegauge.spec import Cell, Launch, Load
 
 LIMIT_MARGIN = 1.5  # a job asks for so much more than the estimate,
 LIMIT_EXTRA_MIN = 10  # and for so many minutes on top; a job that ends early costs nothing
@@ -63,7 +63,10 @@ State = Mapping[str, LaunchState]
 
 def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
     """Where each launch of `plan` stands, from the names in `results`/cells and `results`/launches alone."""
-    measured = _entries(results / "cells")
+    cells = results / "cells"
+    # Snakemake makes an empty folder for a cell that it is asked for by its file; only cell.json says measured.
+    wanted = {planned.cell.id for planned in plan.cells}
+    measured = {name for name in _entries(cells) & wanted if os.path.exists(f"{cells}/{name}/cell.json")}
     started = _entries(results / "launches")
     found = {}
     for launch in plan.launches:
@@ -156,31 +159,34 @@ def estimate(plan: Plan, state: State, results: Path) -> dict[str, Estimate]:
 
 
 def _estimate(plan: Plan, now: LaunchState, launch: Launch, results: Path, assumed: Mapping[str, float]) -> Estimate:
-    if not now.missing:
+    missing = set(now.missing)
+    cells = [planned.cell for planned in plan.cells_of(launch.id) if planned.cell.id in missing]
+    return estimate_cells(launch, cells, results, assumed)
+
+
+def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed: Mapping[str, float]) -> Estimate:
+    """What a job that measures `cells` on `launch` will take; `assumed` is `planning` of config.yaml."""
+    if not cells:
         return Estimate(0.0, 0.0, 0, False)
     known = _measured(results)
     platform = launch.platform["name"]
     keys = _startup_keys(launch.configuration, launch.framework, launch.model["name"], platform)
     startup = next((known.startup_s[key] for key in keys if key in known.startup_s), None)
-    missing = set(now.missing)
-    cells_s = sum(
-        cell_seconds(planned, launch, assumed, known.window_s)
-        for planned in plan.cells_of(launch.id)
-        if planned.cell.id in missing
-    )
+    gpus = charged_gpus(launch)
+    cells_s = sum(cell_seconds(cell, launch, assumed, known.window_s) for cell in cells)
     return Estimate(
-        startup_s=assumed["startup_s"] if startup is None else startup,
+        startup_s=assumed["startup_s" if gpus else "startup_cpu_s"] if startup is None else startup,
         cells_s=cells_s,
-        gpus=charged_gpus(launch),
+        gpus=gpus,
         measured_startup=startup is not None,
     )
 
 
 def cell_seconds(
-    planned: PlannedCell, launch: Launch, assumed: Mapping[str, float], windows: Mapping[tuple[Any, ...], float]
+    cell: Cell, launch: Launch, assumed: Mapping[str, float], windows: Mapping[tuple[Any, ...], float]
 ) -> float:
     """Seconds of one cell: overhead, warm-up, window and its last answer; the window as measured where it was."""
-    load, prompts = planned.cell.load, planned.cell.prompts
+    load, prompts = cell.load, cell.prompts
     request = assumed["ttft_s"] + assumed["tpot_s"] * _mean_output(prompts, load) + load.think_s
     key = (launch.configuration, prompts["name"], load.rate_rps, load.concurrency, load.cache)
     window = windows.get(key)
@@ -399,7 +405,9 @@ def cell_rows(plan: Plan, state: State) -> Iterable[dict[str, Any]]:
 
 
 def differences(plan: Plan) -> list[str]:
-    """Options in use whose meaning differs in one of the study's frameworks, as that framework's file says."""
+    """Options in use that do not mean the same in all frameworks of the study, as their files say."""
+    if len({launch.framework for launch in plan.launches}) < 2:
+        return []
     used = {(launch.framework, name) for launch in plan.launches for name in launch.options}
     return [
         f"{framework(name).title}, {option}: {framework(name).differences[option]}"

@@ -81,13 +81,19 @@ def _validator(name: str) -> Any:
 
 def validate(data: dict[str, Any], name: str, path: Path, text: str = "") -> None:
     """Hold `data`, read from `path`, against the schema `name`; UserError lists what is wrong, each with its line."""
-    errors = sorted(_validator(name).iter_errors(data), key=lambda error: [str(part) for part in error.absolute_path])
+    errors = sorted(
+        _validator(name).iter_errors(data),
+        key=lambda error: ([str(part) for part in error.absolute_path], error.validator != "type"),
+    )
     seen: list[str] = []
+    mistyped: list[list[str | int]] = []  # of a value that is of the wrong kind, nothing else is worth saying
     for error in errors:
         for keys, message in _messages(error, name):
-            line = f"{path}{_line(text, keys)}: {dotted(keys) or 'the file'}: {message}"
-            if line not in seen:
-                seen.append(line)
+            if keys not in mistyped:
+                line = f"{path}{_line(text, keys)}: {dotted(keys) or 'the file'}: {message}"
+                seen += [line] if line not in seen else []
+        if error.validator == "type":
+            mistyped.append(list(error.absolute_path))
     if seen:
         more = [f"... and {len(seen) - SHOWN} more"] if len(seen) > SHOWN else []
         raise UserError("\n".join([*seen[:SHOWN], *more]))
@@ -137,10 +143,8 @@ def _messages(error: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
                     choices = ", ".join(sorted(allowed))
                     yield [*keys, key], f"unknown key.{did_you_mean(key, allowed)} Allowed here: {choices}"
         case "required":
-            missing = [key for key in limit if key not in found]
-            described = {key: error.schema.get("properties", {}).get(key, {}).get("description", "") for key in missing}
-            for key in missing:
-                meaning = described[key] or _description(name, key)
+            for key in (key for key in limit if key not in found):
+                meaning = rule_at(name, [*keys, key]).get("description", "").partition(". ")[0].rstrip(".")
                 yield keys, f"the key {key!r} is missing{': ' + meaning if meaning else ''}"
         case "type":
             kinds = [limit] if isinstance(limit, str) else limit
@@ -154,8 +158,12 @@ def _messages(error: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
             yield keys, f"found {found}, expected {limit} or less"
         case "exclusiveMinimum":
             yield keys, f"found {found}, expected more than {limit}"
-        case "minItems":
+        case "minItems" if not found:
             yield keys, "found an empty list, expected at least one value; leave the key out if it is not wanted"
+        case "minItems":
+            yield keys, f"found {_count(found)}, expected {limit} or more"
+        case "maxItems":
+            yield keys, f"found {_count(found)}, expected {limit} or fewer"
         case "minProperties":
             yield keys, "found nothing, expected at least one key: " + ", ".join(error.schema.get("properties", {}))
         case "minLength":
@@ -165,7 +173,7 @@ def _messages(error: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
             yield keys, f"{_shown(twice)} stands there twice"
         case "pattern":
             yield keys, f"found {_shown(found)}, which does not fit: {error.schema.get('description', limit)}"
-        case None:  # a schema that is `false`
+        case "not":
             yield keys, "this key is not allowed here"
         case _:
             yield keys, error.message
@@ -198,6 +206,10 @@ def _shown(value: Any) -> str:
     return f"a list {value}" if isinstance(value, list) else str(value)
 
 
+def _count(found: list[Any]) -> str:
+    return f"{len(found)} value{'s' if len(found) != 1 else ''}"
+
+
 def _hint(found: Any) -> str:
     """What YAML may have made of a number that somebody wrote."""
     if isinstance(found, str):
@@ -208,8 +220,18 @@ def _hint(found: Any) -> str:
     return ""
 
 
-def _description(name: str, key: str) -> str:
-    return schema(name).get("properties", {}).get(key, {}).get("description", "")
+def rule_at(name: str, keys: list[str | int]) -> dict[str, Any]:
+    """What the schema `name` says of the value at `keys`, with references followed; empty where it says nothing."""
+    rule = schema(name)
+    for key in keys:
+        below = rule.get("items") if isinstance(key, int) else rule.get("properties", {}).get(key)
+        if not isinstance(below, dict):
+            below = rule.get("additionalProperties") if not isinstance(key, int) else None
+        if not isinstance(below, dict):
+            return {}
+        target = schema(name)["$defs"][below["$ref"].rpartition("/")[2]] if "$ref" in below else {}
+        rule = {**target, **below, "properties": {**target.get("properties", {}), **below.get("properties", {})}}
+    return rule
 
 
 def with_defaults(data: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
