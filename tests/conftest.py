@@ -28,3 +28,22 @@ def tiny_model() -> Path:
 def llamacpp_python() -> str:
     """Interpreter of the environment that has llama.cpp's server."""
     return str(build_environment("llamacpp", ROOT))
+
+
+@pytest.fixture(scope="session")
+def byte_level(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a byte-level BPE tokenizer, as Qwen's is, without special tokens."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=3000, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    sample = (ROOT / "config/prompts/data/sharegpt-sample.json").read_text(encoding="utf-8").lower()
+    # Each word also without a space before it, so that it is one token at the start of a text as well.
+    tokenizer.train_from_iterator([sample, *sample.split()], trainer)
+    folder = tmp_path_factory.mktemp("byte-level")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder

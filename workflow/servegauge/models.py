@@ -1,13 +1,13 @@
-"""Where a model's files are, and how they get there: built from a seed, or fetched from a hub with hashes.
+"""Where a model's files are, and how the ones that we write ourselves come about.
 
 A model is what `config.load_model` returns (its file in config/models/ with its `name`). There are three kinds:
 
 - `build: tiny`: random weights that we write ourselves to `.cache/models/random-llama-<size>` and `.gguf`;
-- `hub: true`: a pinned revision of a hub's repository, in `.cache/models/<owner>--<name>@<revision>/`;
+- `hub: true`: a pinned revision of a hub's repository, in `.cache/models/<owner>--<name>@<revision>/` (hub.py);
 - neither: a folder that the user has.
 
 The first two have a stamp, a JSON file written last, with the SHA-256 of every file. Nothing here runs code that a
-model brings with it. Fetching is for the login node; measured jobs run with the hub switched off.
+model brings with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,6 @@ Say = Callable[[str], None]
 
 MODELS = Path(".cache") / "models"
 FETCHED = "fetched.json"
-# What is fetched of a hub's repository beside a GGUF file that the model names. Weights in other formats (.bin, .pth,
-# ONNX) hold the same numbers again; code (.py) is never fetched.
-WANTED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "LICENSE*", "README.md")
-UNWANTED = ("original/*", "consolidated*", "onnx/*", "openvino/*", "*.pth", "*.bin")
 
 
 def hub_folder(repository: str, revision: str) -> Path:
@@ -195,7 +190,7 @@ def build_model(size: str, root: Path, say: Say = lambda line: None) -> Path:
         files = [*sorted(folder.iterdir()), file]
         write_json(
             mark,
-            {"size": size, "seed": 0, "context_tokens": tiny_sizes.CONTEXT, "files": _hashes(files, folder.parent)},
+            {"size": size, "seed": 0, "context_tokens": tiny_sizes.CONTEXT, "files": file_hashes(files, folder.parent)},
         )
         say(f"built {folder} and {file.name}")
     return folder
@@ -210,82 +205,6 @@ def _write_tiny(interpreter: Path, size: str, folder: Path, file: Path) -> None:
         raise UserError(f"building the model failed, exit status {done.returncode}:\n{done.stderr.strip()[-2000:]}")
 
 
-def _hashes(files: Iterable[Path], start: Path) -> dict[str, dict[str, Any]]:
+def file_hashes(files: Iterable[Path], start: Path) -> dict[str, dict[str, Any]]:
     """File name from `start` -> {"sha256", "bytes"}."""
     return {str(file.relative_to(start)): {"sha256": sha256(file), "bytes": file.stat().st_size} for file in files}
-
-
-# -- fetched ----------------------------------------------------------------
-
-
-def fetch_model(repository: str, revision: str, extra: Iterable[str], root: Path, say: Say = lambda line: None) -> Path:
-    """Fetch `repository` at commit `revision` from the hub into `hub_folder`, if it is not there; returns the folder.
-
-    `extra` are names of files wanted beside WANTED, such as a GGUF file. Every file's SHA-256 goes into the stamp and
-    is held against the hub's own where the hub says one. A broken transfer goes on where it was.
-    """
-    # Imported here: the hub's client is slow to import, and everybody imports this module.
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    folder = root / hub_folder(repository, revision)
-    if _fetched(folder, extra):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(
-        folder.with_name(f"{folder.name}.lock"), lambda: say(f"waiting for another process that fetches {repository}")
-    ):
-        if _fetched(folder, extra):
-            return folder
-        started = time.monotonic()
-        wanted = [*WANTED, *extra]
-        try:
-            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-            said = {entry.rfilename: entry for entry in info.siblings or []}
-            say(f"fetching {repository} at {revision[:12]} into {folder}")
-            snapshot_download(
-                repository, revision=revision, local_dir=folder, allow_patterns=wanted, ignore_patterns=list(UNWANTED)
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(_fetch_error(repository, revision, error)) from error
-        files = sorted(
-            file for file in folder.rglob("*") if file.is_file() and ".cache" not in file.relative_to(folder).parts
-        )
-        files = [file for file in files if file.name != FETCHED]
-        say(f"hashing {len(files)} files")
-        hashes = _hashes(files, folder)
-        _verify(repository, hashes, said, extra)
-        write_json(folder / FETCHED, {"repository": repository, "revision": revision, "files": hashes})
-        size = sum(entry["bytes"] for entry in hashes.values())
-        say(f"fetched {len(files)} files, {size / 1e9:.2f} GB, in {time.monotonic() - started:.0f} s")
-    return folder
-
-
-def _fetched(folder: Path, extra: Iterable[str]) -> bool:
-    return (folder / FETCHED).is_file() and all((folder / name).is_file() for name in extra)
-
-
-def _verify(repository: str, hashes: Mapping[str, Any], said: Mapping[str, Any], extra: Iterable[str]) -> None:
-    """UserError when a file is not what the hub says it is, or a file that the model names is not there."""
-    for name, entry in hashes.items():
-        expected = getattr(getattr(said.get(name), "lfs", None), "sha256", None)
-        if expected and expected != entry["sha256"]:
-            raise UserError(
-                f"{name} of {repository} has SHA-256 {entry['sha256']}, the hub says {expected}. "
-                "Delete the file and fetch again."
-            )
-    absent = [name for name in extra if name not in hashes]
-    if absent:
-        have = ", ".join(sorted(name for name in said if name.endswith(".gguf"))) or "no .gguf"
-        raise UserError(f"{repository} has no file {', '.join(absent)}; it has: {have}")
-
-
-def _fetch_error(repository: str, revision: str, error: Exception) -> str:
-    what = type(error).__name__
-    hints = {
-        "GatedRepoError": "Its owner asks you to accept terms: do so on the hub's page, then set HF_TOKEN.",
-        "RepositoryNotFoundError": "Check `source:`; for a private repository set HF_TOKEN.",
-        "RevisionNotFoundError": "Check `revision:`; it is a commit, 40 hex digits, on the hub's page of the files.",
-    }
-    hint = hints.get(what, "If this machine does not reach the hub, fetch on one that does and copy the folder here.")
-    return f"could not fetch {repository} at {revision}: {what}: {str(error).strip().splitlines()[0]}. {hint}"

@@ -1,0 +1,314 @@
+"""Prompt sets: the texts, their true lengths in the model's own tokens, and the answer lengths asked for.
+
+Four kinds (config/prompts/*.yaml, checked by workflow/schemas/prompts.schema.yaml):
+
+- synthetic: random English words; every prompt has exactly the number of tokens drawn for it, special tokens included,
+  as the completions endpoint counts it. Each prompt is encoded again to prove it.
+- shared_prefix: the same, where request i begins with prefix number i modulo `groups`. A prefix's tokens include the
+  special tokens in front; the rest of the prompt has `input_tokens` more.
+- sharegpt: a JSON list of `{"conversations": [{"from", "value"}, ...]}` (or `messages` of `{"role", "content"}`). The
+  prompt is the first turn, the answer's length is that of the second turn. The standard filters of the field are: at
+  least 2 turns; prompt and answer at least 4 tokens; prompt at most 1024; both together at most 2048. They are written
+  out in the set's `filters`; only `min_turns: 2` holds without being written.
+- jsonl: one JSON object a line, with a prompt or chat messages and perhaps the answer's length.
+
+Data sets are used in file order, never shuffled. The seed chooses at which usable entry a draw begins, so that repeats
+get other prompts; at the end of the file it goes on at the beginning. A prompt's tokens include the special tokens, an
+answer's do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from servegauge.errors import UserError
+from servegauge.files import sha256
+from servegauge.tokens import Tokenizer
+
+MIN_TURNS = 2
+MOST_TRIES = 50
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request's input: text, chat messages as JSON (null where there are none), lengths in tokens."""
+
+    text: str
+    messages: str | None
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Prompts in the order of their requests, and what is to be said of them (`source`: file, hash, entries used)."""
+
+    prompts: list[Prompt]
+    source: Mapping[str, Any]
+
+
+def draw_prompts(
+    spec: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    count: int,
+    seed: int,
+    output_tokens: int | None = None,
+    root: Path = Path(),
+) -> Drawn:
+    """`count` prompts of the set `spec`. `output_tokens` replaces the answer length that the set would give.
+
+    UserError where the set cannot give them: lengths below the special tokens, a data set that is missing, that is not
+    the one with the given hash, or of which the filters leave nothing.
+    """
+    draw = np.random.default_rng(seed)
+    kinds = {"synthetic": _synthetic, "shared_prefix": _shared_prefix, "sharegpt": _data_set, "jsonl": _data_set}
+    if spec.get("kind") not in kinds:
+        raise UserError(
+            f"prompt set {spec.get('name')}: unknown kind {spec.get('kind')!r}; there are: {', '.join(kinds)}"
+        )
+    return kinds[spec["kind"]](spec, tokenizer, count, draw, output_tokens, root)
+
+
+def lengths(spec: int | Mapping[str, Any], count: int, draw: np.random.Generator) -> np.ndarray:
+    """`count` whole numbers (int64) from a length's distribution, see `$defs/length` of the schema.
+
+    normal and lognormal have `mean` and `std` as those of the lengths themselves; what falls outside `min` to `max`
+    after rounding is drawn again. UserError where that never succeeds.
+    """
+    if isinstance(spec, int):
+        return np.full(count, spec, np.int64)
+    kind = spec["distribution"]
+    if kind == "constant":
+        return np.full(count, spec["value"], np.int64)
+    if kind == "uniform":
+        return draw.integers(spec["min"], spec["max"], size=count, endpoint=True)
+    if kind == "choice":
+        weights = np.asarray(spec.get("weights") or [1] * len(spec["values"]), np.float64)
+        return draw.choice(np.asarray(spec["values"], np.int64), size=count, p=weights / weights.sum())
+    least, most = spec.get("min", 1), spec.get("max", np.inf)
+    mean, std = float(spec["mean"]), float(spec["std"])
+    sigma = np.sqrt(np.log1p((std / mean) ** 2))
+    values = np.zeros(count, np.int64)
+    missing = np.arange(count)
+    for _ in range(1000):
+        size = missing.size
+        if kind == "normal":
+            drawn = draw.normal(mean, std, size)
+        else:
+            drawn = draw.lognormal(np.log(mean) - sigma**2 / 2, sigma, size)
+        rounded = np.rint(drawn)
+        good = (rounded >= least) & (rounded <= most)
+        values[missing[good]] = rounded[good].astype(np.int64)
+        missing = missing[~good]
+        if not missing.size:
+            return values
+    raise UserError(f"lengths with mean {mean:g} and std {std:g} hardly ever fall between {least} and {most}; mend one")
+
+
+# -- synthetic --------------------------------------------------------------
+
+
+def _synthetic(
+    spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
+) -> Drawn:
+    sizes = lengths(spec["input_tokens"], count, draw)
+    answers = _answers(spec, count, draw, output)
+    _long_enough(spec, sizes, tokenizer.special_tokens + 1, "input_tokens")
+    texts = exact_texts(tokenizer, sizes, [""] * count, draw)
+    return Drawn(_prompts(texts, sizes, answers), {})
+
+
+def _shared_prefix(
+    spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
+) -> Drawn:
+    groups, tokens = spec["prefix"]["groups"], spec["prefix"]["tokens"]
+    sizes = lengths(spec["input_tokens"], count, draw)
+    answers = _answers(spec, count, draw, output)
+    _long_enough(spec, [tokens], tokenizer.special_tokens + 1, "prefix.tokens")
+    prefixes = exact_texts(tokenizer, np.full(groups, tokens), [""] * groups, draw)
+    totals = sizes + tokens
+    texts = exact_texts(tokenizer, totals, [prefixes[request % groups] for request in range(count)], draw)
+    return Drawn(_prompts(texts, totals, answers), {"prefix_groups": groups, "prefix_tokens": tokens})
+
+
+def _prompts(texts: Sequence[str], sizes: Sequence[int], answers: Sequence[int]) -> list[Prompt]:
+    return [
+        Prompt(text, None, int(size), int(answer)) for text, size, answer in zip(texts, sizes, answers, strict=True)
+    ]
+
+
+def _answers(spec: Mapping[str, Any], count: int, draw: np.random.Generator, output: int | None) -> np.ndarray:
+    # Drawn even if replaced: then `output_tokens` of a study changes answers and not the prompts.
+    drawn = lengths(spec["output_tokens"], count, draw)
+    return drawn if output is None else np.full(count, output, np.int64)
+
+
+def _long_enough(spec: Mapping[str, Any], sizes: Sequence[int] | np.ndarray, least: int, key: str) -> None:
+    if len(sizes) and min(sizes) < least:
+        raise UserError(
+            f"prompt set {spec.get('name')}: {key} gives a length of {min(sizes)}, but with the special tokens "
+            f"of this model the shortest is {least}; raise it, or set `min`"
+        )
+
+
+def exact_texts(tokenizer: Tokenizer, sizes: np.ndarray, starts: Sequence[str], draw: np.random.Generator) -> list[str]:
+    """Texts of random words, text i beginning with `starts[i]` and having exactly `sizes[i]` tokens when encoded.
+
+    Words are chosen that are one token each; where two of them merge after all, words are added or taken from the end
+    until the count is true.
+    """
+    words = np.asarray(tokenizer.words)
+    begun = np.asarray(tokenizer.count_many(starts)) if any(starts) else np.full(len(starts), tokenizer.special_tokens)
+    chosen = [
+        [*([start] if start else []), *words[draw.integers(len(words), size=int(size - have))]]
+        for start, size, have in zip(starts, sizes, begun, strict=True)
+    ]
+    texts = [" ".join(parts) for parts in chosen]
+    wrong = np.arange(len(texts))
+    for _ in range(MOST_TRIES):
+        counts = np.asarray(tokenizer.count_many([texts[index] for index in wrong]), np.int64)
+        surplus = counts - sizes[wrong]
+        wrong, surplus = wrong[surplus != 0], surplus[surplus != 0]
+        if not wrong.size:
+            return texts
+        for index, more in zip(wrong, surplus, strict=True):
+            fixed = bool(starts[index])
+            # One word more than the surplus is replaced, so that a pair that merges is not met again for ever.
+            keep = max(fixed, len(chosen[index]) - max(int(more), 0) - 1)
+            removed = len(chosen[index]) - keep
+            fresh = words[draw.integers(len(words), size=max(0, removed - int(more)))]
+            chosen[index] = [*chosen[index][:keep], *fresh]
+            texts[index] = " ".join(chosen[index])
+    raise UserError(
+        f"{tokenizer.path}: no text of exactly {int(sizes[wrong[0]])} tokens was found in {MOST_TRIES} tries; use a "
+        "prompt set of kind sharegpt or jsonl with this model"
+    )
+
+
+# -- data sets --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One usable line of a data set, before it is counted. `answer` is the recorded answer's text, if any."""
+
+    prompt: str
+    messages: list[dict[str, str]] | None
+    answer: str | None
+    output_tokens: int | None
+
+
+def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
+    """The data set's file; UserError with how to get it where it is not on the machine or is another file."""
+    text = os.path.expandvars(os.path.expanduser(spec["path"]))
+    path = root / text
+    how = str(spec.get("how_to_get", "")).strip()
+    if not path.is_file():
+        unset = " (a variable in it is not set here)" if "$" in text else ""
+        raise UserError(f"prompt set {spec.get('name')}: {path} is not on this machine{unset}. How to get it: {how}")
+    if spec.get("sha256") and sha256(path) != spec["sha256"]:
+        raise UserError(
+            f"prompt set {spec.get('name')}: {path} has SHA-256 {sha256(path)}, expected {spec['sha256']}. "
+            f"It is another data set. How to get the right one: {how}"
+        )
+    return path
+
+
+def _data_set(
+    spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
+) -> Drawn:
+    path = data_set_path(spec, root)
+    read = _sharegpt if spec["kind"] == "sharegpt" else _jsonl
+    entries = list(read(spec, path))
+    forced = lengths(spec["output_tokens"], count, draw) if "output_tokens" in spec else None
+    usable = [prompt for entry in entries if (prompt := _counted(spec, entry, tokenizer, output, forced is not None))]
+    if not usable:
+        raise UserError(
+            f"prompt set {spec.get('name')}: of {len(entries)} entries in {path} none is left by its filters "
+            f"{dict(spec.get('filters', {}))}, or none has an answer length; set `output_tokens`, or widen the filters"
+        )
+    first = int(draw.integers(len(usable)))
+    prompts = [usable[(first + number) % len(usable)] for number in range(count)]
+    if output is None and forced is not None:
+        prompts = [
+            Prompt(prompt.text, prompt.messages, prompt.prompt_tokens, int(tokens))
+            for prompt, tokens in zip(prompts, forced, strict=True)
+        ]
+    source = {
+        "path": spec["path"], "sha256": sha256(path), "entries": len(entries), "usable": len(usable), "first": first,
+        "repeated": max(0, count - len(usable)),
+    }  # fmt: skip
+    return Drawn(prompts, source)
+
+
+def _counted(
+    spec: Mapping[str, Any], entry: Entry, tokenizer: Tokenizer, output: int | None, forced: bool
+) -> Prompt | None:
+    """The entry with its lengths; null where a filter takes it out or nobody says how long the answer is to be."""
+    filters = spec.get("filters") or {}
+    if entry.messages is not None:
+        text, prompt_tokens = tokenizer.chat(entry.messages)
+        messages = json.dumps(entry.messages, ensure_ascii=False)
+    else:
+        text, prompt_tokens, messages = entry.prompt, tokenizer.count(entry.prompt), None
+    recorded = entry.output_tokens
+    if recorded is None and entry.answer is not None:
+        recorded = tokenizer.count(entry.answer, special=False)
+    kept = filters.get("min_input_tokens", 1) <= prompt_tokens <= filters.get("max_input_tokens", np.inf)
+    if recorded is not None:
+        kept &= filters.get("min_output_tokens", 1) <= recorded <= filters.get("max_output_tokens", np.inf)
+        kept &= prompt_tokens + recorded <= filters.get("max_total_tokens", np.inf)
+    asked = output if output is not None else recorded
+    if asked is None and forced:
+        asked = 1  # replaced by the set's own distribution
+    return Prompt(text, messages, prompt_tokens, asked) if kept and asked else None
+
+
+def _sharegpt(spec: Mapping[str, Any], path: Path) -> Iterator[Entry]:
+    """Conversations of at least `min_turns` turns, as first turn and second turn."""
+    least = (spec.get("filters") or {}).get("min_turns", MIN_TURNS)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(data, list):
+        raise UserError(f"{path}: expected ShareGPT's format, a list of conversations, found {type(data).__name__}")
+    for number, item in enumerate(data):
+        turns = item.get("conversations", item.get("messages")) if isinstance(item, dict) else None
+        if not isinstance(turns, list):
+            raise UserError(f"{path}: entry {number} has no list `conversations`")
+        texts = [turn.get("value", turn.get("content")) for turn in turns]
+        if len(texts) >= max(least, 1) and isinstance(texts[0], str) and texts[0]:
+            yield Entry(texts[0], None, texts[1] if len(texts) > 1 else None, None)
+
+
+def _jsonl(spec: Mapping[str, Any], path: Path) -> Iterator[Entry]:
+    """Lines with the keys that `fields` names."""
+    fields = {
+        "prompt": "prompt",
+        "messages": "messages",
+        "output_tokens": "output_tokens",
+        **(spec.get("fields") or {}),
+    }
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: not JSON: {error}") from error
+            messages, prompt = item.get(fields["messages"]), item.get(fields["prompt"])
+            if messages is None and not isinstance(prompt, str):
+                raise UserError(
+                    f"{path}:{number}: has neither {fields['prompt']!r} nor {fields['messages']!r}; it has: "
+                    f"{', '.join(item)}. Name the keys in the set's `fields`."
+                )
+            yield Entry(prompt or "", messages, None, item.get(fields["output_tokens"]))
