@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import re
 
 import made_up_nodes as nodes
 import pytest
@@ -206,6 +208,12 @@ def test_a_command_that_fails_hangs_or_is_absent():
 @settings(max_examples=50, deadline=None)
 def test_list_notation_round_trip(numbers):
     assert set(expand_list(short_list(numbers))) == numbers
+
+
+def test_the_documentation_names_every_fact(repository):
+    text = (repository / "docs" / "provenance.md").read_text(encoding="utf-8")
+    patterns = re.findall(r"`([a-z][a-z0-9_*]+)`", text)
+    assert [name for name in platform.FACT_NAMES if not any(fnmatch.fnmatch(name, one) for one in patterns)] == []
 
 
 # ---------------------------------------------------------------- expect
