@@ -81,6 +81,11 @@ def test_snapshot_sums_counts_and_averages_shares() -> None:
     assert snapshot("", MAPPING) == {}, "what the server does not say is absent, not 0"
 
 
+def test_one_number_of_the_server_may_be_two_of_ours() -> None:
+    twice = {"prompt_tokens": ["x:hits_total"], "cache_query_tokens": ["x:hits_total"]}
+    assert snapshot(TEXT, twice) == {"prompt_tokens": 40.0, "cache_query_tokens": 40.0}
+
+
 def test_every_common_metric_says_how_it_is_put_together() -> None:
     assert {how for _, _, how in COMMON.values()} <= {"sum", "mean"}
 

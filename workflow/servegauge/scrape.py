@@ -63,14 +63,18 @@ class Sample:
 
 def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
     """Samples of a Prometheus text. `mapping`: common name -> the server's own names. ValueError for a broken text."""
-    common = {raw: name for name, raws in mapping.items() for raw in raws}
+    common: dict[str, list[str | None]] = {}  # a server's number may stand for two of ours
+    for name, raws in mapping.items():
+        for raw in raws:
+            common.setdefault(raw, []).append(name)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.endswith("_created"):
                 continue
             labels = json.dumps(sample.labels, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             value = float(sample.value)
-            yield Sample(common.get(sample.name), sample.name, labels, value if math.isfinite(value) else None)
+            for name in common.get(sample.name, [None]):
+                yield Sample(name, sample.name, labels, value if math.isfinite(value) else None)
 
 
 def snapshot(text: str, mapping: Mapping[str, Sequence[str]]) -> dict[str, float]:

@@ -148,6 +148,8 @@ class Framework:
     needs_gpu: ClassVar[bool] = True
     ready_path: ClassVar[str] = "/health"
     metrics_path: ClassVar[str | None] = "/metrics"
+    # requests name the model by its path, not by the name it is served under
+    model_is_path: ClassVar[bool] = False
     endpoints: ClassVar[Sequence[str]] = ("completions", "chat")
     version_argv: ClassVar[Sequence[str]] = ()  # "{python}" stands for the environment's interpreter
     # how the server gets its API key: "environment", "private file", or "none" where argv is the only way (then the
@@ -208,12 +210,22 @@ class Framework:
         return {}
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
-        """Empty the prefix cache and prove it from the answer's body."""
-        raise NotImplementedError
+        """Empty the prefix cache and prove it from the answer's body; here: for a server that cannot empty it."""
+        if not launch.options.get("prefix_cache"):
+            return Reset(True, "cache off", self.supported.get("prefix_cache", ""))
+        return Reset(False, "none", f"{self.title} has no way to empty its prefix cache")
 
     def evidence(self, client: Client, log: str) -> Evidence:
         """Ask the running server what it is. Never raises for a missing answer: that is a null."""
-        raise NotImplementedError
+        return Evidence(raw={"/v1/models": client.get("/v1/models").text})
+
+    def address(self, ctx: Context) -> str:
+        """Where the server answers, without a path."""
+        return f"http://{ctx.host}:{ctx.port}"
+
+    def given_api_key(self) -> str:
+        """The key of a server that is not ours to start; empty: we make a random one for each launch."""
+        return ""
 
     def start_profile(self, client: Client) -> Reply | None:
         """Switch the profiler on; null where the framework has none."""
@@ -270,7 +282,7 @@ class Framework:
         parent = os.path.expandvars(scratch) if scratch else str(ctx.work)
         return os.path.join(parent, "servegauge-cache", self.name)
 
-    @staticmethod
-    def on_cpu(launch: Launch) -> bool:
-        """True where the platform has no GPU."""
-        return not launch.platform.get("gpus_per_node")
+    def on_cpu(self, launch: Launch) -> bool:
+        """True where the platform has no GPU, or says that its build of this framework is one for CPUs."""
+        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
+        return how.get("device") == "cpu" or not launch.platform.get("gpus_per_node")

@@ -19,6 +19,7 @@ PROBE = "The quick brown fox jumps over the lazy dog and runs away."
 
 class LlamaCpp(Framework):
     name: ClassVar[str] = "llamacpp"
+    api_key: ClassVar[str] = "environment"
     title: ClassVar[str] = "llama.cpp"
     source: ClassVar[str] = "tools/server/README.md of llama.cpp, November 2026; xllamacpp 2026.10.11549"
     exercised: ClassVar[str] = "real server, CPU"
@@ -38,6 +39,7 @@ class LlamaCpp(Framework):
         "seed": "-s",
         "threads": "-t -tb",
     }
+    layout: ClassVar[Mapping[str, str]] = {"tp": "-sm row -ts", "pp": "-sm layer -ts"}
     differences: ClassVar[Mapping[str, str]] = {
         "max_batch": "slots, each with its own KV cache of the whole context, taken when the server starts; further "
         "requests wait. `-c` is slots times context_tokens.",

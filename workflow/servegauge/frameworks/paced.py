@@ -16,6 +16,7 @@ from servegauge.spec import Launch
 
 class Paced(Framework):
     name: ClassVar[str] = "paced"
+    api_key: ClassVar[str] = "environment"
     title: ClassVar[str] = "the paced mock server"
     source: ClassVar[str] = f"servegauge {__version__}, python -m servegauge.paced --help"
     exercised: ClassVar[str] = "real server, CPU"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reset
+from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
 from servegauge.frameworks.reading import first_number
 from servegauge.spec import Launch
 
@@ -25,6 +25,7 @@ class Transformers(Framework):
     exercised = "real server, CPU"
     needs_gpu = False
     metrics_path = None
+    model_is_path = True
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('transformers'))")
     supported: ClassVar = {
         "context_tokens": "the model's own, no option",
@@ -77,12 +78,6 @@ class Transformers(Framework):
         if asked and own and asked > own:
             return f"transformers serve has the model's own context of {own} tokens, not {asked}"
         return super().unsupported(launch)
-
-    def request_extras(self, launch: Launch) -> dict[str, Any]:
-        return {"model": None}  # the server knows its model by its path only, and takes none for it
-
-    def reset_cache(self, client: Client, launch: Launch) -> Reset:
-        return Reset(True, "cache off", "allow_block_sharing=False")
 
     def evidence(self, client: Client, log: str) -> Evidence:
         def said(name: str) -> str | None:

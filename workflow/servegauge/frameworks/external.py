@@ -1,0 +1,60 @@
+"""Any OpenAI-compatible server that runs already. Nothing is launched: a placeholder waits in its place.
+
+The platform's file says where and what it is: `frameworks: {external: {url: ..., note: ...}}`. Its API key, if it wants
+one, is in SERVEGAUGE_EXTERNAL_API_KEY in the environment of the job, never in a file of the project.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
+from servegauge.spec import Launch
+
+KEY = "SERVEGAUGE_EXTERNAL_API_KEY"
+
+
+class External(Framework):
+    name = "external"
+    title = "a server that runs already"
+    source = "the OpenAI API's /v1/models, /v1/completions and /v1/chat/completions"
+    exercised = "real server, CPU"
+    api_key = "environment"
+    needs_gpu = False
+    ready_path = "/v1/models"
+    metrics_path = None
+    differences: ClassVar = {
+        "prefix_cache": "not ours to set or to empty, nor do we know what it has seen before: every cell is flagged",
+        "requests": "a server may refuse or ignore ignore_eos",
+    }
+    fair_defaults: ClassVar = {}
+
+    def argv(self, ctx: Context) -> list[str]:
+        return [sys.executable, "-c", "import signal; signal.pause()"]
+
+    def unsupported(self, launch: Launch) -> str | None:
+        if not place(launch).get("url"):
+            name = launch.platform.get("name")
+            return f"platform {name} has no address: frameworks: {{external: {{url: ..., note: ...}}}} in its file"
+        return super().unsupported(launch)
+
+    def address(self, ctx: Context) -> str:
+        return str(place(ctx.launch)["url"]).rstrip("/").removesuffix("/v1")
+
+    def given_api_key(self) -> str:
+        return os.environ.get(KEY, "")
+
+    def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        return Reset(False, "none", "the server is not ours; whether its prefix cache is on is not known")
+
+    def evidence(self, client: Client, log: str) -> Evidence:
+        asked = {path: client.get(path).text[:20_000] for path in ("/v1/models", "/version")}
+        return Evidence(raw=asked)
+
+
+def place(launch: Launch) -> Mapping[str, Any]:
+    """Where and what the server is, from the platform's file."""
+    return (launch.platform.get("frameworks") or {}).get(External.name) or {}

@@ -1,0 +1,156 @@
+"""SGLang: `python -m sglang.launch_server`."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, ClassVar
+
+from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
+from servegauge.spec import Launch
+
+SPECULATIVE = {"ngram": "NGRAM", "draft": "STANDALONE", "eagle3": "EAGLE3"}
+CONFIG = "sglang.yaml"
+# neutral name -> where /server_info has it
+REPORTED = {
+    "context_tokens": "context_length", "kv_cache_dtype": "kv_cache_dtype", "quantization": "quantization",
+    "max_batch": "max_running_requests", "block_tokens": "page_size", "memory_fraction": "mem_fraction_static",
+    "dtype": "dtype", "seed": "random_seed", "tp": "tp_size", "pp": "pp_size", "dp": "dp_size", "ep": "ep_size",
+}  # fmt: skip
+STARTUP = {
+    "weights": r"Load weight end\. elapsed=([\d.]+) s",
+    "graphs": r"Capture decode CUDA graph end\. elapsed=([\d.]+) s",
+}
+
+
+class Sglang(Framework):
+    name = "sglang"
+    title = "SGLang"
+    source = "SGLang 0.5.23, its own argument parser, srt/entrypoints/http_server.py"
+    exercised = "own parser (its server needs sgl_kernel, which has no CPU build on PyPI)"
+    api_key = "private file"
+    version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('sglang'))")
+    supported: ClassVar = {
+        "context_tokens": "--context-length",
+        "kv_cache_dtype": "--kv-cache-dtype",
+        "quantization": "--quantization",
+        "prefix_cache": "/ --disable-radix-cache",
+        "chunked_prefill": "--chunked-prefill-size (-1: off)",
+        "max_batch": "--max-running-requests",
+        "max_batched_tokens": "--max-prefill-tokens --chunked-prefill-size",
+        "block_tokens": "--page-size",
+        "memory_fraction": "--mem-fraction-static",
+        "dtype": "--dtype",
+        "graphs": "--cuda-graph-backend-decode full / "
+        "--cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled",
+        "speculative": "--speculative-algorithm --speculative-num-draft-tokens --speculative-draft-model-path",
+        "lora": "--enable-lora --lora-paths",
+        "dummy_weights": "--load-format dummy /",
+        "seed": "--random-seed",
+        "multimodal_limits": "--limit-mm-data-per-request",
+    }
+    choices: ClassVar = {
+        "kv_cache_dtype": {
+            "auto": "auto", "bf16": "bf16", "fp8": "fp8_e4m3", "fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2",
+        },
+        "quantization": {"none": "", "fp8": "fp8", "awq": "awq", "gptq": "gptq"},
+        "dtype": {name: name for name in ("auto", "float16", "bfloat16", "float32")},
+    }  # fmt: skip
+    layout: ClassVar = {
+        "tp": "--tp-size",
+        "pp": "--pp-size",
+        "dp": "--dp-size",
+        "ep": "--ep-size",
+        "nodes": "--nnodes --node-rank --dist-init-addr",
+    }
+    differences: ClassVar = {
+        "memory_fraction": "weights and KV cache only, of the memory that is free when the server starts; instances "
+        "that share a GPU start one after the other and get correspondingly more of what is left",
+        "graphs": "decode graphs; prefill graphs are SGLang's own choice while graphs are on",
+        "max_batched_tokens": "tokens of a prefill step; decode tokens come on top",
+    }
+    metrics: ClassVar = {
+        "requests_running": ["sglang:num_running_reqs"],
+        "requests_waiting": ["sglang:num_queue_reqs"],
+        "kv_usage": ["sglang:token_usage"],
+        "cache_hit_tokens": ["sglang:cached_tokens_total"],
+        "cache_query_tokens": ["sglang:prompt_tokens_total"],
+        "preemptions": ["sglang:num_retracted_requests_total"],
+        "prompt_tokens": ["sglang:prompt_tokens_total"],
+        "output_tokens": ["sglang:generation_tokens_total"],
+        "requests_finished": ["sglang:num_requests_total"],
+        "ttft_sum_s": ["sglang:time_to_first_token_seconds_sum"],
+        "ttft_count": ["sglang:time_to_first_token_seconds_count"],
+    }
+    fair_defaults = FAIR_DEFAULTS
+
+    def options(self, launch: Launch, instance: int = 0) -> dict[str, Any]:
+        options = super().options(launch)
+        if launch.layout.share_gpu and (share := options.get("memory_fraction")) is not None:
+            options["memory_fraction"] = round(share / (1 - instance * share), 6)
+        return options
+
+    def argv(self, ctx: Context) -> list[str]:
+        options = self.options(ctx.launch, ctx.instance)
+        tokens, own = options.get("max_batched_tokens"), {}
+        if tokens:
+            own["max_batched_tokens"] = ["--max-prefill-tokens", str(tokens)]
+        if "chunked_prefill" in options:
+            chunk = str(tokens or 8192) if options["chunked_prefill"] else "-1"
+            own["chunked_prefill"] = ["--chunked-prefill-size", chunk]
+        if "memory_fraction" in options:
+            own["memory_fraction"] = ["--mem-fraction-static", str(options["memory_fraction"])]
+        if speculative := options.get("speculative"):
+            own["speculative"] = ["--speculative-algorithm", SPECULATIVE[speculative["method"]]]
+            own["speculative"] += ["--speculative-num-draft-tokens", str(speculative["tokens"])]
+            if model := speculative.get("model"):
+                own["speculative"] += ["--speculative-draft-model-path", model]
+        if lora := options.get("lora"):
+            own["lora"] = ["--enable-lora", "--lora-paths", *(f"{name}={path}" for name, path in lora.items())]
+        argv = [*self.program(ctx, ctx.python, "-m", "sglang.launch_server"), "--model-path", ctx.model_path]
+        argv += ["--config", str(ctx.work / CONFIG)] if ctx.api_key else []
+        argv += ["--host", ctx.host, "--port", str(ctx.port), "--served-model-name", ctx.served_name]
+        # Sampling defaults in the model's folder would change what a request asks for.
+        argv += ["--sampling-defaults", "openai", "--enable-metrics", "--enable-cache-report"]
+        argv += ["--log-level-http", "warning", *self.layout_argv(ctx.launch)]
+        if ctx.nodes > 1:
+            argv += ["--nnodes", str(ctx.nodes), "--node-rank", str(ctx.node_rank)]
+            argv += ["--dist-init-addr", f"{ctx.head_address}:{ctx.head_port}"]
+        return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
+
+    def files(self, ctx: Context) -> dict[str, str]:
+        return {CONFIG: f"api-key: {json.dumps(ctx.api_key)}\n"} if ctx.api_key else {}
+
+    def environment(self, ctx: Context) -> dict[str, str]:
+        return self.preferred(ctx.launch, {"SGLANG_CACHE_DIR": self.cache_folder(ctx)})
+
+    def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        if not launch.options.get("prefix_cache"):
+            return Reset(True, "cache off", "--disable-radix-cache")
+        reply = client.post("/flush_cache")
+        done = reply.ok and reply.text.startswith("Cache flushed")
+        return Reset(done, "POST /flush_cache", f"{reply.status} {reply.text}")
+
+    def evidence(self, client: Client, log: str) -> Evidence:
+        reply = client.get("/server_info")
+        said = reply.json() if isinstance(reply.json(), dict) else {}
+        effective: dict[str, Any] = {name: said.get(key) for name, key in REPORTED.items()}
+        if "disable_radix_cache" in said:
+            effective["prefix_cache"] = not said["disable_radix_cache"]
+        if said.get("chunked_prefill_size") is not None:
+            effective["chunked_prefill"] = said["chunked_prefill_size"] > 0
+        tokens, page = said.get("max_total_num_tokens"), said.get("page_size")
+        return Evidence(
+            version=said.get("version"),
+            effective={name: value for name, value in effective.items() if value is not None},
+            kv_blocks=tokens // page if tokens and page else None,
+            kv_block_tokens=page,
+            startup_s={part: float(found[1]) for part, text in STARTUP.items() if (found := re.search(text, log))},
+            raw={"/server_info": {name: value for name, value in said.items() if "api_key" not in name}},
+        )
+
+    def start_profile(self, client: Client) -> Reply:
+        return client.post("/start_profile", {"activities": ["CUDA_PROFILER"]})
+
+    def stop_profile(self, client: Client) -> Reply:
+        return client.post("/stop_profile")
