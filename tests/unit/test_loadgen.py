@@ -34,7 +34,7 @@ def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp
         truth = server.truth()
     assert result.counts == {"ok": 6}
     assert check_file(result.requests, REQUESTS_RAW) == 6
-    zero = result.clock["zero_ns"]
+    zero = result.clock["window_start_ns"]
     for row in rows_of(result.requests):
         said = truth[f"c-window-{row['request']}"]
         assert row["tokens_source"] == "usage"

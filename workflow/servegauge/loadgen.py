@@ -34,8 +34,8 @@ _POLL_S = 0.2
 class LoadResult:
     """What a run left.
 
-    `counts` is status -> requests of the window, `window_s` its length in seconds. `clock` has `zero_ns` (the monotonic
-    time that is 0 in the table) and the epoch offsets at start and end. Null where no window ran.
+    `counts` is status -> requests of the window, `window_s` its length in seconds. `clock` has `window_start_ns` (the
+    monotonic time that is 0 in the table) and the epoch offsets at start and end. Null where no window ran.
     """
 
     requests: Path
@@ -242,7 +242,7 @@ def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
     start_ns = next((event["start_ns"]["window"] for event in finished if "window" in event["start_ns"]), None)
     first = windows[0] if windows else {}
     clock = {
-        "zero_ns": start_ns,
+        "window_start_ns": start_ns,
         "epoch_offset_start_ns": first.get("epoch_offset_start_ns"),
         "epoch_offset_end_ns": first.get("epoch_offset_end_ns"),
     }
