@@ -56,7 +56,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
         REMOVED,
     ),
-    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#\"'<>]*@"), rf"\1{REMOVED}@"),
+    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#\"'<>]{0,2000}@"), rf"\1{REMOVED}@"),
     (re.compile(r"\b(bearer|basic|negotiate|digest)(\s+|%20)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1\2{REMOVED}"),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"), REMOVED),
     (
@@ -70,8 +70,11 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
 )
 # name=value, name: value, "name": "value" (also escaped, as JSON inside JSON) and --name value, in running text
-_NAMED = re.compile(r"(?P<name>-{0,2}[A-Za-z_][\w.-]*)(?:(?:\\*[\"'])?\s*(?P<sign>[=:])[ \t]*|(?P<gap>[ \t]+))")
-_QUOTED = re.compile(r"(?P<open>\\*[\"'])(?P<value>.*?)(?<!\\)(?P=open)", re.DOTALL)
+_NAMED = re.compile(
+    r"(?<![\w.-])(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100})(?:(?:\\*[\"'])?\s*(?P<sign>[=:])[ \t]*|(?P<gap>[ \t]+))"
+)
+_QUOTED = re.compile(r"(?P<open>\\*[\"'])(?P<value>.{0,10000}?)(?<!\\)(?P=open)", re.DOTALL)
+_UNCLOSED = re.compile(r"\\*[\"'][^\n]*")
 _WORD = re.compile(r"[^\s,;&\"'{}\[\]()<>\\]+")
 _REST_OF_LINE = re.compile(r"[^\n,;\"'{}\[\]\\]+")
 
@@ -143,6 +146,8 @@ def _without_named(value: str) -> str:
         found = _QUOTED.match(value, match.end())
         if not found:  # after a colon a value may have spaces: `Authorization: Token x y`
             found = (_REST_OF_LINE if sign == ":" else _WORD).match(value, match.end())
+        if not found:
+            found = _UNCLOSED.match(value, match.end())
         if not found or not _drops(name, found.groupdict().get("value") or found[0]):
             continue
         mark = found.groupdict().get("open") or ""
