@@ -84,7 +84,10 @@ def body_of(
     ignore_eos: bool,
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The JSON body of one request; `messages` is JSON of chat messages, `extra` wins over every other field."""
+    """The JSON body of one request; `messages` is JSON of chat messages, `extra` wins over every other field.
+
+    A null in `extra` takes the field out: some servers refuse fields that they do not know.
+    """
     body: dict[str, Any] = {"model": model}
     if endpoint == "chat":
         body["messages"] = json.loads(messages) if messages else [{"role": "user", "content": prompt}]
@@ -95,7 +98,7 @@ def body_of(
         body["ignore_eos"] = True
     if stream:
         body["stream_options"] = {"include_usage": True}
-    return body | dict(extra)
+    return {name: value for name, value in (body | dict(extra)).items() if value is not None}
 
 
 @dataclass(slots=True)

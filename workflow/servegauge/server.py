@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge import guard
+from servegauge.files import write_text
 from servegauge.frameworks.base import Context, Framework, Reply
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -165,6 +166,8 @@ def start(
     environment = {**(os.environ if base_env is None else base_env), **added}
     if shutil.which(argv[0], path=environment.get("PATH")) is None:
         raise ServerError(f"cannot start {framework.title}: there is no program {argv[0]!r} on this node's PATH")
+    for name, text in framework.files(context).items():
+        write_text(context.work / name, text, mode=0o600)
     pinned = ["--cpus", ",".join(map(str, cpus))] if cpus else []
     watch = [sys.executable, "-I", "-S", guard.__file__, *pinned, "--grace", str(GRACE_S), "--", *argv]
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -175,7 +178,7 @@ def start(
         )  # fmt: skip
     finally:
         os.close(handle)
-    client = HttpClient(f"http://{context.host}:{context.port}", context.api_key)
+    client = HttpClient(framework.address(context), context.api_key)
     return Server(framework, context, argv, added, log, client, process)
 
 
