@@ -79,7 +79,8 @@ def test_lines():
 
 def test_reasons():
     assert reasons("0x0000000000000000") == ""
-    assert reasons("0x0000000000000001") == "gpu_idle"
+    # idle, or at the clock that somebody set: not throttled
+    assert reasons("0x0000000000000103") == ""
     assert reasons("0x0000000000000048") == "hw_slowdown,hw_thermal_slowdown"
     assert reasons("0x0000000000000400") == "0x400"
     assert reasons("[N/A]") is None
@@ -122,13 +123,13 @@ def test_the_node_is_sampled(tmp_path):
     assert sampler.stop(zero_ns) is None or sampler.said["gpus"]
     table = pq.read_table(tmp_path / "node.parquet")
     assert table.schema.names == list(NODE)
-    assert table.schema.field("steal").metadata[b"unit"] == b"1"
+    assert table.schema.field("steal_share").metadata[b"unit"] == b"1"
     stamps = table["t_ns"].to_pylist()
     assert stamps == sorted(stamps)
     # before and after the zero, on one clock; how many depends on how busy this machine is
     assert stamps[0] < 0 < stamps[-1] < 5e9
     assert sampler.said["node"]["samples"] == sum(stamp >= 0 for stamp in stamps)
-    assert 0 <= sampler.said["node"]["busy"] <= 1
+    assert 0 <= sampler.said["node"]["busy_share"] <= 1
     assert sampler.said["gpu_reason"] or sampler.said["gpus"]
 
 
@@ -217,12 +218,12 @@ def test_the_reader_of_a_made_up_node(tmp_path):
     reader.read()
     row = {name: value for name, value in reader.rows[0].items() if name != "t_ns"}
     assert row == {
-        "cpu_mhz_mean": 2500.0, "cpu_mhz_min": 2000.0, "busy": 0.6, "steal": 0.2, "load_1min": 0.5, "running": 3,
-        "context_switches": 500, "memory_available_bytes": 2**30, "temperature_c": 51.0,
+        "cpu_mhz_mean": 2500.0, "cpu_mhz_min": 2000.0, "busy_share": 0.6, "steal_share": 0.2, "load_1min": 0.5,
+        "running": 3, "context_switches": 500, "memory_available_bytes": 2**30, "temperature_c": 51.0,
     }  # fmt: skip
     # no time passed: shares are null, not 0
     reader.read()
-    assert reader.rows[1]["steal"] is None
+    assert reader.rows[1]["steal_share"] is None
 
 
 def test_a_node_that_tells_nothing_is_nulls(tmp_path):
@@ -230,7 +231,13 @@ def test_a_node_that_tells_nothing_is_nulls(tmp_path):
     reader.read()
     assert {name for name, value in reader.rows[0].items() if value is not None} == {"t_ns"}
     told = summary([], reader.rows)
-    assert told["node"] == {"samples": 1, "steal": None, "busy": None, "cpu_mhz_mean": None, "cpu_mhz_min": None}
+    assert told["node"] == {
+        "samples": 1,
+        "steal_share": None,
+        "busy_share": None,
+        "cpu_mhz_mean": None,
+        "cpu_mhz_min": None,
+    }
     json.dumps(told, allow_nan=False)
 
 

@@ -39,8 +39,8 @@ NODE: dict[str, tuple[str, str, str | None]] = {
     "t_ns": ("int64", "when the node was read, on the clock of the requests", "ns"),
     "cpu_mhz_mean": ("double", "mean clock of the CPUs", "MHz"),
     "cpu_mhz_min": ("double", "lowest clock of a CPU", "MHz"),
-    "busy": ("double", "share of CPU time that was not idle since the row before", "1"),
-    "steal": ("double", "share of CPU time that the hypervisor took away since the row before", "1"),
+    "busy_share": ("double", "share of CPU time that was not idle since the row before", "1"),
+    "steal_share": ("double", "share of CPU time that the hypervisor took away since the row before", "1"),
     "load_1min": ("double", "load average over one minute", None),
     "running": ("int64", "processes that wanted a CPU", None),
     "context_switches": ("int64", "context switches of the node since the row before", None),
@@ -84,8 +84,8 @@ class NodeReader:
         ticks = {kind: times[kind] - before[kind] for kind in times if kind in before}
         total = sum(ticks.values())
         if total > 0:
-            row["steal"] = ticks["steal"] / total if ticks["steal"] >= 0 else None
-            row["busy"] = 1 - (ticks["idle"] + ticks["iowait"]) / total
+            row["steal_share"] = ticks["steal"] / total if ticks["steal"] >= 0 else None
+            row["busy_share"] = 1 - (ticks["idle"] + ticks["iowait"]) / total
         row["running"] = counters.get("procs_running")
         if "ctxt" in counters and "ctxt" in counted:
             row["context_switches"] = counters["ctxt"] - counted["ctxt"]
@@ -112,8 +112,8 @@ def summary(gpu_rows: Sequence[dict[str, Any]], node_rows: Sequence[dict[str, An
     """What the window's rows (`t_ns` from 0) say in short; null where there is nothing.
 
     {"gpus": {number: {"samples", "throttled_share", "power_cap_share", "sm_clock_mhz": {"min", "median", "max"}, ...}},
-    "node": {"samples", "steal", "busy", "cpu_mhz_mean": {...}}}. Shares are of samples, 0 to 1; throttled: a reason of
-    THROTTLING was active.
+    "node": {"samples", "steal_share", "busy_share", "cpu_mhz_mean": {...}, "cpu_mhz_min": {...}}}. Shares are of
+    samples, 0 to 1; throttled: a reason of THROTTLING was active.
     """
     gpus: dict[str, Any] = {}
     window = [row for row in gpu_rows if row["t_ns"] >= 0]
@@ -128,7 +128,7 @@ def summary(gpu_rows: Sequence[dict[str, Any]], node_rows: Sequence[dict[str, An
         }
     rows = [row for row in node_rows if row["t_ns"] >= 0]
     shares = {}
-    for name in ("steal", "busy"):
+    for name in ("steal_share", "busy_share"):
         found = [row[name] for row in rows if row[name] is not None]
         shares[name] = statistics.fmean(found) if found else None
     clocks = {name: _spread(rows, name) for name in ("cpu_mhz_mean", "cpu_mhz_min")}

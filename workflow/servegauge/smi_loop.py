@@ -31,20 +31,18 @@ FIELDS: dict[str, tuple[tuple[str, ...], float]] = {
     "throttle_reasons": (("clocks_event_reasons.active", "clocks_throttle_reasons.active"), 1),
 }
 
-# Bits of nvmlClocksEventReasons (nvml.h), in the words of nvidia-smi
+# Bits of nvmlClocksEventReasons (nvml.h), in the words of nvidia-smi. Those of an idle GPU and of clocks that somebody
+# set (gpu_idle, applications_clocks_setting, display_clock_setting) are no throttling and are left out.
 REASONS = {
-    0x1: "gpu_idle",
-    0x2: "applications_clocks_setting",
     0x4: "sw_power_cap",
     0x8: "hw_slowdown",
     0x10: "sync_boost",
     0x20: "sw_thermal_slowdown",
     0x40: "hw_thermal_slowdown",
     0x80: "hw_power_brake_slowdown",
-    0x100: "display_clock_setting",
 }
-# Reasons that make a busy GPU slower than its setting. `sw_power_cap` alone is how many GPUs run at full load: it is
-# counted apart.
+NOT_THROTTLING = 0x1 | 0x2 | 0x100
+# `sw_power_cap` alone is how many GPUs run at full load: the summary counts it apart from these.
 THROTTLING = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
 
 
@@ -55,7 +53,7 @@ def reasons(mask: str) -> str | None:
     except ValueError:
         return None
     named = [word for bit, word in REASONS.items() if bits & bit]
-    unknown = bits & ~sum(REASONS)
+    unknown = bits & ~(sum(REASONS) | NOT_THROTTLING)
     return ",".join([*named, *([f"0x{unknown:x}"] if unknown else [])])
 
 
