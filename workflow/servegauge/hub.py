@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError
 
 from servegauge import config
 from servegauge.environments import locked
@@ -80,7 +80,7 @@ def fetch_model(repository: str, revision: str, extra: Iterable[str], root: Path
             snapshot_download(
                 repository, revision=revision, local_dir=folder, allow_patterns=wanted, ignore_patterns=list(UNWANTED)
             )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except (HTTPError, LocalEntryNotFoundError, OSError) as error:
             raise UserError(_fetch_error(repository, revision, error)) from error
         files = sorted(
             file for file in folder.rglob("*") if file.is_file() and ".cache" not in file.relative_to(folder).parts
@@ -122,4 +122,5 @@ def _fetch_error(repository: str, revision: str, error: Exception) -> str:
         "RevisionNotFoundError": "Check `revision:`; it is a commit, 40 hex digits, on the hub's page of the files.",
     }
     hint = hints.get(what, "If this machine does not reach the hub, fetch on one that does and copy the folder here.")
-    return f"could not fetch {repository} at {revision}: {what}: {str(error).strip().splitlines()[0]}. {hint}"
+    first = (str(error).strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    return f"could not fetch {repository} at {revision}: {what}: {first}. {hint}"
