@@ -12,11 +12,13 @@ import pytest
 import yaml
 from study_tree import REPOSITORY, STUDY, Tree
 
+from servegauge import reference
 from servegauge.config import load_config, load_model, load_platform, load_prompts, load_study, names
 from servegauge.errors import UserError
 from servegauge.frameworks.base import OPTIONS
 from servegauge.schemas import line_of, read_yaml, schema
 from servegauge.spec import Load
+from servegauge.validity import DEFAULTS
 
 
 def test_a_study_is_resolved(tree: Tree) -> None:
@@ -165,6 +167,19 @@ def test_every_key_of_load_is_a_field_and_has_its_default() -> None:
     for name, rule in properties.items():
         if name not in ("arrival", "warmup_requests") and "default" in rule:
             assert rule["default"] == fields[name].default, name
+
+
+def test_thresholds_are_those_of_the_flags() -> None:
+    properties = schema("study")["properties"]["validity"]["properties"]
+    assert {name: rule["default"] for name, rule in properties.items()} == {n: t.value for n, t in DEFAULTS.items()}
+    for name, threshold in DEFAULTS.items():
+        assert properties[name]["description"] == f"{threshold.flag}: {threshold.description}."
+
+
+def test_the_manual_says_what_the_schemas_say() -> None:
+    page = (REPOSITORY / reference.PAGE).read_text()
+    assert page == reference.filled(page), "write it anew with: python -m servegauge.reference"
+    assert page.count("<!-- schema: ") == len(KINDS)
 
 
 KINDS = ("config", "study", "platform", "model", "prompts")

@@ -14,6 +14,7 @@ from typing import Any
 from servegauge import fit
 from servegauge.errors import UserError, did_you_mean
 from servegauge.frameworks import frameworks
+from servegauge.platform import check_expect
 from servegauge.schemas import dotted, line_of, read_yaml, schema, validate, with_defaults
 
 # Axes whose values are names of files under config/ (axis -> folder).
@@ -49,7 +50,10 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
         study["load"]["arrival"] = {"process": study["load"]["arrival"]}
     study["server"] = {**study["server"], "environment": _texts(study["server"].get("environment", {}))}
 
-    mistakes = list(_unknown_names(root, data)) or [*_load_mistakes(study), *_comparison_mistakes(study)]
+    mistakes = [*_unknown_names(root, data), *_unknown_probes(data)] or [
+        *_load_mistakes(study),
+        *_comparison_mistakes(study),
+    ]
     if mistakes:
         lines = [(line_of(text, keys), dotted(keys), message) for keys, message in mistakes]
         raise UserError("\n".join(f"{path}:{line}: {key}: {message}" for line, key, message in lines))
@@ -73,6 +77,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
 def load_platform(root: Path, name: str) -> dict[str, Any]:
     """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
     platform = _load(root, "platforms", "platform", name)
+    check_expect(platform.get("expect"), f"{_file(root, 'platforms', name)}: expect")
     placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
 
@@ -168,6 +173,17 @@ def _unknown_names(root: Path, study: Mapping[str, Any]) -> Iterator[tuple[Keys,
     extra = study.get("server", {}).get("extra_args", ())
     if isinstance(extra, dict):
         yield from _unknown_frameworks(["server", "extra_args"], ((name, name) for name in extra))
+
+
+def _unknown_probes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    if "probes" in study:
+        from servegauge.probes import registry  # imports numpy, which a study without probes does not need
+
+        known = list(registry())
+        for position, name in enumerate(study["probes"]):
+            if name not in known:
+                message = f"there is no probe {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
+                yield ["probes", position], message
 
 
 def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> Iterator[tuple[Keys, str]]:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from servegauge.errors import UserError
 from servegauge.frameworks import framework
 from servegauge.models import gguf_file, source_folder
 from servegauge.spec import Launch
@@ -49,8 +50,11 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         ("parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "experts", "how", "reason")
     )
     known["dtype"] = model.get("dtype")
-    folder = root / source_folder(model)
-    gguf = root / gguf_file(model) if model.get("gguf") else None
+    try:
+        folder = root / source_folder(model)
+        gguf = root / gguf_file(model) if model.get("gguf") else None
+    except UserError as error:  # a variable in the path that is not set here
+        return {**known, "reason": str(error)}
     if gguf is not None and gguf.is_file():
         known["gguf_bytes"] = gguf.stat().st_size
     config = folder / "config.json"
@@ -64,9 +68,9 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     stored = tensor_bytes(folder)
     if stored is not None:
         known["weight_bytes"], known["how"] = stored, "config.json, safetensors"
-    if "shape" in model:
+    if "shape" in model and known["kv"] is None:
         given = model["shape"]
-        known["parameters"] = given.get("parameters", known["parameters"])
+        known["parameters"] = given.get("parameters")
         if "kv_values_per_token" in given:
             known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
         known["how"], known["reason"] = "the model's file", None
