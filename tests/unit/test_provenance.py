@@ -19,7 +19,7 @@ from servegauge.spec import Cell, Launch, Load
 
 SECRET = "sg-Zq7unlikely4711xX"
 GROUPS = {"workflow", "study", "spec", "workloads", "models", "servers", "python", "packages", "platform", "slurm",
-          "time", "submission", "engine_python", "engine_packages"}  # fmt: skip
+          "time", "environment", "submission", "engine_python", "engine_packages"}  # fmt: skip
 
 
 def git(folder: Path, *words: str) -> str:
@@ -107,6 +107,9 @@ def test_everything_that_made_a_number(checkout, launch, order, monkeypatch):
     }]  # fmt: skip
     assert SECRET not in json.dumps(found, allow_nan=False)
     assert found["platform"]["value"] == {"cpu_count": {"value": 2}}
+    environment = found["environment"]["value"]
+    assert (environment["SET_HERE"], environment["WANDB_API_KEY"]) == ("1", "***")
+    assert environment["PATH"] == os.environ["PATH"]
     moment = found["time"]["value"]
     assert moment["epoch_offset_ns"] == moment["epoch_ns"] - moment["monotonic_ns"]
 
@@ -114,7 +117,7 @@ def test_everything_that_made_a_number(checkout, launch, order, monkeypatch):
 def test_nothing_given_is_null_with_reasons_and_no_failure(tmp_path):
     found = provenance.gather(tmp_path / "nowhere")
     assert set(found) == GROUPS | {"version"}
-    for name in GROUPS - {"python", "packages", "platform", "time"}:
+    for name in GROUPS - {"python", "packages", "platform", "time", "environment"}:
         assert found[name]["value"] is None, name
         assert found[name]["reason"], name
     assert "no git checkout" in found["workflow"]["reason"]

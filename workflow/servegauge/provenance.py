@@ -82,6 +82,7 @@ def gather(
         "spec": tell("spec.json", lambda: launch and spec_hash(launch.to_dict())),
         "workloads": tell("workload.json", lambda: workload_hashes(root, order), names=False),
         "models": tell("model files", lambda: launch and model_hashes(root, launch, hash_models), names=False),
+        "environment": group("the job's environment", lambda: inherited(launch, known)),
         "servers": group("launch", lambda: [_server(one, launch, known) for one in servers] or None),
         "python": tell("sys", driver_python),
         "packages": tell("importlib.metadata", lambda: packages(None), names=False),
@@ -115,15 +116,25 @@ def without_secrets(data: Any, secrets: Iterable[str] = ()) -> Any:
 
 def _server(one: Mapping[str, Any], launch: Launch | None, known: Sequence[str]) -> dict[str, Any]:
     """One instance: what it was started with and what it says of itself."""
-    set_here: set[str] = set()
-    if launch is not None:
-        set_here = {*launch.environment, *(launch.platform.get("environment") or {})}
     rest = {key: value for key, value in one.items() if key not in ("argv", "environment")}
     return {
         "argv": redact.argv(list(one.get("argv") or ()), known),
-        "environment": redact.environment(one.get("environment") or {}, set_here, known),
+        "environment": redact.environment(one.get("environment") or {}, _set_here(launch), known),
         **redact.clean(rest, known),
     }
+
+
+def _set_here(launch: Launch | None) -> dict[str, Any]:
+    """Variables that the platform's file and the study set, the study's above."""
+    if launch is None:
+        return {}
+    return {**(launch.platform.get("environment") or {}), **launch.environment}
+
+
+def inherited(launch: Launch | None, known: Sequence[str]) -> dict[str, str]:
+    """What every process of the launch inherits: the job's environment, with what platform and study set in it."""
+    set_here = _set_here(launch)
+    return redact.environment({**os.environ, **set_here}, set_here, known)
 
 
 def study(root: Path, order: Mapping[str, Any]) -> dict[str, Any] | None:
