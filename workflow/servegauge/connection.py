@@ -60,9 +60,9 @@ class Owner(Protocol):
 
     def landed(self, flight: Flight, connection: Connection, now: int) -> None: ...
 
-    def lost(self, connection: Connection) -> None: ...
+    def lost(self, connection: Connection, soon: bool = False) -> None: ...
 
-    def stale(self, flight: Flight) -> None: ...
+    def stale(self, flight: Flight, soon: bool = False) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    STALE_AFTER_NS = 500_000_000  # idle for longer, a close before any answer is the server's keep-alive limit
+    SOON_NS = 100_000_000  # a close within this time after an answer is the server's habit, not its keep-alive limit
 
     def __init__(self, owner: Owner, instance: int) -> None:
         self.owner = owner
@@ -153,10 +153,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.alive = False
         flight = self.flight
-        if flight is None:
-            self.owner.lost(self)
-            return
         now = monotonic_ns()
+        if flight is None:
+            self.owner.lost(self, soon=self.carried > 0 and now - self.free_ns < self.SOON_NS)
+            return
         flight.closed = True
         said = f": {error}" if error else ""
         if self.framing.ends_with_connection and error is None:
@@ -165,10 +165,12 @@ class Connection(asyncio.Protocol):
             flight.outcome = "truncated"
             flight.error = f"the server closed the connection inside its answer{said}"
             self._land(flight, now, reusable=False)
-        elif flight.reused and not flight.retried and flight.issued_ns - self.free_ns > self.STALE_AFTER_NS:
+        elif flight.reused and not flight.retried:
+            # Closed before a byte of the answer: the server was done with this connection, whatever it said of keeping
+            # it alive, and never read the request. A server that died refuses the new connection.
             self.flight = None
             flight.retried = True
-            self.owner.stale(flight)
+            self.owner.stale(flight, soon=flight.issued_ns - self.free_ns < self.SOON_NS)
         else:
             flight.outcome = "connection_error"
             flight.error = f"the server closed the connection without an answer{said}"

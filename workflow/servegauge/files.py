@@ -53,7 +53,7 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder to fill; it becomes `path` when the block ends well and disappears when it does not.
 
-    An existing `path` is never replaced: measured bytes are immutable. FileExistsError says so.
+    An existing `path` with anything in it is never replaced: measured bytes are immutable. FileExistsError says so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -63,9 +63,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             fsync(file)
         fsync(temporary)
-        if path.exists():
+        if path.exists() and any(path.iterdir()):
             raise FileExistsError(f"{path} is measured already and is never overwritten")
-        temporary.rename(path)
+        temporary.rename(path)  # takes the place of an empty folder, which Snakemake makes for its targets
         fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

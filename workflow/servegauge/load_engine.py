@@ -108,6 +108,9 @@ class Engine:
         self._stopped = False
         self._warming: dict[Flight, asyncio.Future[bool]] = {}
         self._opening = [False for _ in targets]
+        # Instances that close after each answer, though they promise to keep the connection (llama.cpp after a stream):
+        # each request then gets a connection of its own, opened ahead of need.
+        self.closes = [False for _ in targets]
         self._tasks: set[asyncio.Task[None]] = set()
         self._alarm = Alarm()
         self.loop.add_reader(self._alarm.fd, self._rang)
@@ -167,15 +170,19 @@ class Engine:
                 warm_path = None  # an instance that closes after each answer cannot be warmed
         return len(idle)
 
-    def lost(self, connection: Connection) -> None:
-        """An idle connection was closed by its server."""
+    def lost(self, connection: Connection, soon: bool = False) -> None:
+        """An idle connection was closed by its server, `soon` after an answer or long after."""
+        if soon:
+            self.closes[connection.instance] = True
         self.connections.discard(connection)
         idle = self.idle[connection.instance]
         if connection in idle:
             idle.remove(connection)
 
-    def stale(self, flight: Flight) -> None:
+    def stale(self, flight: Flight, soon: bool = False) -> None:
         """A kept-alive connection was closed just as it was used: send once more, on a new one."""
+        if soon:
+            self.closes[flight.instance] = True
         self.flying[flight] = None
         self._spawn(self._send_on_new(flight))
 
@@ -234,6 +241,9 @@ class Engine:
     def landed(self, flight: Flight, connection: Connection | None, now: int) -> None:
         """A flight ended, well or not. A closed loop sends the stream's next request at once."""
         usable = connection is not None and connection.alive
+        if usable and self.closes[flight.instance] and flight.row >= 0:
+            connection.drop()
+            usable = False
         if connection is not None and not usable:
             self.connections.discard(connection)
         if flight.row < 0:
@@ -290,9 +300,14 @@ class Engine:
         else:
             self.flying[flight] = None
             self._spawn(self._send_on_new(flight))
-        if len(idle) < _SPARE_LOW and not self._phase.closed_loop and not self._opening[flight.instance]:
+        needs_new = not self._phase.closed_loop or self.closes[flight.instance]
+        if needs_new and len(idle) < self._spares(flight.instance) // 2 and not self._opening[flight.instance]:
             self._opening[flight.instance] = True
             self._spawn(self._open_spares(flight.instance))
+
+    def _spares(self, instance: int) -> int:
+        """Idle connections to hold ready; streams of a closed loop may need one each at the same moment."""
+        return max(2 * _SPARE_LOW, self._phase.stream_instances.count(instance))
 
     async def _send_on_new(self, flight: Flight) -> None:
         try:
@@ -311,9 +326,13 @@ class Engine:
             self.idle[flight.instance].append(connection)
 
     async def _open_spares(self, instance: int) -> None:
-        """Keep connections ready ahead of an open loop's need; a server that refuses is heard of when one is needed."""
+        """Keep connections ready ahead of need; a server that refuses is heard of when one is needed."""
+
+        def more_to_send() -> bool:
+            return bool(self._due or self._waiting or (self._rows and self._rows[instance]))
+
         try:
-            while len(self.idle[instance]) < 2 * _SPARE_LOW and not self._stopped and (self._due or self._waiting):
+            while len(self.idle[instance]) < self._spares(instance) and not self._stopped and more_to_send():
                 self.idle[instance].append(await self.connect(instance))
                 self.opened_in_window += 1
         except OSError:

@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Write a study's plan: its launches, cells and workloads, as JSON that the later rules read."""
+
+import argparse
+from pathlib import Path
+
+from servegauge.config import load_study
+from servegauge.errors import door
+from servegauge.files import write_json
+from servegauge.matrix import expand
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", help="name of a file in config/studies/, without .yaml")
+    parser.add_argument("--out", type=Path, required=True, help="results/plan/<study>.json")
+    arguments = parser.parse_args()
+    write_json(arguments.out, expand(load_study(Path(), arguments.study)).to_dict())
+
+
+if __name__ == "__main__":
+    door(main)

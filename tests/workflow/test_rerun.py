@@ -1,0 +1,164 @@
+"""The same command again measures exactly what is missing: the real Snakefile, the real llama.cpp, a tiny model.
+
+The tests of this module build on each other, in the order of the file, like a day of a user.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+from servegauge.guard import descendants
+
+STUDY = {
+    "question": "Does the same command again measure only what is missing?",
+    "matrix": {
+        "model": "tiny", "framework": "llamacpp", "platform": ["here", "there"], "prompts": ["short"],
+        "rate": [8], "concurrency": [2], "repeat": 1,
+    },
+    "server": {"threads": 1, "context_tokens": 512, "max_batch": 2},
+    "load": {"arrival": "poisson", "requests": 6, "warmup_requests": 1, "seed": 7, "timeout_s": 60},
+    "slo": {"interactive": {"ttft_s": 1.0}},
+    "compare": {"factor": "platform", "baseline": "here"},
+}  # fmt: skip
+SELECT = ("--config", "study=small")
+NOTHING = "Nothing to be done"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def study(project):
+    for platform in ("here", "there"):
+        project.write(f"config/platforms/{platform}.yaml", {"description": platform, "gpus_per_node": 0})
+    project.write(
+        "config/prompts/short.yaml",
+        {"description": "short", "kind": "synthetic", "input_tokens": 16, "output_tokens": 8},
+    )
+    project.write("config/studies/small.yaml", STUDY)
+
+
+def rows(project, table: str = "cells"):
+    return pq.read_table(project.root / "results" / "dataset" / f"{table}.parquet").to_pylist()
+
+
+def statuses(project) -> list[str]:
+    return sorted(row["status"] for row in rows(project))
+
+
+def test_the_dry_run_shows_the_matrix_and_measures_nothing(project):
+    said = project.run("-n", *SELECT).stdout
+    assert "measure_launch" in said
+    assert "4 cells" in said
+    assert not project.cells()
+
+
+def test_the_first_run_measures_everything(project):
+    said = project.run(*SELECT).stdout
+    assert len(project.cells()) == 4, said
+    assert statuses(project) == ["ok"] * 4
+    requests = pq.read_table(project.root / "results" / "dataset" / "requests").to_pylist()
+    window = [request for request in requests if request["phase"] == "window"]
+    assert len(window) == 4 * 6
+    assert all(request["status"] == "ok" and request["ttft_s"] > 0 for request in window)
+    page = (project.root / "results" / "report" / "small.html").read_text()
+    assert STUDY["question"] in page
+
+
+def test_the_same_command_again_does_nothing(project):
+    before = project.stamps()
+    assert NOTHING in project.run(*SELECT).stdout
+    assert project.stamps() == before
+
+
+def test_a_cosmetic_edit_of_a_rule_does_nothing(project):
+    rule = project.root / "workflow" / "rules" / "launch.smk"
+    rule.write_text(rule.read_text().replace("python scripts/measure_launch.py", "python  scripts/measure_launch.py"))
+    assert NOTHING in project.run(*SELECT).stdout
+
+
+def test_a_new_rate_measures_exactly_the_new_cells(project):
+    before, old = project.stamps(), project.cells()
+    study = project.read("config/studies/small.yaml")
+    study["matrix"]["rate"] = [8, 16]
+    project.write("config/studies/small.yaml", study)
+    planned = project.run("-n", *SELECT).stdout
+    assert "2 to measure" in planned
+    project.run(*SELECT)
+    new = project.cells() - old
+    assert len(new) == 2
+    assert all("-rate16-" in cell for cell in new)
+    assert before.items() <= project.stamps().items()
+    assert NOTHING in project.run(*SELECT).stdout
+
+
+def test_a_failed_cell_is_a_row_and_the_only_one_run_again(project):
+    victim = sorted(project.cells())[0]
+    shutil.rmtree(project.root / "results" / "cells" / victim)
+    cell = next(row for row in rows(project) if row["cell"] == victim)
+    frozen = project.root / "results" / "workloads" / cell["workload"] / "workload.parquet"
+    whole = frozen.read_bytes()
+    frozen.write_bytes(whole[:-1])
+    before = project.stamps()
+
+    done = project.run(*SELECT, check=False)
+    assert done.returncode == 1
+    assert victim in done.stdout
+    assert statuses(project) == ["failed", *["ok"] * 5]
+    (failed,) = [row for row in rows(project) if row["status"] == "failed"]
+    assert failed["cell"] == victim
+    assert "SHA-256" in failed["reason"]
+    assert victim in (project.root / "results" / "report" / "small.html").read_text()
+
+    frozen.write_bytes(whole)
+    project.run(*SELECT)
+    assert statuses(project) == ["ok"] * 6
+    assert before.items() <= project.stamps().items()
+    assert NOTHING in project.run(*SELECT).stdout
+
+
+def test_one_cell_by_its_file(project):
+    victim = sorted(project.cells())[-1]
+    shutil.rmtree(project.root / "results" / "cells" / victim)
+    before = project.stamps()
+    project.run(*SELECT, "--", f"results/cells/{victim}/cell.json")
+    assert victim in project.cells()
+    assert before.items() <= project.stamps().items()
+
+
+def test_only_matching_cells(project):
+    gone = [cell for cell in project.cells() if "-here-" in cell]
+    for cell in gone:
+        shutil.rmtree(project.root / "results" / "cells" / cell)
+    project.run("--config", "study=small", "cells=*-here-*-rate16-*")
+    assert {cell for cell in gone if "-rate16-" in cell} == set(gone) & project.cells()
+    project.run(*SELECT)
+    assert set(gone) <= project.cells()
+
+
+def test_a_killed_snakemake_continues_where_it_was(project):
+    for cell in project.cells():
+        shutil.rmtree(project.root / "results" / "cells" / cell)
+    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *SELECT]
+    run = subprocess.Popen(command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not project.cells() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in [run.pid, *descendants(run.pid)]:
+        os.kill(process, signal.SIGKILL)
+    run.wait()
+    before = project.stamps()
+    assert before, "nothing was measured before the kill"
+    done = project.run(*SELECT, check=False)
+    if "--unlock" in done.stdout:  # Snakemake holds the folder's lock until told that nobody is in it any more
+        project.run("--unlock", *SELECT)
+        done = project.run(*SELECT)
+    assert len(project.cells()) == 6, done.stdout
+    assert before.items() <= project.stamps().items()
+    assert NOTHING in project.run(*SELECT).stdout

@@ -1,0 +1,58 @@
+"""One job per launch: one server lifetime, its cells in order. `submit.py` decides where the job runs."""
+
+
+localrules:
+    measure_launch,
+    measure_cell,
+
+
+rule measure_launch:
+    input:
+        launch_needs,
+        # The plan and the workloads must be there; that they are newer says nothing about this launch.
+        plan=ancient(f"results/plan/{PIPELINE.name}.json"),
+        workloads=ancient(f"results/workloads/{PIPELINE.name}.json"),
+    output:
+        "results/launches/{launch}/attempt-{attempt}.json",
+    log:
+        "logs/measure_launch/{launch}-attempt-{attempt}.log",
+    conda:
+        "../../envs/driver.yaml"
+    message:
+        "{params.message}"
+    priority: launch_priority
+    params:
+        message=launch_message,
+        submit=PIPELINE.submit,
+        poll_s=PIPELINE.poll_s,
+        cells=PIPELINE.glob,
+    resources:
+        # Two launches never share the machine; the local profile has one, a Slurm profile sets no limit.
+        machine=1,
+    shell:
+        "python scripts/measure_launch.py --plan {input.plan:q} --launch {wildcards.launch:q}"
+        " --attempt {wildcards.attempt} --submit {params.submit:q} --poll-s {params.poll_s}"
+        " --cells {params.cells:q} --log {log:q} --out {output:q}"
+
+
+rule measure_cell:
+    input:
+        cell_needs,
+        plan=ancient(f"results/plan/{PIPELINE.name}.json"),
+        workloads=ancient(f"results/workloads/{PIPELINE.name}.json"),
+    output:
+        "results/cells/{cell}/cell.json",
+    log:
+        "logs/measure_cell/{cell}.log",
+    conda:
+        "../../envs/driver.yaml"
+    message:
+        "measure the cell {wildcards.cell} in a launch of its own"
+    params:
+        submit=PIPELINE.submit,
+        poll_s=PIPELINE.poll_s,
+    resources:
+        machine=1,
+    shell:
+        "python scripts/measure_cell.py --plan {input.plan:q} --cell {wildcards.cell:q}"
+        " --submit {params.submit:q} --poll-s {params.poll_s} --log {log:q} --out {output:q}"

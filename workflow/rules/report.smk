@@ -1,0 +1,38 @@
+"""From measured cells to the dataset and a study's report."""
+
+
+localrules:
+    merge_dataset,
+    render_report,
+
+
+rule merge_dataset:
+    input:
+        plan="results/plan/{study}.json",
+        attempts=PIPELINE.attempt_files(),
+    output:
+        # The tables hold every study and grow in place; this stamp says that they hold what this study has now.
+        "results/dataset/merged/{study}.json",
+    log:
+        "logs/merge_dataset/{study}.log",
+    conda:
+        "../../envs/driver.yaml"
+    message:
+        "merge everything measured into results/dataset/"
+    shell:
+        "python scripts/merge_dataset.py --results results --stamp {output:q} > {log:q} 2>&1"
+
+
+rule render_report:
+    input:
+        "results/dataset/merged/{study}.json",
+    output:
+        page="results/report/{study}.html",
+    log:
+        "logs/render_report/{study}.log",
+    conda:
+        "../../envs/driver.yaml"
+    message:
+        "write the report of study {wildcards.study}"
+    shell:
+        "python scripts/render_report.py {wildcards.study:q} --results results --out {output.page:q} > {log:q} 2>&1"

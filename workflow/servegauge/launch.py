@@ -1,0 +1,375 @@
+"""One launch, inside its job: check the node, start the server, measure its cells one after the other, stop it.
+
+This is the only place that orders cells. Everything that happens is written down as it happens, so that whatever dies,
+what was measured stays: a finished cell lies in `results/cells/`, a failed one with its reason in the attempt's folder.
+`run_launch` may be called again for the same attempt (a requeued job): it measures what is still missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from servegauge import calibrate, cell_run, environments, models, platform, provenance, server
+from servegauge.errors import UserError
+from servegauge.evidence import evidence_flags
+from servegauge.files import write_json
+from servegauge.frameworks import framework
+from servegauge.frameworks.base import Context, Evidence
+from servegauge.progress import Progress, duration, utc_now
+from servegauge.spec import Cell, Launch
+
+READY_S = 1800.0  # default of the platform's `ready_s`: large models load for many minutes
+STOP_MARGIN_S = 30.0  # kept free at the end of a job for stopping and writing
+
+
+class LaunchFailed(Exception):
+    """Why no further cell of this launch can be measured now; the text is the cells' reason."""
+
+
+class Stop:
+    """Asked to stop, and why: by a signal, or because the job's time is nearly over."""
+
+    def __init__(self, deadline: float | None) -> None:
+        self.deadline = deadline  # seconds since the epoch, or none
+        self.reason: str | None = None
+
+    def ask(self, reason: str) -> None:
+        """Stop as soon as possible; the first reason stays."""
+        self.reason = self.reason or reason
+
+    def left_s(self) -> float:
+        """Seconds that may still be measured in."""
+        return float("inf") if self.deadline is None else self.deadline - STOP_MARGIN_S - time.time()
+
+    def __call__(self) -> bool:
+        if self.left_s() <= 0:
+            self.ask("the job's time limit is near")
+        return self.reason is not None
+
+
+def run_launch(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Carry out `order` (see `submit.py`) on this node; returns the outcome that becomes `attempt-<k>.json`."""
+    return LaunchRun(order).run()
+
+
+class LaunchRun:
+    """The state of one launch in its job."""
+
+    def __init__(self, order: Mapping[str, Any]) -> None:
+        self.order = order
+        self.root = Path(order.get("root") or ".").absolute()
+        self.results = self.root / order.get("results", "results")
+        self.launch = Launch.from_dict(order["launch"])
+        self.platform = self.launch.platform
+        self.framework = framework(self.launch.framework)
+        self.folder = self.results / "launches" / self.launch.id / f"attempt-{order['attempt']}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress(self.folder / "progress.log")
+        self.stop = Stop(order.get("deadline_utc"))
+        self.servers: list[server.Server] = []
+        # one for all instances of this launch, never written to results
+        self.api_key = self.framework.given_api_key() or server.new_api_key()
+        self.facts: dict[str, Any] | None = None
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.expected_s = 30.0  # of a closed-loop cell, until one was measured
+        self.record: dict[str, Any] = {
+            "version": 1,
+            "launch": self.launch.id,
+            "attempt": order["attempt"],
+            "study": order["study"],
+            "spec": self.launch.to_dict(),
+            "started_utc": utc_now(),
+            "server_starts": [],
+            "flags": [],
+        }
+
+    def run(self) -> dict[str, Any]:
+        """The whole life; never raises for anything that the launch itself did wrong."""
+        reason = None
+        with self._signals(), self._work_folder():
+            try:
+                self._check_node()
+                self._calibrate()
+                self._start_servers()
+                if self._is_head:
+                    self._measure_cells()
+                else:
+                    self._serve_until_finished()
+            except (LaunchFailed, server.ServerError, UserError) as error:
+                reason = self.stop.reason or str(error)
+                self.progress.say(f"launch failed: {reason}")
+            except OSError as error:  # a full disk, a results folder that is read-only: said, not lost in a traceback
+                reason = f"{type(error).__name__} on the node: {error}"
+                self.progress.say(f"launch failed: {reason}")
+            finally:
+                self._stop_servers()
+        return self._finish(reason) if self._is_head else {}
+
+    # -- the node -----------------------------------------------------------
+
+    @property
+    def _is_head(self) -> bool:
+        return self._node["rank"] == 0
+
+    @property
+    def _node(self) -> Mapping[str, Any]:
+        """This task among the launch's nodes: {"rank", "nodes", "head"}."""
+        return self.order.get("node") or {"rank": 0, "nodes": 1, "head": "127.0.0.1"}
+
+    @property
+    def _placement(self) -> Mapping[str, Any]:
+        return self.platform.get("placement") or {}
+
+    def _check_node(self) -> None:
+        """Facts of the node; refuse to measure where the platform's `expect` and the node disagree."""
+        self.facts = platform.facts()
+        wrong = platform.mismatches(self.platform.get("expect") or {}, self.facts)
+        cpus = {cpu for key in ("server_cpus", "load_cpus") for cpu in self._placement.get(key) or ()}
+        if missing := sorted(cpus - os.sched_getaffinity(0)):
+            wrong.append(f"placement names CPU {', '.join(map(str, missing))}, which this job may not use")
+        if wrong:
+            what = "; ".join(wrong)
+            raise LaunchFailed(
+                f"this node is not the platform {self.platform['name']!r}: {what}. "
+                f"Mend config/platforms/{self.platform['name']}.yaml or choose another partition."
+            )
+
+    def _calibrate(self) -> None:
+        """The instrument's own error on this node, before anything is measured with it."""
+        self.progress.say("calibrating the load generator on this node")
+        self.calibration = calibrate.calibrate(
+            short=True, cpus=self._placement.get("load_cpus"), out=self.folder / "calibration.json"
+        )
+
+    # -- the servers --------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _work_folder(self) -> Iterator[None]:
+        """A private folder on the node's own disk for what the servers write."""
+        scratch = self.platform.get("scratch")
+        parent = os.path.expandvars(scratch) if scratch else None
+        self.work = Path(
+            tempfile.mkdtemp(prefix="servegauge-", dir=parent if parent and Path(parent).is_dir() else None)
+        )
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def _gpus(self, instance: int) -> tuple[str, ...]:
+        """The GPUs of one instance: its part of what Slurm gave the job, in order; none on a CPU platform."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        given = [name for name in visible.split(",") if name]
+        if not given:
+            given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
+        count = min(self.launch.layout.gpus_per_instance, max(len(given), 0))
+        first = 0 if self.launch.layout.share_gpu else instance * count
+        return tuple(given[first : first + count])
+
+    def _context(self, instance: int) -> Context:
+        node = self._node
+        spans = node["nodes"] > 1
+        private = self.work / f"instance-{instance}"
+        private.mkdir(mode=0o700, exist_ok=True)
+        context = Context(
+            launch=self.launch,
+            model_path=models.weights_path(self.launch.model, self.framework.weights, self.root),
+            port=server.free_port(),
+            # The API key is random, and only a launch that spans nodes is heard beyond the loopback.
+            host="0.0.0.0" if spans else "127.0.0.1",
+            instance=instance,
+            served_name=self.launch.model["name"],
+            api_key=self.api_key,
+            python=environments.framework_python(self.framework.name, self.platform, self.root),
+            work=private,
+            gpus=self._gpus(instance),
+            node_rank=node["rank"],
+            nodes=node["nodes"],
+            head_address=node.get("head", ""),
+            head_port=node.get("head_port", 0),
+            profile=bool(self.order.get("profile")),
+        )
+        key_file = private / "api-key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(context.api_key + "\n", encoding="utf-8")
+        return replace(context, api_key_file=key_file)
+
+    def _start_servers(self) -> None:
+        """Start every instance and wait until all answer; a port that was taken meanwhile is tried once more."""
+        count = self.launch.layout.instances
+        self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
+        base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
+        ready_s = min(self.platform.get("ready_s") or READY_S, self.stop.left_s())
+        for tries_left in (1, 0):
+            self.servers = []
+            try:
+                for instance in range(count):
+                    log = self.folder / f"server-{instance}.log"
+                    cpus = self._placement.get("server_cpus") or ()
+                    self.servers.append(server.start(self.framework, self._context(instance), log, cpus, base))
+                if self._is_head:
+                    for running in self.servers:
+                        running.wait_ready(ready_s, self.stop)
+                break
+            except server.ServerError as error:
+                self._stop_servers()
+                if not tries_left or self.stop() or "address already in use" not in str(error).lower():
+                    raise
+                self.progress.say("a port was taken by somebody else meanwhile; trying another")
+        if self._is_head:
+            self._keep_evidence()
+
+    def _variables(self) -> dict[str, str]:
+        """Environment of the platform, then of the study: the study wins."""
+        both = {**(self.platform.get("environment") or {}), **self.launch.environment}
+        return {name: str(value) for name, value in both.items()}
+
+    def _keep_evidence(self) -> None:
+        """What each server says of itself, and where that is not what was asked."""
+        slowest = max(running.ready_s or 0.0 for running in self.servers)
+        self.progress.say(f"ready after {duration(slowest)}")
+        evidence = [
+            self.framework.evidence(running.client, running.log.read_text(encoding="utf-8", errors="replace"))
+            for running in self.servers
+        ]
+        self.record["flags"] = [flag for one in evidence for flag in evidence_flags(self.launch, one)]
+        self.record["server_starts"].append(
+            {
+                "utc": utc_now(),
+                "ready_s": slowest,
+                "instances": [
+                    self._describe(running, one) for running, one in zip(self.servers, evidence, strict=True)
+                ],
+            }
+        )
+        self._write_record()
+
+    @staticmethod
+    def _describe(running: server.Server, evidence: Evidence) -> dict[str, Any]:
+        described = {
+            "argv": list(running.argv),
+            "environment": dict(running.environment),
+            "ready_s": running.ready_s,
+            "version": evidence.version,
+            "evidence": asdict(evidence),
+        }
+        return provenance.without_secrets(described, [running.context.api_key])
+
+    def _stop_servers(self) -> None:
+        for running in self.servers:
+            running.stop()
+
+    def _serve_until_finished(self) -> None:
+        """A node that is not the head keeps its part of the server running until the head has written its outcome."""
+        while not (self.folder / "outcome.json").exists() and not self.stop():
+            if not all(running.alive() for running in self.servers):
+                raise LaunchFailed(f"the server's part on node {self._node['rank']} ended: {self.servers[0].tail()}")
+            time.sleep(1)
+
+    # -- the cells ----------------------------------------------------------
+
+    def _measure_cells(self) -> None:
+        wanted = [(Cell.from_dict(data), data.get("thresholds") or {}) for data in self.order["cells"]]
+        todo = []
+        for cell, thresholds in wanted:
+            if (self.results / "cells" / cell.id / "cell.json").exists():
+                self.outcomes[cell.id] = {"status": "ok", "reason": None}
+            else:
+                todo.append((cell, thresholds))
+        for index, (cell, thresholds) in enumerate(todo):
+            expected = [cell_run.expected_s(other.load, self.expected_s) for other, _ in todo[index:]]
+            if self.stop() or self.stop.left_s() < expected[0]:
+                self.stop.ask(
+                    f"{duration(max(0, self.stop.left_s()))} left of the job, a cell takes {duration(expected[0])}"
+                )
+                self.progress.say(
+                    f"stopping: {self.stop.reason}; {len(todo) - index} cells are left for the next attempt"
+                )
+                return
+            title = f"cell {index + 1}/{len(todo)} {cell.id}"
+            self.progress.say(f"{title} ({duration(sum(expected))} left in this launch)")
+            self._measure(cell, thresholds, title)
+
+    def _measure(self, cell: Cell, thresholds: Mapping[str, Any], title: str) -> None:
+        """One cell; a server that died in it is started once more for the next ones."""
+        started = time.monotonic()
+        outcome = cell_run.measure(self, cell, thresholds, title)
+        self.outcomes[cell.id] = outcome
+        if cell.load.concurrency is not None and outcome["status"] == "ok":
+            self.expected_s = time.monotonic() - started
+        if outcome["status"] == "failed":
+            self.progress.say(f"failed: {outcome['reason']}")
+        if not self.stop() and not all(running.alive() for running in self.servers):
+            self._stop_servers()
+            self.progress.say("the server is gone; starting it once more")
+            try:
+                self._start_servers()
+            except server.ServerError as error:
+                raise LaunchFailed(f"the server died and could not be started again: {error}") from error
+
+    # -- the end ------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM (scancel, preemption), SIGINT and SIGUSR2 (Slurm's warning) stop the cells, not the bookkeeping."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+        def handle(number: int, _frame: object) -> None:
+            self.stop.ask(f"the job got {signal.Signals(number).name} (cancelled, preempted or out of time)")
+
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _finish(self, reason: str | None) -> dict[str, Any]:
+        """The outcome: every cell that was asked for, ok, failed or not run, each with its reason."""
+        for data in self.order["cells"]:
+            left = (
+                {"status": "failed", "reason": reason} if reason else {"status": "not_run", "reason": self.stop.reason}
+            )
+            if self.stop.reason:
+                left["status"] = "not_run"
+            self.outcomes.setdefault(data["id"], left)
+        outcome = {
+            **{key: self.record[key] for key in ("version", "launch", "attempt", "study", "started_utc")},
+            "finished_utc": utc_now(),
+            "status": "failed" if reason else "ok",
+            "reason": reason or self.stop.reason,
+            "cells": self.outcomes,
+        }
+        counts = {
+            status: sum(cell["status"] == status for cell in self.outcomes.values()) for status in cell_run.STATUSES
+        }
+        self.record.update(outcome)
+        with contextlib.suppress(OSError):  # the disk is full: submit.py still gets the outcome, and says why
+            self._write_record()
+            write_json(self.folder / "outcome.json", outcome)
+            self.progress.say("done: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+        return outcome
+
+    def _write_record(self) -> None:
+        """`launch.json`: what happened here, alone enough to answer what made a number."""
+        instances = self.record["server_starts"][-1]["instances"] if self.record["server_starts"] else []
+        if "provenance" not in self.record or len(self.record["provenance"]["servers"]["value"] or []) != len(
+            instances
+        ):
+            self.record["provenance"] = provenance.gather(
+                self.root, self.order, self.launch, self.facts, servers=instances, secrets=[self.api_key]
+            )
+        write_json(self.folder / "launch.json", self.record)

@@ -1,0 +1,124 @@
+"""What the Snakefile asks: the one study of this run, its targets, and what each rule needs. No Snakemake in here."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from servegauge import environments, matrix, models, plan
+from servegauge.config import load_config, load_study
+from servegauge.errors import UserError, did_you_mean
+from servegauge.frameworks import framework
+from servegauge.spec import Launch
+
+ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
+
+
+class Pipeline:
+    """The study chosen by `--config study=NAME`, expanded once; answers every question that a rule has."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = load_config(ROOT, dict(config))
+        self.study = load_study(ROOT, self.config["study"])
+        self.name: str = self.study["name"]
+        self.plan = matrix.expand(self.study)
+        self.results = ROOT / "results"
+        self.state = plan.state(self.plan, self.results)
+        self.glob: str = self.config.get("cells") or "*"
+        self.submit: str = self.config["submit"]
+        self.poll_s: float = self.config["poll_s"]
+        if not self._selected(cell.cell.id for cell in self.plan.cells):
+            raise UserError(
+                f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
+                f"`python scripts/plan.py {self.name} --format csv` lists their names."
+            )
+
+    # -- targets ------------------------------------------------------------
+
+    def _selected(self, cells: Any) -> list[str]:
+        """The cells that `--config cells=GLOB` leaves; all without it."""
+        return [cell for cell in cells if fnmatch.fnmatchcase(cell, self.glob)]
+
+    @cached_property
+    def attempts(self) -> dict[str, int]:
+        """Launch id -> the attempt to ask for: the next one where cells are missing, else the last one.
+
+        Launches of which `--config cells=...` selects nothing, and which were never tried, are left out.
+        """
+        wanted = {}
+        for launch in self.plan.launches:
+            state = self.state[launch.id]
+            if self._selected(state.missing):
+                wanted[launch.id] = state.attempts
+            elif state.attempts:
+                wanted[launch.id] = state.attempts - 1
+        return wanted
+
+    def attempt_files(self) -> list[str]:
+        """`results/launches/<launch>/attempt-<k>.json` for every launch of the study."""
+        return [f"results/launches/{launch}/attempt-{k}.json" for launch, k in self.attempts.items()]
+
+    def study_files(self) -> list[str]:
+        """The study's file and every file that it names: the plan follows them."""
+        return [str(path) for path in self.study["files"]]
+
+    # -- launches -----------------------------------------------------------
+
+    @cached_property
+    def _launches(self) -> dict[str, Launch]:
+        return {launch.id: launch for launch in self.plan.launches}
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {launch.id: number for number, launch in enumerate(self.plan.launches)}
+
+    def launch(self, name: str) -> Launch:
+        """The launch called `name`; UserError names the nearest one."""
+        if name not in self._launches:
+            raise UserError(
+                f"study {self.name!r} has no launch {name!r}.{did_you_mean(name, self._launches)} "
+                "Another study is chosen by --config study=NAME."
+            )
+        return self._launches[name]
+
+    def launch_of(self, cell: str) -> str:
+        """The launch that a cell belongs to; UserError names the nearest cell."""
+        if cell not in self._cells:
+            raise UserError(
+                f"study {self.name!r} has no cell {cell!r}.{did_you_mean(cell, self._cells)} "
+                "Another study is chosen by --config study=NAME."
+            )
+        return self._cells[cell]
+
+    @cached_property
+    def _cells(self) -> dict[str, str]:
+        return {planned.cell.id: planned.cell.launch for planned in self.plan.cells}
+
+    def priority(self, name: str) -> int:
+        """Launches run in the plan's order: blocks of platforms, randomised within a block."""
+        return len(self._order) - self._order[self.launch(name).id]
+
+    def message(self, name: str) -> str:
+        """What a launch serves, its cells, how many are measured, what it asks of Slurm, its estimated minutes."""
+        return plan.message(self.plan, self.state, self.launch(name).id, self.results)
+
+    def needs(self, name: str) -> list[str]:
+        """Files that must be there before a launch: the model's, and the framework's environment."""
+        launch = self.launch(name)
+        return [*models.files_needed(launch.model, framework(launch.framework).weights), *self.environments(launch)]
+
+    def environments(self, launch: Launch) -> list[str]:
+        """The stamp of the environment that runs this framework on this platform; none where a site provides it."""
+        name = environments.framework_environment(launch.framework, launch.platform, ROOT)
+        return [environments.stamp(name, ROOT)] if name else []
+
+    def tokenizers(self) -> list[str]:
+        """Files that compiling this study's workloads needs."""
+        return sorted({file for launch in self.plan.launches for file in models.tokenizer_needed(launch.model)})
+
+    def total(self) -> str:
+        """Launches, cells, hours against the budget; UserError when over it and not told otherwise."""
+        return plan.total(self.plan, self.state, self.results, over_budget=bool(self.config.get("over_budget")))

@@ -1,0 +1,44 @@
+"""What a person who waits wants to know, one line at a time: to the terminal of the job and to a file beside it."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from pathlib import Path
+
+
+def utc_now() -> str:
+    """The time as provenance wants it: UTC, ISO 8601, to the millisecond."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Appends lines to `path` and prints them; `every_s` keeps a running count from flooding either."""
+
+    def __init__(self, path: Path, every_s: float = 5.0) -> None:
+        self.path, self.every_s = path, every_s
+        self._last = 0.0
+
+    def say(self, text: str) -> None:
+        """One line, now."""
+        stamped = f"{utc_now()[11:19]} {text}"
+        print(stamped, flush=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(stamped + "\n")
+
+    def count(self, text: str) -> None:
+        """One line, unless one was written within `every_s`."""
+        now = time.monotonic()
+        if now - self._last >= self.every_s:
+            self._last = now
+            self.say(text)
