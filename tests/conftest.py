@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from servegauge.environments import build_environment
+from servegauge.files import write_text
 from servegauge.models import build_model
 
 ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fix", action="store_true", help="write golden files and generated pages anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
+    """Hold `text` against the file at `path`, or write it there with --fix."""
+
+    def check(path: Path, text: str) -> None:
+        if request.config.getoption("--fix"):
+            write_text(path, text)
+        found = path.read_text(encoding="utf-8") if path.exists() else ""
+        again = f"pytest --fix {request.node.nodeid.partition('[')[0]}"
+        assert found == text, f"{path} is not what the code says; if the code is right, run: {again}"
+
+    return check
 
 
 @pytest.fixture(scope="session")

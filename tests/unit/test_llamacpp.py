@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from servegauge import scrape, server
+from servegauge import config, scrape, server, tokens
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Context, Reply
 from servegauge.frameworks.llamacpp import DOOR, LlamaCpp
+from servegauge.prompts import draw_prompts
 from servegauge.spec import Launch, Layout
 
 MODEL = {"name": "tiny", "source": "m", "gguf": "m.gguf", "context_tokens": 512}
@@ -49,10 +50,12 @@ ARGV = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ARGV)
-def test_argv_is_the_recorded_one(case: str) -> None:
-    argv = [str(part).replace(str(DOOR), "llamacpp_server.py") for part in LlamaCpp().argv(ARGV[case])]
-    assert argv == json.loads((GOLDEN / "llamacpp_argv.json").read_text())[case]
+def test_argv_is_the_recorded_one(golden: Callable[[Path, str], None]) -> None:
+    argv = {
+        case: [part.replace(str(DOOR), "llamacpp_server.py") for part in LlamaCpp().argv(context)]
+        for case, context in ARGV.items()
+    }
+    golden(GOLDEN / "llamacpp_argv.json", json.dumps(argv, indent=1) + "\n")
 
 
 @pytest.mark.parametrize("case", ARGV)
@@ -254,6 +257,28 @@ def test_the_context_is_each_slots_own(start: Callable[[Launch], Any]) -> None:
         complete(running, "x " * 120, {}, tokens=100)  # would not fit in a third of 256
         slots = running.client.get("/slots").json()
         assert [slot["n_ctx"] for slot in slots] == [256, 256, 256]
+
+
+@pytest.mark.parametrize("prompts", ["chat-short", "doc-long", "sharegpt-sample"])
+def test_the_server_counts_the_tokens_that_a_workload_says(
+    prompts: str, start: Callable[[Launch], Any], tiny_model: Path, repository: Path
+) -> None:
+    spec = config.load_prompts(repository, prompts)
+    drawn = draw_prompts(spec, tokens.load(tiny_model), 12, 5, root=repository).prompts
+    what = launch(**LlamaCpp.fair_defaults)
+    with start(what) as running:
+        extras = running.framework.request_extras(what)
+        usage = [complete(running, prompt.text, extras, prompt.output_tokens)["usage"] for prompt in drawn]
+    assert [one["prompt_tokens"] for one in usage] == [prompt.prompt_tokens for prompt in drawn]
+    assert [one["completion_tokens"] for one in usage] == [prompt.output_tokens for prompt in drawn]
+
+
+def test_the_server_counts_chat_messages_as_we_do(start: Callable[[Launch], Any], tiny_model: Path) -> None:
+    messages = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": "good morning"}]
+    with start(launch()) as running:
+        body = {"model": "tiny", "messages": [*messages, messages[0]], "max_tokens": 2, "ignore_eos": True}
+        usage = running.client.post("/v1/chat/completions", body).json()["usage"]
+    assert usage["prompt_tokens"] == tokens.load(tiny_model).chat([*messages, messages[0]])[1]
 
 
 def test_a_model_that_does_not_load_is_a_message(tmp_path: Path, llamacpp_python: str) -> None:
