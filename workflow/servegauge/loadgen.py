@@ -23,6 +23,7 @@ from typing import Any
 from servegauge.errors import UserError, door
 from servegauge.files import sha256, whole_file
 from servegauge.load_job import LoadJob
+from servegauge.token_counts import Encoder
 
 __all__ = ["LoadJob", "LoadResult", "run_load"]
 _LEAD_S = 0.05  # from the order to start until the start, so that every worker has it in time
@@ -184,6 +185,8 @@ def run_load(
         raise UserError(f"no workload at {workload}; compile it first (scripts/compile_workloads.py)")
     if job.workload_sha256 is not None and (found := sha256(workload)) != job.workload_sha256:
         raise UserError(f"{workload} has SHA-256 {found}, but {job.workload_sha256} is asked for; compile it again")
+    if job.tokenizer is not None:
+        Encoder(job.tokenizer)  # its absence is said now, not after the window
     streams = job.concurrency if job.mode == "closed" else None
     if streams is not None and job.workers > streams:
         job = replace(job, workers=streams)  # a process without a stream would send nothing

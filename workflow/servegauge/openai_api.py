@@ -155,31 +155,11 @@ def _understand_stream(message: Message, answer: Answer) -> None:
             done = True
             continue
         try:
-            event = json.loads(data)
-        except ValueError as error:
+            held = _take_event(json.loads(data), stamp, answer) or held
+        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+            # Not JSON, or JSON of another shape than the API's.
             shown = data[:80].decode("utf-8", "replace")
-            answer.fail("invalid", f"an event is not JSON ({error}): {shown}")
-            continue
-        if not isinstance(event, dict):
-            answer.fail("invalid", f"an event is not a JSON object: {data[:80].decode('utf-8', 'replace')}")
-            continue
-        if event.get("error"):
-            answer.fail("invalid", f"the server said in the stream: {_error_text(event['error'])}")
-            continue
-        counted = _read_usage(event, answer)
-        choices = event.get("choices")
-        if not choices:
-            continue
-        choice = choices[0]
-        finish = choice.get("finish_reason")
-        if finish is not None:
-            answer.finish_reason = finish
-        text, opens = _text_of(choice)
-        if text or (finish is None and not opens):
-            answer.chunks.append((text, stamp))
-            answer.counted.append(counted)
-        elif finish is not None:
-            held = ("", stamp)
+            answer.fail("invalid", f"an event is not JSON of a completion ({error}): {shown}")
     # A last token without text of its own (held back, or a special one) arrives with the finish reason.
     if held is not None and answer.output_tokens == len(answer.chunks) + 1:
         answer.chunks.append(held)
@@ -188,17 +168,38 @@ def _understand_stream(message: Message, answer: Answer) -> None:
         answer.fail("truncated", "the stream ended without a finish reason and without [DONE]")
 
 
+def _take_event(event: Any, stamp: int, answer: Answer) -> tuple[str, int] | None:
+    """Take one event into `answer`; returns a chunk that has a finish reason and no text, which may hold a token."""
+    if event.get("error"):
+        answer.fail("invalid", f"the server said in the stream: {_error_text(event['error'])}")
+        return None
+    counted = _read_usage(event, answer)
+    choices = event.get("choices")
+    if not choices:
+        return None
+    choice = choices[0]
+    finish = choice.get("finish_reason")
+    if finish is not None:
+        answer.finish_reason = finish
+    text, opens = _text_of(choice)
+    if text or (finish is None and not opens):
+        answer.chunks.append((text, stamp))
+        answer.counted.append(counted)
+        return None
+    return ("", stamp) if finish is not None else None
+
+
 def _understand_document(message: Message, answer: Answer, end_ns: int) -> None:
     try:
         document = json.loads(message.body)
         choice = document["choices"][0]
-    except (ValueError, KeyError, IndexError, TypeError):
+        _read_usage(document, answer)
+        answer.finish_reason = choice.get("finish_reason")
+        text, _ = _text_of(choice)
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         shown = message.body[:80].decode("utf-8", "replace")
-        answer.fail("invalid", f"the answer is not a completion: {shown}")
+        answer.fail("invalid", f"the answer is not JSON of a completion ({error}): {shown}")
         return
-    _read_usage(document, answer)
-    answer.finish_reason = choice.get("finish_reason")
-    text, _ = _text_of(choice)
     if text or answer.output_tokens:
         answer.chunks.append((text, end_ns))
         answer.counted.append(answer.output_tokens)

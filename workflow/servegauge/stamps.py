@@ -12,12 +12,12 @@ from servegauge.connection import Flight
 from servegauge.load_job import LoadJob
 from servegauge.load_worker import Share, understood
 from servegauge.tables import REQUESTS_RAW, from_rows
-from servegauge.token_counts import count, load_tokenizer
+from servegauge.token_counts import Encoder, count
 
 
 def write_part(job: LoadJob, worker: int, done: dict[str, Any], path: Path, api_key: str = "") -> Path:
     """Write this worker's part of the raw requests table to `path` (Parquet), rows of every phase that ran."""
-    tokenizer = load_tokenizer(job.tokenizer)
+    tokenizer = Encoder(job.tokenizer) if job.tokenizer else None
     zero_ns = done["start_ns"].get("window", min(done["start_ns"].values(), default=0))
     rows = [
         row_of(job, worker, phase, done["share"], flight, zero_ns, tokenizer, api_key)
@@ -35,7 +35,7 @@ def row_of(
     share: Share,
     flight: Flight,
     zero_ns: int,
-    tokenizer: Any,
+    tokenizer: Encoder | None,
     api_key: str = "",
 ) -> dict[str, Any]:
     """One row of REQUESTS_RAW; stamps are relative to `zero_ns`, the start of the window."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,38 @@ from servegauge.errors import UserError
 from servegauge.openai_api import Answer
 
 
-def load_tokenizer(path: str | None) -> Any:
-    """The tokenizer in folder (or tokenizer.json) `path`, or null for null. UserError where there is none."""
-    if path is None:
-        return None
-    file = Path(path)
-    if file.is_dir():
-        file = file / "tokenizer.json"
-    if not file.is_file():
-        raise UserError(f"no tokenizer at {file}; give a folder with tokenizer.json, or none to count by usage alone")
-    import tokenizers  # heavy, and only needed where a server reports no usage
+class Encoder:
+    """The tokenizer in folder (or tokenizer.json) `path`, read when it is first used: most servers report usage.
 
-    return tokenizers.Tokenizer.from_file(str(file))
+    UserError, before anything is sent, where there is none.
+    """
+
+    def __init__(self, path: str) -> None:
+        file = Path(path)
+        self.file = file / "tokenizer.json" if file.is_dir() else file
+        if not self.file.is_file():
+            raise UserError(f"no tokenizer at {self.file}; give a folder with tokenizer.json, or none")
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        import tokenizers
+
+        tokenizer = tokenizers.Tokenizer.from_file(str(self.file))
+        # A file may ask to cut or fill every text; then no count of a long answer would be true.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def count(self, text: str) -> int:
+        """Tokens of a prompt, the special ones around it included."""
+        return len(self._tokenizer.encode(text).ids)
+
+    def ends(self, text: str) -> list[int]:
+        """Where each token of an answer ends, in characters."""
+        return [stop for _, stop in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
 
-def count(answer: Answer, tokenizer: Any, prompt: str) -> str | None:
+def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:
     """Fill `output_tokens`, `prompt_tokens` and `chunk_tokens` of `answer`; returns the source of the counts.
 
     `usage`: the server's own. `tokenizer`: its text, tokenized again (may differ by a token from what was generated).
@@ -41,13 +59,13 @@ def count(answer: Answer, tokenizer: Any, prompt: str) -> str | None:
         answer.chunk_tokens = _by_offsets(answer, tokenizer)
         answer.output_tokens = sum(answer.chunk_tokens)
         if answer.prompt_tokens is None:
-            answer.prompt_tokens = len(tokenizer.encode(prompt).ids)
+            answer.prompt_tokens = tokenizer.count(prompt)
         return "tokenizer"
     answer.output_tokens = len(answer.chunks)
     return "chunks"
 
 
-def _attributed(answer: Answer, tokenizer: Any) -> list[int] | None:
+def _attributed(answer: Answer, tokenizer: Encoder | None) -> list[int] | None:
     """Tokens per chunk whose sum is the server's total, or null."""
     total, chunks = answer.output_tokens, len(answer.chunks)
     if total == chunks:
@@ -66,11 +84,11 @@ def _rises(counted: Sequence[int | None]) -> bool:
     return None not in counted and all(before <= after for before, after in pairwise(counted))
 
 
-def _by_offsets(answer: Answer, tokenizer: Any) -> list[int]:
+def _by_offsets(answer: Answer, tokenizer: Encoder) -> list[int]:
     """Tokens of the whole text, each attributed to the chunk in which its last character came."""
     tokens = [0] * len(answer.chunks)
     chunk, end = 0, len(answer.chunks[0][0])
-    for _, stop in tokenizer.encode(answer.text, add_special_tokens=False).offsets:
+    for stop in tokenizer.ends(answer.text):
         while stop > end and chunk < len(tokens) - 1:
             chunk += 1
             end += len(answer.chunks[chunk][0])
