@@ -249,6 +249,9 @@ def test_the_real_server_with_prefix_cache_forgets_when_asked(start: Callable[[L
         reset = running.framework.reset_cache(running.client, what)
         assert reset.ok, reset
         assert cached() == 0
+        values = scrape.snapshot(running.client.get(running.framework.metrics_path).text, running.framework.metrics)
+        assert values["cache_hit_tokens"] > 10
+        assert values["cache_query_tokens"] == values["prompt_tokens"] > 2 * values["cache_hit_tokens"]
 
 
 def test_the_context_is_each_slots_own(start: Callable[[Launch], Any]) -> None:

@@ -39,6 +39,10 @@ class LlamaCpp(Framework):
         "seed": "-s",
         "threads": "-t -tb",
     }
+    choices: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "kv_cache_dtype": KV_DTYPES | {name: name for name in KV_OWN},
+        "chunked_prefill": {"True": ""},
+    }
     layout: ClassVar[Mapping[str, str]] = {"tp": "-sm row -ts", "pp": "-sm layer -ts"}
     differences: ClassVar[Mapping[str, str]] = {
         "max_batch": "slots, each with its own KV cache of the whole context, taken when the server starts; further "
@@ -54,7 +58,9 @@ class LlamaCpp(Framework):
         "requests_running": ("llamacpp:requests_processing",),
         "requests_waiting": ("llamacpp:requests_deferred",),
         "cache_hit_tokens": ("llamacpp:prompt_tokens_cached_total",),
-        "prompt_tokens": ("llamacpp:prompt_tokens_total",),  # without those from the cache
+        # prompt_tokens_total counts the computed ones only.
+        "cache_query_tokens": ("llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total"),
+        "prompt_tokens": ("llamacpp:prompt_tokens_total", "llamacpp:prompt_tokens_cached_total"),
         "output_tokens": ("llamacpp:tokens_predicted_total",),
     }
     fair_defaults: ClassVar[Mapping[str, Any]] = {
@@ -63,6 +69,7 @@ class LlamaCpp(Framework):
         "kv_cache_dtype": "auto",
         "max_batch": 8,
         "max_batched_tokens": 512,
+        "graphs": True,
     }
 
     def argv(self, ctx: Context) -> list[str]:
