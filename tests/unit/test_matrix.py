@@ -174,6 +174,11 @@ def test_fair_defaults_are_set_and_a_study_wins(tree: Tree) -> None:
         ({"tp": [2]}, "metal", "Plain has no tensor parallel size, tp is 2"),
         ({"framework": "fast", "ep": [3]}, "metal", "ep3 does not divide the 1 GPUs"),
         ({"framework": "fast", "model": "large", "tp": [2], "ep": [2]}, "metal", "the model large has no experts"),
+        (
+            {"framework": "fast", "model": "large", "tp": [3]},
+            "metal",
+            "64 attention heads, which tp3 does not divide",
+        ),
         ({"framework": "fast", "model": "large"}, "metal", "the model large does not fit: weights 138.0 GB and"),
         ({"prompts": ["book"]}, "metal", "take up to 3600 tokens, the server's context_tokens is 2048"),
         ({"cache": ["warm"]}, "metal", "cache: warm needs the server option prefix_cache: true"),

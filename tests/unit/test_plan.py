@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from study_tree import Tree
 
+from servegauge import estimate
 from servegauge import plan as planning
 from servegauge.errors import UserError
 from servegauge.files import write_json
@@ -77,7 +79,7 @@ def test_seconds_of_a_cell(tree: Tree, results: Path) -> None:
     assumed = {"cell_overhead_s": 3, "ttft_s": 0.5, "tpot_s": 0.05}
     request = 0.5 + 30 * 0.05  # answers of 10 to 50 tokens
     seconds = {
-        planned.cell.load.words(): planning.cell_seconds(planned.cell, plan.launches[0], assumed, {})
+        planned.cell.load.words(): estimate.cell_seconds(planned.cell, plan.launches[0], assumed, {})
         for planned in plan.cells
     }
     assert seconds["rate0.5"] == 3 + 10 / 0.5 + 40 / 0.5 + request
@@ -90,7 +92,7 @@ def test_a_long_closed_loop_stops_at_its_duration(tree: Tree) -> None:
     plan = expand(tree.study(matrix={"concurrency": [1], "rate": [9]}, load=load))
     assumed = {"cell_overhead_s": 0, "ttft_s": 1, "tpot_s": 0}
     closed = next(planned.cell for planned in plan.cells if planned.cell.load.concurrency)
-    assert planning.cell_seconds(closed, plan.launches[0], assumed, {}) == 5
+    assert estimate.cell_seconds(closed, plan.launches[0], assumed, {}) == 5
 
 
 def test_cost_of_a_study(tree: Tree, results: Path) -> None:
@@ -121,8 +123,7 @@ def _dataset(results: Path, plan: Plan, startups: dict[str, list[float]], window
     pq.write_table(pa.Table.from_pylist(rows), results / "dataset" / "launches.parquet")
     cells = [
         {"configuration": plan.launch(planned.cell.launch).configuration, "prompts": planned.cell.prompts["name"],
-         "rate_rps": planned.cell.load.rate_rps, "concurrency": planned.cell.load.concurrency, "cache": "cold",
-         "window_s": window}
+         "load": json.dumps(asdict(planned.cell.load), sort_keys=True), "window_s": window}
         for planned in plan.cells for window in windows
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(cells), results / "dataset" / "cells.parquet")
@@ -137,6 +138,14 @@ def test_measured_times_are_used_and_the_nearest_launch_lends_its_start_up(tree:
     assert all(cost.measured_startup for cost in costs.values())
     same = [costs[launch.id] for launch in plan.launches if launch.configuration == before.launches[0].configuration]
     assert {cost.cells_s for cost in same} == {3 + 8}
+
+
+def test_a_window_measured_under_another_load_says_nothing(tree: Tree, results: Path) -> None:
+    parts = {"matrix": {**BUSY, "rate": [1], "platform": "metal", "repeat": 1}}
+    _dataset(results, expand(tree.study(**parts, load={"duration_s": 10})), {}, [7.0])
+    longer = expand(tree.study(**parts, load={"duration_s": 100, "warmup_requests": 0}))
+    (cost,) = planning.estimate(longer, planning.state(longer, results), results).values()
+    assert cost.cells_s > 100
 
 
 def test_a_dataset_of_another_version_is_no_obstacle(tree: Tree, results: Path) -> None:
@@ -176,7 +185,7 @@ def test_a_message_counts_what_cannot_work(tree: Tree, results: Path) -> None:
 )
 def test_time_limit(tree: Tree, job: dict, minutes: float, limit: int) -> None:
     plan = expand(tree.study(matrix={"platform": "metal"}, job=job))
-    assert planning.time_limit_min(plan, plan.launches[0], minutes) == limit
+    assert estimate.time_limit_min(plan.study, plan.launches[0], minutes) == limit
 
 
 def test_over_the_budget_it_stops_unless_told_otherwise(tree: Tree, results: Path) -> None:

@@ -1,4 +1,4 @@
-"""Does a model fit? Weights and KV cache from the model's own config.json, by a formula that a person can follow.
+"""Does a model fit? Weights and KV cache from the model's own config.json (read by model_shape.py).
 
     weights   = bytes of the tensors (safetensors headers or index, or the GGUF file's size where the framework loads
                 that), else parameters x bytes of the data type
@@ -19,22 +19,21 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from servegauge.errors import UserError
 from servegauge.frameworks import framework
+from servegauge.model_shape import bytes_of, cache_value_bytes, from_config
 from servegauge.models import gguf_file, source_folder
 from servegauge.spec import Launch
 
-BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float8_e4m3fn": 1.0, "fp8": 1.0}
 MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study nor config.yaml says
-# Per value of the cache; the block formats of GGML hold 32 values and their scales.
-KV_BYTES = {"fp32": 4.0, "f32": 4.0, "fp16": 2.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32,
-            "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32, "int8": 1.0, "int4": 0.5}  # fmt: skip
-# Families whose layers are the ones of `_parameters`: gated MLPs, grouped-query or latent attention.
-GATED = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3",
-         "phi3", "gemma", "gemma2", "gemma3_text", "olmo2", "granite")  # fmt: skip
+
+UNKNOWN = (
+    "parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads", "experts", "how", "reason",
+)  # fmt: skip
 
 Shape = Mapping[str, Any]
 
@@ -44,11 +43,9 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
 
     `parameters`, `expert_parameters` (the part of them in routed experts), `weight_bytes`, `gguf_bytes`, `dtype`,
     `kv` (a list of {layers, values, window}: numbers per token and layer), `kv_heads` (null for a latent cache),
-    `experts` (0 for a dense model), `how` (where the figures come from), `reason`.
+    `heads`, `experts` (0 for a dense model), `how` (where the figures come from), `reason`.
     """
-    known: dict[str, Any] = dict.fromkeys(
-        ("parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "experts", "how", "reason")
-    )
+    known: dict[str, Any] = dict.fromkeys(UNKNOWN)
     known["dtype"] = model.get("dtype")
     try:
         folder = root / source_folder(model)
@@ -63,8 +60,8 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         known["how"] = "config.json"
     except OSError:
         known["reason"] = f"{_short(config, root)} is not on this machine"
-    except (ValueError, TypeError, KeyError) as error:
-        known["reason"] = f"{_short(config, root)} is not understood ({error!r})"
+    except (ValueError, TypeError) as error:
+        known["reason"] = f"{_short(config, root)} is not understood: {error}"
     stored = tensor_bytes(folder)
     if stored is not None:
         known["weight_bytes"], known["how"] = stored, "config.json, safetensors"
@@ -75,94 +72,25 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
             known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
         known["how"], known["reason"] = "the model's file", None
     if known["weight_bytes"] is None and known["parameters"] is not None:
-        known["weight_bytes"] = int(known["parameters"] * BYTES.get(known["dtype"] or "bfloat16", 2.0))
+        known["weight_bytes"] = int(known["parameters"] * bytes_of(known["dtype"]))
     return known
 
 
 def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, Any]:
-    """`parameters`, `expert_parameters`, `kv`, `kv_heads`, `experts`, `dtype` of a config.json's contents.
+    """`parameters`, `expert_parameters`, `kv`, `kv_heads`, `heads`, `experts`, `dtype` of a config.json's contents.
 
-    Raises KeyError where it lacks what every transformer has.
+    UnknownShape where it lacks what every transformer has.
     """
-    text = config.get("text_config", config)  # of a multimodal model, the language part
-    heads = text.get("num_attention_heads")
-    experts = text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0
-    total, routed = _parameters(text, experts)
-    latent = text.get("kv_lora_rank")
+    found = from_config(config)
     return {
-        "parameters": total,
-        "expert_parameters": routed,
-        "kv": _kv_layers(text),
-        "kv_heads": None if latent else text.get("num_key_value_heads") or heads,
-        "experts": experts,
-        "dtype": dtype or text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype"),
+        "parameters": found.parameters,
+        "expert_parameters": found.expert_parameters,
+        "kv": [asdict(group) for group in found.cache],
+        "kv_heads": None if found.latent else found.kv_heads,
+        "heads": found.heads,
+        "experts": found.experts,
+        "dtype": dtype or found.dtype,
     }
-
-
-def _head_size(text: Mapping[str, Any]) -> int:
-    return text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
-
-
-def _kv_layers(text: Mapping[str, Any]) -> list[dict[str, Any]]:
-    layers = text["num_hidden_layers"]
-    if text.get("kv_lora_rank"):
-        values = text["kv_lora_rank"] + text["qk_rope_head_dim"]
-    else:
-        values = 2 * (text.get("num_key_value_heads") or text["num_attention_heads"]) * _head_size(text)
-    kinds = text.get("layer_types") or ["full_attention"] * layers
-    full = sum(kind in ("full_attention", "attention") for kind in kinds)
-    sliding = sum(kind == "sliding_attention" for kind in kinds)
-    if "layer_types" not in text and text.get("sliding_window") and text.get("use_sliding_window", True):
-        full, sliding = (0, layers) if "sliding_window_pattern" not in text else _pattern(text, layers)
-    groups = [{"layers": full, "values": values, "window": None}]
-    groups.append({"layers": sliding, "values": values, "window": text.get("sliding_window")})
-    return [group for group in groups if group["layers"]]
-
-
-def _pattern(text: Mapping[str, Any], layers: int) -> tuple[int, int]:
-    full = layers // text["sliding_window_pattern"]
-    return full, layers - full
-
-
-def _parameters(text: Mapping[str, Any], experts: int) -> tuple[int | None, int | None]:
-    """Number of weights, and of those in routed experts; null for families that are built otherwise."""
-    if text.get("model_type") not in GATED:
-        return None, None
-    hidden, layers, heads = text["hidden_size"], text["num_hidden_layers"], text["num_attention_heads"]
-    size = _head_size(text)
-    kv_heads = text.get("num_key_value_heads") or heads
-    if text.get("kv_lora_rank"):
-        rank, rope, nope = text["kv_lora_rank"], text["qk_rope_head_dim"], text["qk_nope_head_dim"]
-        value = text["v_head_dim"]
-        query_rank = text.get("q_lora_rank")
-        queries = heads * (nope + rope)
-        attention = hidden * query_rank + query_rank * (queries + 1) if query_rank else hidden * queries
-        attention += hidden * (rank + rope) + rank + rank * heads * (nope + value) + heads * value * hidden
-    else:
-        attention = hidden * size * (heads + 2 * kv_heads) + heads * size * hidden
-        attention += 2 * size if text["model_type"] in ("qwen3", "qwen3_moe") else 0  # norms of queries and keys
-        attention += size * (heads + 2 * kv_heads) if text["model_type"] in ("qwen2", "qwen2_moe") else 0  # biases
-    dense = 3 * hidden * text["intermediate_size"]
-    sparse_layers = _sparse_layers(text, layers) if experts else 0
-    expert = 3 * hidden * (text.get("moe_intermediate_size") or text["intermediate_size"])
-    routed = sparse_layers * experts * expert
-    shared = expert * (text.get("n_shared_experts") or 0) + 3 * hidden * text.get("shared_expert_intermediate_size", 0)
-    shared += hidden if text.get("shared_expert_intermediate_size") else 0  # its gate
-    norms = (4 if text["model_type"].startswith("gemma") and text["model_type"] != "gemma" else 2) * hidden
-    correction = experts if text["model_type"] == "deepseek_v3" else 0  # bias of its router
-    body = (
-        layers * (attention + norms)
-        + (layers - sparse_layers) * dense
-        + sparse_layers * (shared + hidden * experts + correction)
-    )
-    ends = text["vocab_size"] * hidden * (1 if text.get("tie_word_embeddings") else 2) + hidden
-    return body + routed + ends, routed
-
-
-def _sparse_layers(text: Mapping[str, Any], layers: int) -> int:
-    dense_first, step = text.get("first_k_dense_replace", 0), text.get("decoder_sparse_step") or 1
-    never = set(text.get("mlp_only_layers") or ())
-    return sum(layer >= dense_first and (layer + 1) % step == 0 and layer not in never for layer in range(layers))
 
 
 def tensor_bytes(folder: Path) -> int | None:
@@ -191,11 +119,8 @@ def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | 
     """Bytes of the KV cache of one sequence of `tokens`, over all GPUs; null where the shape is not known."""
     if known.get("kv") is None:
         return None
-    if kv_dtype in (None, "auto"):
-        each = BYTES.get(known.get("dtype") or "bfloat16", 2.0)
-        each = max(each, 2.0) if known.get("dtype", "") in ("float8", "float8_e4m3fn", "fp8") else each
-    else:
-        each = 1.0 if kv_dtype.startswith("fp8") else KV_BYTES.get(kv_dtype, 2.0)
+    # The cache of a model with 8-bit weights has 16 bits unless it is asked for fewer.
+    each = max(2.0, bytes_of(known.get("dtype"))) if kv_dtype in (None, "auto") else cache_value_bytes(kv_dtype)
     held = (group["layers"] * group["values"] * min(tokens, group["window"] or tokens) for group in known["kv"])
     return sum(held) * each
 
@@ -205,11 +130,11 @@ def weight_bytes(launch: Launch, known: Shape) -> float | None:
     if framework(launch.framework).weights == "gguf":
         return known.get("gguf_bytes")
     kind, parameters = launch.options.get("quantization"), known.get("parameters")
-    if kind == "fp8" and parameters and known.get("dtype") not in ("float8", "float8_e4m3fn", "fp8"):
+    if kind == "fp8" and parameters and bytes_of(known.get("dtype")) > 1:
         return float(parameters)
     dtype = launch.options.get("dtype")
-    if dtype in BYTES and parameters and kind in (None, "none"):
-        return parameters * BYTES[dtype]
+    if dtype not in (None, "auto") and parameters and kind in (None, "none"):
+        return parameters * bytes_of(dtype)
     return known.get("weight_bytes")
 
 

@@ -265,6 +265,9 @@ def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
         return f"ep{layout.ep} does not divide the {layout.gpus_per_instance} GPUs of a server ({layout.words()})"
     if layout.ep > 1 and shape.get("experts") == 0:
         return f"the model {launch.model['name']} has no experts to spread over ep{layout.ep}"
+    heads = shape.get("heads")
+    if heads and adapter.weights == "hf" and heads % layout.tp:
+        return f"the model {launch.model['name']} has {heads} attention heads, which tp{layout.tp} does not divide"
     fraction = study.get("planning", {}).get("memory_fraction", fit.MEMORY_FRACTION)
     return adapter.unsupported(launch) or fit.too_large(launch, shape, fraction)
 

@@ -5,27 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
-import statistics
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from servegauge.errors import UserError
+from servegauge.estimate import Estimate, assumed, charged_gpus, estimate_cells, nodes, time_limit_min
 from servegauge.files import read_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.matrix import Plan
-from servegauge.schemas import schema
-from servegauge.spec import Cell, Launch, Load
-
-LIMIT_MARGIN = 1.5  # a job asks for so much more than the estimate,
-LIMIT_EXTRA_MIN = 10  # and for so many minutes on top; a job that ends early costs nothing
+from servegauge.spec import Launch
 
 
 @dataclass(frozen=True)
@@ -36,26 +30,6 @@ class LaunchState:
     measured: tuple[str, ...]
     missing: tuple[str, ...]
     skipped: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What the missing cells of a launch will take; all 0 where none is missing."""
-
-    startup_s: float
-    cells_s: float
-    gpus: int  # that count against the budget
-    measured_startup: bool  # the start-up time comes from the dataset, not from config.yaml
-
-    @property
-    def minutes(self) -> float:
-        """Minutes of the job."""
-        return (self.startup_s + self.cells_s) / 60
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPUs times hours of the job."""
-        return self.gpus * self.minutes / 60
 
 
 State = Mapping[str, LaunchState]
@@ -99,138 +73,16 @@ def _attempts(folder: Path) -> int:
     return max((int(name) + 1 for name in names if name.isdigit()), default=0)
 
 
-# -- estimate -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Medians of what the dataset knows: start-up by launch, window by configuration and load."""
-
-    startup_s: Mapping[tuple[str, ...], float]
-    window_s: Mapping[tuple[Any, ...], float]
-
-
-@cache
-def _measured(results: Path) -> _Measured:
-    """Read once per process, and pyarrow only where there is something to read."""
-    starts, windows = defaultdict(list), defaultdict(list)
-    for row in _rows(
-        results / "dataset" / "launches.parquet", ("configuration", "framework", "model", "platform", "startup_s")
-    ):
-        if row["startup_s"] is not None:
-            for key in _startup_keys(row["configuration"], row["framework"], row["model"], row["platform"]):
-                starts[key].append(row["startup_s"])
-    columns = ("configuration", "prompts", "rate_rps", "concurrency", "cache", "window_s")
-    for row in _rows(results / "dataset" / "cells.parquet", columns):
-        if row["window_s"] is not None:
-            windows[tuple(row[name] for name in columns[:-1])].append(row["window_s"])
-    return _Measured(
-        {key: statistics.median(values) for key, values in starts.items()},
-        {key: statistics.median(values) for key, values in windows.items()},
-    )
-
-
-def _startup_keys(configuration: str, name: str, model: str, platform: str) -> list[tuple[str, ...]]:
-    """What start-up times are looked up by, the most telling first."""
-    return [(configuration,), (name, model, platform), (name, model), (name, platform)]
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, columns=list(columns)).to_pylist()
-    except (OSError, pa.ArrowInvalid, KeyError):
-        return []  # written by another version, or damaged: the estimate goes on without it, the merge will say so
-
-
-def _assumed(plan: Plan) -> Mapping[str, float]:
-    defaults = schema("config")["properties"]["planning"]["properties"]
-    return {**{name: rule["default"] for name, rule in defaults.items()}, **plan.study.get("planning", {})}
-
-
 def estimate(plan: Plan, state: State, results: Path) -> dict[str, Estimate]:
     """Launch id to what its missing cells will take."""
-    assumed = _assumed(plan)
-    return {launch.id: _estimate(plan, state[launch.id], launch, results, assumed) for launch in plan.launches}
+    given = assumed(plan.study)
+    return {launch.id: _estimate(plan, state[launch.id], launch, results, given) for launch in plan.launches}
 
 
-def _estimate(plan: Plan, now: LaunchState, launch: Launch, results: Path, assumed: Mapping[str, float]) -> Estimate:
+def _estimate(plan: Plan, now: LaunchState, launch: Launch, results: Path, given: Mapping[str, float]) -> Estimate:
     missing = set(now.missing)
     cells = [planned.cell for planned in plan.cells_of(launch.id) if planned.cell.id in missing]
-    return estimate_cells(launch, cells, results, assumed)
-
-
-def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed: Mapping[str, float]) -> Estimate:
-    """What a job that measures `cells` on `launch` will take; `assumed` is `planning` of config.yaml."""
-    if not cells:
-        return Estimate(0.0, 0.0, 0, False)
-    known = _measured(results)
-    platform = launch.platform["name"]
-    keys = _startup_keys(launch.configuration, launch.framework, launch.model["name"], platform)
-    startup = next((known.startup_s[key] for key in keys if key in known.startup_s), None)
-    gpus = charged_gpus(launch)
-    cells_s = sum(cell_seconds(cell, launch, assumed, known.window_s) for cell in cells)
-    return Estimate(
-        startup_s=assumed["startup_s" if gpus else "startup_cpu_s"] if startup is None else startup,
-        cells_s=cells_s,
-        gpus=gpus,
-        measured_startup=startup is not None,
-    )
-
-
-def cell_seconds(
-    cell: Cell, launch: Launch, assumed: Mapping[str, float], windows: Mapping[tuple[Any, ...], float]
-) -> float:
-    """Seconds of one cell: overhead, warm-up, window and its last answer; the window as measured where it was."""
-    load, prompts = cell.load, cell.prompts
-    request = assumed["ttft_s"] + assumed["tpot_s"] * _mean_output(prompts, load) + load.think_s
-    key = (launch.configuration, prompts["name"], load.rate_rps, load.concurrency, load.cache)
-    window = windows.get(key)
-    if window is None:
-        window = min(_sending(load, load.requests, request), load.duration_s or math.inf)
-        window += request if load.concurrency is None else 0
-    warmup = window if load.cache == "warm" else _sending(load, load.warmup_requests, request)
-    return assumed["cell_overhead_s"] + warmup + window
-
-
-def _sending(load: Load, requests: int | None, request_s: float) -> float:
-    if requests is None:
-        return math.inf
-    return requests / load.rate_rps if load.rate_rps else math.ceil(requests / (load.concurrency or 1)) * request_s
-
-
-def _mean_output(prompts: Mapping[str, Any], load: Load) -> float:
-    length = load.output_tokens or prompts.get("output_tokens") or 256  # of a data set, nobody knows before reading it
-    if not isinstance(length, Mapping):
-        return length
-    if "values" in length:
-        weights = length.get("weights") or [1] * len(length["values"])
-        return sum(map(float.__mul__, map(float, length["values"]), map(float, weights))) / sum(weights)
-    return length.get("mean") or length.get("value") or (length.get("min", 1) + length.get("max", 512)) / 2
-
-
-def nodes(launch: Launch) -> int:
-    """Nodes that a launch needs."""
-    per_node = launch.platform.get("gpus_per_node", 0)
-    return math.ceil(launch.layout.gpus / per_node) if per_node else 1
-
-
-def charged_gpus(launch: Launch) -> int:
-    """GPUs that count against the budget: all of a node's where the job has the node for itself."""
-    per_node = launch.platform.get("gpus_per_node", 0)
-    if not per_node:
-        return 0
-    return per_node * nodes(launch) if launch.platform.get("slurm", {}).get("exclusive") else launch.layout.gpus
-
-
-def time_limit_min(plan: Plan, launch: Launch, minutes: float) -> int:
-    """Minutes that the job of `launch` asks for, when its cells are estimated to take `minutes`."""
-    asked = plan.study.get("job", {}).get("minutes") or math.ceil(minutes * LIMIT_MARGIN + LIMIT_EXTRA_MIN)
-    return min(asked, launch.platform.get("slurm", {}).get("time_min", asked))
+    return estimate_cells(launch, cells, results, given)
 
 
 # -- for people ---------------------------------------------------------------
@@ -239,7 +91,7 @@ def time_limit_min(plan: Plan, launch: Launch, minutes: float) -> int:
 def message(plan: Plan, state: State, launch_id: str, results: Path) -> str:
     """One line of a dry-run: what is served, its cells, how many are measured, what it asks for, its minutes."""
     launch, now = plan.launch(launch_id), state[launch_id]
-    cost = _estimate(plan, now, launch, results, _assumed(plan))
+    cost = _estimate(plan, now, launch, results, assumed(plan.study))
     total = len(now.measured) + len(now.missing)
     parts = [f"{_count(total, 'cell')}, {len(now.measured)} measured"]
     if now.skipped:
@@ -274,7 +126,7 @@ def asks(plan: Plan, launch: Launch, minutes: float) -> str:
     if launch.layout.gpus and launch.platform.get("gpus_per_node"):
         parts.append(_count(launch.layout.gpus, "GPU"))
     parts.extend(f"{key} {slurm[key]}" for key in ("partition", "account", "qos", "constraint") if key in slurm)
-    return "asks for " + ", ".join([*parts, f"{time_limit_min(plan, launch, minutes)} min"])
+    return "asks for " + ", ".join([*parts, f"{time_limit_min(plan.study, launch, minutes)} min"])
 
 
 def total(plan: Plan, state: State, results: Path, over_budget: bool = False) -> str:
