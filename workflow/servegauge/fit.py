@@ -32,7 +32,8 @@ from servegauge.spec import Launch
 MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study nor config.yaml says
 
 UNKNOWN = (
-    "parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads", "experts", "how", "reason",
+    "parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads", "experts", "how",
+    "reason",
 )  # fmt: skip
 
 Shape = Mapping[str, Any]
