@@ -63,10 +63,11 @@ class Ollama(Framework):
         return {**self.preferred(ctx.launch, variables), "OLLAMA_HOST": f"{ctx.host}:{ctx.port}"}
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
-        client.post("/api/generate", {"model": launch.model["name"], "keep_alive": 0})
+        asked = client.post("/api/generate", {"model": launch.model["name"], "keep_alive": 0})
         loaded: Any = None
-        for _ in range(100):  # unloading takes a moment
-            loaded = (client.get("/api/ps").json() or {}).get("models")
+        for _ in range(100 if asked.ok else 0):  # unloading takes a moment
+            loaded = client.get("/api/ps").json()
+            loaded = loaded.get("models") if isinstance(loaded, dict) else None
             if loaded == []:
                 break
             time.sleep(0.1)

@@ -23,6 +23,7 @@ class Paced(Framework):
     needs_gpu: ClassVar[bool] = False
     version_argv: ClassVar[Sequence[str]] = (sys.executable, "-c", f"print('{__version__}')")
     supported: ClassVar[Mapping[str, str]] = {"max_batch": "--slots", "prefix_cache": "--prefix-cache"}
+    fair_defaults: ClassVar[Mapping[str, Any]] = {"prefix_cache": False, "max_batch": 256}
     differences: ClassVar[Mapping[str, str]] = {
         "prefix_cache": "only a request whose whole body was seen before counts as cached, and it is no faster for it "
         "unless --prefill-s-per-token is set"

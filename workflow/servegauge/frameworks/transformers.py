@@ -55,6 +55,7 @@ class Transformers(Framework):
         "max_batched_tokens": "also bounds the KV cache that is read in one step",
         "graphs": "only on a GPU",
         "threads": "only on a CPU",
+        "api_key": "it has none; it listens on the loopback only",
     }
     # No field says "go on", so an end token that no model has is named.
     ignore_eos: ClassVar = {"ignore_eos": None, "generation_config": json.dumps({"eos_token_id": -1})}
