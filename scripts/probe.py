@@ -1,12 +1,13 @@
-"""Measure what a platform can do by itself: the door of rule `probe`. Run it on the platform's node."""
+#!/usr/bin/env python3
+"""Measure what a platform can do by itself: the door of rule `probe`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from servegauge.config import load_model, load_platform
 from servegauge.errors import door
-from servegauge.probes import run
+from servegauge.probes.order import make_order, submit
+from servegauge.submit import MODES, POLL_S
 
 
 def main() -> int:
@@ -16,21 +17,25 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few sizes and samples: seconds, not minutes")
     parser.add_argument("--models", default="", help="files in config/models/ whose shapes and storage are measured")
     parser.add_argument("--tp", default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
-    parser.add_argument("--python", default=sys.executable, help="interpreter of the environment to measure in")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes of the job, for collectives and network")
+    parser.add_argument("--python", help="interpreter of the environment to measure in (default: envs/probes if built)")
+    parser.add_argument("--submit", choices=MODES, default="local", help="how the job reaches its node")
+    parser.add_argument("--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm")
     parser.add_argument("--out", type=Path, help="folder of the documents (default results/probes/<platform>)")
     given = parser.parse_args()
     root = Path.cwd()
     tp = [int(size) for size in given.tp.split(",")]
-    models = [{**load_model(root, name), "tp": tp} for name in given.models.split(",") if name]
-    written = run.run_platform(
+    order = make_order(
         load_platform(root, given.platform),
-        run.names(given.probes, given.python),
+        given.probes,
         given.out or Path("results/probes") / given.platform,
+        root,
         size="quick" if given.quick else "full",
-        models=models,
+        models=[{**load_model(root, name), "tp": tp} for name in given.models.split(",") if name],
         python=given.python,
+        nodes=given.nodes,
     )
-    for path in written.values():
+    for path in submit(order, given.submit, given.poll_s):
         print(path)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 
@@ -10,20 +11,28 @@ import pytest
 from servegauge.probes import registry
 from servegauge.probes.base import VARIANT_KEYS, Context, run
 
+TINY = {
+    "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 256, "torch_dtype": "float32",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module", params=sorted(registry()))
 def measured(request, tmp_path_factory):
-    """(probe, its rows) for every probe that there is."""
+    """(probe, its rows, the models it was given) for every probe that there is."""
     probe = registry()[request.param]
     scratch = tmp_path_factory.mktemp(probe.name)
+    model = tmp_path_factory.mktemp("model")
+    (model / "config.json").write_text(json.dumps(TINY))
+    models = [{"name": "tiny", "source": str(model), "tp": [1, 2]}]
     before = os.sched_getaffinity(0)
-    rows = list(run(probe, Context({"name": "here"}, size="test", scratch=scratch, time_limit_s=60)))
+    rows = list(run(probe, Context({"name": "here"}, size="test", models=models, scratch=scratch, time_limit_s=60)))
     assert os.sched_getaffinity(0) == before, "a probe leaves the process as it found it"
-    return probe, rows
+    return probe, rows, models
 
 
 def test_it_is_described(measured):
-    probe, _ = measured
+    probe, _, _ = measured
     assert probe.name
     assert probe.title
     assert probe.measures
@@ -31,7 +40,7 @@ def test_it_is_described(measured):
 
 
 def test_it_gives_rows_and_none_failed(measured):
-    probe, rows = measured
+    probe, rows, _ = measured
     assert rows
     assert [row.reason for row in rows if row.status == "failed"] == []
     if probe.needs == "numpy":
@@ -39,7 +48,7 @@ def test_it_gives_rows_and_none_failed(measured):
 
 
 def test_rows_are_numbers_or_reasons(measured):
-    probe, rows = measured
+    probe, rows, _ = measured
     for row in rows:
         assert (row.platform, row.probe) == ("here", probe.name)
         assert set(row.variant) <= set(VARIANT_KEYS)
@@ -55,15 +64,15 @@ def test_rows_are_numbers_or_reasons(measured):
 
 
 def test_no_two_rows_are_the_same_variant_of_a_metric(measured):
-    _, rows = measured
+    _, rows, _ = measured
     keys = [(row.metric, tuple(sorted(row.variant.items()))) for row in rows]
     assert len(keys) == len(set(keys))
 
 
-def test_the_same_variants_come_again(measured):
+def test_the_same_variants_come_again(measured, tmp_path):
     """Platforms are compared variant by variant, so a variant must not hold what changes from run to run."""
-    probe, rows = measured
-    context = Context({"name": "there"}, size="test", time_limit_s=0.0)
+    probe, rows, models = measured
+    context = Context({"name": "there"}, size="test", models=models, scratch=tmp_path, time_limit_s=0.0)
     again = [row.variant for row in run(probe, context)]
     if probe.unsupported(context) is None:
         assert {tuple(sorted(variant.items())) for variant in again} >= {

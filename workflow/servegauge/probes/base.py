@@ -90,6 +90,7 @@ class Context:
     models: Sequence[Mapping[str, Any]] = ()
     peers: Sequence[Mapping[str, Any]] = ()  # [{"host", "port"}]: nodes of this job that answer the network probe
     scratch: Path = Path(".cache/probes")
+    node: Mapping[str, Any] | None = None  # {"rank", "nodes", "head", "head_port"} in a job of several nodes
     verbatim: Path | None = None  # where other programs' outputs are kept as they came
     time_limit_s: float = 600.0
     started_s: float = field(default_factory=time.monotonic)

@@ -43,6 +43,15 @@ def names(wanted: str, python: str) -> list[str]:
     return [get(name.strip()).name for name in wanted.split(",")]
 
 
+def interpreter(wanted: str, root: Path) -> str:
+    """The environment of envs/probes where it is built and `wanted` is not `light`, else this interpreter."""
+    from servegauge.environments import environment_python, environment_ready
+
+    if wanted == "light" or not (root / "envs/probes.txt").exists() or not environment_ready("probes", root):
+        return sys.executable
+    return str(environment_python("probes", root))
+
+
 def _has_torch(python: str) -> bool:
     code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is None)"
     return subprocess.run([python, "-c", code], check=False).returncode == 0
@@ -56,6 +65,7 @@ def run_platform(
     size: str = "full",
     models: Sequence[Mapping[str, Any]] = (),
     peers: Sequence[Mapping[str, Any]] = (),
+    node: Mapping[str, Any] | None = None,
     python: str = sys.executable,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Path]:
@@ -74,11 +84,12 @@ def run_platform(
         raise UserError(f"this node is not platform {platform['name']!r}, nothing was measured:\n  {listed}")
     written = {}
     for name in probes:
-        context = {
+        context: dict[str, Any] = {
             "platform": dict(platform),
             "size": size,
             "models": [dict(model) for model in models],
             "peers": [dict(peer) for peer in peers],
+            "node": None if node is None else dict(node),
             "scratch": str(platform.get("scratch") or ".cache/probes"),
             "time_limit_s": LIMIT_S[size],
             "verbatim": str((out / name).absolute()),
@@ -90,16 +101,44 @@ def run_platform(
     return written
 
 
+def run_order(order: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job does that is asked for probes; called in each task of it (order.py names it).
+
+    `order`: {"launch": {"platform": resolved platform}, "probes": {"names": "all", "size", "models", "out", "python"},
+    "node": {"rank", "nodes", "head", "head_port"}}. The first node measures and gives {"status", "written", ...}; the
+    others answer its network probe and start their ranks of the collectives, and give the same without documents.
+    """
+    from servegauge.probes import nodes
+
+    asked, platform = order["probes"], order["launch"]["platform"]
+    node = order.get("node") or {"rank": 0, "nodes": 1}
+    python, out = asked.get("python") or interpreter(asked.get("names", "all"), Path.cwd()), Path(asked["out"])
+    wanted = names(asked.get("names", "all"), python)
+    if node["rank"] > 0:
+        nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python)
+        return {"status": "ok", "cells": {}, "written": {}}
+    if node["nodes"] > 1:  # the other nodes wait in these two, in this order
+        wanted.sort(key=lambda name: {"collectives": 0, "network": 1}.get(name, 2))
+    written = run_platform(
+        platform,
+        wanted,
+        out,
+        size=asked.get("size", "full"),
+        models=asked.get("models", ()),
+        peers=nodes.peers(out, node) if "network" in wanted else (),
+        node=node,
+        python=python,
+    )
+    return {"status": "ok", "cells": {}, "written": {name: str(path) for name, path in written.items()}}
+
+
 def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
     """The document of one probe, from a process of its own."""
     from servegauge.probes.conditions import Conditions
 
     platform, probe = context["platform"], get(name)
     threads = str(probe.threads(_context(context)))
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads), **_texts(platform.get("environment"))}
-    # The package's own folder, because the environment to measure in does not have it installed.
-    package = str(Path(__file__).parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    environment = {**child_environment(platform), **dict.fromkeys(THREAD_VARIABLES, threads)}
     started = now()
     with tempfile.TemporaryDirectory() as folder:
         order, answer = Path(folder) / "order.json", Path(folder) / "answer.json"
@@ -122,6 +161,13 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
         "conditions": conditions.summary(),
         "rows": found["rows"],
     }
+
+
+def child_environment(platform: Mapping[str, Any]) -> dict[str, str]:
+    """Variables of a process in the environment to measure in, where this package is not installed."""
+    package = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **_texts(platform.get("environment")), "PYTHONPATH": paths}
 
 
 def _process(argv: Sequence[str], environment: Mapping[str, str], limit_s: float) -> str | None:
