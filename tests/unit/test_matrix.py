@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from study_tree import REPOSITORY, Tree
 
+from servegauge import spec
 from servegauge.errors import UserError
 from servegauge.matrix import Plan, expand
 from servegauge.spec import Cell
@@ -214,6 +215,12 @@ def test_a_plan_survives_json(tree: Tree) -> None:
     plan = expand(tree.study(**STUDIES["wide"]))
     back = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
     assert _listing(back) == _listing(plan)
+
+
+def test_two_things_with_one_name_are_refused(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "digest", lambda data, length=1: "0")
+    with pytest.raises(UserError, match="both called plain-small-tp1-metal-r1-0: their hashes agree by chance"):
+        expand(tree.study(matrix={"platform": "metal", "prefix_cache": [True, False]}))
 
 
 def test_ids_do_not_depend_on_what_is_shared_and_cached(tree: Tree) -> None:

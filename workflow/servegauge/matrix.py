@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -145,6 +145,8 @@ class _Expansion:
                 launch, planned = members[launch_id]
                 launches.append(launch)
                 cells.extend(planned[cell_id] for cell_id in self.shuffled(planned, repeat, block))
+        _check_unique(launch.id for launch in launches)
+        _check_unique(planned.cell.id for planned in cells)
         return Plan(self.study, launches, cells)
 
     def shuffled(self, planned: Mapping[str, PlannedCell], repeat: int, block: str) -> list[str]:
@@ -224,6 +226,18 @@ class _Expansion:
         if key not in self.workloads:
             self.workloads[key] = Workload.of(launch.model, prompts, load, launch.repeat)
         return Cell.of(launch, prompts, load, self.workloads[key])
+
+
+def _check_unique(ids: Iterable[str]) -> None:
+    """What was added twice is one by now; two things with one id would be measured once and counted twice."""
+    seen: set[str] = set()
+    for one in ids:
+        if one in seen:
+            raise UserError(
+                f"two different parts of the plan are both called {one}: their hashes agree by chance. Another load.seed, "
+                "or another name for one of the files in config/, gives other hashes"
+            )
+        seen.add(one)
 
 
 def _combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

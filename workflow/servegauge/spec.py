@@ -2,7 +2,7 @@
 
 A *launch* says what a server is, a *cell* says which load it is put under, a *workload* is the frozen input of
 cells. All three are plain data that survive a round trip through JSON, and each has an id made of words that a person
-reads first and six hex digits of its content's SHA-256 last. Two specifications with the same id are the same thing:
+reads first and hex digits of its content's SHA-256 last. Two specifications with the same id are the same thing:
 that is why a rerun can tell what is already measured by looking at folder names alone.
 """
 
@@ -18,6 +18,10 @@ from functools import cached_property
 from typing import Any
 
 SPEC_VERSION = 1  # 1: first published form
+# Hex digits in an id. Two things with one id would be taken for one thing that is measured already. With six digits
+# that happened in the first plan of 100,000 cells (500 option sets share the words before the digits); with ten, the
+# odds of it are 1 in 50,000 for such a plan.
+DIGITS = 10
 
 Data = Mapping[str, Any]
 
@@ -40,7 +44,7 @@ def canonical_json(data: Any) -> str:
     return json.dumps(plain(data), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def digest(data: Any, length: int = 6) -> str:
+def digest(data: Any, length: int = DIGITS) -> str:
     """First `length` hex digits of the SHA-256 of the canonical JSON of `data`."""
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()[:length]
 
@@ -128,7 +132,7 @@ class Launch:
 
     @cached_property
     def id(self) -> str:
-        """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-3f9c1a`."""
+        """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-3f9c1a02d7`."""
         return f"{self._words}-r{self.repeat}-{digest(self.identity)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -237,11 +241,11 @@ class Cell:
 
     @cached_property
     def id(self) -> str:
-        """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-chat-rate4-9ab12c`."""
+        """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-chat-rate4-9ab12c77e0`."""
         # The canonical JSON of {launch, load, prompts}, put together from parts that other cells share.
         prompts = canonical_json(_for_machines(self.prompts))
         content = f'{{"launch":{json.dumps(self.launch)},"load":{self.load.canonical},"prompts":{prompts}}}'
-        digits = hashlib.sha256(content.encode()).hexdigest()[:6]
+        digits = hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
         return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digits}"
 
     @classmethod
