@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from servegauge import config, scrape, server, tokens
+from servegauge.evidence import evidence_flags
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Context, Reply
 from servegauge.frameworks.llamacpp import DOOR, LlamaCpp
@@ -222,7 +223,11 @@ def test_the_real_server_without_prefix_cache(start: Callable[[Launch], Any]) ->
         evidence = running.framework.evidence(running.client, running.log.read_text())
         assert evidence.version is not None
         assert evidence.version.startswith("xllamacpp 2")
-        assert evidence.effective == {"context_tokens": 512, "max_batch": 8, "threads": 1}
+        assert evidence.effective == {
+            "context_tokens": 512, "max_batch": 8, "max_batched_tokens": 512, "kv_cache_dtype": "f16",
+            "prefix_cache": False, "threads": 1,
+        }  # fmt: skip
+        assert evidence_flags(what, evidence) == []
         assert 0 < evidence.startup_s["weights"] < 30
         assert evidence.raw["props"]["model_alias"] == "tiny"
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import os
 import signal
 import sys
@@ -146,6 +147,14 @@ def _api_keys(file: Path | None) -> list[str]:
     return keys
 
 
+def said(params: Params) -> dict[str, Any]:
+    """What llama.cpp's parameters hold now, read back: its log says these only at a level that slows requests."""
+    threads = params.cpuparams.n_threads
+    kinds = [kind.name.removeprefix("GGML_TYPE_").lower() for kind in (params.cache_type_k, params.cache_type_v)]
+    return {"n_batch": params.n_batch, "n_threads": threads, "cache_type_k": kinds[0], "cache_type_v": kinds[1],
+            "cache_prompt": params.cache_prompt, "cache_ram_mib": params.cache_ram_mib}  # fmt: skip
+
+
 def version() -> str:
     """The wheel's version, and the build of llama.cpp in it as far as it says."""
     build = xllamacpp.BUILD_INFO
@@ -164,7 +173,9 @@ def main() -> int:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        server = xllamacpp.Server(parameters(arguments))
+        params = parameters(arguments)
+        print(f"parameters: {json.dumps(said(params))}", flush=True)
+        server = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"error: llama.cpp did not start: {error}", file=sys.stderr, flush=True)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -143,13 +144,18 @@ class LlamaCpp(Framework):
         slots = slots if isinstance(slots, list) else []
         contexts = {slot.get("n_ctx") for slot in slots}
         line = re.search(r"^version: (.+)$", log, re.MULTILINE)
+        held = re.search(r"^parameters: (\{.*\})$", log, re.MULTILINE)  # of the wheel's door
+        params = json.loads(held.group(1)) if held else {}
+        # The program says these from -lv 4 on.
         cells = re.search(r"llama_kv_cache: size = .*?\(\s*(\d+) cells.*?(\d+)/\d+ seqs\), K \((\w+)\)", log)
-        threads = re.search(r"n_threads = (\d+)", log)
+        threads, batch = re.search(r"n_threads = (\d+)", log), re.search(r"n_batch\s+= (\d+)", log)
         effective = {
             "context_tokens": contexts.pop() if len(contexts) == 1 else None,
             "max_batch": props.get("total_slots"),
-            "kv_cache_dtype": cells.group(3) if cells else None,
-            "threads": int(threads.group(1)) if threads else None,
+            "max_batched_tokens": int(batch.group(1)) if batch else params.get("n_batch"),
+            "kv_cache_dtype": cells.group(3) if cells else params.get("cache_type_k"),
+            "prefix_cache": params.get("cache_prompt"),
+            "threads": int(threads.group(1)) if threads else params.get("n_threads"),
         }
         return Evidence(
             version=line.group(1) if line else props.get("build_info"),
