@@ -234,8 +234,8 @@ def _check_unique(ids: Iterable[str]) -> None:
     for one in ids:
         if one in seen:
             raise UserError(
-                f"two different parts of the plan are both called {one}: their hashes agree by chance. Another load.seed, "
-                "or another name for one of the files in config/, gives other hashes"
+                f"two different parts of the plan are both called {one}: their hashes agree by chance. Another "
+                "load.seed, or another name for one of the files in config/, gives other hashes"
             )
         seen.add(one)
 
