@@ -22,7 +22,6 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/launch.smk"
-include: "workflow/rules/probe.smk"
 include: "workflow/rules/report.smk"
 
 

@@ -16,7 +16,7 @@ CHUNK = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
 LAST = (
     b'data: {"choices":[{"text":"b","finish_reason":"length"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
 )
-HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nKeep-Alive: timeout=5, max=9\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nKeep-Alive: timeout=5\r\n"
 
 
 def chunked(data: bytes) -> bytes:

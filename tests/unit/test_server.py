@@ -132,6 +132,21 @@ def test_the_guard_being_killed_kills_the_server(tmp_path):
     assert gone(first)
 
 
+def test_what_a_killed_guard_leaves_is_found_by_its_mark(tmp_path):
+    running = begin(tmp_path, "stubborn")
+    running.wait_ready(20)
+    for _ in range(100):
+        if (tmp_path / "grandchild").exists() and (tmp_path / "grandchild").read_text():
+            break
+        time.sleep(0.05)
+    grandchild = int((tmp_path / "grandchild").read_text())
+    running.process.kill()
+    running.process.wait()
+    assert not gone(grandchild)
+    running.stop()
+    assert gone(grandchild)
+
+
 def test_a_missing_program_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Toy, "argv", lambda self, ctx: ["no-such-engine", "serve"])
     with pytest.raises(server.ServerError, match="no program 'no-such-engine'"):

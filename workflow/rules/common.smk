@@ -1,11 +1,15 @@
 """What the rules share: the study of this run, and functions that hand a rule's wildcards to it."""
 
 import atexit
+import os
 import sys
+from pathlib import Path
 
 from servegauge.errors import UserError
 from servegauge.pipeline import Pipeline
-from servegauge import summary
+
+# `.venv/bin/snakemake` works without activating .venv: `python` in a rule is the interpreter that runs Snakemake.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 try:
     PIPELINE = Pipeline(config)
@@ -56,6 +60,8 @@ def cell_needs(wildcards):
 
 def finished():
     """Say how the run ended; the exit status is 1 when a cell failed."""
+    from servegauge import summary
+
     return summary.show(PIPELINE.results, PIPELINE.name)
 
 

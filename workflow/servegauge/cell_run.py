@@ -53,18 +53,18 @@ def measure(run: LaunchRun, cell: Cell, thresholds: Mapping[str, Any], title: st
     target = run.results / "cells" / cell.id
     for left_over in target.parent.glob(f".{cell.id}.*"):  # of a job that was killed while it measured this cell
         shutil.rmtree(left_over, ignore_errors=True)
-    measurement = _Measurement(run, cell, thresholds, title)
     try:
+        measurement = _Measurement(run, cell, thresholds, title)
         with whole_folder(target) as folder:
             try:
                 record = measurement.into(folder)
             except CellFailed as error:
-                measurement.keep_failed(folder, str(error))
+                measurement.keep_failed(folder, run.without_secrets(str(error)))
                 raise
     except CellNotRun as error:
         return {"status": "not_run", "reason": str(error)}
     except CellFailed as error:
-        return {"status": "failed", "reason": str(error)}
+        return {"status": "failed", "reason": run.without_secrets(str(error))}
     except OSError as error:
         return {"status": "failed", "reason": f"the cell could not be saved: {error}"}
     return {"status": "ok", "reason": None, "flags": [flag["flag"] for flag in record["flags"]]}
@@ -80,8 +80,10 @@ class _Measurement:
         self.workload_file = workload / "workload.parquet"
         try:
             self.workload = read_json(workload / "workload.json")
-        except OSError as error:
-            raise CellFailed(f"its workload is not there: {error}") from error
+        except (OSError, ValueError) as error:
+            raise CellFailed(
+                f"its workload {workload} cannot be read: {error}. Remove it and compile it again."
+            ) from error
         self.record: dict[str, Any] = {
             "version": 1,
             "cell": cell.id,
@@ -119,12 +121,20 @@ class _Measurement:
             "cache_reset": asdict(self.reset),
             "instrument": {**result.instrument, "calibration": nearest},
             "scraper": scraper.said,
+            "sampler": sampler.said,
+            "node": sampler.said.get("node"),
             "metrics_before": before,
             "metrics_after": after,
         }
         self._refuse(requests)
+        gpu = folder / "gpu.parquet"
         self.record["flags"] = validity.flags(
-            requests=requests, cell=self.cell, record=self.record, launch=self.run.launch, thresholds=self.thresholds
+            requests,
+            self.cell,
+            self.record,
+            self.run.launch,
+            self.thresholds,
+            pq.read_table(gpu) if gpu.exists() else None,
         )
         self._seal(folder, "ok", None)
         return self.record
@@ -163,7 +173,7 @@ class _Measurement:
             urls = [one.base_url + self.framework.metrics_path for one in self.run.servers]
             hz = self.run.platform.get("scrape_hz") or SCRAPE_HZ
             scraper.start(urls, self.run.api_key, self.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
-        sampler.start(folder / "gpu.parquet", SAMPLE_HZ)
+        sampler.start(folder / "gpu.parquet", SAMPLE_HZ, cpus)
         return scraper, sampler
 
     # -- the load -----------------------------------------------------------
@@ -201,7 +211,7 @@ class _Measurement:
         # The warm-up may have left something in the cache that the window shares, such as a common prefix.
         between = self._reset_cache if load.cache == "cold" else None
         try:
-            result = run_load(job, self._progress, between, self._end)
+            result = run_load(job, self._progress, should_stop=self._end, between=between)
         except UserError as error:
             raise CellFailed(str(error)) from error
         if run.stop():

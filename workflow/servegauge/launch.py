@@ -106,7 +106,7 @@ class LaunchRun:
                 else:
                     self._serve_until_finished()
             except (LaunchFailed, server.ServerError, UserError) as error:
-                reason = self.stop.reason or str(error)
+                reason = self.stop.reason or self.without_secrets(str(error))
                 self.progress.say(f"launch failed: {reason}")
             except OSError as error:  # a full disk, a results folder that is read-only: said, not lost in a traceback
                 reason = f"{type(error).__name__} on the node: {error}"
@@ -264,6 +264,10 @@ class LaunchRun:
             "evidence": asdict(evidence),
         }
         return provenance.without_secrets(described, [running.context.api_key])
+
+    def without_secrets(self, text: str) -> str:
+        """A reason as it may be read by everybody: a server's last words can hold its key."""
+        return str(provenance.without_secrets(text, [self.api_key]))
 
     def _stop_servers(self) -> None:
         for running in self.servers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from servegauge.files import write_text
 from servegauge.frameworks.base import Context, Framework, Reply
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
+MARK = "SERVEGAUGE_SERVER"
 
 
 class ServerError(Exception):
@@ -78,6 +80,7 @@ class Server:
     log: Path
     client: HttpClient
     process: subprocess.Popen[bytes]
+    mark: str  # an environment variable that every process of this server inherits
     started_ns: int = field(default_factory=time.monotonic_ns)
     ready_s: float | None = None
 
@@ -124,8 +127,15 @@ class Server:
             self.process.stdin.close()
         try:
             self.process.wait(GRACE_S + 20)
-        except subprocess.TimeoutExpired:  # a process in uninterruptible sleep; the guard goes on trying
+        except subprocess.TimeoutExpired:  # a process in uninterruptible sleep, or a guard that hangs
             self.process.kill()
+        # Where somebody killed the guard itself, what it would have ended still carries our mark.
+        end = time.monotonic() + GRACE_S
+        while (left_overs := marked(self.mark)) and time.monotonic() < end:
+            for process in left_overs:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(0.02)
 
 
 def tail(log: Path, lines: int = 15) -> str:
@@ -139,6 +149,17 @@ def tail(log: Path, lines: int = 15) -> str:
         return "  (no log)"
     last = [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
     return "\n".join(f"  | {line}" for line in last) or "  (the log is empty)"
+
+
+def marked(mark: str) -> list[int]:
+    """Processes of ours whose environment holds `mark`, but for the one that asks."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):  # another user's, or gone
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
 
 
 def command(framework: Framework, context: Context) -> list[str]:
@@ -163,7 +184,8 @@ def start(
     added = dict(framework.environment(context))
     if context.gpus:
         added.setdefault("CUDA_VISIBLE_DEVICES", ",".join(context.gpus))
-    environment = {**(os.environ if base_env is None else base_env), **added}
+    mark = f"{MARK}={secrets.token_hex(8)}"
+    environment = {**(os.environ if base_env is None else base_env), **added, **dict([mark.split("=")])}
     if shutil.which(argv[0], path=environment.get("PATH")) is None:
         raise ServerError(f"cannot start {framework.title}: there is no program {argv[0]!r} on this node's PATH")
     for name, text in framework.files(context).items():
@@ -179,7 +201,7 @@ def start(
     finally:
         os.close(handle)
     client = HttpClient(framework.address(context), context.api_key)
-    return Server(framework, context, argv, added, log, client, process)
+    return Server(framework, context, argv, added, log, client, process, mark)
 
 
 def new_api_key() -> str:
