@@ -55,6 +55,7 @@ class Owner(Protocol):
     """What a connection needs of its worker."""
 
     next_due_ns: int
+    closes: list[bool]  # by instance: it closes after each answer
 
     def fire(self, now: int) -> None: ...
 
@@ -83,7 +84,8 @@ class Connection(asyncio.Protocol):
         "transport",
     )
 
-    SOON_NS = 100_000_000  # a close within this time after an answer is the server's habit, not its keep-alive limit
+    SOON_NS = 100_000_000  # a close within this time after an answer is the server's habit, not its keep-alive limit;
+    # within this time after a request it crossed the request on its way, and the server never read it
 
     def __init__(self, owner: Owner, instance: int) -> None:
         self.owner = owner
@@ -143,6 +145,8 @@ class Connection(asyncio.Protocol):
             self._land(flight, now, reusable=False)
         else:
             if self.framing.complete:
+                if not self.framing.keep_alive and self.framing.status == 200:
+                    self.owner.closes[self.instance] = True
                 self._land(flight, now, reusable=self.framing.keep_alive)
         if now >= self.owner.next_due_ns:  # do not let a burst of reads delay a request that is due
             self.owner.fire(now)
@@ -151,21 +155,22 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.alive = False
+        by_server, self.alive = self.alive, False
         flight = self.flight
         now = monotonic_ns()
         if flight is None:
-            self.owner.lost(self, soon=self.carried > 0 and now - self.free_ns < self.SOON_NS)
+            self.owner.lost(self, soon=by_server and self.carried > 0 and now - self.free_ns < self.SOON_NS)
             return
         flight.closed = True
         said = f": {error}" if error else ""
         if self.framing.ends_with_connection and error is None:
+            self.owner.closes[self.instance] = True
             self._land(flight, now, reusable=False)
         elif flight.reads:
             flight.outcome = "truncated"
             flight.error = f"the server closed the connection inside its answer{said}"
             self._land(flight, now, reusable=False)
-        elif flight.reused and not flight.retried:
+        elif flight.reused and not flight.retried and now - flight.issued_ns < self.SOON_NS:
             # Closed before a byte of the answer: the server was done with this connection, whatever it said of keeping
             # it alive, and never read the request. A server that died refuses the new connection.
             self.flight = None

@@ -127,7 +127,7 @@ class Answer:
     def fail(self, status: str, error: str) -> None:
         """The first failure stands."""
         if self.status == "ok":
-            self.status, self.error = status, error[:_ERROR_LENGTH]
+            self.status, self.error = status, _writable(error[:_ERROR_LENGTH])
 
 
 def understand(message: Message, end_ns: int) -> Answer:
@@ -180,7 +180,7 @@ def _take_event(event: Any, stamp: int, answer: Answer) -> tuple[str, int] | Non
     choice = choices[0]
     finish = choice.get("finish_reason")
     if finish is not None:
-        answer.finish_reason = finish
+        answer.finish_reason = _writable(_string(finish))
     text, opens = _text_of(choice)
     if text or (finish is None and not opens):
         answer.chunks.append((text, stamp))
@@ -194,7 +194,8 @@ def _understand_document(message: Message, answer: Answer, end_ns: int) -> None:
         document = json.loads(message.body)
         choice = document["choices"][0]
         _read_usage(document, answer)
-        answer.finish_reason = choice.get("finish_reason")
+        finish = choice.get("finish_reason")
+        answer.finish_reason = None if finish is None else _writable(_string(finish))
         text, _ = _text_of(choice)
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         shown = message.body[:80].decode("utf-8", "replace")
@@ -209,30 +210,49 @@ def _text_of(choice: Mapping[str, Any]) -> tuple[str, bool]:
     """Text of a choice, reasoning and tool calls included, and whether it merely opens a chat message."""
     text = choice.get("text")
     if text is not None:
-        return text, False
+        return _string(text), False
     delta = choice.get("delta") or choice.get("message") or {}
     reasoning = delta.get("reasoning_content") or delta.get("reasoning") or ""
     calls = delta.get("tool_calls")
-    text = reasoning + (delta.get("content") or "") + (json.dumps(calls, sort_keys=True) if calls else "")
-    return text, "role" in delta or not delta
+    called = json.dumps(calls, sort_keys=True) if calls else ""
+    return _string(reasoning) + _string(delta.get("content") or "") + called, "role" in delta or not delta
 
 
 def _read_usage(event: Mapping[str, Any], answer: Answer) -> int | None:
     """Take over token counts from `usage`, or `timings`; returns the output tokens so far, or null."""
-    usage = event.get("usage")
-    counted = None
-    if usage:
-        answer.prompt_tokens = usage.get("prompt_tokens", answer.prompt_tokens)
-        counted = usage.get("completion_tokens")
-        if counted is not None:
-            answer.output_tokens = counted
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        if cached is not None:
-            answer.cached_tokens = cached
-    timings = event.get("timings")
-    if timings and answer.cached_tokens is None:
-        answer.cached_tokens = timings.get("cache_n")
+    usage = event.get("usage") or {}
+    counted = _count(usage.get("completion_tokens"))
+    if counted is not None:
+        answer.output_tokens = counted
+    prompt = _count(usage.get("prompt_tokens"))
+    if prompt is not None:
+        answer.prompt_tokens = prompt
+    cached = _count((usage.get("prompt_tokens_details") or {}).get("cached_tokens"))
+    if cached is None and answer.cached_tokens is None:
+        cached = _count((event.get("timings") or {}).get("cache_n"))
+    if cached is not None:
+        answer.cached_tokens = cached
     return counted
+
+
+def _writable(text: str) -> str:
+    """`text` without the half characters that JSON allows and UTF-8 does not."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is {type(value).__name__}")
+    return value
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens as it fits the table (int32), or null for null."""
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value < 1 << 31:
+        raise TypeError(f"a number of tokens is {value!r}")
+    return value
 
 
 def _error_text(error: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from servegauge.errors import UserError, did_you_mean
 
@@ -66,6 +68,12 @@ class Pace:
     prefix_cache: bool = False
     faults: tuple[Fault, ...] = ()
 
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> Pace:
+        """The pace that a command line of `parser()` asks for."""
+        names = [name for name in cls.__dataclass_fields__ if name != "faults"]
+        return cls(**{name: getattr(given, name) for name in names}, faults=tuple(map(Fault.parse, given.fault)))
+
     def fault(self, number: int) -> Fault | None:
         """The fault of the `number`-th request (counted from 1), or null."""
         per_request = (fault for fault in self.faults if fault.kind not in ("slow_start", "refused_reset"))
@@ -74,3 +82,34 @@ class Pace:
     def has(self, kind: str) -> Fault | None:
         """The configured fault of this kind, or null."""
         return next((fault for fault in self.faults if fault.kind == kind), None)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are UserErrors, so that a launch's arguments can be checked while planning."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m servegauge.paced`."""
+    faults = "\n".join(f"  {kind:14}{text}" for kind, text in FAULTS.items())
+    options = _Parser(
+        prog="python -m servegauge.paced",
+        description="A mock OpenAI-compatible server whose truth is known.",
+        epilog=f"faults, as --fault KIND[:every=N,key=value]:\n{faults}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("--host", default="127.0.0.1")
+    options.add_argument("--port", type=int, default=8001, help="0 takes a free one; see --port-file")
+    options.add_argument("--port-file", type=Path, help="write the port here once listening")
+    options.add_argument("--first-s", type=float, default=0.05, help="first token after this many seconds")
+    options.add_argument("--gap-s", type=float, default=0.01, help="seconds between two tokens")
+    options.add_argument("--prefill-s-per-token", type=float, default=0.0, help="added to --first-s per prompt token")
+    options.add_argument("--tokens-per-chunk", type=int, default=1)
+    options.add_argument("--slots", type=int, help="most requests answered at once; the others queue")
+    options.add_argument("--early-headers", action="store_true", help="send the response's head at once")
+    options.add_argument("--prefix-cache", action="store_true", help="repeat prompts count as cached until a reset")
+    options.add_argument("--fault", action="append", default=[], metavar="KIND[:..]", help="misbehave, see below")
+    options.add_argument("--cpu", type=int, help="pin to this CPU")
+    return options

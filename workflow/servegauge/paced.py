@@ -15,7 +15,6 @@ All stamps are CLOCK_MONOTONIC, which processes of one machine share. `id` is th
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import gc
@@ -29,11 +28,10 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from servegauge.errors import UserError, door
-from servegauge.pace import FAULTS, Fault, Pace
+from servegauge.pace import Fault, Pace, parser
 from servegauge.paced_wire import Wire, http_reply
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
@@ -358,42 +356,9 @@ def _truth(stream: Stream) -> dict[str, Any]:
     return {"id": stream.id, "received_ns": stream.received_ns, "sends_ns": stream.sends_ns}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line; `frameworks/paced.py` builds the same."""
-    faults = "\n".join(f"  {kind:14}{text}" for kind, text in FAULTS.items())
-    options = argparse.ArgumentParser(
-        prog="python -m servegauge.paced",
-        description="A mock OpenAI-compatible server whose truth is known.",
-        epilog=f"faults, as --fault KIND[:every=N,key=value]:\n{faults}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    options.add_argument("--host", default="127.0.0.1")
-    options.add_argument("--port", type=int, default=8001, help="0 takes a free one; see --port-file")
-    options.add_argument("--port-file", type=Path, help="write the port here once listening")
-    options.add_argument("--first-s", type=float, default=0.05, help="first token after this many seconds")
-    options.add_argument("--gap-s", type=float, default=0.01, help="seconds between two tokens")
-    options.add_argument("--prefill-s-per-token", type=float, default=0.0, help="added to --first-s per prompt token")
-    options.add_argument("--tokens-per-chunk", type=int, default=1)
-    options.add_argument("--slots", type=int, help="most requests answered at once; the others queue")
-    options.add_argument("--early-headers", action="store_true", help="send the response's head at once")
-    options.add_argument("--prefix-cache", action="store_true", help="repeat prompts count as cached until a reset")
-    options.add_argument("--fault", action="append", default=[], metavar="KIND[:..]", help="misbehave, see below")
-    options.add_argument("--cpu", type=int, help="pin to this CPU")
-    return options
-
-
 def main() -> int:
     given = parser().parse_args()
-    pace = Pace(
-        given.first_s,
-        given.gap_s,
-        given.prefill_s_per_token,
-        given.tokens_per_chunk,
-        given.slots,
-        given.early_headers,
-        given.prefix_cache,
-        tuple(Fault.parse(text) for text in given.fault),
-    )
+    pace = Pace.of(given)
     if given.cpu is not None:
         os.sched_setaffinity(0, {given.cpu})
     # The default timer slack of 50 us would be added to each sleep.

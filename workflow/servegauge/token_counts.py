@@ -40,7 +40,8 @@ class Encoder:
 
     def ends(self, text: str) -> list[int]:
         """Where each token of an answer ends, in characters."""
-        return [stop for _, stop in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+        whole = text.encode("utf-8", "replace").decode()  # half characters, which JSON allows, have no bytes
+        return [stop for _, stop in self._tokenizer.encode(whole, add_special_tokens=False).offsets]
 
 
 def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:

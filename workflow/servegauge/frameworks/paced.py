@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from servegauge import __version__
 from servegauge.errors import UserError
 from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
-from servegauge.pace import Fault
-from servegauge.paced import parser
+from servegauge.pace import Pace, parser
 from servegauge.spec import Launch
 
 
@@ -52,15 +51,10 @@ class Paced(Framework):
     def unsupported(self, launch: Launch) -> str | None:
         if launch.layout.gpus_per_instance > 1 or launch.layout.ep > 1:
             return "the paced mock server has no GPUs to spread over (it has: instances)"
-        options = parser()
         try:
-            given, unknown = options.parse_known_args(list(launch.extra_args))
-            for text in given.fault:
-                Fault.parse(text)
-        except (SystemExit, UserError) as error:
-            return f"the paced mock server does not take {' '.join(launch.extra_args)}: {error}"
-        if unknown:
-            return f"the paced mock server has no argument {unknown[0]}; see python -m servegauge.paced --help"
+            Pace.of(parser().parse_args(list(launch.extra_args)))
+        except UserError as error:
+            return f"{self.title} does not take {' '.join(launch.extra_args)}: {error}"
         return super().unsupported(launch)
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
