@@ -93,13 +93,15 @@ def test_unpaired_repeats_are_left_out_and_one_launch_is_said(comparison):
     (rate,) = comparison.of("achieved_rps", key)
     assert (rate.low, rate.high) == (None, None)  # one number on each side has no spread
     assert any("single launch" in note for note in comparison.notes)
+    assert ratio.unpaired == 1
+    assert any(note.startswith("1 measured cell has no partner") for note in comparison.notes)
 
 
 def test_flagged_cells_are_counted(comparison):
     (flagged,) = comparison.of("ttft_p50", condition(comparison, "long, rate 4/s"))
     (clean,) = comparison.of("ttft_p50", condition(comparison, "short, rate 4/s"))
     assert (flagged.flagged, flagged.base_flagged, clean.flagged) == (1, 0, 0)
-    assert any(note.startswith("1 of the compared cells are flagged") for note in comparison.notes)
+    assert any(note.startswith("1 of the compared cells is flagged") for note in comparison.notes)
 
 
 def test_a_p99_of_too_few_requests_is_marked(tmp_path):

@@ -24,7 +24,7 @@ import numpy as np
 from servegauge import metrics
 from servegauge.bootstrap import interval, resample_quantile, seed
 from servegauge.spec import canonical_json
-from servegauge.study_view import Metric, Study, axis_value, label
+from servegauge.study_view import Metric, Study, axis_value, doubts, label
 
 REPLICATES = 2000
 FEW_REPEATS = 5  # below it the bootstrap cannot know how much launches differ
@@ -45,8 +45,9 @@ class Ratio:
     launches: int
     base_launches: int
     paired: bool
+    unpaired: int  # measured cells that have no partner in their repeat and are left out
     requests: int  # ok, in the smallest cell
-    flagged: int  # cells
+    flagged: int  # cells with a doubt, see study_view.doubts
     base_flagged: int
     supported: bool  # the smallest cell carries a 95 % interval of this quantile
     instrument_s: float | None  # largest error of the instrument among the cells
@@ -143,6 +144,7 @@ def _ratios(
 ) -> Iterable[tuple[Ratio, np.ndarray | None]]:
     """The ratios of one level in one condition, with their replicates."""
     common = sorted({row["repeat"] for row in base} & {row["repeat"] for row in other})
+    unpaired = len({row["repeat"] for row in base} ^ {row["repeat"] for row in other}) if common else 0
     if common:
         base, other = (
             sorted((row for row in rows if row["repeat"] in common), key=lambda row: row["repeat"])
@@ -185,9 +187,10 @@ def _ratios(
                 launches=len(other),
                 base_launches=len(base),
                 paired=bool(common),
+                unpaired=unpaired,
                 requests=min(counted),
-                flagged=sum(bool(row["flags"]) for row in other),
-                base_flagged=sum(bool(row["flags"]) for row in base),
+                flagged=sum(bool(doubts(row)) for row in other),
+                base_flagged=sum(bool(doubts(row)) for row in base),
                 supported=metric.quantile is None or min(counted) >= metrics.required_sample(metric.quantile),
                 instrument_s=max(errors) if errors else None,
             ),
@@ -254,12 +257,12 @@ def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]]) ->
         if fewest == 1:
             notes.append(
                 "Some sides have a single launch: their intervals hold only the spread between requests, not between "
-                "launches, and are too narrow. Set `repeat` to 5 or more for a claim."
+                "launches, and are too narrow. Set the study's repeat to 5 or more for a claim."
             )
         elif fewest < FEW_REPEATS:
             notes.append(
                 f"With {fewest} repeats the intervals know little of how much launches differ and are likely too "
-                f"narrow; set `repeat` to {FEW_REPEATS} or more for a claim."
+                f"narrow; set the study's repeat to {FEW_REPEATS} or more for a claim."
             )
         if unsupported := sum(not ratio.supported for ratio in result.ratios):
             need = metrics.required_sample(0.99)
@@ -268,9 +271,15 @@ def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]]) ->
                 f"carry (a p99 needs {need} answered requests); they are marked."
             )
         if flagged := len(
-            {row["cell"] for levels in groups.values() for rows in levels.values() for row in rows if row["flags"]}
+            {row["cell"] for levels in groups.values() for rows in levels.values() for row in rows if doubts(row)}
         ):
-            notes.append(f"{flagged} of the compared cells are flagged; they are in the ratios and are marked.")
+            verb = "is flagged; it is" if flagged == 1 else "are flagged; they are"
+            notes.append(f"{flagged} of the compared cells {verb} in the ratios and marked.")
+    if unpaired := sum({(one.condition, canonical_json(one.level)): one.unpaired for one in result.ratios}.values()):
+        notes.append(
+            f"{unpaired} measured cell{'s have' if unpaired > 1 else ' has'} no partner of the same repeat on the "
+            f"other side and stay{'s' * (unpaired == 1)} out of the ratios."
+        )
     base, compared = (
         canonical_json(result.baseline),
         {(ratio.condition, canonical_json(ratio.level)) for ratio in result.ratios},
@@ -279,6 +288,6 @@ def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]]) ->
     if lost := [pair for pair in wanted if pair not in compared]:
         without = sum(base not in groups[condition] for condition, _ in lost)
         notes.append(
-            f"{len(lost)} comparisons are missing, {without} of them because the baseline is; see the cells below."
+            f"{len(lost)} comparisons are missing because a side was not measured, in {without} of them the baseline."
         )
     return notes

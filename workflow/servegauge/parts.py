@@ -81,15 +81,15 @@ def part_path(dataset: Path, table: str, launch: str) -> Path:
     return dataset / table / f"{launch}.parquet"
 
 
-def open_part(dataset: Path, launch: str) -> Part | None:
-    """The part of `launch`, or null where there is none that this code made."""
+def open_part(dataset: Path, launch: str, by_this_code: bool = True) -> Part | None:
+    """The part of `launch`, or null where there is none (that this code made, unless any will do)."""
     path = part_path(dataset, "requests", launch)
     try:
         footer = (pq.read_metadata(path).metadata or {}).get(FOOTER.encode())
         said = json.loads(footer) if footer else {}
     except (OSError, ValueError):  # absent, or not ours to read: made again
         return None
-    if said.get("code") != CODE:
+    if not said or (by_this_code and said["code"] != CODE):
         return None
     entries = [Entry(**{**entry, "row_groups": tuple(entry["row_groups"])}) for entry in said["cells"]]
     return Part(path, {entry.cell: entry for entry in entries})

@@ -21,6 +21,10 @@ SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share
 LOAD_AXES = ("prompts", "rate", "concurrency", "cache")
 
 
+SAMPLE_FLAGS = ("p99_not_supported", "p95_not_supported")
+"""Flags that say how many requests there were, and nothing about how they were measured."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A statistic of a cell that is compared: its column in CELLS, and how to draw it again from requests."""
@@ -151,7 +155,7 @@ class Study:
 
     def samples(self, row: Mapping[str, Any], families: Iterable[str]) -> dict[str, np.ndarray]:
         """Latency -> sorted values of the window's ok requests of one cell, seconds (ITL: all gaps)."""
-        part = parts.open_part(self.results / "dataset", row["launch"])
+        part = parts.open_part(self.results / "dataset", row["launch"], by_this_code=False)
         if part is None:
             raise UserError(f"the dataset has no requests of {row['launch']}: run scripts/merge_dataset.py again")
         families = list(families)
@@ -159,6 +163,11 @@ class Study:
         table = part.read(row["cell"], [*columns, *(["chunk_ns"] if "itl" in families else [])])
         table = table.filter(pc.and_(pc.equal(table["phase"], "window"), pc.equal(table["status"], "ok")))
         return {one: np.sort(metrics.values_of(table, one)) for one in families}
+
+
+def doubts(row: Mapping[str, Any]) -> list[str]:
+    """Flags of a cell that cast doubt on all its numbers; whether a p99 is supported is said beside each p99."""
+    return [flag for flag in row["flags"] or [] if flag not in SAMPLE_FLAGS]
 
 
 def axis_value(row: Mapping[str, Any], axis: str) -> Any:
