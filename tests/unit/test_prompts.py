@@ -150,9 +150,12 @@ def test_sharegpt_is_used_in_file_order_from_where_the_seed_says(
     sharegpt: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
     tokenizer = tokens.load(tiny_model)
-    orders = {tuple(questions(draw_prompts(sharegpt, tokenizer, 5, seed, root=tmp_path))) for seed in range(60)}
-    ring = [0, 2, 3, 4, 5]
-    assert orders == {tuple(ring[start:] + ring[:start]) for start in range(5)}
+    draws = [draw_prompts(sharegpt, tokenizer, 3, seed, root=tmp_path) for seed in range(60)]
+    ring = [0, 2, 3, 4, 5]  # 1 has one turn only
+    rounds = {tuple((ring + ring)[start : start + 3]) for start in range(5)}
+    assert {tuple(questions(drawn)) for drawn in draws} == rounds
+    assert {drawn.source["looked_at"] for drawn in draws} == {3, 4}  # no further than needed
+    assert {drawn.source["repeated"] for drawn in draws} == {0}
 
 
 def test_the_fields_standard_filters(sharegpt: dict[str, Any], tiny_model: Path, tmp_path: Path) -> None:
@@ -165,8 +168,7 @@ def test_the_fields_standard_filters(sharegpt: dict[str, Any], tiny_model: Path,
     }
     drawn = draw_prompts({**sharegpt, "filters": usual}, tokens.load(tiny_model), 4, 0, root=tmp_path)
     assert set(questions(drawn)) == {0, 3}
-    assert drawn.source["usable"] == 2
-    assert drawn.source["repeated"] == 2
+    assert (drawn.source["looked_at"], drawn.source["repeated"]) == (6, 2)
     tokenizer = tokens.load(tiny_model)
     for prompt, number in zip(drawn.prompts, questions(drawn), strict=True):
         assert prompt.prompt_tokens == tokenizer.count(TURNS[number][0])
@@ -175,9 +177,9 @@ def test_the_fields_standard_filters(sharegpt: dict[str, Any], tiny_model: Path,
 
 def test_the_shipped_sample_and_its_hash(tiny_model: Path, repository: Path) -> None:
     spec = config.load_prompts(repository, "sharegpt-sample")
-    drawn = draw_prompts(spec, tokens.load(tiny_model), 10, 0, root=repository)
-    assert drawn.source["usable"] > 45
-    assert drawn.source["repeated"] == 0
+    drawn = draw_prompts(spec, tokens.load(tiny_model), 60, 0, root=repository)
+    assert drawn.source["looked_at"] == drawn.source["entries"] == 54
+    assert drawn.source["repeated"] == 10
     with pytest.raises(UserError, match="another data set"):
         draw_prompts({**spec, "sha256": "0" * 64}, tokens.load(tiny_model), 1, 0, root=repository)
 
@@ -219,7 +221,7 @@ def test_jsonl_with_prompts_messages_and_lengths(tiny_model: Path, tmp_path: Pat
     # With a length of the set's own, lines without one can be used too.
     every = draw_prompts({**spec, "output_tokens": 3}, tokenizer, 3, 0, root=tmp_path)
     assert [prompt.output_tokens for prompt in every.prompts] == [3, 3, 3]
-    assert every.source["usable"] == 3
+    assert every.source["repeated"] == 0
     assert every.source["sha256"] == hashlib.sha256((tmp_path / "d.jsonl").read_bytes()).hexdigest()
 
 

@@ -138,6 +138,19 @@ def test_a_changed_tokenizer_is_noticed(root: Path) -> None:
         compile_workload(workload(OPEN), root, root / "out")
 
 
+def test_a_changed_data_set_is_noticed_and_a_missing_one_does_no_harm(root: Path) -> None:
+    data = root / "d.jsonl"
+    data.write_text('{"prompt": "what is it", "output_tokens": 3}\n')
+    what = workload(OPEN, {"name": "j", "kind": "jsonl", "path": "d.jsonl", "how_to_get": ""})
+    first = compile_workload(what, root, root / "out")
+    assert set(first["files"]) == {"d.jsonl", "model/tokenizer.json"}  # no path of this machine
+    data.unlink()
+    assert compile_workload(what, root, root / "out") == first
+    data.write_text('{"prompt": "another one", "output_tokens": 3}\n')
+    with pytest.raises(UserError, match=r"d\.jsonl has changed since"):
+        compile_workload(what, root, root / "out")
+
+
 @pytest.mark.parametrize(
     ("load", "message"),
     [

@@ -12,8 +12,8 @@ Four kinds (config/prompts/*.yaml, checked by workflow/schemas/prompts.schema.ya
   out in the set's `filters`; only `min_turns: 2` holds without being written.
 - jsonl: one JSON object a line, with a prompt or chat messages and perhaps the answer's length.
 
-Data sets are used in file order, never shuffled. The seed chooses at which usable entry a draw begins, so that repeats
-get other prompts; at the end of the file it goes on at the beginning. A prompt's tokens include the special tokens, an
+Data sets are used in file order, never shuffled. The seed chooses at which entry a draw begins, so that repeats get
+other prompts; at the end of the file it goes on at the beginning. A prompt's tokens include the special tokens, an
 answer's do not.
 """
 
@@ -21,8 +21,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -197,12 +198,13 @@ def exact_texts(tokenizer: Tokenizer, sizes: np.ndarray, starts: Sequence[str], 
 
 @dataclass(frozen=True)
 class Entry:
-    """One usable line of a data set, before it is counted. `answer` is the recorded answer's text, if any."""
+    """One entry of a data set, before it is counted. `answer` is the recorded answer's text, if any."""
 
     prompt: str
-    messages: list[dict[str, str]] | None
-    answer: str | None
-    output_tokens: int | None
+    messages: list[dict[str, str]] | None = None
+    answer: str | None = None
+    output_tokens: int | None = None
+    turns: int | None = None
 
 
 def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
@@ -213,9 +215,9 @@ def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
     if not path.is_file():
         unset = " (a variable in it is not set here)" if "$" in text else ""
         raise UserError(f"prompt set {spec.get('name')}: {path} is not on this machine{unset}. How to get it: {how}")
-    if spec.get("sha256") and sha256(path) != spec["sha256"]:
+    if spec.get("sha256") and (found := unchanged_sha256(path)) != spec["sha256"]:
         raise UserError(
-            f"prompt set {spec.get('name')}: {path} has SHA-256 {sha256(path)}, expected {spec['sha256']}. "
+            f"prompt set {spec.get('name')}: {path} has SHA-256 {found}, expected {spec['sha256']}. "
             f"It is another data set. How to get the right one: {how}"
         )
     return path
@@ -225,25 +227,32 @@ def _data_set(
     spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
 ) -> Drawn:
     path = data_set_path(spec, root)
-    read = _sharegpt if spec["kind"] == "sharegpt" else _jsonl
-    entries = list(read(spec, path))
+    if spec["kind"] == "sharegpt":
+        entries = _sharegpt(path, path.stat().st_mtime_ns)
+    else:
+        fields = {name: name for name in ("prompt", "messages", "output_tokens")} | dict(spec.get("fields") or {})
+        entries = _jsonl(path, path.stat().st_mtime_ns, tuple(sorted(fields.items())))
     forced = lengths(spec["output_tokens"], count, draw) if "output_tokens" in spec else None
-    usable = [prompt for entry in entries if (prompt := _counted(spec, entry, tokenizer, output, forced is not None))]
+    first = int(draw.integers(len(entries))) if entries else 0
+    usable: list[Prompt] = []
+    looked_at = 0
+    # Counted as far as needed only: a large data set takes minutes to count.
+    while looked_at < len(entries) and len(usable) < count:
+        entry = entries[(first + looked_at) % len(entries)]
+        looked_at += 1
+        if prompt := _counted(spec, entry, tokenizer, output, forced is not None):
+            usable.append(prompt)
     if not usable:
         raise UserError(
             f"prompt set {spec.get('name')}: of {len(entries)} entries in {path} none is left by its filters "
             f"{dict(spec.get('filters', {}))}, or none has an answer length; set `output_tokens`, or widen the filters"
         )
-    first = int(draw.integers(len(usable)))
-    prompts = [usable[(first + number) % len(usable)] for number in range(count)]
+    prompts = [usable[number % len(usable)] for number in range(count)]
     if output is None and forced is not None:
-        prompts = [
-            Prompt(prompt.text, prompt.messages, prompt.prompt_tokens, int(tokens))
-            for prompt, tokens in zip(prompts, forced, strict=True)
-        ]
+        prompts = [replace(prompt, output_tokens=int(size)) for prompt, size in zip(prompts, forced, strict=True)]
     source = {
-        "path": spec["path"], "sha256": sha256(path), "entries": len(entries), "usable": len(usable), "first": first,
-        "repeated": max(0, count - len(usable)),
+        "path": spec["path"], "sha256": unchanged_sha256(path), "entries": len(entries), "first": first,
+        "looked_at": looked_at, "repeated": count - len(usable),
     }  # fmt: skip
     return Drawn(prompts, source)
 
@@ -253,6 +262,8 @@ def _counted(
 ) -> Prompt | None:
     """The entry with its lengths; null where a filter takes it out or nobody says how long the answer is to be."""
     filters = spec.get("filters") or {}
+    if entry.turns is not None and entry.turns < filters.get("min_turns", MIN_TURNS):
+        return None
     if entry.messages is not None:
         text, prompt_tokens = tokenizer.chat(entry.messages)
         messages = json.dumps(entry.messages, ensure_ascii=False)
@@ -271,32 +282,32 @@ def _counted(
     return Prompt(text, messages, prompt_tokens, asked) if kept and asked else None
 
 
-def _sharegpt(spec: Mapping[str, Any], path: Path) -> Iterator[Entry]:
-    """Conversations of at least `min_turns` turns, as first turn and second turn."""
-    least = (spec.get("filters") or {}).get("min_turns", MIN_TURNS)
+# Read once in this process as long as the file stays the same: one study has many workloads of one data set.
+@lru_cache(maxsize=2)
+def _sharegpt(path: Path, _mtime_ns: int) -> list[Entry]:
+    """First and second turn of every conversation that has one."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, list):
         raise UserError(f"{path}: expected ShareGPT's format, a list of conversations, found {type(data).__name__}")
+    entries = []
     for number, item in enumerate(data):
         turns = item.get("conversations", item.get("messages")) if isinstance(item, dict) else None
         if not isinstance(turns, list):
             raise UserError(f"{path}: entry {number} has no list `conversations`")
-        texts = [turn.get("value", turn.get("content")) for turn in turns]
-        if len(texts) >= max(least, 1) and isinstance(texts[0], str) and texts[0]:
-            yield Entry(texts[0], None, texts[1] if len(texts) > 1 else None, None)
+        texts = [turn.get("value", turn.get("content")) for turn in turns[:2]]
+        if texts and isinstance(texts[0], str) and texts[0]:
+            entries.append(Entry(texts[0], answer=texts[1] if len(texts) > 1 else None, turns=len(turns)))
+    return entries
 
 
-def _jsonl(spec: Mapping[str, Any], path: Path) -> Iterator[Entry]:
-    """Lines with the keys that `fields` names."""
-    fields = {
-        "prompt": "prompt",
-        "messages": "messages",
-        "output_tokens": "output_tokens",
-        **(spec.get("fields") or {}),
-    }
+@lru_cache(maxsize=2)
+def _jsonl(path: Path, _mtime_ns: int, names: tuple[tuple[str, str], ...]) -> list[Entry]:
+    """Every line, by the keys that `names` gives."""
+    fields = dict(names)
+    entries = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -311,4 +322,16 @@ def _jsonl(spec: Mapping[str, Any], path: Path) -> Iterator[Entry]:
                     f"{path}:{number}: has neither {fields['prompt']!r} nor {fields['messages']!r}; it has: "
                     f"{', '.join(item)}. Name the keys in the set's `fields`."
                 )
-            yield Entry(prompt or "", messages, None, item.get(fields["output_tokens"]))
+            entries.append(Entry(prompt or "", messages, output_tokens=item.get(fields["output_tokens"])))
+    return entries
+
+
+def unchanged_sha256(path: Path) -> str:
+    """SHA-256 of a file, computed once in this process as long as its size and time stay the same."""
+    about = path.stat()
+    return _sha256(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
+    return sha256(path)

@@ -26,7 +26,7 @@ from servegauge import models, tokens
 from servegauge.arrivals import arrival_times
 from servegauge.errors import UserError
 from servegauge.files import read_json, sha256, whole_folder, write_json
-from servegauge.prompts import Prompt, draw_prompts
+from servegauge.prompts import Prompt, draw_prompts, unchanged_sha256
 from servegauge.spec import Load, Workload
 
 VERSION = 1  # of the schema below
@@ -64,9 +64,9 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any
     window would be empty.
     """
     folder = out / workload.id
-    tokenizer = models.workload_tokenizer(workload.tokenizer, root)
     if folder.exists():
-        return _present(folder, tokenizer)
+        return _present(folder, root)
+    tokenizer = models.workload_tokenizer(workload.tokenizer, root)
     load = Load(**workload.load)
     # One seed for each thing that is drawn: another arrival process leaves the prompts as they are drawn.
     prompt_seed, warmup_seed, window_seed = (
@@ -101,7 +101,7 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any
             }
             write_json(temporary / JSON, described)
     except FileExistsError:  # another process compiled the same one meanwhile
-        return _present(folder, tokenizer)
+        return _present(folder, root)
     return described
 
 
@@ -217,8 +217,9 @@ def _summary(table: pa.Table, name: str) -> dict[str, float]:
 
 
 def _sources(workload: Workload, source: Mapping[str, Any], tokenizer: Path, root: Path) -> dict[str, str]:
-    """SHA-256 of every file that shaped this workload, by its path."""
-    files = {str(tokenizer): sha256(tokenizer)}
+    """SHA-256 of every file that shaped this workload, by its path as the configuration writes it."""
+    inside = tokenizer.is_relative_to(root)
+    files = {str(tokenizer.relative_to(root) if inside else tokenizer): unchanged_sha256(tokenizer)}
     if "path" in source:
         files[source["path"]] = source["sha256"]
     arrival = workload.load["arrival"]
@@ -227,20 +228,23 @@ def _sources(workload: Workload, source: Mapping[str, Any], tokenizer: Path, roo
     return files
 
 
-def _present(folder: Path, tokenizer: Path) -> dict[str, Any]:
+def _present(folder: Path, root: Path) -> dict[str, Any]:
     """`workload.json` of a compiled workload, after its bytes and its sources were checked."""
     try:
         described = read_json(folder / JSON)
+        found = sha256(folder / PARQUET)
     except (FileNotFoundError, json.JSONDecodeError) as error:
         raise UserError(f"{folder} is damaged: {error}. {_again(folder)}") from error
-    if sha256(folder / PARQUET) != described["sha256"]:
+    if found != described["sha256"]:
         raise UserError(f"{folder / PARQUET} is not what was frozen. {_again(folder)}")
-    now = sha256(tokenizer)
-    if now not in described["files"].values():
-        raise UserError(
-            f"the tokenizer {tokenizer} has changed since {folder.name} was frozen with it, so cells measured before "
-            "and after would not be the same. Restore it, or give the changed model another name."
-        )
+    for name, frozen in described["files"].items():
+        path = root / os.path.expandvars(os.path.expanduser(name))
+        # A data set that is gone does no harm: what was taken of it is frozen.
+        if path.is_file() and unchanged_sha256(path) != frozen:
+            raise UserError(
+                f"{path} has changed since {folder.name} was frozen with it, so cells measured before and after would "
+                "not be the same. Restore it, or give the changed one another name."
+            )
     return described
 
 
