@@ -95,11 +95,14 @@ def framework_environment(framework: str, platform: Mapping[str, Any], root: Pat
     """The environment of ours that runs `framework` on `platform`; null where the site provides the framework.
 
     The site does when the platform's `frameworks: <name>:` has a `venv`, a `container` or an `executable`, or when
-    there is no `envs/<name>.txt`.
+    there is no lock file: `envs/<name>-cpu.txt` where there is no GPU (or `device: cpu`), else `envs/<name>.txt`.
     """
     how = (platform.get("frameworks") or {}).get(framework) or {}
-    provided = any(how.get(key) for key in ("venv", "container", "executable"))
-    return framework if not provided and (root / "envs" / f"{framework}.txt").is_file() else None
+    if any(how.get(key) for key in ("venv", "container", "executable")):
+        return None
+    on_cpu = how.get("device") == "cpu" or not platform.get("gpus_per_node")
+    names = [f"{framework}-cpu", framework] if on_cpu else [framework]
+    return next((name for name in names if (root / "envs" / f"{name}.txt").is_file()), None)
 
 
 def framework_python(framework: str, platform: Mapping[str, Any], root: Path) -> str:
