@@ -54,11 +54,12 @@ class Run:
 
     def measure(self, attempt: int) -> dict[str, Any]:
         """Measure what is missing, from `attempt` on; the outcome of the last attempt. Raises what submit.py raises."""
+        outcome = None
         while True:
             known = (attempt_folder(self.results, self.launch, attempt) / "job.json").exists()
             order = self._order(attempt, known)
             if not order["cells"]:
-                return self._nothing_missing(order)
+                return outcome or self._nothing_missing(order)
             try:
                 outcome = submit_and_wait(order, self.mode, self.poll_s, self._failed_nodes(order), self.say)
             except Cancelled as cancelled:
@@ -67,8 +68,8 @@ class Run:
                 raise
             self._write(attempt, outcome)
             self.say(f"{self.launch}: attempt {attempt}: {_counts(outcome)}")
-            if known and self._missing(attempt + 1):
-                attempt += 1
+            if known:
+                attempt += 1  # it was submitted by an earlier run: this one has not measured anything yet
             elif _goes_on(order, outcome):
                 self._order_rest(order, outcome)
                 attempt += 1
@@ -81,12 +82,7 @@ class Run:
         file = attempt_folder(self.results, self.launch, attempt) / "order.json"
         if known and file.exists():
             return dict(read_json(file))
-        order, _ = write_order(self.plan, self.launch, attempt, self.results, self.root, self.cells)
-        return order
-
-    def _missing(self, attempt: int) -> bool:
-        """True when the plan asks for cells that are not measured; leaves the order of `attempt` ready if so."""
-        return bool(self._order(attempt, False)["cells"])
+        return write_order(self.plan, self.launch, attempt, self.results, self.root, self.cells)
 
     def _order_rest(self, order: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
         """The next attempt's order: the cells that were not run. Failed ones are for a person to look at first."""

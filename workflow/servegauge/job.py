@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from servegauge import slurm
 from servegauge.errors import UserError
 from servegauge.files import read_json, whole_file, write_json
 from servegauge.orders import is_measured
@@ -53,7 +54,7 @@ def run_order(order_file: str, run: str = RUN) -> dict[str, Any]:
     signals = EndSignals()
     with machine_lock(f"{order['launch']['id']}, attempt {order['attempt']}"):
         if rank == 0:
-            if failed := _failed_node(folder):
+            if failed := _failed_nodes(folder):
                 return _not_measured(order, failed)
             _say_started(folder, nodes)
         order["deadline_utc"] = deadline(order)
@@ -199,9 +200,14 @@ def _head(folder: Path, rank: int, nodes: int) -> dict[str, Any]:
 
 
 def _say_started(folder: Path, nodes: int) -> None:
-    """Leave word of who runs this attempt, and take away the outcome of a start that was interrupted."""
+    """Leave word of who runs this attempt. Of a start that was interrupted, the outcome goes and the record stays."""
     for old in [folder / "outcome.json", *folder.glob("job-*/*_result.pkl")]:
         old.unlink(missing_ok=True)
+    # What made the cells of the start before: on another node, perhaps, with another calibration.
+    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    for name in ("launch", "calibration") if start else ():
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"{name}.json").rename(folder / f"{name}-start-{start - 1}.json")
     names = os.environ.get("SLURM_JOB_NODELIST") or socket.gethostname()
     write_json(
         folder / "running.json",
@@ -217,27 +223,25 @@ def _say_started(folder: Path, nodes: int) -> None:
     )
 
 
-def _failed_node(folder: Path) -> str | None:
-    """Why the node of an earlier start of this very job failed, in Slurm's words; null where none did."""
+def _failed_nodes(folder: Path) -> dict[str, str]:
+    """Nodes of an earlier start of this very job that are out of service, with Slurm's words."""
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
-        return None
+        return {}
     try:
         before = read_json(folder / "running.json")
     except (OSError, ValueError):
-        return None
+        return {}
     if before.get("job") != os.environ.get("SLURM_JOB_ID"):
-        return None
-    for line in _ask(["scontrol", "show", "node", "-o", str(before["nodes"])]).splitlines():
-        fields = dict(field.split("=", 1) for field in line.split(" Reason=")[0].split() if "=" in field)
-        state = fields.get("State", "")
-        if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")):
-            reason = line.partition(" Reason=")[2].strip() or "no reason given"
-            return f"node {fields.get('NodeName')} failed (Slurm: NODE_FAIL, {state}; {reason})"
-    return None
+        return {}
+    try:
+        return slurm.failed_nodes(before["nodes"])
+    except slurm.SlurmSilent:
+        return {}
 
 
-def _not_measured(order: Mapping[str, Any], reason: str) -> dict[str, Any]:
-    """The outcome of a start that measures nothing."""
+def _not_measured(order: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
+    """The outcome of a start that measures nothing, because the start before it lost its node."""
+    reason = slurm.say_failed(failed)
     results = Path(order["root"]) / order["results"]
     cells = {
         cell["id"]: {"status": "ok", "reason": None}
@@ -245,7 +249,7 @@ def _not_measured(order: Mapping[str, Any], reason: str) -> dict[str, Any]:
         else {"status": "not_run", "reason": reason}
         for cell in order["cells"]
     }
-    return {"status": "failed", "reason": reason, "cells": cells}
+    return {"status": "failed", "reason": reason, "cells": cells, "failed_nodes": list(failed)}
 
 
 def layout_of(order: Mapping[str, Any]) -> Layout:

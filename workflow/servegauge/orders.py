@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -87,12 +88,11 @@ def make_order(
 
 def write_order(
     plan_file: Path, launch: str, attempt: int, results: Path, root: Path, cells: str = "*"
-) -> tuple[dict[str, Any], Path]:
-    """Make the order in a process of its own and write it to the attempt's folder; returns it and its path.
+) -> dict[str, Any]:
+    """Make the order in a process of its own and write it to the attempt's folder, if it has a cell; returns it.
 
     The launch's `spec.json` is written too. UserError with the child's message when it fails.
     """
-    folder = attempt_folder(results, launch, attempt)
     argv = [
         sys.executable, "-m", "servegauge.orders", "--plan", str(plan_file), "--launch", launch,
         "--attempt", str(attempt), "--results", str(results), "--root", str(root), "--cells", cells or "*",
@@ -100,7 +100,7 @@ def write_order(
     made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if made.returncode != 0:
         raise UserError(made.stderr.strip().removeprefix("error: ") or f"making the order of {launch} failed")
-    return read_json(folder / "order.json"), folder / "order.json"
+    return dict(json.loads(made.stdout))
 
 
 def find_launch(plan_file: Path, cell: str) -> str:
@@ -110,6 +110,16 @@ def find_launch(plan_file: Path, cell: str) -> str:
     if found.returncode != 0:
         raise UserError(found.stderr.strip().removeprefix("error: ") or f"looking up {cell} in {plan_file} failed")
     return found.stdout.strip()
+
+
+def _time_limit(study: Mapping[str, Any], order: Mapping[str, Any], results: Path) -> int:
+    """Minutes that the job asks for, as the plan says it: from the estimate, where the study does not set them."""
+    # Here, in the child: the process that waits imports this module too and must stay small.
+    from servegauge.estimate import assumed, estimate_cells, time_limit_min
+    from servegauge.spec import Cell, Launch
+
+    launch, cells = Launch.from_dict(order["launch"]), [Cell.from_dict(cell) for cell in order["cells"]]
+    return time_limit_min(study, launch, estimate_cells(launch, cells, results, assumed(study)).minutes)
 
 
 def main() -> int:
@@ -130,10 +140,13 @@ def main() -> int:
     order = make_order(plan, arguments.launch, arguments.attempt, results, arguments.root, arguments.cells)
     folder = attempt_folder(results, arguments.launch, arguments.attempt)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder.parent / "spec.json").exists():
-            write_json(folder.parent / "spec.json", order["launch"])
-        write_json(folder / "order.json", order)
+        if order["cells"]:
+            order["time_min"] = _time_limit(plan["study"], order, results)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder.parent / "spec.json").exists():
+                write_json(folder.parent / "spec.json", order["launch"])
+            write_json(folder / "order.json", order)
+        json.dump(order, sys.stdout)
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be written: {error.strerror}. Nothing was submitted."

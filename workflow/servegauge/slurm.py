@@ -22,8 +22,10 @@ from servegauge.errors import UserError
 from servegauge.files import read_json, write_json
 from servegauge.spec import Layout
 
-TIME_MIN = 60  # where neither the study nor the platform says how long a job may take
-SIGNAL_S = 60  # Slurm's warning comes this long before the end; the launch plans for the end itself anyway
+TIME_MIN = 60  # where neither the order nor the platform says how long a job may take
+# Slurm's warning comes this long before the end, or up to a minute earlier. The launch knows its end and needs no
+# warning, unless somebody shortens the job while it runs.
+SIGNAL_S = 1
 ASK_S = 30.0  # an answer that takes longer is none
 
 # States in which a job has not ended (squeue's long names).
@@ -116,9 +118,9 @@ def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[st
 
 
 def time_limit(order: Mapping[str, Any]) -> int:
-    """Minutes to ask for: the study's, else what the order's estimate needs, at most the platform's limit."""
+    """Minutes to ask for: as the order says, which has it from the plan, at most the platform's limit."""
     limit = (order["launch"]["platform"].get("slurm") or {}).get("time_min")
-    wanted = (order.get("job") or {}).get("minutes") or order.get("estimate_min") or limit or TIME_MIN
+    wanted = order.get("time_min") or limit or TIME_MIN
     return int(min(wanted, limit) if limit else wanted)
 
 
@@ -228,6 +230,24 @@ def ended(job: str) -> JobState | None:
         state, reason, nodes = line.split("|")
         return JobState(job, state.split()[0], "" if reason == "None" else reason, nodes)
     return None
+
+
+def failed_nodes(nodes: str) -> dict[str, str]:
+    """Of `nodes`, in Slurm's notation, those that are out of service now: name -> state and the reason given."""
+    failed = {}
+    for line in _ask(["scontrol", "show", "node", "-o", nodes]).splitlines() if nodes else []:
+        facts, _, reason = line.partition(" Reason=")
+        fields = dict(field.split("=", 1) for field in facts.split() if "=" in field)
+        state = fields.get("State", "")
+        if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")):
+            # Slurm adds who said so and when, in brackets.
+            failed[fields.get("NodeName", nodes)] = f"{state}: {reason.partition(' [')[0].strip() or 'no reason given'}"
+    return failed
+
+
+def say_failed(failed: Mapping[str, str]) -> str:
+    """`node bm01 failed (Slurm: NODE_FAIL, DOWN: kernel panic)`, for one or several."""
+    return "; ".join(f"node {node} failed (Slurm: NODE_FAIL, {why})" for node, why in failed.items())
 
 
 def has_accounting() -> bool:

@@ -24,7 +24,7 @@ from servegauge.errors import UserError
 from servegauge.files import read_json, write_json
 from servegauge.orders import attempt_folder, is_measured
 from servegauge.progress import duration, utc_now
-from servegauge.slurm import MEANING, JobState, Queue, SlurmSilent
+from servegauge.slurm import MEANING, JobState, Queue, SlurmSilent, failed_nodes
 from servegauge.submitters import InlineSubmitter, LocalSubmitter, SlurmSubmitter, Submitter
 
 MODES = ("slurm", "local", "inline")
@@ -98,11 +98,18 @@ class Attempt:
             if self.signal:
                 name = signal.Signals(self.signal).name
                 state = JobState(job, "CANCELLED", f"this run got {name} and cancelled the job", state.nodes)
-            self._note(state="ended", ended=vars(state) | {"job": job})
+            self._note(state="ended", ended=vars(state) | {"job": job}, failed_nodes=self._failed_nodes(state))
             outcome = self._outcome(state)
         if self.signal:
             raise Cancelled(self.signal, outcome)
         return outcome
+
+    def _failed_nodes(self, state: JobState) -> list[str]:
+        """Nodes to blame, where Slurm blames one."""
+        if state.state == "NODE_FAIL":
+            with contextlib.suppress(SlurmSilent):
+                return list(failed_nodes(state.nodes)) or [state.nodes]
+        return list((self._result(state.job) or {}).get("failed_nodes") or [])
 
     # -- submitting ---------------------------------------------------------
 
@@ -317,7 +324,12 @@ class Attempt:
         job = {key: self.record.get(key) for key in ("mode", "job", "host", "folder")}
         # A slow squeue may still call a job running that has left its outcome: then it has completed.
         end_state = "COMPLETED" if good else state.state
-        outcome["job"] = job | {"state": end_state, "reason": state.reason or None, "nodes": state.nodes or None}
+        outcome["job"] = job | {
+            "state": end_state,
+            "reason": state.reason or None,
+            "nodes": state.nodes or None,
+            "failed_nodes": self.record.get("failed_nodes") or [],
+        }
         return outcome
 
     def _cell(self, cell: str, result: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
@@ -347,6 +359,8 @@ class Attempt:
 
     def _why(self, state: JobState) -> str:
         """How a job that left no outcome ended, for people."""
+        if state.state == "NODE_FAIL" and "NODE_FAIL" in state.reason:
+            return state.reason
         words = [
             f"job {state.job} ended as {state.state}" if self._is_slurm else "its process ended without an outcome"
         ]
@@ -383,6 +397,7 @@ PENDING = {
     "InvalidQOS": " (the QOS may not be used: qos)",
     "Resources": " (waiting for free nodes)",
     "Priority": " (others come first)",
+    "launch failed requeued held": " (its node could not start it; scontrol release lets it try again)",
     "BeginTime": " (it was put back into the queue and may start again shortly)",
 }
 

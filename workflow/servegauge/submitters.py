@@ -22,6 +22,7 @@ from submitit.slurm.slurm import SlurmExecutor
 from servegauge import job as job_module
 from servegauge import slurm
 from servegauge.errors import UserError
+from servegauge.files import read_json
 from servegauge.slurm import JobState, Queue
 
 FOREVER_MIN = 60 * 24 * 365  # submitit's local executor always has a time limit
@@ -70,6 +71,7 @@ class SlurmSubmitter:
 
     def __init__(self, folder: Path, order: Mapping[str, Any], queue: Queue, exclude: Sequence[str] = ()) -> None:
         self.folder, self.order, self.queue, self.exclude = folder, order, queue, exclude
+        self._ran_on = ""
 
     def executor(self) -> _Executor:
         """submitit's executor with this launch's request."""
@@ -103,10 +105,29 @@ class SlurmSubmitter:
     def state(self, job: str, since_s: float) -> JobState | None:
         seen_s, jobs = self.queue.look()
         if job in jobs:
-            return jobs[job]
+            return self._back_in_the_queue(jobs[job])
         if seen_s <= since_s:
             return None  # the last look is older than the job
         return slurm.ended(job) or JobState(job, "UNKNOWN", "Slurm has forgotten the job")
+
+    def _back_in_the_queue(self, state: JobState) -> JobState:
+        """A job that its node's failure put back into the queue has ended for us: it is another node's attempt."""
+        if state.state != "PENDING":
+            self._ran_on = state.nodes or self._ran_on
+            return state
+        ran_on = self._ran_on or self._noted_nodes(state.job)
+        if failed := slurm.failed_nodes(ran_on):
+            slurm.cancel(state.job)
+            return JobState(state.job, "NODE_FAIL", slurm.say_failed(failed), ran_on)
+        return state
+
+    def _noted_nodes(self, job: str) -> str:
+        """Where the job says that it ran, if nobody has seen it running."""
+        try:
+            running = read_json(self.folder.parent / "running.json")
+        except (OSError, ValueError):
+            return ""
+        return str(running.get("nodes") or "") if running.get("job") == job else ""
 
     def cancel(self, job: str) -> str:
         return slurm.cancel(job)
@@ -245,8 +266,9 @@ class InlineSubmitter(_ProcessSubmitter):
 
 
 def _call(folder: Path) -> tuple[str, str]:
-    """Arguments of `job.run_order`: the order's file and the function that measures."""
-    return str(folder.parent / "order.json"), job_module.RUN
+    """Arguments of `job.run_order`: the order's file and the function that measures, the order's own if it has one."""
+    order = folder.parent / "order.json"
+    return str(order), read_json(order).get("run") or job_module.RUN
 
 
 def _start_of(pid: int) -> str:

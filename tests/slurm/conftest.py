@@ -1,0 +1,70 @@
+"""A real Slurm cluster, or a skip with the reason; with SERVEGAUGE_REQUIRE_SLURM=1 the skip is a failure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pretend"))
+
+
+def slurm(*argv: str, check: bool = True) -> str:
+    """Run a Slurm command; its output."""
+    return subprocess.run(argv, capture_output=True, text=True, check=check, timeout=60).stdout.strip()
+
+
+def why_no_cluster() -> str:
+    """Why the tests of this folder cannot run here, or nothing."""
+    if shutil.which("sinfo") is None:
+        return "there is no Slurm on this machine; `make slurm-up` brings one (Debian or Ubuntu, as root)"
+    answer = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=60)
+    if answer.returncode or not {"bm", "vgpu", "urgent"} <= set(answer.stdout.split()):
+        return "Slurm does not answer here, or is not the test cluster; `make slurm-up` starts it"
+    return ""
+
+
+@pytest.fixture(scope="session")
+def cluster() -> None:
+    """The cluster of `make slurm-up`, all its nodes in service."""
+    if reason := why_no_cluster():
+        if os.environ.get("SERVEGAUGE_REQUIRE_SLURM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    slurm("scontrol", "update", "nodename=bm[01-02],vgpu[01-02]", "state=resume", check=False)
+
+
+@pytest.fixture
+def site(cluster, tmp_path):
+    """A working directory on the cluster; a job or a process that a test leaves behind fails it."""
+    from pretend_site import Site, wait_for
+
+    site = Site(tmp_path, submit="slurm", platform=platform())
+    yield site
+    left = jobs_of(site)
+    for job in left:
+        slurm("scancel", job, check=False)
+    wait_for(lambda: not site.processes(), 40, f"processes to end: {site.processes()}")
+    assert not left, f"jobs left behind: {left}"
+
+
+def platform(**keys) -> dict:
+    """A platform on the partition of bare metal, with further keys of `slurm:`."""
+    return {
+        "name": "bare-metal",
+        "gpus_per_node": 4,
+        "slurm": {
+            "partition": "bm", "account": "hpcbench", "gres": "gpu:h100:{gpus}", "cpus_per_task": 2, "mem_gb": 2,
+            "time_min": 5, **keys,
+        },
+    }  # fmt: skip
+
+
+def jobs_of(site) -> list[str]:
+    """Jobs of this site that have not ended."""
+    lines = slurm("squeue", "--me", "-h", "-o", "%i|%o").splitlines()
+    return [line.split("|")[0] for line in lines if str(site.root) in line]
