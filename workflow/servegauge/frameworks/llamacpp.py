@@ -15,6 +15,9 @@ DOOR = Path(__file__).parents[1] / "engines" / "llamacpp_server.py"
 KV_DTYPES = {"auto": "f16", "fp16": "f16", "float16": "f16", "fp32": "f32", "float32": "f32", "bfloat16": "bf16"}
 KV_OWN = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 SPECULATIVE = {"ngram": "ngram-simple", "draft": "draft-simple", "eagle3": "draft-eagle3"}
+# Each open connection takes a thread of llama.cpp's HTTP server for as long as it is open, idle or not. With its
+# default of a handful, connections that a client holds ready keep requests waiting until they time out.
+HTTP_THREADS = 256
 PROBE = "The quick brown fox jumps over the lazy dog and runs away."
 
 
@@ -83,8 +86,8 @@ class LlamaCpp(Framework):
             "-c", str(slots * context), "-np", str(slots), "--no-kv-unified", "-b", batch, "-ub", batch,
             "-ctk", dtype, "-ctv", dtype, "-fa", "auto", "-fit", "off", "--no-context-shift",
             "--cache-prompt" if reuse else "--no-cache-prompt", "--cache-ram", "0", *slots_folder,
-            "--metrics", "--slots", "--no-webui", *_threads(ctx), *_gpus(ctx), *_seed(ctx), *_lora(ctx),
-            *_speculative(ctx), *ctx.launch.extra_args,
+            "--metrics", "--slots", "--no-webui", "--threads-http", str(HTTP_THREADS), *_threads(ctx), *_gpus(ctx),
+            *_seed(ctx), *_lora(ctx), *_speculative(ctx), *ctx.launch.extra_args,
         ]  # fmt: skip
 
     def environment(self, ctx: Context) -> dict[str, str]:
