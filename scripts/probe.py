@@ -6,7 +6,7 @@ from pathlib import Path
 
 from servegauge.config import load_model, load_platform
 from servegauge.errors import door
-from servegauge.probes.order import make_order, submit
+from servegauge.probe_order import make_order, submit
 from servegauge.submit import MODES, POLL_S
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
 
-from servegauge import probes
+from servegauge import probe_order, probes
 from servegauge.errors import UserError
 from servegauge.files import read_json
 from servegauge.probes import memcpy, numeric, stats, storage
@@ -241,3 +242,35 @@ def test_names_asked_for():
     assert "gemm" in runner.names("light", sys.executable)
     assert runner.names("memcpy, gemm", sys.executable) == ["memcpy", "gemm"]
     assert all(probes.get(name).needs == "numpy" for name in runner.names("light", sys.executable))
+
+
+def test_the_registry_needs_numpy_alone():
+    """A probe runs in an environment that has neither the driver's packages nor, maybe, torch."""
+    code = (
+        "import sys; from servegauge.probes import registry, run; registry();"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for package in ("pyarrow", "pandas", "submitit", "yaml", "jsonschema", "torch", "psutil"):
+        assert f"'{package}'" not in loaded
+
+
+def test_probes_are_a_job_like_a_launch(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVEGAUGE_MACHINE_LOCK", str(tmp_path / "machine.lock"))
+    platform = {"name": "here", "gpus_per_node": 4}
+    wide = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick", nodes=2)
+    assert wide["launch"]["layout"]["instances"] == 8, "two nodes of four GPUs"
+    order = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick")
+    assert order["attempt"] == 0
+    written = probe_order.submit(order, "inline", poll_s=0.2)
+    assert written == [tmp_path / "out" / "memcpy.json"]
+    assert probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path)["attempt"] == 1
+
+
+def test_a_job_of_probes_on_another_machine_is_refused_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVEGAUGE_MACHINE_LOCK", str(tmp_path / "machine.lock"))
+    platform = {"name": "other", "expect": {"cpu_count": 4096}}
+    order = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick")
+    with pytest.raises(UserError, match=r"(?s)the probes of other did not run.*cpu_count"):
+        probe_order.submit(order, "inline", poll_s=0.2)
+    assert not (tmp_path / "out").exists()

@@ -71,8 +71,13 @@ class Collectives(Probe):
         spec: dict[str, Any], context: Context, local: int, done: list[dict[str, Any]], operation: str, size: int
     ) -> list[Measured]:
         if not done:
-            done.extend(run_ranks(spec, local, int((context.node or {}).get("rank", 0)), context))
-        (found,) = (one for one in done if (one.get("operation"), one.get("size_bytes")) == (operation, size))
+            try:
+                done.extend(run_ranks(spec, local, int((context.node or {}).get("rank", 0)), context))
+            except RuntimeError as error:  # said for every row, but not tried again for each
+                done.append({"error": str(error)})
+        if "error" in done[0]:
+            raise RuntimeError(done[0]["error"])
+        (found,) = (one for one in done if (one["operation"], one["size_bytes"]) == (operation, size))
         if "skipped" in found:
             raise Skip(found["skipped"])
         if found["wrong"]:

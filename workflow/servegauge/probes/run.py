@@ -43,13 +43,18 @@ def names(wanted: str, python: str) -> list[str]:
     return [get(name.strip()).name for name in wanted.split(",")]
 
 
-def interpreter(wanted: str, root: Path) -> str:
-    """The environment of envs/probes where it is built and `wanted` is not `light`, else this interpreter."""
+def interpreter(wanted: str, platform: Mapping[str, Any], root: Path) -> str:
+    """The environment of envs/ for this platform where it is built and `wanted` is not `light`, else this interpreter.
+
+    `probes` without a GPU, `probes-cuda` with one.
+    """
     from servegauge.environments import environment_python, environment_ready
 
-    if wanted == "light" or not (root / "envs/probes.txt").exists() or not environment_ready("probes", root):
+    name = "probes-cuda" if platform.get("gpus_per_node") else "probes"
+    locked = (root / "envs" / f"{name}.txt").is_file()
+    if wanted == "light" or not locked or not environment_ready(name, root):
         return sys.executable
-    return str(environment_python("probes", root))
+    return str(environment_python(name, root))
 
 
 def _has_torch(python: str) -> bool:
@@ -102,7 +107,7 @@ def run_platform(
 
 
 def run_order(order: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job does that is asked for probes; called in each task of it (order.py names it).
+    """What a job does that is asked for probes; called in each task of it (probe_order.py names it).
 
     `order`: {"launch": {"platform": resolved platform}, "probes": {"names": "all", "size", "models", "out", "python"},
     "node": {"rank", "nodes", "head", "head_port"}}. The first node measures and gives {"status", "written", ...}; the
@@ -112,23 +117,27 @@ def run_order(order: Mapping[str, Any]) -> dict[str, Any]:
 
     asked, platform = order["probes"], order["launch"]["platform"]
     node = order.get("node") or {"rank": 0, "nodes": 1}
-    python, out = asked.get("python") or interpreter(asked.get("names", "all"), Path.cwd()), Path(asked["out"])
-    wanted = names(asked.get("names", "all"), python)
+    names_asked, out = asked.get("names", "all"), Path(asked["out"])
+    python = asked.get("python") or interpreter(names_asked, platform, Path(order["root"]))
+    wanted = names(names_asked, python)
     if node["rank"] > 0:
         nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python)
         return {"status": "ok", "cells": {}, "written": {}}
     if node["nodes"] > 1:  # the other nodes wait in these two, in this order
         wanted.sort(key=lambda name: {"collectives": 0, "network": 1}.get(name, 2))
-    written = run_platform(
-        platform,
-        wanted,
-        out,
-        size=asked.get("size", "full"),
-        models=asked.get("models", ()),
-        peers=nodes.peers(out, node) if "network" in wanted else (),
-        node=node,
-        python=python,
-    )
+    try:
+        written = run_platform(
+            platform,
+            wanted,
+            out,
+            size=asked.get("size", "full"),
+            models=asked.get("models", ()),
+            peers=nodes.peers(out, node) if "network" in wanted else (),
+            node=node,
+            python=python,
+        )
+    except UserError as error:  # the process that waits for this job tells it
+        return {"status": "failed", "reason": str(error), "cells": {}, "written": {}}
     return {"status": "ok", "cells": {}, "written": {name: str(path) for name, path in written.items()}}
 
 
