@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import tokenizers
 from instrument_helpers import paced, rows_of, workload
 
+from servegauge import load_worker
+from servegauge.connection import Flight
 from servegauge.errors import UserError
 from servegauge.loadgen import LoadJob, run_load
 from servegauge.tables import REQUESTS_RAW, check_file
@@ -242,3 +246,55 @@ def test_the_same_schema_is_written_for_no_requests(tmp_path):
         result = run_load(replace(job(server.url, path, tmp_path), phase="warmup"))
     assert pq.read_table(result.requests).num_rows == 0
     assert result.window_s is None
+
+
+def test_processes_are_pinned_to_the_given_cpus(tmp_path):
+    allowed = sorted(os.sched_getaffinity(0))
+    path = workload(tmp_path, window=2)
+    with paced(tmp_path, *FAST) as server:
+        result = run_load(job(server.url, path, tmp_path, workers=2, cpus=allowed[-1:]))
+    assert result.instrument["cpus"] == [allowed[-1:]] * 2
+
+
+def test_a_server_without_usage_is_counted_by_the_tokenizer_or_by_chunks(tmp_path):
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"tok": 0, "?": 1}, "?"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    (tmp_path / "model").mkdir()
+    tokenizer.save(str(tmp_path / "model" / "tokenizer.json"))
+    path = workload(tmp_path, window=1, output_tokens=5)
+    silent = {"extra_body": {"stream_options": {}}}
+    with paced(tmp_path, *FAST, "--tokens-per-chunk", "2") as server:
+        counted = run_load(job(server.url, path, tmp_path, tokenizer=str(tmp_path / "model"), **silent))
+        first = rows_of(counted.requests)[0]
+        second = rows_of(run_load(job(server.url, path, tmp_path, **silent)).requests)[0]
+        third = rows_of(run_load(job(server.url, path, tmp_path, tokenizer=str(tmp_path / "model"))).requests)[0]
+    assert (first["tokens_source"], first["output_tokens"], first["chunk_tokens"]) == ("tokenizer", 5, [2, 2, 1])
+    assert first["prompt_tokens"] == 4  # "Say something . 0"
+    assert (second["tokens_source"], second["output_tokens"], second["chunk_tokens"]) == ("chunks", 3, None)
+    # With usage, the tokenizer only says which chunk held how many.
+    assert (third["tokens_source"], third["output_tokens"], third["chunk_tokens"]) == ("usage", 5, [2, 2, 1])
+
+
+def test_a_tokenizer_that_is_not_there_is_said_before_anything_is_sent(tmp_path):
+    with pytest.raises(UserError, match="no tokenizer"):
+        run_load(job("http://127.0.0.1:9", workload(tmp_path), tmp_path, tokenizer=str(tmp_path)))
+
+
+def test_beyond_its_bound_the_raw_bytes_are_understood_as_they_land(monkeypatch, tmp_path):
+    monkeypatch.setattr(load_worker, "RETAINED_LIMIT", 10)
+    worker = load_worker.Worker(job("http://x", tmp_path, tmp_path), 0, load_worker.Control())
+    body = b'{"choices": [{"text": "a"}]}'
+    flight = Flight(0, b"", 0, 1)
+    flight.reads = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body]
+    flight.stamps, flight.end_ns = [5, 6], 6
+    kept = sum(map(len, flight.reads))
+    worker.on_landed(flight)
+    assert (flight.reads, flight.stamps, flight.answer.text) == ([], [5], "a")
+    assert (worker.retained, worker.high_water, worker.understood_in_window) == (0, kept, 1)
+
+
+@pytest.mark.parametrize(("total", "workers"), [(1, 1), (5, 2), (64, 3), (7, 7)])
+def test_streams_are_split_evenly(total, workers):
+    parts = [load_worker.part_of(total, worker, workers) for worker in range(workers)]
+    assert sum(parts) == total
+    assert max(parts) - min(parts) <= 1

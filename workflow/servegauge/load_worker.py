@@ -219,6 +219,7 @@ class Worker:
             "understood_in_window": self.understood_in_window,
             "connections_opened_in_window": self.engine.opened_in_window,
             "partial_writes": sum(connection.partial_writes for connection in self.engine.connections),
+            "cpus": sorted(os.sched_getaffinity(0)),
             "epoch_offset_start_ns": offset,
             "epoch_offset_end_ns": epoch_offset_ns(),
         }

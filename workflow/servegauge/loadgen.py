@@ -229,7 +229,7 @@ def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
 
     instrument: dict[str, Any] = {
         "workers": job.workers,
-        "cpus": job.cpus,
+        "cpus": [account.get("cpus") for account in accounts],
         "cpu_s": sum(account.get("cpu_s", 0.0) for account in accounts),
         "busiest_cpu_share": max((_share(account) for account in accounts), default=0.0),
         "buffer_high_water": max((account.get("buffer_high_water", 0) for account in accounts), default=0),
