@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from servegauge.launch import LaunchRun
 
 STATUSES = ("ok", "failed", "not_run")
-SCRAPE_HZ = 2.0  # of the servers' metrics; the platform's `scrape_hz` wins
+METRICS_HZ = 2.0  # of reading the servers' metrics, where the study's `job.metrics_hz` is not in the order
 SAMPLE_HZ = 2.0  # of clocks, power and steal
 
 
@@ -169,9 +169,9 @@ class _Measurement:
         """Start what watches the servers and the node while the load runs, each in a process of its own."""
         scraper, sampler = Scraper(), Sampler()
         cpus = self.run.platform.get("placement", {}).get("load_cpus") or ()
-        if self.framework.metrics_path:
+        hz = (self.run.order.get("job") or {}).get("metrics_hz", METRICS_HZ)
+        if self.framework.metrics_path and hz:
             urls = [one.base_url + self.framework.metrics_path for one in self.run.servers]
-            hz = self.run.platform.get("scrape_hz") or SCRAPE_HZ
             scraper.start(urls, self.run.api_key, self.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
         sampler.start(folder / "gpu.parquet", SAMPLE_HZ, cpus)
         return scraper, sampler

@@ -28,7 +28,7 @@ from servegauge.frameworks.base import Context, Evidence
 from servegauge.progress import Progress, duration, utc_now
 from servegauge.spec import Cell, Launch
 
-READY_S = 1800.0  # default of the platform's `ready_s`: large models load for many minutes
+READY_S = 1800.0  # where the study's `job.ready_timeout_s` is not in the order: large models load for many minutes
 STOP_MARGIN_S = 30.0  # kept free at the end of a job for stopping and writing
 
 
@@ -209,7 +209,7 @@ class LaunchRun:
         count = self.launch.layout.instances
         self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
         base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
-        ready_s = min(self.platform.get("ready_s") or READY_S, self.stop.left_s())
+        ready_s = min((self.order.get("job") or {}).get("ready_timeout_s") or READY_S, self.stop.left_s())
         for tries_left in (1, 0):
             self.servers = []
             try:
