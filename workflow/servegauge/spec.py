@@ -209,6 +209,11 @@ class Workload:
     def _identity(self) -> Data:
         return {**_fields(self), "prompts": _for_machines(self.prompts)}
 
+    @cached_property
+    def canonical_prompts(self) -> str:
+        """Canonical JSON of the prompt set; cached, because the same workload serves many cells."""
+        return canonical_json(_for_machines(self.prompts))
+
     @classmethod
     def of(cls, model: Data, prompts: Data, load: Load, repeat: int) -> Workload:
         """The workload of `prompts` under `load` for `model`'s tokenizer, in a launch of this `repeat`."""
@@ -243,8 +248,8 @@ class Cell:
     def id(self) -> str:
         """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-chat-rate4-9ab12c77e0`."""
         # The canonical JSON of {launch, load, prompts}, put together from parts that other cells share.
-        prompts = canonical_json(_for_machines(self.prompts))
-        content = f'{{"launch":{json.dumps(self.launch)},"load":{self.load.canonical},"prompts":{prompts}}}'
+        prompts, load = self.workload.canonical_prompts, self.load.canonical
+        content = f'{{"launch":{json.dumps(self.launch)},"load":{load},"prompts":{prompts}}}'
         digits = hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
         return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digits}"
 
