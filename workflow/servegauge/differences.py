@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,17 @@ from typing import Any
 from servegauge.spec import canonical_json
 
 LONGEST = 300  # characters of a value; the whole one is in attempts.parquet
-_SKIPPED = ("time", "study", "spec", "submission")  # each launch's own by nature, or said elsewhere on the page
+_SKIPPED = ("time", "study", "spec", "submission", "version")  # each launch's own by nature, or said elsewhere
+_SAID_OTHERWISE = re.compile(  # the commit and diff_sha256 say it shorter; the platform's name heads the column
+    r"workflow: (changed|untracked|untracked_count|described)$|platform file: name$|servers: .*evidence\.raw\."
+)
+_MOMENTARY = re.compile(  # another value at every look
+    r"load_average|uptime|available|free|since_boot|temperature|clock.*mhz|power|startup_s|ready_s|monotonic|processes|\bpid\b|\bport\b"
+)
+
+
+NOT_KEPT = "(not kept)"  # redact.py's word for a variable whose value is nobody's business
+PORT = re.compile(r"(--port)[ =]\d+")
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ def between(levels: Sequence[Iterable[Mapping[str, Any]]]) -> Differences:
         every = {value for level in distinct for value in level}
         if len(every) == 1:
             found.equal.append(fact)
-        elif all(len(level) <= 1 for level in distinct) or _apart(distinct, values):
+        elif not _MOMENTARY.search(name) and (all(len(level) <= 1 for level in distinct) or _apart(distinct, values)):
             found.differ.append(fact)
         else:
             found.vary.append(fact)
@@ -64,12 +75,18 @@ def facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and value of every fact in a launch.json: provenance, the platform's file, what the server says."""
     for group, said in (record.get("provenance") or {}).items():
         if group not in _SKIPPED:
-            yield from _flat(f"{group}: ", "", said)
+            for name, value in _flat(f"{group}: ", "", said):
+                if value != NOT_KEPT and not _SAID_OTHERWISE.match(name):
+                    yield name, value
     spec = record.get("spec") or {}
     for part in ("platform", "options", "environment"):
-        yield from _flat("platform file: " if part == "platform" else f"study: {part}.", "", spec.get(part) or {})
+        prefix = "platform file: " if part == "platform" else f"study: {part}."
+        yield from (
+            (name, value) for name, value in _flat(prefix, "", spec.get(part)) if not _SAID_OTHERWISE.match(name)
+        )
     starts = record.get("server_starts") or []
-    instances = (starts[0].get("instances") or []) if starts else []
+    told = "servers" in (record.get("provenance") or {})
+    instances = (starts[0].get("instances") or []) if starts and not told else []
     if instances:
         evidence = instances[0].get("evidence") or {}
         said = {name: evidence.get(name) for name in ("version", "effective", "kv_blocks", "kv_block_tokens")}
@@ -86,7 +103,12 @@ def _flat(prefix: str, key: str, value: Any) -> Iterator[tuple[str, str]]:
     elif isinstance(value, Mapping) and value:
         for name, item in value.items():
             yield from _flat(prefix, f"{key}.{name}" if key else str(name), item)
-    else:
+    elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        for number, item in enumerate(value):
+            yield from _flat(prefix, f"{key}.{number}" if key else str(number), item)
+    elif isinstance(value, list) and key.rpartition(".")[2] == "argv":
+        yield prefix + key, PORT.sub(r"\1 PORT", " ".join(map(str, value)))  # a free one, another every time
+    elif value not in (None, {}, []):
         yield prefix + (key or "all"), value if isinstance(value, str) else canonical_json(value)
 
 

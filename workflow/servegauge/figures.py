@@ -203,6 +203,10 @@ def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
     for column, name in enumerate(wanted):
         axes = canvas.add_subplot(1, len(wanted), column + 1)
         _ratio_panel(axes, comparison, series, name, shown)
+        if limits[1] / limits[0] > 4:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(limits)
         axes.set_yticks(
             range(len(shown)), [comparison.label(key) for key in shown] if column == 0 else [""] * len(shown)
@@ -263,9 +267,8 @@ def _ratio_limits(ratios: Iterable[Ratio]) -> tuple[float, float]:
     for one in ratios:
         if one.ratio:
             ends += [one.ratio, min(one.high or 1, 2 * one.ratio), max(one.low or 1, one.ratio / 2)]
-    low, high = min(ends), max(ends)
-    margin = max(0.02, 0.05 * (high - low))
-    return low - margin, high + margin
+    margin = max(1.02, (max(ends) / min(ends)) ** 0.06)
+    return min(ends) / margin, max(ends) * margin
 
 
 def _words(names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from servegauge.bootstrap import interval, resample_quantile, seed
 from servegauge.compare import Comparison, Overall, Ratio, compare
 from servegauge.files import whole_file, write_text
 from servegauge.progress import utc_now
-from servegauge.study_view import Metric, Study, axis_value, doubts, label, level_text
+from servegauge.study_view import SAMPLE_FLAGS, Metric, Study, axis_value, doubts, label, level_text
 from servegauge.validity import DEFAULTS
 from servegauge.wording import quantities, quantity, ratio_text, share_text
 
@@ -116,7 +116,8 @@ def method(study: Study) -> list[str]:
     loads = [json.loads(row["load"]) for row in rows]
 
     def names(column: str) -> str:
-        return ", ".join(str(value) for value in dict.fromkeys(row[column] for row in rows))
+        found = {row[column] for row in rows}
+        return ", ".join(str(level) for level in study.levels(column) if level in found)
 
     def numbers(name: str) -> str:
         found = [f"{value:g}" for value in sorted({load[name] for load in loads if load.get(name) is not None})]
@@ -161,8 +162,9 @@ def _sentence(comparison: Comparison, overall: Mapping[str, Overall]) -> str:
     one = overall.get("ttft_p50") or next(iter(overall.values()))
     what = "Median TTFT" if one.metric.name == "ttft_p50" else one.metric.title
     text = f"{what} on {level_text(one.level)} is {ratio_text(one.ratio)} × {level_text(comparison.baseline)}"
-    if one.low is not None:
+    if one.low is not None and one.high is not None:
         text += f" [{ratio_text(one.low)}, {ratio_text(one.high)}]"
+        text += ", no clear difference," if one.low <= 1 <= one.high else ""
     if one.conditions == 1:
         where = comparison.label(one.smallest.condition)
         return text + (f" ({where})." if where != "everything" else ".")
@@ -246,15 +248,22 @@ def comparison_csv(comparison: Comparison | None) -> str:
 
 
 def flag_table(study: Study) -> list[dict[str, Any]]:
-    """Per flag: what it means, and each cell that has it with value, threshold and detail."""
-    meaning = {one.flag: one.description for one in DEFAULTS.values()}
+    """Per flag: what raises it, and each cell that has it with value, threshold and detail; sample sizes last."""
+    meanings: dict[str, list[str]] = defaultdict(list)
+    for one in DEFAULTS.values():
+        meanings[one.flag].append(one.description)
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in study.ok:
         for flag in json.loads(row["flag_details"] or "[]"):
             found[flag["flag"]].append({**flag, "row": row})
     return [
-        {"flag": flag, "meaning": meaning.get(flag, ""), "cells": cells[:MOST_CELLS], "count": len(cells)}
-        for flag, cells in sorted(found.items())
+        {
+            "flag": flag,
+            "meanings": meanings.get(flag, []),
+            "rows": rows[:MOST_CELLS],
+            "count": len({one["row"]["cell"] for one in rows}),
+        }
+        for flag, rows in sorted(found.items(), key=lambda item: (item[0] in SAMPLE_FLAGS, item[0]))
     ]
 
 
@@ -316,7 +325,8 @@ def probe_ratios(results: Path, comparison: Comparison | None) -> dict[str, Any]
     rows = [row for row in rows if row["platform"] in platforms]
     latest: dict[tuple[str, str, str, str], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row["started_utc"] or ""):
-        latest[(row["platform"], row["probe"], row["variant"], row["metric"])] = row
+        words = ", ".join(f"{key} {value}" for key, value in json.loads(row["variant"] or "{}").items())
+        latest[(row["platform"], row["probe"], row["variant"], row["metric"])] = {**row, "words": words}
     found = []
     for (platform, *what), row in latest.items():
         base = latest.get((comparison.baseline, *what)) if comparison else None
@@ -325,9 +335,6 @@ def probe_ratios(results: Path, comparison: Comparison | None) -> dict[str, Any]
         low, high = _probe_interval(row, base)
         found.append({"row": row, "base": base, "ratio": row["value"] / base["value"], "low": low, "high": high})
     found.sort(key=lambda one: -abs(math.log(one["ratio"])))
-    for one in found:
-        variant = json.loads(one["row"]["variant"] or "{}")
-        one["variant"] = ", ".join(f"{key} {value}" for key, value in variant.items())
     return {
         "rows": found[:MOST_ROWS],
         "left_out": max(0, len(found) - MOST_ROWS),

@@ -111,6 +111,17 @@ class Study:
         self.axes = self._axes()
         for row in self.cells:
             row["axes"] = {axis: axis_value(row, axis) for axis in self.axes}
+        self.cells.sort(key=self._place)
+
+    def _place(self, row: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
+        """Where a cell stands in tables and figures: as the study names its axes' values, open loops first."""
+        place = []
+        for axis, value in row["axes"].items():
+            named = [canonical_json(one) for one in self.matrix.get(axis) or []]
+            key = canonical_json(value)
+            number = named.index(key) if key in named else value if isinstance(value, int | float) else len(named)
+            place.append((value is None, float(number), "" if value is None else key))
+        return [*place, (False, float(row["repeat"]), "")]
 
     def _goodput(self) -> None:
         by_cell = {row["cell"]: row for row in self.cells}

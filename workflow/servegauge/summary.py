@@ -95,17 +95,28 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
     table = [["condition", factor or "", *(heading for heading, _, _ in columns)]]
     keys = {comparison.label(key): key for key in comparison.conditions} if comparison else {}
     for condition, by_level in list(groups.items())[:MOST_CONDITIONS]:
-        first = True
+        named = False
         for level in levels:
             rows = by_level.get(level_text(level) if factor else "")
             if not rows:
                 continue
-            values = [_value(rows, column) for _, column, _ in columns]
-            table.append([condition if first else "", level_text(level) if factor else "", *values])
-            first = False
-            if comparison and level != baseline:
-                found = [comparison.of(metric, keys[condition], level) for _, _, metric in columns]
-                table.append(["", "  ratio", *(_ratio(one[0]) if one else "" for one in found)])
+            other = level if level != baseline else next((one for one in levels if one != baseline), None)
+            found = [
+                next(iter(comparison.of(metric, keys[condition], other)), None) if comparison else None
+                for _, _, metric in columns
+            ]
+            # With two levels, the values are those of the ratio: of paired launches only.
+            paired = [one if len(levels) == 2 or level != baseline else None for one in found]
+            values = [
+                _text(
+                    column, _mean(rows, column) if one is None else one.base_value if level == baseline else one.value
+                )
+                for (_, column, _), one in zip(columns, paired, strict=True)
+            ]
+            table.append(["" if named else condition, level_text(level) if factor else "", *values])
+            named = True
+            if level != baseline and any(found):
+                table.append(["", "  ratio", *(_ratio(one) if one else "" for one in found)])
     lines = _aligned(table)
     if len(groups) > MOST_CONDITIONS:
         lines.append(f"... and {len(groups) - MOST_CONDITIONS} more conditions, see the report")
@@ -114,12 +125,14 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
     return lines
 
 
-def _value(rows: Sequence[dict[str, Any]], column: str) -> str:
-    """Mean over launches, with its unit."""
-    values = [row.get(column) for row in rows if row.get(column) is not None]
-    if not values:
-        return "–"
-    return quantity(sum(values) / len(values), "s" if column.endswith("_s") else "1/s")
+def _mean(rows: Sequence[dict[str, Any]], column: str) -> float | None:
+    """Mean over launches; null where none has the value."""
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _text(column: str, value: float | None) -> str:
+    return quantity(value, "s" if column.endswith("_s") else "1/s")
 
 
 def _ratio(one: Any) -> str:

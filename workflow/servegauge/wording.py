@@ -32,10 +32,12 @@ def _three(value: float) -> str:
 
 
 def ratio_text(value: float | None) -> str:
-    """A ratio: three decimals near 1, where they matter, else two."""
+    """A ratio: three decimals near 1, where they matter, else three digits, two decimals at most."""
     if value is None:
         return "–"
-    return f"{value:.3f}" if 0.95 < value < 1.05 else f"{value:.2f}"
+    if 0.95 < value < 1.05:
+        return f"{value:.3f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def share_text(value: float | None) -> str:
