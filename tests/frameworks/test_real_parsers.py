@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import environment, packages
+from framework_environments import environment, packages
 from framework_launches import FULL, context, fair, full, layout
 
 from servegauge.frameworks import framework, frameworks

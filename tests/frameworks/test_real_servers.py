@@ -1,0 +1,267 @@
+"""Every server that runs on this machine through one contract, with the same random weights.
+
+Start, ready, stream, metrics, key, reset, evidence, stop, nothing left running; and the same first tokens from all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from framework_environments import REQUIRED, ROOT, environment
+
+from servegauge import server
+from servegauge.environments import framework_environment
+from servegauge.evidence import evidence_flags
+from servegauge.frameworks import framework, frameworks
+from servegauge.frameworks.base import Context
+from servegauge.load_job import LoadJob
+from servegauge.loadgen import run_load
+from servegauge.scrape import Scraper, snapshot
+from servegauge.spec import Launch
+
+pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(600)]
+PLATFORM = {"name": "here", "gpus_per_node": 0}
+SERVERS = sorted(
+    one.name
+    for one in frameworks().values()
+    if "real server" in one.exercised and not one.needs_gpu and framework_environment(one.name, PLATFORM, ROOT)
+)
+ASKED = {
+    "context_tokens": 1024, "max_batch": 4, "max_batched_tokens": 1024, "graphs": False, "threads": 1, "seed": 0,
+    "prefix_cache": True, "dtype": "float16",
+}  # fmt: skip
+PROMPT = "Hello there my friend, how are you today? Tell me something about the weather and the sea. " * 8
+TOKENS = 16
+said: dict[str, str] = {}  # framework -> its greedy text
+
+
+class Running:
+    """A server of this test run, and how to ask it."""
+
+    def __init__(self, name: str, model: Path, work: Path) -> None:
+        self.framework = framework(name)
+        needs = framework_environment(name, PLATFORM, ROOT)
+        python = environment(needs) if needs else "python3"
+        weights = model if self.framework.weights == "hf" else model.with_suffix(".gguf")
+        spec = {"name": model.name, "source": str(model), "gguf": str(model) + ".gguf", "context_tokens": 1024}
+        wanted = {**self.framework.fair_defaults, **ASKED}
+        having = {key: value for key, value in wanted.items() if key in self.framework.supported}
+        for key, words in self.framework.choices.items():
+            if key in having and str(having[key]) not in words:
+                having[key] = self.framework.fair_defaults[key]
+        self.launch = Launch(name, spec, PLATFORM, options=having)
+        if weights.suffix == ".gguf":
+            weights = Path(str(model) + ".gguf")
+        self.context = Context(
+            self.launch, str(weights), server.free_port(), served_name=model.name, python=python, work=work,
+            api_key=server.new_api_key(),
+        )  # fmt: skip
+        self.log = work / "server.log"
+        self.server = server.start(
+            self.framework, self.context, self.log, base_env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+
+    @property
+    def model(self) -> str:
+        return self.context.model_path if self.framework.model_is_path else self.context.served_name
+
+    def extras(self) -> dict[str, Any]:
+        return {**self.framework.request_extras(self.launch), **self.framework.ignore_eos}
+
+    def complete(self, prompt: str) -> dict[str, Any]:
+        body = {"model": self.model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0, "ignore_eos": True}
+        sent = {name: value for name, value in {**body, **self.extras()}.items() if value is not None}
+        reply = self.server.client.post("/v1/completions", sent, timeout_s=120)
+        assert reply.ok, f"{reply.status} {reply.text}"
+        return reply.json()
+
+    def metrics(self) -> dict[str, float]:
+        assert self.framework.metrics_path
+        return snapshot(self.server.client.get(self.framework.metrics_path).text, self.framework.metrics)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def running(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    one = Running(request.param, tiny_model, tmp_path_factory.mktemp(request.param))
+    try:
+        one.server.wait_ready(300)
+        yield one
+    finally:
+        one.server.stop()
+
+
+def test_the_launch_could_be_planned(running: Running) -> None:
+    assert running.framework.unsupported(running.launch) is None
+
+
+def test_it_was_ready_and_says_so(running: Running) -> None:
+    assert running.server.alive()
+    assert running.server.ready_s
+    print(f"{running.framework.name}: ready after {running.server.ready_s:.1f} s")
+
+
+def test_no_process_shows_the_key(running: Running) -> None:
+    family = psutil.Process(running.server.process.pid).children(recursive=True)
+    assert family
+    for process in family:
+        assert running.context.api_key not in " ".join(process.cmdline())
+
+
+def test_requests_without_the_key_are_refused(running: Running) -> None:
+    if running.framework.api_key == "none":
+        pytest.skip(f"{running.framework.title} has no key")
+    stranger = server.HttpClient(running.server.base_url)
+    assert stranger.post("/v1/completions", {"model": running.model, "prompt": "x", "max_tokens": 1}).status == 401
+
+
+def test_it_completes_greedily(running: Running) -> None:
+    answer = running.complete(PROMPT)
+    assert answer["usage"]["completion_tokens"] == TOKENS, "the end token must be ignored"
+    said[running.framework.name] = answer["choices"][0]["text"].strip()
+    assert said[running.framework.name]
+    assert running.complete(PROMPT)["choices"][0]["text"].strip() == said[running.framework.name]
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_the_load_generator_understands_its_stream(running: Running, endpoint: str, tmp_path: Path) -> None:
+    if endpoint not in running.framework.endpoints:
+        pytest.skip(f"{running.framework.title} has no {endpoint}")
+    count = 4
+    columns = {
+        "request": pa.array(range(count), pa.int32()),
+        "phase": pa.array(["window"] * count),
+        "scheduled_s": pa.array([None] * count, pa.float64()),
+        "prompt": pa.array([f"Number {index} says: what is it about?" for index in range(count)]),
+        "messages": pa.array([None] * count, pa.string()),
+        "prompt_tokens": pa.array([12] * count, pa.int32()),
+        "output_tokens": pa.array([TOKENS] * count, pa.int32()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "workload.parquet")
+    job = LoadJob(
+        base_urls=[running.server.base_url], workload=str(tmp_path / "workload.parquet"), out=str(tmp_path / "out"),
+        model=running.model, endpoint=endpoint, phase="window", mode="closed", concurrency=2, timeout_s=120,
+        extra_body=running.extras(), api_key=running.context.api_key,
+        tokenizer=running.launch.model["source"],
+    )  # fmt: skip
+    rows = pq.read_table(run_load(job).requests).to_pylist()
+    assert [row["error"] for row in rows] == [None] * count
+    assert [row["status"] for row in rows] == ["ok"] * count
+    assert [row["output_tokens"] for row in rows] == [TOKENS] * count
+    assert all(row["sent_ns"] < row["first_token_ns"] <= row["last_ns"] <= row["end_ns"] for row in rows)
+    assert all(len(row["chunk_ns"]) > 1 for row in rows), "it streams"
+
+
+def test_its_metrics_come_under_common_names(running: Running, tmp_path: Path) -> None:
+    if not running.framework.metrics_path:
+        pytest.skip(f"{running.framework.title} has no metrics")
+    before = running.metrics()
+    url = running.server.base_url + running.framework.metrics_path
+    scraper = Scraper()
+    scraper.start([url], running.context.api_key, running.framework.metrics, 10.0, tmp_path / "metrics.parquet")
+    running.complete("Something that was not asked before, to be counted.")
+    time.sleep(0.5)
+    out = scraper.stop()
+    assert out, scraper.said
+    assert scraper.said["instances"][0]["errors"] == 0
+    after = running.metrics()
+    assert after["output_tokens"] - before["output_tokens"] == TOKENS
+    assert after["prompt_tokens"] > before["prompt_tokens"]
+    table = pq.read_table(out)
+    found = set(table["metric"].to_pylist()) - {None}
+    assert found == set(running.framework.metrics), "every name in the file's mapping is one that the server has"
+
+
+def test_a_reset_empties_the_prefix_cache(running: Running) -> None:
+    """Proven by the hit counter: the same prompt is found in the cache before the reset, and not after it."""
+    name = running.framework.name
+    if not running.launch.options.get("prefix_cache"):
+        assert running.framework.reset_cache(running.server.client, running.launch).ok
+        if "cache_hit_tokens" in running.framework.metrics:
+            assert running.metrics()["cache_hit_tokens"] == 0
+        return
+    running.complete(PROMPT)
+    first = running.metrics()["cache_hit_tokens"]
+    running.complete(PROMPT)
+    warm = running.metrics()["cache_hit_tokens"]
+    assert warm > first, f"{name}: the prefix cache is on, the same prompt must be found in it"
+    reset = running.framework.reset_cache(running.server.client, running.launch)
+    assert reset.ok, reset
+    running.complete(PROMPT)
+    assert running.metrics()["cache_hit_tokens"] == warm, f"{name} said {reset.answer!r} and still had the prompt"
+
+
+def test_its_evidence_is_what_was_asked(running: Running) -> None:
+    evidence = running.framework.evidence(running.server.client, running.log.read_text(errors="replace"))
+    json.dumps(dataclasses.asdict(evidence), allow_nan=False)
+    assert running.context.api_key not in json.dumps(dataclasses.asdict(evidence))
+    assert evidence.version
+    flags = evidence_flags(running.launch, evidence)
+    # A server that cannot be given a shorter context says so by this flag.
+    expected = {"context_tokens"} if "no option" in running.framework.supported["context_tokens"] else set()
+    assert {flag["detail"].split(":")[0] for flag in flags} <= expected, flags
+    assert evidence.effective.get("context_tokens") or evidence.raw
+    assert all(seconds >= 0 for seconds in evidence.startup_s.values())
+    print(running.framework.name, evidence.version, evidence.effective, evidence.startup_s, evidence.kv_blocks)
+
+
+def test_a_difference_would_be_flagged(running: Running) -> None:
+    evidence = running.framework.evidence(running.server.client, running.log.read_text(errors="replace"))
+    if "context_tokens" not in evidence.effective:
+        pytest.skip(f"{running.framework.title} does not say its context")
+    asked = dataclasses.replace(running.launch, options={**running.launch.options, "context_tokens": 77})
+    assert any("context_tokens" in flag["detail"] for flag in evidence_flags(asked, evidence))
+
+
+def test_nothing_is_left_running(running: Running) -> None:
+    """The last test of each server: stop it and look for every process that it had."""
+    family = psutil.Process(running.server.process.pid).children(recursive=True)
+    assert family
+    running.server.stop()
+    left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert left == []
+    assert running.server.client.get(running.framework.ready_path).status == 0, "its port is closed"
+
+
+def test_all_engines_say_the_same() -> None:
+    """The gate for comparisons: the same weights, prompt and greedy settings give the same first tokens."""
+    if len(said) < 2 and not REQUIRED:
+        pytest.skip("fewer than two engines ran")
+    assert set(said) == set(SERVERS)
+    assert len(set(said.values())) == 1, said
+
+
+def test_a_server_that_runs_already(tiny_model: Path, tmp_path: Path) -> None:
+    """`external`: only a placeholder is launched; requests go to the address in the platform's file."""
+    there = Running("paced", tiny_model, tmp_path)
+    try:
+        there.server.wait_ready(60)
+        given = {"external": {"url": there.server.base_url + "/v1", "note": "a mock"}}
+        external = framework("external")
+        launch = Launch("external", there.launch.model, {"name": "far", "frameworks": given})
+        assert external.unsupported(launch) is None
+        work = tmp_path / "external"
+        work.mkdir()
+        context = Context(launch, "", 0, work=work, api_key=there.context.api_key)
+        placeholder = server.start(external, context, work / "log")
+        try:
+            placeholder.wait_ready(20)
+            evidence = external.evidence(placeholder.client, "")
+            assert "data" in evidence.raw["/v1/models"]
+            assert not external.reset_cache(placeholder.client, launch).ok, "we cannot know its cache"
+        finally:
+            placeholder.stop()
+        assert there.server.alive(), "a server that is not ours is never stopped"
+    finally:
+        there.server.stop()
