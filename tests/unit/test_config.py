@@ -124,6 +124,54 @@ def test_a_text_that_is_no_study(tree: Tree, case: str) -> None:
     assert answer in str(caught.value)
 
 
+SECRET = "hf_" + "a1B2" * 8
+
+
+@pytest.mark.parametrize(
+    ("server", "where"),
+    [
+        ({"environment": {"OMP_NUM_THREADS": 4, "HF_TOKEN": SECRET}}, r"x\.yaml:\d+: server\.environment\.HF_TOKEN"),
+        ({"environment": {"DB_PASSWORD": "short"}}, r"server\.environment\.DB_PASSWORD"),
+        ({"environment": {"HARMLESS": f"Bearer {SECRET}"}}, r"server\.environment\.HARMLESS"),
+        ({"environment": {"HTTPS_PROXY": "http://me:word@proxy:3128"}}, r"server\.environment\.HTTPS_PROXY"),
+        ({"extra_args": ["--verbose", "--api-key", "abc"]}, r"server\.extra_args\[2\]"),
+        ({"extra_args": ["--api-key=abc"]}, r"server\.extra_args\[0\]"),
+        ({"extra_args": {"plain": ["--header", f"Authorization: Bearer {SECRET}"]}}, r"server\.extra_args\.plain\[1\]"),
+    ],
+)
+def test_a_secret_in_a_study_is_refused_and_not_repeated(tree: Tree, server: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError, match=rf"{where}: looks like a secret.*export it in the shell") as caught:
+        tree.study(server=server)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "where"),
+    [
+        ({"environment": {"HF_TOKEN": SECRET}}, r"metal\.yaml:3: environment\.HF_TOKEN"),
+        ({"slurm": {"sbatch": ["--export=ALL,HF_TOKEN=abc"]}}, r"slurm\.sbatch\[0\]"),
+        (
+            {"frameworks": {"fast": {"container_args": ["--env", "HF_TOKEN=abc"]}}},
+            r"frameworks\.fast\.container_args\[1\]",
+        ),
+        ({"frameworks": {"external": {"url": "http://me:word@host:1"}}}, r"frameworks\.external\.url"),
+    ],
+)
+def test_a_secret_in_a_platform_is_refused(tree: Tree, keys: dict[str, Any], where: str) -> None:
+    tree.write("config/platforms/metal.yaml", {"description": "bare metal", **keys})
+    with pytest.raises(UserError, match=rf"{where}: looks like a secret"):
+        load_platform(tree.root, "metal")
+
+
+def test_what_only_has_a_secrets_name_is_let_through(tree: Tree) -> None:
+    variables = {"HF_TOKEN_PATH": "/home/me/.token", "NCCL_IB_PKEY": "0x8001", "TOKENIZERS_PARALLELISM": "false"}
+    words = ["--long-prefill-token-threshold", "1024", "--ssl-keyfile", "/etc/key.pem", "--eos-token", "</s>"]
+    words += ["--max-num-batched-tokens=8192", "--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]
+    study = tree.study(server={"environment": variables, "extra_args": words})
+    assert study["server"]["environment"] == variables
+    assert study["server"]["extra_args"] == words
+
+
 def test_a_file_that_is_not_text(tree: Tree) -> None:
     (tree.root / "config/studies").mkdir(exist_ok=True)
     (tree.root / "config/studies/x.yaml").write_bytes(b"question: \xff\n")

@@ -98,6 +98,7 @@ def test_names_of_secrets(name):
     [("TOKENIZERS_PARALLELISM", "false"), ("tokenizer", "gpt2"), ("max_tokens", "128"),
      ("output_tokens", "from_prompts"),
      ("kv_block_tokens", 16), ("num_key_value_heads", 8), ("bos_token", "<s>"), ("eos_token", "</s>"), ("PWD", "/work"),
+     ("tokenizer.ggml.add_bos_token", "x"), ("eos-token", "</s>"),
      ("OLDPWD", "/work"), ("tokens_source", "usage"), ("keyboard", "us"), ("max_num_batched_tokens", "2048")],
 )  # fmt: skip
 def test_names_that_only_look_like_it(name, value):

@@ -7,11 +7,12 @@ mistake in any file is a UserError that names the file, the line, the key, what 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from servegauge import fit
+from servegauge import fit, redact
 from servegauge.errors import UserError, did_you_mean
 from servegauge.frameworks import frameworks
 from servegauge.platform import check_expect
@@ -20,6 +21,16 @@ from servegauge.schemas import dotted, line_of, read_yaml, schema, validate, wit
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
 NOT_AXES = ("repeat", "include", "exclude")
+_SECRET = (
+    "looks like a secret, and what stands in this file is kept with the results. Take it out (and, where it was "
+    "committed, revoke it): export it in the shell on the login node, whose environment every job inherits, or keep it "
+    "in a private file"
+)
+# Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
+# files that hold one (HF_TOKEN_PATH: ~/.token).
+_PLAIN = re.compile(r"(?!.{8})[+-]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?)|true|false|none|null|on|off|yes|no|", re.IGNORECASE)
+_PLACE_NAME = re.compile(r"(?:file|path|dir|map)$", re.IGNORECASE)
+_PLACE = re.compile(r"(?:[~/.]|\$\w+/|\$\{\w+\}/)[^\s:=@]*")
 Keys = list[str | int]
 
 
@@ -53,10 +64,9 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     mistakes = [*_unknown_names(root, data), *_unknown_probes(data)] or [
         *_load_mistakes(study),
         *_comparison_mistakes(study),
+        *_server_secrets(study["server"]),
     ]
-    if mistakes:
-        lines = [(line_of(text, keys), dotted(keys), message) for keys, message in mistakes]
-        raise UserError("\n".join(f"{path}:{line}: {key}: {message}" for line, key, message in lines))
+    _refuse(mistakes, path, text)
 
     study.setdefault("compare", {"factor": "platform", "baseline": study["matrix"]["platform"][0]})
     study["models"] = {name: load_model(root, name) for name in _asked(study, "model")}
@@ -77,7 +87,9 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
 def load_platform(root: Path, name: str) -> dict[str, Any]:
     """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
     platform = _load(root, "platforms", "platform", name)
-    check_expect(platform.get("expect"), f"{_file(root, 'platforms', name)}: expect")
+    path = _file(root, "platforms", name)
+    _refuse(_platform_secrets(platform), path, path.read_text(encoding="utf-8"))
+    check_expect(platform.get("expect"), f"{path}: expect")
     placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
 
@@ -125,6 +137,13 @@ def _load(root: Path, folder: str, kind: str, name: str) -> dict[str, Any]:
     data, text = read_yaml(path)
     validate(data, kind, path, text)
     return {"name": name, **with_defaults(data, schema(kind))}
+
+
+def _refuse(mistakes: Iterable[tuple[Keys, str]], path: Path, text: str) -> None:
+    """UserError with the line and the key in `text`, the contents of `path`, of each mistake, if there is one."""
+    lines = [f"{path}:{line_of(text, keys)}: {dotted(keys)}: {message}" for keys, message in mistakes]
+    if lines:
+        raise UserError("\n".join(lines))
 
 
 def _with_lists(data: dict[str, Any]) -> None:
@@ -210,6 +229,45 @@ def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
             for metric in limits:
                 if metric.startswith(("ttft", "tpot")):
                     yield ["slo", name, metric], "needs `load.stream: true`; without streaming only e2e_s is known"
+
+
+def _server_secrets(server: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    yield from _secret_variables(["server", "environment"], server["environment"])
+    extra = server.get("extra_args", ())
+    for keys, words in extra.items() if isinstance(extra, dict) else [(None, extra)]:
+        yield from _secret_words(["server", "extra_args", *([keys] if keys else [])], words)
+
+
+def _platform_secrets(platform: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    yield from _secret_variables(["environment"], platform.get("environment", {}))
+    yield from _secret_words(["slurm", "sbatch"], platform.get("slurm", {}).get("sbatch", ()))
+    for name, how in platform.get("frameworks", {}).items():
+        yield from _secret_words(["frameworks", name, "container_args"], how.get("container_args", ()))
+        for key in ("url", "container"):  # http://user:password@host
+            if redact.text(how.get(key, "")) != how.get(key, ""):
+                yield ["frameworks", name, key], _SECRET
+
+
+def _secret_variables(where: Keys, variables: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Variables whose value would be taken out of a record, but stands in the open in plans and specifications."""
+    for name, value in variables.items():
+        text = str(value)
+        if redact.text(text) != text or (redact.is_secret_name(name) and not _is_plain(name, text)):
+            yield [*where, name], _SECRET
+
+
+def _secret_words(where: Keys, words: Iterable[str]) -> Iterator[tuple[Keys, str]]:
+    """The same for a command line: `--api-key x`, `--env=HF_TOKEN=x`, `Authorization: Bearer x`."""
+    words = [str(word) for word in words]
+    for position, (word, kept) in enumerate(zip(words, redact.argv(words), strict=True)):
+        name, _, value = word.rpartition("=") if kept != redact.REMOVED else (words[position - 1], "", word)
+        if kept != word and not _is_plain(name, value):
+            yield [*where, position], _SECRET
+
+
+def _is_plain(name: str, value: str) -> bool:
+    """True where `value` is none, though `name` is a secret's: a small number, a switch, or where a file lies."""
+    return bool(_PLAIN.fullmatch(value) or (_PLACE_NAME.search(name) and _PLACE.fullmatch(value)))
 
 
 def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

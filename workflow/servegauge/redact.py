@@ -29,7 +29,7 @@ _SECRET_NAME = re.compile(
 )
 # A tokenizer's own words, and counts of tokens: not secrets, and needed to read a result
 _PLAIN_NAME = re.compile(
-    r"^(?:add_)?(?:bos|eos|pad|unk|sep|cls|mask|eot|eom|image|fim\w*)_token$|^tokens_source$"
+    r"^(?:[\w-]+\.)*(?:add[_-])?(?:bos|eos|pad|unk|sep|cls|mask|eot|eom|image|fim\w*)[_-]token$|^tokens_source$"
     r"|(?:^|[_-])(?:prompt|output|input|context|max|min|num|cached|block|completion|total|generated|batched|new|prefill|"
     r"decode|reasoning|chunk)[_-](?:\w+[_-])?tokens$",
     re.IGNORECASE,
