@@ -196,7 +196,17 @@ def test_filters_that_leave_nothing_are_said(sharegpt: dict[str, Any], tiny_mode
         draw_prompts({**sharegpt, "filters": {"min_turns": 9}}, tokens.load(tiny_model), 1, 0, root=tmp_path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("{}", "a list"), ('[{"a": 1}]', "entry 0")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("{}", "a list"),
+        ('[{"a": 1}]', "entry 0"),
+        ('[{"conversations": ["hello", "you"]}]', "entry 0, turn 0: is a text, expected an object"),
+        ('[{"conversations": [{"value": "a"}, {"value": 7}]}]', "entry 0, turn 1: its text is a number"),
+        ('[{"conversations": [{"value": "half \\ud83d"}, {"value": "b"}]}]', "entry 0, turn 0: .*lone surrogate"),
+    ],
+)
 def test_a_broken_sharegpt_file_is_a_message(
     text: str, message: str, sharegpt: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -225,9 +235,26 @@ def test_jsonl_with_prompts_messages_and_lengths(tiny_model: Path, tmp_path: Pat
     assert every.source["sha256"] == hashlib.sha256((tmp_path / "d.jsonl").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(("text", "message"), [("x", "d.jsonl:1: not JSON"), ('{"text": "a"}', "Name the keys")])
-def test_a_broken_line_is_named(text: str, message: str, tiny_model: Path, tmp_path: Path) -> None:
-    (tmp_path / "d.jsonl").write_text(text)
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x", "d.jsonl:1: not JSON"),
+        ('{"text": "a"}', "d.jsonl:1: .*Name the keys"),
+        ('{"prompt": "a", "output_tokens": 1}\n[1]', "d.jsonl:2: is a list, expected a JSON object"),
+        ('"only a text"', "d.jsonl:1: is a text"),
+        ('{"prompt": "a", "output_tokens": "12"}', "d.jsonl:1: 'output_tokens' is '12', expected a whole number"),
+        ('{"prompt": "a", "output_tokens": true}', "'output_tokens' is True"),
+        ('{"prompt": "a", "output_tokens": -1}', "'output_tokens' is -1"),
+        ('{"prompt": 7}', "d.jsonl:1: 'prompt' is a number, expected a text"),
+        ('{"messages": {}}', "d.jsonl:1: 'messages' is an empty object"),
+        ('{"messages": ["hi"]}', "d.jsonl:1: 'messages', message 0"),
+        ('{"prompt": "half \\ud83d", "output_tokens": 1}', "d.jsonl:1: 'prompt' has half a character"),
+        ('{"messages": [{"role": "user", "content": "\\udc00"}]}', "d.jsonl:1: 'messages' has half a character"),
+        (b'{"prompt": "a", "output_tokens": 1}\n{"prompt": "\xff"}', "d.jsonl:2: not UTF-8"),
+    ],
+)
+def test_a_broken_line_is_named(text: str | bytes, message: str, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
     spec = {"name": "j", "kind": "jsonl", "path": "d.jsonl", "how_to_get": ""}
     with pytest.raises(UserError, match=message):
         draw_prompts(spec, tokens.load(tiny_model), 1, 0, root=tmp_path)

@@ -215,6 +215,8 @@ def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
     if not path.is_file():
         unset = " (a variable in it is not set here)" if "$" in text else ""
         raise UserError(f"prompt set {spec.get('name')}: {path} is not on this machine{unset}. How to get it: {how}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"prompt set {spec.get('name')}: {path} may not be read by you; ask its owner, or copy it")
     if spec.get("sha256") and (found := unchanged_sha256(path)) != spec["sha256"]:
         raise UserError(
             f"prompt set {spec.get('name')}: {path} has SHA-256 {found}, expected {spec['sha256']}. "
@@ -297,8 +299,8 @@ def _sharegpt(path: Path, _mtime_ns: int) -> list[Entry]:
         turns = item.get("conversations", item.get("messages")) if isinstance(item, dict) else None
         if not isinstance(turns, list):
             raise UserError(f"{path}: entry {number} has no list `conversations`")
-        texts = [turn.get("value", turn.get("content")) for turn in turns[:2]]
-        if texts and isinstance(texts[0], str) and texts[0]:
+        texts = [_turn(turn, f"{path}: entry {number}, turn {position}") for position, turn in enumerate(turns[:2])]
+        if texts and texts[0]:
             entries.append(Entry(texts[0], answer=texts[1] if len(texts) > 1 else None, turns=len(turns)))
     return entries
 
@@ -308,22 +310,77 @@ def _jsonl(path: Path, _mtime_ns: int, names: tuple[tuple[str, str], ...]) -> li
     """Every line, by the keys that `names` gives."""
     fields = dict(names)
     entries = []
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not JSON: {error}") from error
-            messages, prompt = item.get(fields["messages"]), item.get(fields["prompt"])
-            if messages is None and not isinstance(prompt, str):
-                raise UserError(
-                    f"{path}:{number}: has neither {fields['prompt']!r} nor {fields['messages']!r}; it has: "
-                    f"{', '.join(item)}. Name the keys in the set's `fields`."
-                )
-            entries.append(Entry(prompt or "", messages, output_tokens=item.get(fields["output_tokens"])))
+            if line.strip():
+                entries.append(_line(line, f"{path}:{number}", fields))
     return entries
+
+
+def _turn(turn: Any, where: str) -> str | None:
+    """The text of one turn; null where it has none. UserError for anything but an object and a text."""
+    if not isinstance(turn, dict):
+        raise UserError(f"{where}: is {_kind(turn)}, expected an object with `value` or `content`")
+    return _text(turn.get("value", turn.get("content")), f"{where}: its text")
+
+
+def _line(line: bytes, where: str, fields: Mapping[str, str]) -> Entry:
+    """One line of a jsonl file; UserError says what in it is of the wrong kind."""
+    try:
+        item = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)") from error
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from error
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: is {_kind(item)}, expected a JSON object")
+    messages = item.get(fields["messages"])
+    prompt = _text(item.get(fields["prompt"]), f"{where}: {fields['prompt']!r}")
+    size = item.get(fields["output_tokens"])
+    if messages is None and prompt is None:
+        raise UserError(
+            f"{where}: has neither {fields['prompt']!r} nor {fields['messages']!r}; it has: {', '.join(item)}. "
+            "Name the keys in the set's `fields`."
+        )
+    if messages is not None:
+        _check_messages(messages, f"{where}: {fields['messages']!r}")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 1 << 31):
+        raise UserError(f"{where}: {fields['output_tokens']!r} is {size!r}, expected a whole number of tokens")
+    return Entry(prompt or "", messages, output_tokens=size)
+
+
+def _check_messages(messages: Any, where: str) -> None:
+    """UserError unless `messages` is a list of objects with a role and a content."""
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where} is {_kind(messages)}, expected a list of messages with `role` and `content`")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+            raise UserError(f"{where}, message {number}: expected an object with `role`, a text, and `content`")
+    _text(json.dumps(messages, ensure_ascii=False), where)
+
+
+def _text(value: Any, where: str) -> str | None:
+    """`value` if it is a text that can be sent, or null; UserError otherwise."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise UserError(f"{where} is {_kind(value)}, expected a text")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where} has half a character (a lone surrogate, {value[error.start]!r}) at position {error.start}, which "
+            "no request can carry; mend or remove the entry"
+        ) from error
+    return value
+
+
+_KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+
+
+def _kind(value: Any) -> str:
+    """What a JSON value is, for a message."""
+    return ("an empty " + _KINDS[type(value)].split()[1]) if value in ([], {}) else _KINDS.get(type(value), "a number")
 
 
 def unchanged_sha256(path: Path) -> str:
