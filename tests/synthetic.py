@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge import tables
@@ -179,11 +180,18 @@ def shape_of(launch: Launch, cell: Cell, requests: int) -> Shape:
     )
 
 
-def write_cell(results: Path, launch: Launch, cell: Cell, shape: Shape, flags: list[dict] | None = None) -> Path:
-    """One measured cell as a launch leaves it."""
-    requests = raw_requests(cell.id, launch.id, shape)
-    window = requests.filter(pa.compute.equal(requests["phase"], "window"))
-    window_s = max(window["end_ns"].to_pylist()) / NS
+def write_cell(
+    results: Path,
+    launch: Launch,
+    cell: Cell,
+    shape: Shape,
+    flags: list[dict] | None = None,
+    requests: pa.Table | None = None,
+) -> Path:
+    """One measured cell as a launch leaves it, with `requests` where they are at hand."""
+    requests = raw_requests(cell.id, launch.id, shape) if requests is None else requests
+    window = requests.filter(pc.equal(requests["phase"], "window"))
+    window_s = pc.max(window["end_ns"]).as_py() / NS
     folder = results / "cells" / cell.id
     with whole_folder(folder) as temporary:
         pq.write_table(requests, temporary / "requests.parquet", compression="zstd")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import synthetic
 
-from servegauge import dataset, differences, figures, report, tables
+from servegauge import dataset, differences, figures, report, svg, tables
 from servegauge.compare import compare
 from servegauge.errors import UserError
 from servegauge.files import read_json, write_json
@@ -163,7 +163,7 @@ def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variab
         ET.fromstring(text)
         assert "#0a0b" not in text
         assert "#01020" not in text
-        assert figures.COLOURS[1] in text
+        assert svg.COLOURS[1] in text
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "#0a0b" not in html
     assert "var(--s1)" in html

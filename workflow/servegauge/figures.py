@@ -1,69 +1,26 @@
-"""The report's figures: matplotlib to SVG, with colours that a page can set and colour-blind people tell apart.
+"""The report's figures: ratios to the baseline, metrics against load, distributions. svg.py says how they look.
 
-A figure is drawn once, with placeholder colours. `inline` turns them into CSS variables, so that the figure follows the
-page into dark mode; `standalone` into fixed colours on white, for a file. Series differ in marker and line as well.
+Series differ in colour, in marker and in line, so that they can be told apart without colours.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from servegauge.compare import Comparison, Ratio
 from servegauge.spec import canonical_json
 from servegauge.study_view import Study, axis_value, label, level_text
-
-# Okabe and Ito's palette, then the same lightened for a dark page.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-DARK_COLOURS = ("#5cb8f0", "#ff9a57", "#3fcfa2", "#e8a5c8", "#f2c14e", "#9ad4f5")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-_INK, _GRID, _MUTED = "#010203", "#010204", "#010205"
-_SERIES = [f"#0a0b{index:02x}" for index in range(len(COLOURS))]
-_FIXED = {_INK: "#1b1f24", _GRID: "#d8dee4", _MUTED: "#6a737d", **dict(zip(_SERIES, COLOURS, strict=True))}
-_VARIABLES = {
-    _INK: "currentColor",
-    _GRID: "var(--grid)",
-    _MUTED: "var(--muted)",
-    **{colour: f"var(--s{index})" for index, colour in enumerate(_SERIES)},
-}
-_STYLE = {
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "axes.edgecolor": _MUTED,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.7,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
+from servegauge.svg import MARKERS, MUTED, SERIES, STYLE, Figure, finish, nothing
 
 PANEL_IN = (3.1, 2.35)  # width, height of one panel, inches
 COLUMNS = 3
@@ -72,43 +29,12 @@ MOST_PANELS = 12
 POINTS = 120  # of one distribution
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure: file name without ending, title, what is plotted, and the SVG with placeholder colours."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-
-    @property
-    def standalone(self) -> str:
-        """A file of its own, on white."""
-        svg = _replace(self.svg, _FIXED)
-        return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1)
-
-    @property
-    def inline(self) -> str:
-        """For a page that defines --s0 ..., --grid and --muted; ids are made unique by the figure's name."""
-        svg = _replace(self.svg[self.svg.index("<svg") :], _VARIABLES)
-        svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
-        svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{self.name}-", svg)
-        title = f'<svg role="img" aria-label="{self.title}" '
-        return re.sub(r"^<svg (?:[^>]*?)(?=viewBox)", title, svg, count=1)
-
-
-def _replace(svg: str, colours: Mapping[str, str]) -> str:
-    for colour, new in colours.items():
-        svg = svg.replace(colour, new)
-    return svg
-
-
 def draw(study: Study, comparison: Comparison | None) -> list[Figure]:
     """Every figure of a study's report; each says in its place when there is nothing to plot."""
     factor, _ = study.factor()
     levels = comparison.levels if comparison else study.levels(factor) if factor else [None]
     series = _Series(factor, levels)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         return [
             _ratios(comparison, series),
             _against_load(
@@ -145,29 +71,13 @@ class _Series:
         return self.keys.index(canonical_json(axis_value(row, self.factor))) if self.factor else 0
 
     def colour(self, index: int) -> str:
-        return _SERIES[index % len(_SERIES)]
+        return SERIES[index % len(SERIES)]
 
     def marker(self, index: int) -> str:
         return MARKERS[index % len(MARKERS)]
 
     def name(self, index: int) -> str:
         return level_text(self.levels[index]) if self.factor else "all launches"
-
-
-def _finish(canvas: Canvas, name: str, title: str, caption: str) -> Figure:
-    FigureCanvasSVG(canvas)
-    out = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
-        canvas.savefig(
-            out, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None}
-        )
-    return Figure(name, title, caption, out.getvalue())
-
-
-def _nothing(name: str, title: str, why: str) -> Figure:
-    canvas = Canvas(figsize=(6, 0.6))
-    canvas.text(0.5, 0.5, why, ha="center", va="center", color=_MUTED)
-    return _finish(canvas, name, title, why)
 
 
 def _legend(canvas: Canvas, axes: Axes, columns: int) -> None:
@@ -184,7 +94,7 @@ def _legend(canvas: Canvas, axes: Axes, columns: int) -> None:
 def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
     title = "Ratio to the baseline"
     if not comparison or not comparison.ratios:
-        return _nothing("ratios", title, "nothing is compared: no condition was measured on both sides")
+        return nothing("ratios", title, "nothing is compared: no condition was measured on both sides")
     wanted = [
         name for name in ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p50", "output_tokens_per_s") if comparison.of(name)
     ]
@@ -225,12 +135,12 @@ def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
         caption += (
             f" The {MOST_CONDITIONS} conditions that differ most are shown; {dropped} more are in comparison.csv."
         )
-    return _finish(canvas, "ratios", title, caption)
+    return finish(canvas, "ratios", title, caption)
 
 
 def _ratio_panel(axes: Axes, comparison: Comparison, series: _Series, name: str, shown: Sequence[str]) -> None:
     others = comparison.levels[1:]
-    axes.axvline(1, color=_MUTED, linewidth=1)
+    axes.axvline(1, color=MUTED, linewidth=1)
     for index, level in enumerate(others, start=1):
         offset = (index - (len(others) + 1) / 2) * 0.6 / len(others)
         drawn = False
@@ -288,7 +198,7 @@ def _against_load(name: str, title: str, study: Study, series: _Series, columns:
         if any(row[column] is not None for column, _ in columns):
             groups[label(rest) if rest else ""]["concurrency" if row["rate_rps"] is None else "rate"].append(row)
     if not groups:
-        return _nothing(name, title, "no cell was measured")
+        return nothing(name, title, "no cell was measured")
     shown = list(groups.items())[:MOST_PANELS]
     kinds = [kind for kind in ("rate", "concurrency") if any(kind in by_kind for _, by_kind in shown)]
     # A kind of load that has one size needs little room.
@@ -330,7 +240,7 @@ def _against_load(name: str, title: str, study: Study, series: _Series, columns:
         caption += " Open loop at an offered rate, then closed loop with a number of streams."
     if len(groups) > len(shown):
         caption += f" {len(groups) - len(shown)} more panels are not shown; their numbers are in cells.parquet."
-    return _finish(canvas, name, title, caption)
+    return finish(canvas, name, title, caption)
 
 
 def _size(row: Mapping[str, Any]) -> float:
@@ -408,7 +318,7 @@ def _distributions(family: str, title: str, study: Study, series: _Series) -> Fi
         if row[f"{family}_p50_s"] is not None:
             panels[label({axis: value for axis, value in row["axes"].items() if axis != series.factor})].append(row)
     if not panels:
-        return _nothing(name, title, "no cell was measured")
+        return nothing(name, title, "no cell was measured")
     shown = list(panels.items())[:MOST_PANELS]
     rows_of_panels = math.ceil(len(shown) / COLUMNS)
     across = min(COLUMNS, len(shown))
@@ -443,4 +353,4 @@ def _distributions(family: str, title: str, study: Study, series: _Series) -> Fi
     caption = "Share of the answered requests at or below each latency; one line per launch."
     if len(panels) > len(shown):
         caption += f" {len(panels) - len(shown)} more conditions are not shown."
-    return _finish(canvas, name, title, caption)
+    return finish(canvas, name, title, caption)

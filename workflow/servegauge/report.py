@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from servegauge import __version__, dataset, differences, figures
+from servegauge import __version__, dataset, differences, figures, svg
 from servegauge.bootstrap import interval, resample_quantile, seed
 from servegauge.compare import Comparison, Overall, Ratio, compare
 from servegauge.files import whole_file, write_text
@@ -63,7 +63,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _context(
-    study: Study, comparison: Comparison | None, drawn: Sequence[figures.Figure], results: Path, folder: Path
+    study: Study, comparison: Comparison | None, drawn: Sequence[svg.Figure], results: Path, folder: Path
 ) -> dict[str, Any]:
     factor, baseline = study.factor()
     return {
@@ -90,7 +90,7 @@ def _context(
         "doubts": doubts,
         "provenance": _provenance(study, comparison, results),
         "probes": probe_ratios(results, comparison),
-        "colours": list(zip(figures.COLOURS, figures.DARK_COLOURS, strict=True)),
+        "colours": list(zip(svg.COLOURS, svg.DARK_COLOURS, strict=True)),
         "results": results,
         "folder": folder,
         "made_utc": utc_now(),

@@ -1,0 +1,104 @@
+"""How the report's figures look: colours, fonts, and the two forms that a figure's SVG takes.
+
+A figure is drawn once, with placeholder colours. `inline` turns them into CSS variables, so that the figure follows the
+page into dark mode; `standalone` into fixed colours on white, for a file.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+
+# Okabe and Ito's palette, then the same lightened for a dark page.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DARK_COLOURS = ("#5cb8f0", "#ff9a57", "#3fcfa2", "#e8a5c8", "#f2c14e", "#9ad4f5")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+_INK, _GRID, MUTED = "#010203", "#010204", "#010205"
+SERIES = [f"#0a0b{index:02x}" for index in range(len(COLOURS))]
+_FIXED = {_INK: "#1b1f24", _GRID: "#d8dee4", MUTED: "#6a737d", **dict(zip(SERIES, COLOURS, strict=True))}
+_VARIABLES = {
+    _INK: "currentColor",
+    _GRID: "var(--grid)",
+    MUTED: "var(--muted)",
+    **{colour: f"var(--s{index})" for index, colour in enumerate(SERIES)},
+}
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "text.color": _INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure: file name without ending, title, what is plotted, and the SVG with placeholder colours."""
+
+    name: str
+    title: str
+    caption: str
+    svg: str
+
+    @property
+    def standalone(self) -> str:
+        """A file of its own, on white."""
+        svg = _replace(self.svg, _FIXED)
+        return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1)
+
+    @property
+    def inline(self) -> str:
+        """For a page that defines --s0 ..., --grid and --muted; ids are made unique by the figure's name."""
+        svg = _replace(self.svg[self.svg.index("<svg") :], _VARIABLES)
+        svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
+        svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{self.name}-", svg)
+        title = f'<svg role="img" aria-label="{self.title}" '
+        return re.sub(r"^<svg (?:[^>]*?)(?=viewBox)", title, svg, count=1)
+
+
+def _replace(svg: str, colours: Mapping[str, str]) -> str:
+    for colour, new in colours.items():
+        svg = svg.replace(colour, new)
+    return svg
+
+
+def finish(canvas: Canvas, name: str, title: str, caption: str) -> Figure:
+    """The drawn canvas as a figure; the same data give the same bytes."""
+    FigureCanvasSVG(canvas)
+    out = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        canvas.savefig(
+            out, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None}
+        )
+    return Figure(name, title, caption, out.getvalue())
+
+
+def nothing(name: str, title: str, why: str) -> Figure:
+    """A figure that says why there is nothing to plot."""
+    canvas = Canvas(figsize=(6, 0.6))
+    canvas.text(0.5, 0.5, why, ha="center", va="center", color=MUTED)
+    return finish(canvas, name, title, why)
