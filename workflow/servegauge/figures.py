@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from servegauge.compare import Comparison, Ratio
 from servegauge.spec import canonical_json
 from servegauge.study_view import Study, axis_value, label, level_text
-from servegauge.svg import MARKERS, MUTED, SERIES, STYLE, Figure, finish, nothing
+from servegauge.svg import MARKERS, MUTED, SERIES, STYLE, Figure, finish, legend, nothing
 
 PANEL_IN = (3.1, 2.35)  # width, height of one panel, inches
 COLUMNS = 3
@@ -80,14 +80,6 @@ class _Series:
         return level_text(self.levels[index]) if self.factor else "all launches"
 
 
-def _legend(canvas: Canvas, axes: Axes, columns: int) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    if names:
-        canvas.legend(
-            handles, names, loc="outside upper left", ncols=min(columns, len(names)), fontsize=9, handlelength=2.4
-        )
-
-
 # -- ratios -------------------------------------------------------------------
 
 
@@ -123,7 +115,7 @@ def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
         )
         axes.tick_params(axis="y", length=0)
         if column == 0:
-            _legend(canvas, axes, 6)
+            legend(canvas, axes, 6)
     canvas.supxlabel(f"ratio to {level_text(comparison.baseline)}", fontsize=9)
     caption = (
         f"Each metric on {_words(series.name(index) for index in range(1, len(series.levels)))} divided by the same on "
@@ -229,7 +221,7 @@ def _against_load(name: str, title: str, study: Study, series: _Series, columns:
         for together in [panels] if seconds else [[axes] for axes in panels]:
             _sensible_y(together)
     if first:
-        _legend(canvas, first, 2 * len(columns))
+        legend(canvas, first, 2 * len(columns))
     what = {"ttft": "Time to first token", "tpot": "Time per output token", "throughput": "Output tokens per second"}[
         name
     ]
@@ -349,7 +341,7 @@ def _distributions(family: str, title: str, study: Study, series: _Series) -> Fi
         if number % COLUMNS == 0:
             axes.set_ylabel("share of requests")
         if number == 0:
-            _legend(canvas, axes, len(series.levels))
+            legend(canvas, axes, len(series.levels))
     caption = "Share of the answered requests at or below each latency; one line per launch."
     if len(panels) > len(shown):
         caption += f" {len(panels) - len(shown)} more conditions are not shown."

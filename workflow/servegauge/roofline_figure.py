@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from servegauge import figures
+from servegauge import svg
 from servegauge.roofline import Ceiling, Ceilings, Utilisation, variant_of
 
 PANEL_IN = (4.2, 3.2)  # width, height of one panel, inches
@@ -34,13 +34,13 @@ class Panel:
     dtype: str | None = None  # of the model, for the flat line
 
 
-def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> figures.Figure:
+def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> svg.Figure:
     """The figure of all panels on common axes; it says so where no platform has both ceilings."""
     title = "Roofline"
     drawn = [panel for panel in panels if panel.ceilings.memory_gb_s and panel.ceilings.arithmetic(panel.dtype)]
-    with mpl.rc_context(figures._STYLE):
+    with mpl.rc_context(svg.STYLE):
         if not drawn:
-            return figures._nothing(name, title, "no platform was probed for both gemm and memory bandwidth")
+            return svg.nothing(name, title, "no platform was probed for both gemm and memory bandwidth")
         columns = min(COLUMNS, len(drawn))
         lines = -(-len(drawn) // columns)
         canvas = Canvas(figsize=(PANEL_IN[0] * columns, PANEL_IN[1] * lines + 0.5), layout="constrained")
@@ -52,8 +52,8 @@ def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> figures.
             unused.set_visible(False)
         canvas.supxlabel("operations per byte", fontsize=9)
         canvas.supylabel("TFLOP/s per GPU, or of the server's CPUs", fontsize=9)
-        figures._legend(canvas, canvas.axes[0], 3)
-        return figures._finish(canvas, name, title, CAPTION)
+        svg.legend(canvas, canvas.axes[0], 3)
+        return svg.finish(canvas, name, title, CAPTION)
 
 
 def _products(panel: Panel) -> list[tuple[str, float, float]]:
@@ -97,7 +97,7 @@ def _draw(axes: Axes, panel: Panel, limits: tuple[float, float, float, float]) -
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
     x = np.geomspace(left, right, 200)
     for index, (memory, peak) in enumerate(_roofs(panel)):
-        style = {"color": figures._INK if index == 0 else figures._MUTED, "linestyle": "-" if index == 0 else ":"}
+        style = {"color": svg.INK if index == 0 else svg.MUTED, "linestyle": "-" if index == 0 else ":"}
         axes.plot(
             x, np.minimum(peak.value, x * memory.value / 1e3), label="measured" if index == 0 else "vendor", **style
         )
@@ -108,7 +108,7 @@ def _draw(axes: Axes, panel: Panel, limits: tuple[float, float, float, float]) -
     products = _products(panel)
     for index, dtype in enumerate(sorted({dtype for dtype, _, _ in products})):
         mine = [(intensity, tflops) for kind, intensity, tflops in products if kind == dtype]
-        colour = figures._SERIES[(index + 2) % len(figures._SERIES)]
+        colour = svg.SERIES[(index + 2) % len(svg.SERIES)]
         axes.plot(*zip(*mine, strict=True), ".", color=colour, markersize=4, label=f"model's products, {dtype}")
     for which, index, filled in (("decode", 0, True), ("prefill", 1, False)):
         points = [point for cell in panel.cells if (point := getattr(cell, which))]
@@ -116,8 +116,8 @@ def _draw(axes: Axes, panel: Panel, limits: tuple[float, float, float, float]) -
             axes.plot(
                 [point.intensity for point in points],
                 [point.tflops for point in points],
-                figures.MARKERS[index],
-                color=figures._SERIES[index],
+                svg.MARKERS[index],
+                color=svg.SERIES[index],
                 fillstyle="full" if filled else "none",
                 markersize=5,
                 label=f"cells, {which}",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
@@ -19,12 +20,12 @@ from matplotlib.figure import Figure as Canvas
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DARK_COLOURS = ("#5cb8f0", "#ff9a57", "#3fcfa2", "#e8a5c8", "#f2c14e", "#9ad4f5")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-_INK, _GRID, MUTED = "#010203", "#010204", "#010205"
+INK, GRID, MUTED = "#010203", "#010204", "#010205"
 SERIES = [f"#0a0b{index:02x}" for index in range(len(COLOURS))]
-_FIXED = {_INK: "#1b1f24", _GRID: "#d8dee4", MUTED: "#6a737d", **dict(zip(SERIES, COLOURS, strict=True))}
+_FIXED = {INK: "#1b1f24", GRID: "#d8dee4", MUTED: "#6a737d", **dict(zip(SERIES, COLOURS, strict=True))}
 _VARIABLES = {
-    _INK: "currentColor",
-    _GRID: "var(--grid)",
+    INK: "currentColor",
+    GRID: "var(--grid)",
     MUTED: "var(--muted)",
     **{colour: f"var(--s{index})" for index, colour in enumerate(SERIES)},
 }
@@ -35,14 +36,14 @@ STYLE = {
     "axes.titlesize": 9,
     "axes.labelsize": 9,
     "axes.edgecolor": MUTED,
-    "axes.labelcolor": _INK,
-    "axes.titlecolor": _INK,
-    "text.color": _INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "grid.color": _GRID,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": GRID,
     "grid.linewidth": 0.7,
     "axes.grid": True,
     "axes.axisbelow": True,
@@ -102,3 +103,12 @@ def nothing(name: str, title: str, why: str) -> Figure:
     canvas = Canvas(figsize=(6, 0.6))
     canvas.text(0.5, 0.5, why, ha="center", va="center", color=MUTED)
     return finish(canvas, name, title, why)
+
+
+def legend(canvas: Canvas, axes: Axes, columns: int) -> None:
+    """One legend above all panels, from the handles of one of them."""
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        canvas.legend(
+            handles, names, loc="outside upper left", ncols=min(columns, len(names)), fontsize=9, handlelength=2.4
+        )
