@@ -13,8 +13,9 @@ import pytest
 from framework_launches import FULL, KEY, context, fair, full, layout
 
 from servegauge import framework_docs
+from servegauge.errors import UserError
 from servegauge.frameworks import frameworks
-from servegauge.frameworks.base import FAIR_DEFAULTS, LAYOUT, OPTIONS, Evidence, Framework, Reply, Reset
+from servegauge.frameworks.base import FAIR_DEFAULTS, LAYOUT, OPTIONS, Context, Evidence, Framework, Reply, Reset
 from servegauge.scrape import COMMON
 from servegauge.spec import Launch, Layout
 
@@ -136,6 +137,18 @@ def test_no_secret_on_the_command_line(framework: Framework) -> None:
     assert framework.api_key != "none" or "api_key" in framework.differences, "no key at all: say so"
 
 
+def test_a_given_key_that_could_not_be_taken_out_of_logs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    external = frameworks()["external"]
+    monkeypatch.setenv("SERVEGAUGE_EXTERNAL_API_KEY", "abc1234")
+    with pytest.raises(UserError, match="has 7 characters, it needs 8 or more") as caught:
+        external.given_api_key()
+    assert "abc1234" not in str(caught.value)
+    monkeypatch.setenv("SERVEGAUGE_EXTERNAL_API_KEY", "abc12345")
+    assert external.given_api_key() == "abc12345"
+    monkeypatch.delenv("SERVEGAUGE_EXTERNAL_API_KEY")
+    assert external.given_api_key() == ""
+
+
 @every_framework
 def test_a_server_without_a_key_is_only_heard_on_the_loopback(framework: Framework) -> None:
     if framework.api_key == "none":
@@ -246,3 +259,20 @@ def test_no_framework_is_named_outside_its_own_file() -> None:
         for name in EVERY:
             for way in (f'== "{name}"', f'!= "{name}"', f'framework("{name}")', f"frameworks.{name}"):
                 assert way not in text, f"{path.relative_to(ROOT)} knows {name}: {way}"
+
+
+def test_the_example_in_the_documentation_works() -> None:
+    text = (ROOT / "docs" / "adding-a-framework.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, object] = {"__name__": "example"}
+    exec(compile(code, "adding-a-framework.md", "exec"), names)
+    example = names["Example"]()
+    launch = dataclasses.replace(next(full(one) for one in frameworks().values()), framework="example", options=FULL)
+    assert "has no option" in example.unsupported(launch)
+    having = {name: value for name, value in FULL.items() if name in example.supported}
+    launch = dataclasses.replace(launch, options=having)
+    assert example.unsupported(launch) is None
+    ctx = Context(launch, "/models/m", 8000, api_key=KEY)
+    assert " ".join(example.argv(ctx)) == (
+        "example-server /models/m --host 127.0.0.1 --port 8000 --shards 1 --max-length 4096 --cache --dtype bf16"
+    )

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from servegauge.errors import UserError
 from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
+from servegauge.redact import MIN_SECRET
 from servegauge.spec import Launch
 
 KEY = "SERVEGAUGE_EXTERNAL_API_KEY"
@@ -45,7 +47,15 @@ class External(Framework):
         return str(place(ctx.launch)["url"]).rstrip("/").removesuffix("/v1")
 
     def given_api_key(self) -> str:
-        return os.environ.get(KEY, "")
+        """The key, or nothing. UserError for one that could not be taken out of logs and answers."""
+        key = os.environ.get(KEY, "")
+        if key and len(key) < MIN_SECRET:
+            raise UserError(
+                f"{KEY} has {len(key)} characters, it needs {MIN_SECRET} or more: a shorter one cannot be told from "
+                "ordinary text, so it would stay in logs and answers that are kept. Give the server a longer key, or "
+                "unset the variable where it wants none."
+            )
+        return key
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
         return Reset(False, "none", "the server is not ours; whether its prefix cache is on is not known")
