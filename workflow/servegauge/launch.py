@@ -71,6 +71,7 @@ class LaunchRun:
         self.results = self.root / order.get("results", "results")
         self.launch = Launch.from_dict(order["launch"])
         self.platform = self.launch.platform
+        self.job: Mapping[str, Any] = order.get("job") or {}
         self.framework = framework(self.launch.framework)
         self.folder = self.results / "launches" / self.launch.id / f"attempt-{order['attempt']}"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -217,7 +218,10 @@ class LaunchRun:
                     log = self.folder / f"server-{instance}.log"
                     cpus = self._placement.get("server_cpus") or ()
                     self.servers.append(server.start(self.framework, self._context(instance), log, cpus, base))
-                if self._is_head:
+                    if self.launch.layout.share_gpu:
+                        # Each takes its part of the memory that it finds free, so they start one after the other.
+                        self.servers[-1].wait_ready(ready_s, self.stop)
+                if self._is_head and not self.launch.layout.share_gpu:
                     for running in self.servers:
                         running.wait_ready(ready_s, self.stop)
                 break
