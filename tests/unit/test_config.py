@@ -172,6 +172,14 @@ def test_what_only_has_a_secrets_name_is_let_through(tree: Tree) -> None:
     assert study["server"]["extra_args"] == words
 
 
+def test_a_number_without_a_value_is_refused(tree: Tree) -> None:
+    with pytest.raises(UserError) as caught:
+        tree.study(load={"timeout_s": float("nan")}, matrix={"rate": [1, float("inf")]})
+    said = "found a number without a value, expected a finite one"
+    assert f"load.timeout_s: {said}" in str(caught.value)
+    assert f"matrix.rate[1]: {said}" in str(caught.value)
+
+
 def test_a_file_that_is_not_text(tree: Tree) -> None:
     (tree.root / "config/studies").mkdir(exist_ok=True)
     (tree.root / "config/studies/x.yaml").write_bytes(b"question: \xff\n")

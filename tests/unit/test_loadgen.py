@@ -228,6 +228,11 @@ def test_a_changed_workload_is_refused(tmp_path):
         ({"workers": 0}, "at least 1"),
         ({"api_key": "a\nb"}, "line break"),
         ({"timeout_s": 0.0}, "positive"),
+        ({"timeout_s": float("nan")}, "timeout_s is nan"),
+        ({"timeout_s": float("inf")}, "timeout_s is inf"),
+        ({"duration_s": float("nan")}, "duration_s is nan"),
+        ({"think_s": float("nan")}, "think_s is nan"),
+        ({"temperature": float("nan")}, "temperature is nan"),
     ],
 )
 def test_a_job_that_cannot_work_is_refused(tmp_path, fields, said):
@@ -238,6 +243,12 @@ def test_a_job_that_cannot_work_is_refused(tmp_path, fields, said):
 def test_a_base_url_is_checked(tmp_path):
     with pytest.raises(UserError, match="correct --base-url"):
         job("127.0.0.1:8000", tmp_path / "w", tmp_path)
+
+
+def test_a_password_in_a_base_url_is_refused_and_not_repeated(tmp_path):
+    with pytest.raises(UserError, match=r"http://\*\*\*@127\.0\.0\.1:9 .*--api-key-env") as caught:
+        job("http://me:pass-word@127.0.0.1:9", tmp_path / "w", tmp_path)
+    assert "pass-word" not in str(caught.value)
 
 
 def test_the_same_schema_is_written_for_no_requests(tmp_path):

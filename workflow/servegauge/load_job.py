@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,11 +70,15 @@ class LoadJob:
             wrong = f"concurrency is {self.concurrency} in an open loop; leave it out, or limit max_in_flight"
         elif self.workers < 1:
             wrong = f"workers is {self.workers}; it must be at least 1"
-        elif self.timeout_s <= 0:
-            wrong = f"timeout_s is {self.timeout_s:g}; it must be positive"
+        elif not 0 < self.timeout_s < math.inf:  # false for NaN too
+            wrong = f"timeout_s is {self.timeout_s:g}; it must be a positive number of seconds"
+        elif self.duration_s is not None and not 0 < self.duration_s < math.inf:
+            wrong = f"duration_s is {self.duration_s:g}; it must be a positive number of seconds, or none"
+        elif not 0 <= self.temperature < math.inf:
+            wrong = f"temperature is {self.temperature:g}; it must be 0 or more"
         elif self.max_in_flight is not None and self.max_in_flight < self.workers:
             wrong = f"max_in_flight is {self.max_in_flight}; it must be at least the number of workers, {self.workers}"
-        elif self.think_s < 0 or (self.think_s and self.mode == "open"):
+        elif not 0 <= self.think_s < math.inf or (self.think_s and self.mode == "open"):
             wrong = f"think_s is {self.think_s:g}; it must be 0 or more, and belongs to a closed loop"
         elif not self.api_key.isprintable() or not self.api_key.isascii():
             wrong = "the API key has characters that no HTTP header can carry; check it for a line break"

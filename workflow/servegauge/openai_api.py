@@ -30,12 +30,21 @@ class Target:
 
     @classmethod
     def of(cls, base_url: str) -> Target:
-        """Parse `http[s]://host[:port][/prefix]`; a trailing `/v1` is taken off. UserError says what is wrong."""
+        """Parse `http[s]://host[:port][/prefix]`; a trailing `/v1` is taken off. UserError says what is wrong.
+
+        A user or password in it is refused.
+        """
         url: SplitResult = urlsplit(base_url)
         try:
             port = url.port
         except ValueError:
             port = -1
+        if "@" in url.netloc:  # it would stand in records, and would not be sent: keys go in the Authorization header
+            shown = f"{url.scheme}://***@{url.netloc.rpartition('@')[2]}"
+            raise UserError(
+                f"base URL {shown} holds a user or a password; take it out, put the server's API key into an "
+                "environment variable and name that with --api-key-env"
+            )
         if url.scheme not in ("http", "https") or not url.hostname or port == -1:
             raise UserError(f"base URL {base_url!r} is not http://host:port or https://host:port; correct --base-url")
         prefix = url.path.rstrip("/").removesuffix("/v1")

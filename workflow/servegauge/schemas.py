@@ -7,6 +7,7 @@ the nearest allowed one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,8 @@ def validate(data: dict[str, Any], name: str, path: Path, text: str = "") -> Non
         key=lambda error: ([str(part) for part in error.absolute_path], error.validator != "type"),
     )
     seen: list[str] = []
+    for keys in _not_finite(data, []):  # NaN is neither above nor below any limit
+        seen.append(f"{path}{_line(text, keys)}: {dotted(keys)}: found a number without a value, expected a finite one")
     mistyped: list[list[str | int]] = []  # of a value that is of the wrong kind, nothing else is worth saying
     for error in errors:
         for keys, message in _messages(error, name):
@@ -97,6 +100,15 @@ def validate(data: dict[str, Any], name: str, path: Path, text: str = "") -> Non
     if seen:
         more = [f"... and {len(seen) - SHOWN} more"] if len(seen) > SHOWN else []
         raise UserError("\n".join([*seen[:SHOWN], *more]))
+
+
+def _not_finite(data: Any, keys: list[str | int]) -> Iterator[list[str | int]]:
+    """Where `.nan` and `.inf` stand."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield keys
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _not_finite(value, [*keys, key])
 
 
 def dotted(keys: list[str | int]) -> str:
