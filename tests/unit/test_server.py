@@ -157,7 +157,8 @@ def test_a_container_wraps_the_command(tmp_path):
     platform = {"name": "p", "gpus_per_node": 4, "frameworks": {"toy": {"container": "/images/toy.sif"}}}
     launch = Launch("toy", {"name": "m"}, platform, options={"mode": "good"})
     argv = server.command(Toy(), Context(launch, "m", 1))
-    assert argv[:4] == ["apptainer", "exec", "--nv", "/images/toy.sif"]
+    assert argv[:3] == ["apptainer", "exec", "--nv"]
+    assert "/images/toy.sif" in argv
 
 
 def test_no_answer_is_a_status_of_zero():

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge import guard
+from servegauge.containers import contained
 from servegauge.files import write_text
 from servegauge.frameworks.base import Context, Framework, Reply
 
@@ -163,13 +164,9 @@ def marked(mark: str) -> list[int]:
 
 
 def command(framework: Framework, context: Context) -> list[str]:
-    """The framework's argv, run the way its platform says: plain, or inside an Apptainer image."""
-    argv = list(framework.argv(context))
-    how = (context.launch.platform.get("frameworks") or {}).get(framework.name) or {}
-    if how.get("container") and how.get("runtime", "apptainer") == "apptainer":
-        gpu = ["--nv"] if context.launch.platform.get("gpus_per_node") else []
-        return ["apptainer", "exec", *gpu, *how.get("container_args", []), how["container"], *argv]
-    return argv
+    """The framework's argv, run the way its platform says: plain, or inside a container."""
+    variables = sorted(framework.environment(context))
+    return contained(framework.argv(context), framework.name, context.launch.platform, context.work, variables)
 
 
 def start(

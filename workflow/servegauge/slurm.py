@@ -93,6 +93,7 @@ def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[st
         "time": time_limit(order),
         "signal_delay_s": SIGNAL_S,
         "stderr_to_stdout": True,
+        "wckey": None,  # submitit's own, which sites that check wckeys refuse
     }
     asked |= {
         key: slurm[key] for key in ("partition", "account", "qos", "constraint", "cpus_per_task") if slurm.get(key)
@@ -113,7 +114,8 @@ def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[st
     # Without these, srun of Slurm 22.05 and later gives the task one CPU of the job's and binds it there.
     cpus = [f"--cpus-per-task={slurm['cpus_per_task']}"] if slurm.get("cpus_per_task") else []
     asked["srun_args"] = ["--cpu-bind=none", "--kill-on-bad-exit=1", *cpus]
-    asked["setup"] = [f"module load {module}" for module in platform.get("modules") or ()]
+    if platform.get("modules"):
+        asked["setup"] = [f"module load {module}" for module in platform["modules"]]
     return asked
 
 

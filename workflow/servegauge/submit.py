@@ -229,7 +229,7 @@ class Attempt:
             return ""
         if state.state == "PENDING":
             why = state.reason.strip("()")
-            return f"job {job} is pending: {why}{PENDING.get(why, '')}"
+            return f"job {job} is pending" + (f": {why}{PENDING.get(why, '')}" if why not in ("", "None") else "")
         return f"job {job} is {state.state.lower()}" + (f" on {state.nodes}" if state.nodes else "")
 
     def _relay(self) -> None:
@@ -257,7 +257,9 @@ class Attempt:
                 raise KeyboardInterrupt
             self.signal = self.signal or number
 
-        before = {number: signal.signal(number, note) for number in ENDINGS}
+        # What the caller ignores stays ignored: HUP under nohup, INT of a script's background process.
+        heard = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:

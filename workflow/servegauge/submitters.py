@@ -84,7 +84,7 @@ class SlurmSubmitter:
         os.environ.clear()
         os.environ.update(slurm.clean_environment(kept))
         try:
-            return str(self.executor().submit(job_module.run_order, *_call(self.folder)).job_id)
+            return str(self.executor().submit(job_module.run_order, *_call(self.folder, self.order)).job_id)
         except FailedJobError as error:
             raise slurm.refused(str(error), self.order["launch"]["platform"]["name"]) from error
         except RuntimeError as error:  # submitit found no srun
@@ -224,7 +224,7 @@ class LocalSubmitter(_ProcessSubmitter):
 
     def submit(self) -> str:
         executor = _Controller(self.folder, max_num_timeout=0)
-        submitted = executor.submit(job_module.run_order, *_call(self.folder))
+        submitted = executor.submit(job_module.run_order, *_call(self.folder, self.order))
         self._started.append(submitted._process)
         return str(submitted.job_id)
 
@@ -236,7 +236,7 @@ class InlineSubmitter(_ProcessSubmitter):
     """A child of this process, on the node that we have already."""
 
     def submit(self) -> str:
-        argv = [sys.executable, "-u", "-m", "servegauge.job", *_call(self.folder), str(self.folder)]
+        argv = [sys.executable, "-u", "-m", "servegauge.job", *_call(self.folder, self.order), str(self.folder)]
         environment = dict(os.environ)
         for name in ("SLURM_PROCID", "SLURM_STEP_ID"):  # ranks of a surrounding step, which are not ours
             environment.pop(name, None)
@@ -265,7 +265,7 @@ class InlineSubmitter(_ProcessSubmitter):
         return self.folder / "inline_0_result.pkl"
 
 
-def _call(folder: Path) -> tuple[str, str]:
+def _call(folder: Path, order: Mapping[str, Any]) -> tuple[str, str]:
     """Arguments of `job.run_order`: the order's file and the function that measures, the order's own if it has one."""
     order = folder.parent / "order.json"
     return str(order), read_json(order).get("run") or job_module.RUN

@@ -1,0 +1,21 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --comment=demo
+#SBATCH --exclusive
+#SBATCH --gres=gpu:4
+#SBATCH --job-name=vllm-qwen3-8b-tp2-n2-bare-r1-58b20bf806
+#SBATCH --mem=0
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/results/job-0/%j_0_log.out
+#SBATCH --requeue
+#SBATCH --signal=USR2@1
+#SBATCH --time=60
+
+[ -e "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" ] || ln "/results/job-0"/[0-9a-f]*.pkl "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" 2>/dev/null || true
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /results/job-0/%j_%t_log.out --cpu-bind=none --kill-on-bad-exit=1 python -u -m submitit.core._submit /results/job-0
