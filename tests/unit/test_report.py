@@ -18,6 +18,7 @@ from servegauge import dataset, differences, figures, report, svg, tables
 from servegauge.compare import compare
 from servegauge.errors import UserError
 from servegauge.files import read_json, write_json
+from servegauge.platform_section import platform_section
 from servegauge.study_view import Study
 from servegauge.wording import quantities, quantity, ratio_text, share_text
 
@@ -255,13 +256,13 @@ def test_probes_are_compared_the_farthest_first(made, no_figures):
     path = results / "dataset/probes.parquet"
     kept = path.read_bytes()
     pa.parquet.write_table(tables.from_rows(rows, tables.PROBES), path)
-    found = report.probe_ratios(results, compare(Study(results, "demo")))
+    found = platform_section(Study(results, "demo"), results, compare(Study(results, "demo")))
     page = page_of(results)
     path.write_bytes(kept)
-    assert [one["row"]["probe"] for one in found["rows"]] == ["all_reduce", "gemm"]
-    assert found["rows"][0]["ratio"] == pytest.approx(1.2 / 14)
-    assert found["rows"][0]["low"] < 1.2 / 14 < found["rows"][0]["high"]
-    assert [row["probe"] for row in found["not_run"]] == ["fp8"]
+    assert [one.probe for one in found.ratios] == ["all_reduce", "gemm"]
+    assert found.ratios[0].ratio == pytest.approx(1.2 / 14)
+    assert [row["probe"] for row in found.not_run] == ["fp8"]
+    assert "0.09" in page.text
     assert "no fp8 on this GPU" in page.text
 
 

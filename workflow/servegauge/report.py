@@ -9,20 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
 
 from servegauge import __version__, dataset, differences, figures, svg
-from servegauge.bootstrap import interval, resample_quantile, seed
 from servegauge.compare import Comparison, Overall, Ratio, compare
 from servegauge.files import whole_file, write_text
+from servegauge.platform_section import PlatformSection, platform_section
 from servegauge.progress import utc_now
 from servegauge.study_view import SAMPLE_FLAGS, Metric, Study, axis_value, doubts, label, level_text
 from servegauge.validity import DEFAULTS
@@ -39,11 +37,16 @@ def render(results: Path, name: str, out: Path) -> None:
     study = Study(results, name)
     comparison = compare(study)
     drawn = figures.draw(study, comparison)
+    platforms = platform_section(study, results, comparison)
     folder = out.with_suffix("")
-    for figure in drawn:
+    for figure in [*drawn, *([platforms.figure] if platforms.figure else [])]:
         write_text(folder / f"{figure.name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
-    page = _environment().get_template("report.html.j2").render(_context(study, comparison, drawn, results, folder))
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(_context(study, comparison, drawn, platforms, results, folder))
+    )
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -63,7 +66,12 @@ def _environment() -> jinja2.Environment:
 
 
 def _context(
-    study: Study, comparison: Comparison | None, drawn: Sequence[svg.Figure], results: Path, folder: Path
+    study: Study,
+    comparison: Comparison | None,
+    drawn: Sequence[svg.Figure],
+    platforms: PlatformSection,
+    results: Path,
+    folder: Path,
 ) -> dict[str, Any]:
     factor, baseline = study.factor()
     return {
@@ -89,10 +97,12 @@ def _context(
         "level_of": lambda row: axis_value(row, factor) if factor else "",
         "doubts": doubts,
         "provenance": _provenance(study, comparison, results),
-        "probes": probe_ratios(results, comparison),
+        "platforms": platforms,
+        "roofline": Markup(platforms.figure.inline) if platforms.figure else None,
         "colours": list(zip(svg.COLOURS, svg.DARK_COLOURS, strict=True)),
         "results": results,
         "folder": folder,
+        "most_rows": MOST_ROWS,
         "made_utc": utc_now(),
         "version": __version__,
     }
@@ -297,7 +307,7 @@ def instrument(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-# -- provenance and probes ----------------------------------------------------
+# -- provenance ---------------------------------------------------------------
 
 
 def _provenance(study: Study, comparison: Comparison | None, results: Path) -> dict[str, Any]:
@@ -316,37 +326,3 @@ def _provenance(study: Study, comparison: Comparison | None, results: Path) -> d
         if place is not None:
             records[place].append(differences.record_of(attempt))
     return {"levels": levels, "found": differences.between(records)}
-
-
-def probe_ratios(results: Path, comparison: Comparison | None) -> dict[str, Any]:
-    """Each probe's ratio to the baseline platform, the farthest from 1 first; and what could not be probed."""
-    rows = dataset.read(results, "probes").to_pylist()
-    platforms = comparison.levels if comparison and comparison.factor == "platform" else []
-    rows = [row for row in rows if row["platform"] in platforms]
-    latest: dict[tuple[str, str, str, str], dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row["started_utc"] or ""):
-        words = ", ".join(f"{key} {value}" for key, value in json.loads(row["variant"] or "{}").items())
-        latest[(row["platform"], row["probe"], row["variant"], row["metric"])] = {**row, "words": words}
-    found = []
-    for (platform, *what), row in latest.items():
-        base = latest.get((comparison.baseline, *what)) if comparison else None
-        if platform == platforms[0] or not base or not row["value"] or not base["value"]:
-            continue
-        low, high = _probe_interval(row, base)
-        found.append({"row": row, "base": base, "ratio": row["value"] / base["value"], "low": low, "high": high})
-    found.sort(key=lambda one: -abs(math.log(one["ratio"])))
-    return {
-        "rows": found[:MOST_ROWS],
-        "left_out": max(0, len(found) - MOST_ROWS),
-        "not_run": [row for row in latest.values() if row["status"] != "ok"][:MOST_ROWS],
-    }
-
-
-def _probe_interval(row: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """Bootstrap interval of the ratio of two medians; null where a side has too few samples."""
-    sides = [np.sort(np.asarray(one["samples"] or [], float)) for one in (row, base)]
-    if min(len(side) for side in sides) < 6:
-        return None, None
-    rng = np.random.default_rng(seed(row["platform"], row["probe"], row["variant"], row["metric"]))
-    above, below = (resample_quantile(side, 0.5, 2000, rng) for side in sides)
-    return interval(np.divide(above, below, out=np.full(2000, np.nan), where=below != 0))
