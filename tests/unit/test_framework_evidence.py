@@ -112,3 +112,20 @@ def test_readers() -> None:
     stamp, form = r"\[([\d :-]+)\]", "%m-%d %H:%M:%S"
     assert seconds("[11-21 23:59:50] one\n[11-21 23:59:58] two", stamp, form, "one", "two") == 8.0
     assert seconds("[11-21 23:59:50] one", stamp, form, "one", "two") is None
+
+
+def test_compile_caches_are_kept_per_version_on_the_fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from framework_launches import PLATFORM, context, fair
+
+    monkeypatch.setenv("FAST", "/fast")
+    one = framework("vllm")
+    launch = dataclasses.replace(fair(one), platform={**PLATFORM, "scratch": "$FAST/me"})
+    first = one.environment(context(launch, python="/envs/vllm-aaa/bin/python"))["VLLM_CACHE_ROOT"]
+    again = one.environment(context(launch, python="/envs/vllm-aaa/bin/python", instance=1))["VLLM_CACHE_ROOT"]
+    newer = one.environment(context(launch, python="/envs/vllm-bbb/bin/python"))["VLLM_CACHE_ROOT"]
+    assert first.startswith("/fast/me/servegauge-cache/vllm-")
+    assert first == again != newer
+    without = one.environment(context(fair(one)))["VLLM_CACHE_ROOT"]
+    assert without.startswith("/private/instance-0/"), "without a fast disk nothing stays behind"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from servegauge.spec import Launch
+from servegauge.spec import Launch, digest
 
 # Neutral server options: name -> what it means. A study uses these names; each framework's file translates them.
 # The same name means the same thing everywhere; a framework where it does not says so in `differences`.
@@ -277,10 +277,14 @@ class Framework:
         return {name: str(given.get(name, value)) for name, value in variables.items()}
 
     def cache_folder(self, ctx: Context) -> str:
-        """Where compile caches go: the platform's `scratch`, kept between launches, or else the private folder."""
+        """Where compile caches go: the platform's `scratch`, kept between launches, or else the private folder.
+
+        Another environment, image or program, and so another version, gets another folder.
+        """
         scratch = ctx.launch.platform.get("scratch")
         parent = os.path.expandvars(scratch) if scratch else str(ctx.work)
-        return os.path.join(parent, "servegauge-cache", self.name)
+        made_of = [ctx.python, (ctx.launch.platform.get("frameworks") or {}).get(self.name)]
+        return os.path.join(parent, "servegauge-cache", f"{self.name}-{digest(made_of)}")
 
     def on_cpu(self, launch: Launch) -> bool:
         """True where the platform has no GPU, or says that its build of this framework is one for CPUs."""

@@ -62,3 +62,6 @@ class LmDeploy(Framework):
         argv += ["--backend", "pytorch", "--server-name", ctx.host, "--server-port", str(ctx.port)]
         argv += ["--model-name", ctx.served_name, *self.layout_argv(ctx.launch)]
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
+
+    def environment(self, ctx: Context) -> dict[str, str]:
+        return self.preferred(ctx.launch, {"TRITON_CACHE_DIR": f"{self.cache_folder(ctx)}/triton"})

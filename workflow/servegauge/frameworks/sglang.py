@@ -122,7 +122,10 @@ class Sglang(Framework):
         return {CONFIG: f"api-key: {json.dumps(ctx.api_key)}\n"} if ctx.api_key else {}
 
     def environment(self, ctx: Context) -> dict[str, str]:
-        return self.preferred(ctx.launch, {"SGLANG_CACHE_DIR": self.cache_folder(ctx)})
+        cache = self.cache_folder(ctx)
+        variables = {"SGLANG_CACHE_DIR": cache, "FLASHINFER_WORKSPACE_BASE": cache}
+        variables |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+        return self.preferred(ctx.launch, variables)
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
         if not launch.options.get("prefix_cache"):

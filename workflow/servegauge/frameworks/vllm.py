@@ -107,7 +107,8 @@ class Vllm(Framework):
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
 
     def environment(self, ctx: Context) -> dict[str, str]:
-        variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": self.cache_folder(ctx)}
+        cache = self.cache_folder(ctx)
+        variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": cache, "FLASHINFER_WORKSPACE_BASE": cache}
         if ctx.launch.options.get("prefix_cache"):
             variables["VLLM_SERVER_DEV_MODE"] = (
                 "1"  # /reset_prefix_cache; it opens other endpoints, so only when needed
