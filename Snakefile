@@ -22,6 +22,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/launch.smk"
+include: "workflow/rules/probe.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -32,6 +33,7 @@ rule all:
 
 
 onstart:
+    cancel_on_term()
     print(PIPELINE.total(), file=sys.stderr)
 
 

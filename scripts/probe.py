@@ -6,6 +6,7 @@ from pathlib import Path
 
 from servegauge.config import load_model, load_platform
 from servegauge.errors import door
+from servegauge.files import write_json
 from servegauge.probe_order import make_order, submit
 from servegauge.submit import MODES, POLL_S
 
@@ -22,6 +23,7 @@ def main() -> int:
     parser.add_argument("--submit", choices=MODES, default="local", help="how the job reaches its node")
     parser.add_argument("--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm")
     parser.add_argument("--out", type=Path, help="folder of the documents (default results/probes/<platform>)")
+    parser.add_argument("--stamp", type=Path, help="file that is written last and names the documents")
     given = parser.parse_args()
     root = Path.cwd()
     tp = [int(size) for size in given.tp.split(",")]
@@ -35,8 +37,10 @@ def main() -> int:
         python=given.python,
         nodes=given.nodes,
     )
-    for path in submit(order, given.submit, given.poll_s):
-        print(path)
+    documents = [str(path) for path in submit(order, given.submit, given.poll_s)]
+    print("\n".join(documents))
+    if given.stamp:
+        write_json(given.stamp, {"platform": given.platform, "documents": documents})
     return 0
 
 

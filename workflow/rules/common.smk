@@ -1,15 +1,13 @@
 """What the rules share: the study of this run, and functions that hand a rule's wildcards to it."""
 
 import atexit
-import os
 import sys
-from pathlib import Path
 
 from servegauge.errors import UserError
-from servegauge.pipeline import Pipeline
+from servegauge.interrupts import after_a_kill, cancel_on_term
+from servegauge.pipeline import Pipeline, use_this_interpreter
 
-# `.venv/bin/snakemake` works without activating .venv: `python` in a rule is the interpreter that runs Snakemake.
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+use_this_interpreter()
 
 try:
     PIPELINE = Pipeline(config)
@@ -17,6 +15,15 @@ try:
 except UserError as error:
     # A user's mistake is one message, not a traceback through Snakemake.
     raise SystemExit(f"error: {error}")
+
+
+if (
+    workflow.is_main_process
+    and not workflow.dryrun
+    and not {"--unlock", "--lint"} & set(sys.argv)
+):
+    # Snakemake says that the folder is locked; this says what that means for the jobs.
+    print(after_a_kill(), end="", file=sys.stderr)
 
 
 wildcard_constraints:
@@ -28,6 +35,7 @@ wildcard_constraints:
     revision="[0-9a-f]{40}",
     platform=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
     attempt=r"\d+",
+    probes="(quick|full)-[0-9a-f]{10}",
 
 
 def user_errors(ask, *what):
@@ -55,7 +63,14 @@ def launch_priority(wildcards):
 
 def cell_needs(wildcards):
     """What the launch of a single cell needs."""
-    return ancient(user_errors(PIPELINE.needs, user_errors(PIPELINE.launch_of, wildcards.cell)))
+    return ancient(
+        user_errors(PIPELINE.needs, user_errors(PIPELINE.launch_of, wildcards.cell))
+    )
+
+
+def probe_needs(wildcards):
+    """The environment of probes that need more than numpy, and the models whose shapes are measured."""
+    return ancient(user_errors(PIPELINE.probe_needs, wildcards.platform))
 
 
 def finished():

@@ -1,9 +1,11 @@
 """One job per launch: one server lifetime, its cells in order. `submit.py` decides where the job runs."""
 
+# Where they submit by themselves, they run on the login node; `inline` measures where the rule runs.
+if PIPELINE.submit != "inline":
 
-localrules:
-    measure_launch,
-    measure_cell,
+    localrules:
+        measure_launch,
+        measure_cell,
 
 
 rule measure_launch:
@@ -16,19 +18,19 @@ rule measure_launch:
         "results/launches/{launch}/attempt-{attempt}.json",
     log:
         "logs/measure_launch/{launch}-attempt-{attempt}.log",
+    priority: launch_priority
     conda:
         "../../envs/driver.yaml"
-    message:
-        "{params.message}"
-    priority: launch_priority
+    resources:
+        # Two launches never share the machine; the local profile has one, a Slurm profile sets no limit.
+        machine=1,
     params:
         message=launch_message,
         submit=PIPELINE.submit,
         poll_s=PIPELINE.poll_s,
         cells=PIPELINE.glob,
-    resources:
-        # Two launches never share the machine; the local profile has one, a Slurm profile sets no limit.
-        machine=1,
+    message:
+        "{params.message}"
     shell:
         "python scripts/measure_launch.py --plan {input.plan:q} --launch {wildcards.launch:q}"
         " --attempt {wildcards.attempt} --submit {params.submit:q} --poll-s {params.poll_s}"
@@ -46,13 +48,13 @@ rule measure_cell:
         "logs/measure_cell/{cell}.log",
     conda:
         "../../envs/driver.yaml"
-    message:
-        "measure the cell {wildcards.cell} in a launch of its own"
+    resources:
+        machine=1,
     params:
         submit=PIPELINE.submit,
         poll_s=PIPELINE.poll_s,
-    resources:
-        machine=1,
+    message:
+        "measure the cell {wildcards.cell} in a launch of its own"
     shell:
         "python scripts/measure_cell.py --plan {input.plan:q} --cell {wildcards.cell:q}"
         " --submit {params.submit:q} --poll-s {params.poll_s} --log {log:q} --out {output:q}"

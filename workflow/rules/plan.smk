@@ -31,8 +31,8 @@ rule compile_workloads:
         "logs/compile_workloads/{study}.log",
     conda:
         "../../envs/driver.yaml"
+    threads: 2
     message:
         "freeze the workloads of study {wildcards.study}"
-    threads: 2
     shell:
         "python scripts/compile_workloads.py --plan {input.plan:q} --processes {threads} --out {output:q} > {log:q} 2>&1"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
+import os
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +14,14 @@ from servegauge import environments, matrix, models, plan
 from servegauge.config import load_config, load_study
 from servegauge.errors import UserError, did_you_mean
 from servegauge.frameworks import framework
-from servegauge.spec import Launch
+from servegauge.spec import Launch, digest
 
 ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
+
+
+def use_this_interpreter() -> None:
+    """`python` in a rule is the one that runs Snakemake: `.venv/bin/snakemake` works without activating .venv."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 class Pipeline:
@@ -114,6 +121,48 @@ class Pipeline:
         """The stamp of the environment that runs this framework on this platform; none where a site provides it."""
         name = environments.framework_environment(launch.framework, launch.platform, ROOT)
         return [environments.stamp(name, ROOT)] if name else []
+
+    # -- probes -------------------------------------------------------------
+
+    @property
+    def asks_for_probes(self) -> bool:
+        """True where the study itself wants them; `snakemake probes` runs them in any case."""
+        return bool(self.study.get("probes"))
+
+    @property
+    def probe_names(self) -> str:
+        """Names with commas; those that need no torch where the study names none."""
+        return ",".join(self.study.get("probes") or ["light"])
+
+    @property
+    def probe_size(self) -> str:
+        """The option of scripts/probe.py."""
+        return "--quick" if self.study["probe_size"] == "quick" else ""
+
+    @property
+    def probe_models(self) -> str:
+        """Models whose products are measured: all of the study's, with commas."""
+        return ",".join(sorted({launch.model["name"] for launch in self.plan.launches}))
+
+    @property
+    def probe_tp(self) -> str:
+        """Tensor parallel sizes of the study, with commas."""
+        return ",".join(map(str, sorted({launch.layout.tp for launch in self.plan.launches})))
+
+    def probe_files(self) -> list[str]:
+        """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""
+        asked = digest([self.probe_names, self.probe_models, self.probe_tp], 10)
+        platforms = sorted({launch.platform["name"] for launch in self.plan.launches})
+        return [f"results/probes/{platform}-{self.study['probe_size']}-{asked}.json" for platform in platforms]
+
+    def probe_needs(self, platform: str) -> list[str]:
+        """The environment with torch, where a probe needs it; the models' files."""
+        from servegauge.probes import get, run
+
+        wanted = [name for name in self.study.get("probes") or [] if get(name).needs != "numpy"]
+        environment = run.environment(self.study["platforms"][platform]) if wanted else None
+        stamps = [environments.stamp(environment, ROOT)] if environment else []
+        return [*stamps, *self.tokenizers()]
 
     def tokenizers(self) -> list[str]:
         """Files that compiling this study's workloads needs."""

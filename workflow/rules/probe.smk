@@ -1,0 +1,37 @@
+"""What each platform of the study can do by itself, beside what the server makes of it."""
+
+
+localrules:
+    probe,
+    probes,
+
+
+rule probe:
+    input:
+        probe_needs,
+    output:
+        "results/probes/{platform}-{probes}.json",
+    log:
+        "logs/probe/{platform}-{probes}.log",
+    conda:
+        "../../envs/driver.yaml"
+    resources:
+        machine=1,
+    params:
+        names=PIPELINE.probe_names,
+        size=PIPELINE.probe_size,
+        models=PIPELINE.probe_models,
+        tp=PIPELINE.probe_tp,
+        submit=PIPELINE.submit,
+        poll_s=PIPELINE.poll_s,
+    message:
+        "probe the platform {wildcards.platform}: {params.names}"
+    shell:
+        "python scripts/probe.py --platform {wildcards.platform:q} --probes {params.names:q} {params.size}"
+        " --models {params.models:q} --tp {params.tp:q} --submit {params.submit:q} --poll-s {params.poll_s}"
+        " --stamp {output:q} 2>&1 | tee {log:q}"
+
+
+rule probes:
+    input:
+        PIPELINE.probe_files(),
