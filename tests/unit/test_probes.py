@@ -63,7 +63,7 @@ def test_repeat_stops_when_narrow_and_goes_on_when_not():
 def test_repeat_is_ended_by_its_time_limit():
     clock = threading.Event()
     samples = stats.repeat(lambda: float(clock.wait(0.01)) + len(str(id(clock))), Effort(0.0, 0.05, fewest=10))
-    assert 6 <= len(samples) < 40
+    assert stats.FEWEST_FOR_RATIO <= len(samples) < 40
 
 
 class Odd(Probe):

@@ -191,6 +191,8 @@ def test_a_cell_without_tpot_has_no_decode_point():
 # -- platform beside platform ----------------------------------------------------------------------------------------
 
 PAIR = [
+    row("bare", "collectives", "time_us", 10.0, "us", operation="all_reduce", size_bytes=65536, ranks=2),
+    row("vgpu", "collectives", "time_us", 900.0, "us", operation="all_reduce", size_bytes=65536, ranks=2),
     row("bare", "collectives", "busbw_gb_s", 14.0, operation="all_reduce", size_bytes=65536, ranks=2),
     row("vgpu", "collectives", "busbw_gb_s", 1.26, operation="all_reduce", size_bytes=65536, ranks=2),
     row("bare", "gemm", "tflops", 700.0, "TFLOP/s", operation="gemm", dtype="bf16", shape="8192x8192x8192"),
@@ -217,6 +219,8 @@ def test_ratios_are_sorted_by_their_distance_from_one_and_say_who_pays():
     assert found[1].worse, "a longer time is worse"
     assert "short prompts" in found[1].pays
     assert found[2].pays == "every prefill (TTFT)"
+    (gain, *_) = comparing.probe_comparison(PAIR, "vgpu", CELLS)
+    assert gain.sentence().endswith("is 11 of vgpu on bare"), "nobody pays for a gain"
 
 
 def test_only_clear_losses_that_somebody_pays_become_sentences():
@@ -235,7 +239,7 @@ def test_the_interval_of_a_ratio_by_hand():
 
 
 def test_the_latest_measurement_counts():
-    older = PAIR[1] | {"started_utc": "2025", "value": 14.0}
+    older = PAIR[3] | {"started_utc": "2025", "value": 14.0}
     (worst, *_) = comparing.probe_comparison([older, *PAIR], "bare")
     assert worst.ratio == pytest.approx(0.09)
 

@@ -13,6 +13,11 @@ from servegauge.roofline import variant_of
 # Each side's median gets a 97.5 % interval: both hold together with 95 %, and so does the interval of the ratio.
 SIDE_CONFIDENCE = 0.975
 LESS_IS_BETTER = ("us", "s")
+# Metrics that are another one of the same samples: one of them is compared
+DERIVED = {
+    "collectives": ("time_us", "algbw_gb_s"), "model_gemm": ("tflops", "bandwidth_gb_s", "peak_percent"),
+    "attention": ("tflops", "bandwidth_gb_s"),
+}  # fmt: skip
 DECODE_TOKENS = 64  # rows of a matrix product up to which it is decode's, read from memory rather than computed
 DECODE_BYTES = 1 << 20  # of a collective: hidden size x tokens of a decode step x 2 bytes stays below
 UNITS = {
@@ -64,9 +69,9 @@ class ProbeRatio:
         return ", ".join(parts)
 
     def sentence(self) -> str:
-        """`all_reduce ... (busbw_gb_s) is 0.09 of bare metal, and TP=2 pays it`."""
+        """`all_reduce ... (busbw_gb_s) is 0.09 of bare metal, and TP=2 pays it`; a gain has no payer."""
         said = f"{self.probe}: {self.words} ({self.metric}) is {self.ratio:.2g} of {self.baseline} on {self.platform}"
-        return f"{said}, and {self.pays} pays it" if self.pays else said
+        return f"{said}, and {self.pays} pays it" if self.pays and self.worse else said
 
 
 def probe_comparison(
@@ -75,7 +80,7 @@ def probe_comparison(
     """The latest number of every probe on every platform over the baseline's, the farthest from 1 first.
 
     `rows`: of the probes table. `cells`: of the cells table, to say which of their phases depends on each probe. What
-    was skipped or failed on either side has no ratio; neither has a 0, which no probe measures.
+    was skipped or failed on either side has no ratio. Of metrics that follow from each other one is compared.
     """
     latest: dict[tuple[str, str, str, str], Mapping[str, Any]] = {}
     for row in sorted(rows, key=lambda row: row.get("started_utc") or ""):
@@ -85,6 +90,8 @@ def probe_comparison(
     found = []
     for (platform, *what), row in latest.items():
         base = latest.get((baseline, *what))
+        if row["metric"] in DERIVED.get(row["probe"], ()):
+            continue
         if platform == baseline or base is None or not row["value"] or not base["value"]:
             continue
         low, high = ratio_interval(row["samples"] or (), base["samples"] or ())

@@ -35,7 +35,7 @@ class ModelGemm(Probe):
     def cases(self, context: Context) -> Iterator[Case]:
         engine = backend()
         peaks: dict[str, float] = {}
-        tokens = context.sizes((1, 16), (1, 512), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
+        tokens = context.sizes((1, 16), (1, 128), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
         for model in context.models:
             shape = _shape(model)
             if shape is None:

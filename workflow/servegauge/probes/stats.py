@@ -11,6 +11,7 @@ from functools import cache
 
 CONFIDENCE = 0.95
 FEWEST_FOR_INTERVAL = 6  # below this no two order statistics enclose the median with 95 % confidence
+FEWEST_FOR_RATIO = 7  # and below this not with the 97.5 % that each side of a ratio needs
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def repeat(sample: Callable[[], float], effort: Effort) -> list[float]:
     end = time.perf_counter() + effort.time_limit_s
     while len(samples) < effort.most:
         samples.append(sample())
-        if time.perf_counter() >= end and len(samples) >= min(effort.fewest, FEWEST_FOR_INTERVAL):
+        if time.perf_counter() >= end and len(samples) >= min(effort.fewest, FEWEST_FOR_RATIO):
             break
         if len(samples) >= look:
             if narrow_enough(samples, effort.relative_error):
