@@ -143,6 +143,13 @@ def raw_server_metrics(shape: Shape, window_s: float) -> pa.Table:
     return tables.from_rows(rows, schema)
 
 
+def raw_node(window_s: float) -> pa.Table:
+    """The node's CPUs, once a second."""
+    ticks = range(max(1, int(window_s)))
+    rows = [{"t_ns": tick * NS, "cpu_mhz_mean": 2600.0, "steal_share": None if tick == 0 else 0.01} for tick in ticks]
+    return tables.from_rows(rows, tables.NODE_RAW)
+
+
 def launches(repeats: int = 2) -> list[Launch]:
     """Two platforms x `repeats`."""
     model = {"name": "tiny", "source": "models/tiny", "gguf": "models/tiny.gguf", "revision": None}
@@ -196,6 +203,7 @@ def write_cell(
     with whole_folder(folder) as temporary:
         pq.write_table(requests, temporary / "requests.parquet", compression="zstd")
         pq.write_table(raw_server_metrics(shape, window_s), temporary / "server_metrics.parquet")
+        pq.write_table(raw_node(window_s), temporary / "node.parquet")
         files = {
             path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(temporary.glob("*.parquet"))
@@ -213,7 +221,11 @@ def write_cell(
             "spec": cell.to_dict(),
             "started_utc": "2026-11-21T10:00:00.000Z",
             "finished_utc": "2026-11-21T10:00:30.000Z",
-            "clock": {"zero_ns": 5 * NS, "epoch_offset_start_ns": 17 * NS, "epoch_offset_end_ns": 17 * NS + 1500},
+            "clock": {
+                "window_start_ns": 5 * NS,
+                "epoch_offset_start_ns": 17 * NS,
+                "epoch_offset_end_ns": 17 * NS + 1500,
+            },
             "window": {"duration_s": window_s},
             "flags": flags or [],
             "cache_reset": {"ok": True, "how": "cache off", "answer": ""},

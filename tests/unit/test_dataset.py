@@ -95,6 +95,19 @@ def test_requests_hold_raw_stamps_derived_columns_and_warm_up(made):
     assert (summary["epoch_offset_ns"], summary["clock_drift_ns"]) == (22 * synthetic.NS, 1500)
 
 
+def test_the_nodes_state_is_a_table_beside_the_requests(made):
+    results, _ = made
+    dataset.merge(results)
+    cell = some_cell(results)
+    launch = read_json(cell / "cell.json")["launch"]
+    rows = pq.read_table(parts.part_path(results / "dataset", "node", launch)).to_pylist()
+    raw = pq.read_table(cell / "node.parquet").to_pylist()
+    assert raw
+    assert [row for row in rows if row["cell"] == cell.name] == [
+        {"cell": cell.name, "launch": launch, **row} for row in raw
+    ]
+
+
 def test_goodput_is_counted_by_hand(made):
     results, _ = made
     dataset.merge(results)

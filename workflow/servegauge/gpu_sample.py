@@ -2,8 +2,8 @@
 
 `Sampler` runs `python -m servegauge.gpu_sample` in a process of its own. GPUs are read from one `nvidia-smi` that
 repeats its query by itself; the CPUs from /proc and /sys. Rows stay in memory until `stop`, which writes
-`tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (NODE below). `t_ns` is CLOCK_MONOTONIC, shifted
-by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is evidence beside the
+`tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`tables.NODE_RAW`). `t_ns` is CLOCK_MONOTONIC,
+shifted by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is evidence beside the
 measurement, not the measurement: nothing here raises.
 
 The job goes in on standard input as one line of JSON; a second line, `zero_ns`, ends it; the end of the input without
@@ -34,20 +34,6 @@ STOP_TIMEOUT_S = 30.0
 NODE_FILE = "node.parquet"
 MOST_CPUS = 32  # clocks are read from at most this many CPUs, spread evenly: reading one costs an interrupt on some
 
-# Columns of node.parquet: (type in pyarrow's words, description, unit)
-NODE: dict[str, tuple[str, str, str | None]] = {
-    "t_ns": ("int64", "when the node was read, on the clock of the requests", "ns"),
-    "cpu_mhz_mean": ("double", "mean clock of the CPUs", "MHz"),
-    "cpu_mhz_min": ("double", "lowest clock of a CPU", "MHz"),
-    "busy_share": ("double", "share of CPU time that was not idle since the row before", "1"),
-    "steal_share": ("double", "share of CPU time that the hypervisor took away since the row before", "1"),
-    "load_1min": ("double", "load average over one minute", None),
-    "running": ("int64", "processes that wanted a CPU", None),
-    "context_switches": ("int64", "context switches of the node since the row before", None),
-    "memory_available_bytes": ("int64", "memory available", "bytes"),
-    "temperature_c": ("double", "hottest thermal zone", "°C"),
-}
-
 
 class NodeReader:
     """CPU clocks, steal and load, each null where this node does not tell."""
@@ -72,25 +58,24 @@ class NodeReader:
 
     def read(self) -> None:
         """Add a row."""
-        row: dict[str, Any] = {**dict.fromkeys(NODE), "t_ns": time.monotonic_ns()}
+        row: dict[str, Any] = {"t_ns": time.monotonic_ns()}
         clocks = [value / 1000 for path in self._clocks if (value := _number(path)) is not None]
         if not self._clocks:
             found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", self.node.read_or("/proc/cpuinfo") or "", re.MULTILINE)
             clocks = [float(text) for text in found]
-        if clocks:
-            row["cpu_mhz_mean"], row["cpu_mhz_min"] = statistics.fmean(clocks), min(clocks)
+        row["cpu_mhz_mean"] = statistics.fmean(clocks) if clocks else None
+        row["cpu_mhz_min"] = min(clocks, default=None)
         (before, counted), (times, counters) = self._before, self._stat()
         self._before = times, counters
         ticks = {kind: times[kind] - before[kind] for kind in times if kind in before}
         total = sum(ticks.values())
-        if total > 0:
-            row["steal_share"] = ticks["steal"] / total if ticks["steal"] >= 0 else None
-            row["busy_share"] = 1 - (ticks["idle"] + ticks["iowait"]) / total
-        row["running"] = counters.get("procs_running")
-        if "ctxt" in counters and "ctxt" in counted:
-            row["context_switches"] = counters["ctxt"] - counted["ctxt"]
+        row["busy_share"] = 1 - (ticks["idle"] + ticks["iowait"]) / total if total > 0 else None
+        row["steal_share"] = ticks["steal"] / total if total > 0 and ticks["steal"] >= 0 else None
         load = (self.node.read_or("/proc/loadavg") or "").split()
         row["load_1min"] = float(load[0]) if load and re.fullmatch(r"[\d.]+", load[0]) else None
+        row["running"] = counters.get("procs_running")
+        both = "ctxt" in counters and "ctxt" in counted
+        row["context_switches"] = counters["ctxt"] - counted["ctxt"] if both else None
         available = re.search(r"^MemAvailable:\s+(\d+)", self.node.read_or("/proc/meminfo") or "", re.MULTILINE)
         row["memory_available_bytes"] = int(available[1]) * 1024 if available else None
         zones = [value / 1000 for path in self._zones if (value := _number(path)) is not None]
@@ -138,17 +123,6 @@ def summary(gpu_rows: Sequence[dict[str, Any]], node_rows: Sequence[dict[str, An
 def _spread(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float] | None:
     found = [row[name] for row in rows if row[name] is not None]
     return {"min": min(found), "median": statistics.median(found), "max": max(found)} if found else None
-
-
-def node_schema() -> Any:
-    """pyarrow schema of node.parquet, with description and unit of each column in its metadata."""
-    import pyarrow as pa
-
-    fields = []
-    for name, (kind, description, unit) in NODE.items():
-        metadata = {"description": description, **({"unit": unit} if unit else {})}
-        fields.append(pa.field(name, pa.type_for_alias(kind), nullable=name != "t_ns", metadata=metadata))
-    return pa.schema(fields, metadata={"description": "State of the node's CPUs during one cell."})
 
 
 def _write(rows: list[dict[str, Any]], schema: Any, out: Path) -> None:
@@ -205,7 +179,7 @@ def _sample(node: NodeReader, gpus: GpuReader, hz: float) -> tuple[int | None, i
 
 def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: Path) -> dict[str, Any]:
     """Shift the stamps, write both files; what is told on standard output."""
-    from servegauge.tables import GPU_RAW
+    from servegauge.tables import GPU_RAW, NODE_RAW
 
     for row in [*node.rows, *gpus.rows]:
         row["t_ns"] -= zero_ns
@@ -214,7 +188,7 @@ def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: P
         if gpus.rows:
             _write(gpus.rows, GPU_RAW, out)
             said["files"].append(out.name)
-        _write(node.rows, node_schema(), out.with_name(NODE_FILE))
+        _write(node.rows, NODE_RAW, out.with_name(NODE_FILE))
         said["files"].append(NODE_FILE)
     except OSError as error:
         said["error"] = f"{out.parent} could not be written: {error.strerror or error}"

@@ -268,7 +268,7 @@ def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
     window = requests.filter(pc.equal(requests["phase"], "window"))
     window_s = record["window"]["duration_s"]
     clock, instrument = record.get("clock") or {}, record.get("instrument") or {}
-    zero, start, end = (clock.get(f"{name}_ns") for name in ("zero", "epoch_offset_start", "epoch_offset_end"))
+    zero, start, end = (clock.get(f"{name}_ns") for name in ("window_start", "epoch_offset_start", "epoch_offset_end"))
     flags = record.get("flags") or []
     summary = metrics.summarise(window, window_s)
     row = {

@@ -322,6 +322,25 @@ GPU_RAW = _schema("gpu_raw", "State of the GPUs during one cell.", _GPU)
 
 GPU = _schema("gpu", "State of the GPUs during the cells. Stored in one part per launch.", (_CELL, _LAUNCH, *_GPU))
 
+_NODE = (
+    _column("t_ns", pa.int64(), "when the node was read, on the clock of the requests", "ns", null=False),
+    _column("cpu_mhz_mean", pa.float64(), "mean clock of the CPUs", "MHz"),
+    _column("cpu_mhz_min", pa.float64(), "lowest clock of a CPU", "MHz"),
+    _column("busy_share", pa.float64(), "share of CPU time that was not idle since the row before", "1"),
+    _column("steal_share", pa.float64(), "share of CPU time that the hypervisor took since the row before", "1"),
+    _column("load_1min", pa.float64(), "load average over one minute", "processes"),
+    _column("running", pa.int64(), "processes that wanted a CPU", "processes"),
+    _column("context_switches", pa.int64(), "context switches of the node since the row before", "switches"),
+    _column("memory_available_bytes", pa.int64(), "memory available", "bytes"),
+    _column("temperature_c", pa.float64(), "hottest thermal zone", "°C"),
+)
+
+NODE_RAW = _schema("node_raw", "State of the node's CPUs during one cell.", _NODE)
+
+NODE = _schema(
+    "node", "State of the nodes' CPUs during the cells. Stored in one part per launch.", (_CELL, _LAUNCH, *_NODE)
+)
+
 PROBES = _schema(
     "probes",
     "One row per number that a probe measured on a platform; a probe that cannot run is a row with its reason.",
@@ -356,11 +375,12 @@ TABLES: dict[str, pa.Schema] = {
     "requests": REQUESTS,
     "server_metrics": SERVER_METRICS,
     "gpu": GPU,
+    "node": NODE,
     "probes": PROBES,
 }
 """Every table of results/dataset/, in the order of the data dictionary."""
 
-PARTED = ("requests", "server_metrics", "gpu")
+PARTED = ("requests", "server_metrics", "gpu", "node")
 """Tables that are folders of one Parquet file per launch; the others are one file."""
 
 
