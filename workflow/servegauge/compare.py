@@ -287,7 +287,7 @@ def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]]) ->
     wanted = [(condition, canonical_json(level)) for condition in groups for level in result.levels[1:]]
     if lost := [pair for pair in wanted if pair not in compared]:
         without = sum(base not in groups[condition] for condition, _ in lost)
-        notes.append(
-            f"{len(lost)} comparisons are missing because a side was not measured, in {without} of them the baseline."
-        )
+        which = f", in {without} of them the baseline" if without else ""
+        count = f"{len(lost)} comparisons are" if len(lost) > 1 else "1 comparison is"
+        notes.append(f"{count} missing because a side was not measured{which}.")
     return notes

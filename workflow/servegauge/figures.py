@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from servegauge.compare import Comparison, Ratio
 from servegauge.spec import canonical_json
@@ -107,6 +107,7 @@ def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
         _ratio_panel(axes, comparison, series, name, shown)
         if limits[1] / limits[0] > 4:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=7))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlim(limits)

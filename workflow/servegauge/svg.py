@@ -77,7 +77,8 @@ class Figure:
         svg = _replace(self.svg[self.svg.index("<svg") :], _VARIABLES)
         svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
         svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{self.name}-", svg)
-        title = f'<svg role="img" aria-label="{self.title}" '
+        width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])  # in points; a small figure stays small
+        title = f'<svg role="img" aria-label="{self.title}" style="max-width: {1.5 * width:.0f}px" '
         return re.sub(r"^<svg (?:[^>]*?)(?=viewBox)", title, svg, count=1)
 
 
