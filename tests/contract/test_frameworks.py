@@ -54,7 +54,7 @@ def test_it_says_what_it_is(framework: Framework) -> None:
     for name in ("name", "title", "source", "exercised"):
         assert getattr(framework, name), name
     assert framework.exercised.startswith(("real server", "own parser", "not exercised"))
-    assert framework.weights in ("hf", "gguf")
+    assert framework.weights in ("hf", "gguf", "none")
     assert framework.api_key in ("environment", "private file", "none")
     assert sys.modules[type(framework).__module__].__doc__
     assert any(char.isdigit() for char in framework.source) or framework.name == "external", "source names a version"

@@ -153,17 +153,17 @@ class _Measurement:
             self._run_load(Path(folder), "window")
 
     def _metrics(self) -> dict[str, float] | None:
-        """The servers' counters now, by common name, summed over instances; null where there are none."""
+        """The servers' counters now, by common name, of all instances together; null where there are none."""
         if not self.framework.metrics_path:
             return None
-        total: dict[str, float] = {}
+        values: dict[str, list[float]] = {}
         for one in self.run.servers:
             reply = one.client.get(self.framework.metrics_path)
             if not reply.ok:
                 return None
             for name, value in scrape.snapshot(reply.text, self.framework.metrics).items():
-                total[name] = total.get(name, 0.0) + value
-        return total
+                values.setdefault(name, []).append(value)
+        return {name: scrape.combined(name, got) for name, got in values.items()}
 
     def _watch(self, folder: Path) -> tuple[Scraper, Sampler]:
         """Start what watches the servers and the node while the load runs, each in a process of its own."""

@@ -73,7 +73,12 @@ def workload_tokenizer(tokenizer: Model, root: Path) -> Path:
 
 
 def weights_path(model: Model, weights: str, root: Path) -> str:
-    """What a server loads, absolute: the folder for `weights` "hf", the file for "gguf"; UserError if it is absent."""
+    """What a server loads, absolute: the folder for `weights` "hf", the file for "gguf"; UserError if it is absent.
+
+    Empty for "none": a server that is not ours to start has its own.
+    """
+    if weights == "none":
+        return ""
     path = root / (source_folder(model) if weights == "hf" else gguf_file(model))
     missing = path / "config.json" if weights == "hf" else path
     if not missing.is_file():
@@ -103,8 +108,10 @@ def how_to_get(model: Model) -> str:
 def files_needed(model: Model, weights: str) -> list[str]:
     """Files that a launch waits for: the stamp of a built or fetched model, else the model's own files.
 
-    `weights` is "hf" or "gguf", as the framework says. UserError for a folder of the user's that is not there.
+    `weights` is "hf", "gguf" or "none", as the framework says. UserError for a folder of the user's that is not there.
     """
+    if weights == "none":
+        return []
     made = _stamp(model)
     return [made] if made else [_present(model, gguf_file(model) if weights == "gguf" else _config(model))]
 

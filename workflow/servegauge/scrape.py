@@ -83,7 +83,12 @@ def snapshot(text: str, mapping: Mapping[str, Sequence[str]]) -> dict[str, float
     for sample in parse(text, mapping):
         if sample.metric is not None and sample.value is not None:
             values.setdefault(sample.metric, []).append(sample.value)
-    return {name: statistics.fmean(got) if COMMON[name][2] == "mean" else sum(got) for name, got in values.items()}
+    return {name: combined(name, got) for name, got in values.items()}
+
+
+def combined(name: str, values: Sequence[float]) -> float:
+    """One number for several samples, engines or instances of the common metric `name`: their sum or mean."""
+    return statistics.fmean(values) if COMMON[name][2] == "mean" else sum(values)
 
 
 def fetch(url: str, api_key: str, timeout_s: float) -> str:

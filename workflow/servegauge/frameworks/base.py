@@ -144,7 +144,7 @@ class Framework:
     title: ClassVar[str]
     source: ClassVar[str]  # where the options were read: version and document
     exercised: ClassVar[str]  # how far: "real server, CPU" | "own parser" | "not exercised"
-    weights: ClassVar[str] = "hf"  # "hf" folder or "gguf" file
+    weights: ClassVar[str] = "hf"  # "hf" folder, "gguf" file, or "none" for a server that is not ours to start
     needs_gpu: ClassVar[bool] = True
     ready_path: ClassVar[str] = "/health"
     metrics_path: ClassVar[str | None] = "/metrics"

@@ -25,6 +25,7 @@ class External(Framework):
     source = "the OpenAI API's /v1/models, /v1/completions and /v1/chat/completions"
     exercised = "real server, CPU"
     api_key = "environment"
+    weights = "none"
     needs_gpu = False
     ready_path = "/v1/models"
     metrics_path = None
