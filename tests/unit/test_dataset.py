@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import synthetic
 
-from servegauge import dataset, parts, tables
+from servegauge import dataset, parts, report, tables
 from servegauge.errors import UserError
 from servegauge.files import read_json, sha256, write_json
+from servegauge.study_view import Study
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -362,19 +367,76 @@ def test_a_flag_of_the_launch_is_a_flag_of_its_cells(made):
     assert all(row["flags"] == ["not_as_asked"] for row in rows)
 
 
-def test_other_texts_than_on_the_reference_platform_are_flagged(made):
-    results, _ = made
+def other_texts(results: Path, requests: int = 20) -> str:
+    """Measure a cell of shared-cpu again, where the first `requests` of its 20 answers are other texts; its id."""
     launch = next(one for one in synthetic.launches() if one.platform["name"] == "shared-cpu")
     cell = synthetic.cells_of(launch, 20)[0]
     shutil.rmtree(results / "cells" / cell.id)
     shape = synthetic.shape_of(launch, cell, 20)
-    synthetic.write_cell(results, launch, cell, synthetic.Shape(**{**vars(shape), "text_seed": 1}))
+    table = synthetic.raw_requests(cell.id, launch.id, shape)
+    window = [row["phase"] == "window" and row["request"] < requests for row in table.to_pylist()]
+    texts = ["0" * 64 if other else text for text, other in zip(table["text_sha256"].to_pylist(), window, strict=True)]
+    number = table.schema.get_field_index("text_sha256")
+    table = table.set_column(number, table.schema.field(number), pa.array(texts, pa.string()))
+    synthetic.write_cell(results, launch, cell, shape, requests=table)
+    return cell.id
+
+
+def with_study(results: Path, change) -> None:
+    """Rewrite the plan after `change` of it."""
+    plan = read_json(results / "plan/demo.json")
+    change(plan)
+    write_json(results / "plan/demo.json", plan)
+
+
+def text_flags(results: Path) -> dict[str, dict]:
+    """Cell -> its flag text_differs."""
+    found = [(name, json.loads(row["flag_details"] or "[]")) for name, row in cells(results).items()]
+    return {name: flag for name, flags in found for flag in flags if flag["flag"] == "text_differs"}
+
+
+def test_other_texts_than_on_the_reference_platform_are_flagged(made):
+    results, _ = made
+    cell = other_texts(results, 5)
     dataset.merge(results)
-    flagged = {name: row for name, row in cells(results).items() if "text_differs" in row["flags"]}
-    assert list(flagged) == [cell.id]
-    detail = json.loads(flagged[cell.id]["flag_details"])[0]
-    assert detail["value"] == 1.0
-    assert detail["detail"] == "20 of 20 answers are other texts than on own-cpu at temperature 0"
+    assert "text_differs" in cells(results)[cell]["flags"]
+    detail = "5 of 20 answers are other texts than on own-cpu at temperature 0"
+    assert text_flags(results) == {cell: {"flag": "text_differs", "value": 0.25, "threshold": 0.0, "detail": detail}}
+    shown = next(one for one in report.flag_table(Study(results, "demo")) if one["flag"] == "text_differs")
+    assert [(one["row"]["cell"], one["value"], one["detail"]) for one in shown["rows"]] == [(cell, 0.25, detail)]
+    assert shown["meanings"], "the report says what raises it"
+
+
+def test_the_study_says_how_many_other_texts_are_too_many(made):
+    results, _ = made
+    cell = other_texts(results, 5)
+    with_study(results, lambda plan: plan["study"].update(validity={"differing_text_share": 0.24}))
+    dataset.merge(results)
+    assert text_flags(results)[cell]["threshold"] == 0.24
+    with_study(results, lambda plan: plan["study"].update(validity={"differing_text_share": 0.25}))
+    dataset.merge(results)
+    assert text_flags(results) == {}
+
+
+@pytest.mark.parametrize("other", [{"extra_args": ["--fast"]}, {"environment": {"A": "1"}}])
+def test_texts_of_servers_that_were_asked_for_other_things_are_not_compared(made, other):
+    results, _ = made
+    launch = read_json(results / "cells" / other_texts(results) / "cell.json")["launch"]
+
+    def change(plan: dict) -> None:
+        next(one for one in plan["launches"] if one["id"] == launch).update(other)
+
+    with_study(results, change)
+    dataset.merge(results)
+    assert text_flags(results) == {}
+
+
+def test_texts_at_another_temperature_may_differ(made):
+    results, _ = made
+    other_texts(results)
+    with_study(results, lambda plan: [cell["load"].update(temperature=0.7) for cell in plan["cells"]])
+    dataset.merge(results)
+    assert text_flags(results) == {}
 
 
 def test_one_line_reads_it_in_pandas_polars_and_duckdb(made):
@@ -392,6 +454,20 @@ def test_one_line_reads_it_in_pandas_polars_and_duckdb(made):
     assert medians["shared-cpu"] > medians["own-cpu"] > 0
     assert len(pd.read_parquet("results/dataset/requests")) == 23 * 24
     assert duckdb.sql("from 'results/dataset/cells.parquet' select count(*) where len(flags) > 0").fetchall() == [(1,)]
+
+
+def test_the_lines_in_the_readme_read_it(made):
+    results, _ = made
+    dataset.merge(results)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = [block for block in blocks if "results/dataset" in block]
+    for reader in ("pandas", "polars", "duckdb"):
+        assert reader in code
+    for line in code.splitlines():
+        names: dict = {"pd": pd, "pl": pl, "duckdb": duckdb}
+        exec(f"answer = {line.partition(' = ')[2] or line}" if "results/" in line else line, names)
+        if "results/" in line:
+            assert len(names["answer"]) > 0, line
 
 
 def test_an_unreadable_plan_holds_nothing_back(made):

@@ -95,6 +95,7 @@ class Study:
 
     def __init__(self, results: Path, name: str) -> None:
         self.results, self.name = results, name
+        self._parts: dict[str, parts.Part | None] = {}
         studies = {row["study"]: row for row in dataset.read(results, "studies").to_pylist()}
         if name not in studies:
             raise UserError(f"the dataset holds no study {name!r}; it holds {', '.join(studies) or 'none'}")
@@ -166,9 +167,11 @@ class Study:
 
     def samples(self, row: Mapping[str, Any], families: Iterable[str]) -> dict[str, np.ndarray]:
         """Latency -> sorted values of the window's ok requests of one cell, seconds (ITL: all gaps)."""
-        part = parts.open_part(self.results / "dataset", row["launch"], by_this_code=False)
-        if part is None:
-            raise UserError(f"the dataset has no requests of {row['launch']}: run scripts/merge_dataset.py again")
+        if row["launch"] not in self._parts:
+            self._parts[row["launch"]] = parts.open_part(self.results / "dataset", row["launch"], by_this_code=False)
+        part = self._parts[row["launch"]]
+        if part is None or row["cell"] not in part.entries:
+            raise UserError(f"the dataset has no requests of {row['cell']}: run scripts/merge_dataset.py again")
         families = list(families)
         columns = ["phase", "status", *(f"{one}_s" for one in families if one != "itl")]
         table = part.read(row["cell"], [*columns, *(["chunk_ns"] if "itl" in families else [])])
