@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from test_metrics import MS, row, table
 
-from servegauge import validity
+from servegauge import texts, validity
 from servegauge.errors import UserError
 from servegauge.spec import Cell, Load, Workload
 
@@ -84,6 +84,7 @@ def test_a_cold_cell_that_the_servers_metrics_call_warm():
 def test_a_refused_reset():
     record = {"cache_reset": {"ok": False, "how": "POST /reset_prefix_cache", "answer": '{"success": false}'}}
     assert "success" in raised(record=record)["reset_refused"]["detail"]
+    assert raised(record=record, thresholds={"refused_resets": 1}) == {}
     assert raised(record=record, cache="warm") == {}
 
 
@@ -146,5 +147,5 @@ def test_an_unknown_threshold_names_the_nearest():
 
 def test_every_default_is_used():
     source = Path(validity.__file__).read_text(encoding="utf-8")
-    body = source.split("def flags(")[1]
+    body = source.split("def flags(")[1] + Path(texts.__file__).read_text(encoding="utf-8")
     assert [name for name in validity.DEFAULTS if f'"{name}"' not in body] == []

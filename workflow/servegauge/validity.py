@@ -48,6 +48,9 @@ DEFAULTS: dict[str, Threshold] = {
         "cache_warm",
         "prompt tokens from a prefix cache / prompt tokens, in a cell with a cold cache, is above",
     ),
+    "refused_resets": Threshold(
+        0, "reset_refused", "cache resets that the server refused, in a cell with a cold cache, are more than"
+    ),
     "zero_token_requests": Threshold(0, "zero_tokens", "complete answers without a token are more than"),
     "error_share": Threshold(0.01, "errors", "requests not ok / requests is above"),
     "output_length_share": Threshold(
@@ -66,6 +69,11 @@ DEFAULTS: dict[str, Threshold] = {
     ),
     "throttled_share": Threshold(0.0, "clocks_throttled", "GPU samples with a throttle reason / samples is above"),
     "steal_share": Threshold(0.02, "cpu_stolen", "CPU time that the hypervisor took from this node / time is above"),
+    "differing_text_share": Threshold(
+        0.0,
+        "text_differs",
+        "answers with another text than on the other platform, at temperature 0 / answers of both, is above",
+    ),
 }
 """Threshold name (as in a study's `validity:`) -> default."""
 
@@ -193,7 +201,7 @@ def reset_refused(case: _Case) -> list[Flag]:
     if not reset or reset.get("ok") or case.cell.load.cache != "cold":
         return []
     detail = f"{reset.get('how', 'the reset')} was answered: {reset.get('answer') or 'nothing'}"
-    return [_flag("reset_refused", 1, 0, detail)]
+    return case.above("refused_resets", 1, detail)
 
 
 def zero_tokens(case: _Case) -> list[Flag]:
