@@ -12,9 +12,10 @@ import threading
 import numpy as np
 import pytest
 
-from servegauge import probe_order, probes
+from servegauge import probe_order, probes, tables
 from servegauge.errors import UserError
 from servegauge.files import read_json
+from servegauge.models import source_folder
 from servegauge.probes import memcpy, numeric, stats, storage
 from servegauge.probes import run as runner
 from servegauge.probes.base import Case, Context, Measured, Probe, Skip, Wrong, run
@@ -198,7 +199,8 @@ def test_gpu_conditions_are_read_from_the_looped_csv():
 
 
 def test_documents_are_written_and_become_rows_of_the_dataset(tmp_path):
-    written = runner.run_platform(PLATFORM, ["dispatch"], tmp_path, size="test", facts={})
+    facts = {"kernel": {"value": "6.1", "source": "uname", "reason": None}, "gpu": {"value": None, "reason": "none"}}
+    written = runner.run_platform(PLATFORM, ["dispatch"], tmp_path, size="test", facts=facts)
     document = read_json(written["dispatch"])
     assert list(tmp_path.iterdir()) == [tmp_path / "dispatch.json"]
     assert document["platform"] == "here"
@@ -209,7 +211,8 @@ def test_documents_are_written_and_become_rows_of_the_dataset(tmp_path):
     assert calls["system call"]["value"] > calls["python call"]["value"] > 0
     assert calls["kernel launch"]["value"] is None
     assert calls["kernel launch"]["reason"]
-    tables = pytest.importorskip("servegauge.tables")
+    assert json.loads(rows[0]["conditions"])["seconds"] > 0
+    assert json.loads(rows[0]["node"]) == {"kernel": "6.1"}
     assert tables.from_rows(rows, tables.PROBES).num_rows == len(rows)
 
 
@@ -260,7 +263,11 @@ def test_probes_are_a_job_like_a_launch(tmp_path, monkeypatch):
     platform = {"name": "here", "gpus_per_node": 4}
     wide = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick", nodes=2)
     assert wide["launch"]["layout"]["instances"] == 8, "two nodes of four GPUs"
-    order = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick")
+    hub = {"name": "m", "hub": True, "source": "owner/m", "revision": "0" * 40, "tp": [2]}
+    models = [{"name": "tiny", "source": "models/tiny"}, hub]
+    order = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick", models=models)
+    assert order["probes"]["models"][0] == models[0]
+    assert order["probes"]["models"][1] == hub | {"source": str(source_folder(hub))}, "where it is fetched to"
     assert order["attempt"] == 0
     written = probe_order.submit(order, "inline", poll_s=0.2)
     assert written == [tmp_path / "out" / "memcpy.json"]

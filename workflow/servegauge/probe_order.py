@@ -13,6 +13,7 @@ from typing import Any
 
 from servegauge.errors import UserError
 from servegauge.files import read_json
+from servegauge.models import source_folder
 from servegauge.orders import attempt_folder
 from servegauge.spec import Layout
 from servegauge.submit import POLL_S, submit_and_wait
@@ -50,7 +51,8 @@ def make_order(
         "probes": {
             "names": names,
             "size": size,
-            "models": [dict(model) for model in models],
+            # A hub model lies in a folder of ours once it is fetched.
+            "models": [{**model, "source": str(source_folder(model))} for model in models],
             "out": str(out),
             "python": python,
         },

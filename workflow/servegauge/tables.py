@@ -362,6 +362,11 @@ PROBES = _schema(
         ),
         _column("started_utc", pa.string(), "start of the probe, ISO 8601"),
         _column("source", pa.string(), "file that holds the verbatim output, relative to the repository"),
+        _column("size", WORD, "how thorough: quick | full | test"),
+        _column("detail", pa.string(), "what explains the number (error against the reference, inputs, ...), as JSON"),
+        _column("conditions", WORD, "clocks, temperatures, power, throttling and steal meanwhile, as JSON"),
+        _column("software", WORD, "versions of what measured, as JSON"),
+        _column("node", WORD, "facts of the node (name to value), as JSON; those it cannot tell are left out"),
     ],
 )
 

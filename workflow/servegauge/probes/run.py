@@ -43,6 +43,11 @@ def names(wanted: str, python: str) -> list[str]:
     return [get(name.strip()).name for name in wanted.split(",")]
 
 
+def environment(platform: Mapping[str, Any]) -> str:
+    """The environment of envs/ with torch for this platform."""
+    return "probes-cuda" if platform.get("gpus_per_node") else "probes"
+
+
 def interpreter(wanted: str, platform: Mapping[str, Any], root: Path) -> str:
     """The environment of envs/ for this platform where it is built and `wanted` is not `light`, else this interpreter.
 
@@ -50,7 +55,7 @@ def interpreter(wanted: str, platform: Mapping[str, Any], root: Path) -> str:
     """
     from servegauge.environments import environment_python, environment_ready
 
-    name = "probes-cuda" if platform.get("gpus_per_node") else "probes"
+    name = environment(platform)
     locked = (root / "envs" / f"{name}.txt").is_file()
     if wanted == "light" or not locked or not environment_ready(name, root):
         return sys.executable
@@ -223,6 +228,13 @@ def software() -> dict[str, str | None]:
 
 def dataset_rows(document: Mapping[str, Any], source: str | None = None) -> list[dict[str, Any]]:
     """A document's rows as rows of the dataset's `probes` table. `source`: the document's path in the repository."""
+    facts = {name: fact["value"] for name, fact in document.get("facts", {}).items() if fact["value"] is not None}
+    about = {
+        "size": document["size"],
+        "conditions": json.dumps(document["conditions"], sort_keys=True),
+        "software": json.dumps(document["software"], sort_keys=True),
+        "node": json.dumps(facts, sort_keys=True),
+    }
     rows = []
     for row in document["rows"]:
         detail = row.get("detail") or {}
@@ -237,6 +249,8 @@ def dataset_rows(document: Mapping[str, Any], source: str | None = None) -> list
                 "verified": detail.get("verified"),
                 "started_utc": document["started_utc"],
                 "source": detail.get("verbatim", source),
+                "detail": json.dumps(detail, sort_keys=True),
+                **about,
             }
         )
     return rows
