@@ -33,14 +33,28 @@ def read_plan(path: Path) -> dict[str, Any]:
     """The plan at `path`; UserError where it is missing or no plan."""
     try:
         plan = read_json(path)
-        if not isinstance(plan, dict) or not all(key in plan for key in ("study", "launches", "cells")):
-            raise ValueError("it lacks study, launches or cells")
+        _check_plan(plan)
     except (OSError, ValueError) as error:
         study = path.stem
         raise UserError(
             f"{path} is not a plan: {error}. Write it with: python scripts/write_plan.py {study} --out {path}"
         ) from error
     return plan
+
+
+def _check_plan(plan: Any) -> None:
+    """ValueError where `plan` lacks what an order is made of: it was edited, or written by another version."""
+    if not isinstance(plan, dict) or not all(key in plan for key in ("study", "launches", "cells")):
+        raise ValueError("it lacks study, launches or cells")
+    if not isinstance(plan["study"], dict) or not isinstance(plan["study"].get("name"), str):
+        raise ValueError("its study has no name")
+    for part, keys in (("launches", ("id",)), ("cells", ("id", "launch"))):
+        if not isinstance(plan[part], list):
+            raise ValueError(f"its {part} are no list")
+        for number, one in enumerate(plan[part]):
+            for key in keys:
+                if not isinstance(one, dict) or not isinstance(one.get(key), str):
+                    raise ValueError(f"{part}[{number}] has no {key}")
 
 
 def launch_of_cell(plan: Mapping[str, Any], cell: str) -> str:
@@ -118,7 +132,13 @@ def _time_limit(study: Mapping[str, Any], order: Mapping[str, Any], results: Pat
     from servegauge.estimate import assumed, estimate_cells, time_limit_min
     from servegauge.spec import Cell, Launch
 
-    launch, cells = Launch.from_dict(order["launch"]), [Cell.from_dict(cell) for cell in order["cells"]]
+    try:
+        launch, cells = Launch.from_dict(order["launch"]), [Cell.from_dict(cell) for cell in order["cells"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"the plan of study {study['name']!r} was edited, or written by another version: {order['launch']['id']} or "
+            f"a cell of it lacks {error}. Write it again with: python scripts/write_plan.py {study['name']}"
+        ) from error
     return time_limit_min(study, launch, estimate_cells(launch, cells, results, assumed(study)).minutes)
 
 
