@@ -136,8 +136,8 @@ def _time_limit(study: Mapping[str, Any], order: Mapping[str, Any], results: Pat
         launch, cells = Launch.from_dict(order["launch"]), [Cell.from_dict(cell) for cell in order["cells"]]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"the plan of study {study['name']!r} was edited, or written by another version: {order['launch']['id']} or "
-            f"a cell of it lacks {error}. Write it again with: python scripts/write_plan.py {study['name']}"
+            f"the plan of study {study['name']!r} was edited, or written by another version: {order['launch']['id']} "
+            f"or a cell of it lacks {error}. Write it again with: python scripts/write_plan.py {study['name']}"
         ) from error
     return time_limit_min(study, launch, estimate_cells(launch, cells, results, assumed(study)).minutes)
 
