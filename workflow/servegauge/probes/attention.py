@@ -110,9 +110,9 @@ def reference(paged: Paged) -> Any:
     batch, heads, size = paged.queries.shape
     group = heads // paged.blocks.shape[3]
     result = torch.empty((batch, heads, size), dtype=torch.float64)
+    blocks, table = paged.blocks.cpu(), paged.table.tolist()
     for index in range(batch):
-        rows = [paged.blocks[:, number].double().cpu() for number in paged.table[index].tolist()]
-        keys, values = torch.cat(rows, dim=1)
+        keys, values = torch.cat([blocks[:, number] for number in table[index]], dim=1).double()
         query = paged.queries[index].double().cpu()
         for head in range(heads):
             scores = torch.softmax(keys[:, head // group] @ query[head] / size**0.5, dim=0)

@@ -56,6 +56,9 @@ class Collectives(Probe):
         if folder and nodes == 1:
             yield from self._nccl_tests(context, Path(os.path.expandvars(folder)))
             return
+        if not local_ranks(context):
+            about = {"operation": "all_reduce", "backend": "nccl"}
+            yield Case(about, "time_us", "us", partial(_skip, "one GPU is visible, a collective needs two"))
         for local in local_ranks(context):
             spec = specification(context, local, nodes)
             done: list[dict[str, Any]] = []  # filled by the first case: one group measures all of them

@@ -39,6 +39,14 @@ def cache_bytes() -> int:
     return max(sizes, default=64 << 20)
 
 
+def available_bytes() -> int:
+    """Main memory that can be had without swapping, page cache that can be dropped included."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def sets_needed(bytes_per_set: int, cache: int, most: int = 64) -> int:
     """How many distinct inputs to rotate so that none is still cached when its turn comes again: twice the cache."""
     return min(most, max(2, math.ceil(2 * cache / bytes_per_set)))
@@ -80,6 +88,9 @@ class NumpyBackend:
     def random(self, shape: tuple[int, int], dtype: str) -> np.ndarray:
         return self._random.standard_normal(shape, dtype={"fp32": np.float32, "fp64": np.float64}[dtype])
 
+    def rows(self, array: np.ndarray, which: list[int]) -> np.ndarray:
+        return array[which]
+
     def copy(self, array: np.ndarray) -> np.ndarray:
         return array.copy(order="K")
 
@@ -93,7 +104,7 @@ class NumpyBackend:
         return timed(operation, effort)
 
     def free_bytes(self) -> int:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return available_bytes()
 
 
 class TorchBackend:
@@ -134,6 +145,11 @@ class TorchBackend:
         kind = "bf16" if dtype == "fp8" else dtype
         return self.torch.randn(shape, device=self.device, dtype=self.dtype(kind)).to(self.dtype(dtype))
 
+    def rows(self, array: Any, which: list[int]) -> Any:
+        if array.element_size() > 1:
+            return array[which]
+        return array.view(self.torch.uint8)[which].view(array.dtype)  # torch cannot pick rows of fp8
+
     def copy(self, array: Any) -> Any:
         return array.clone()  # keeps the strides
 
@@ -161,7 +177,7 @@ class TorchBackend:
     def free_bytes(self) -> int:
         if self.device == "cuda":
             return self.torch.cuda.mem_get_info()[0]
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return available_bytes()
 
 
 def cuda_timed(torch: Any, operation: Callable[[int], object], effort: Effort) -> list[float]:
@@ -212,9 +228,9 @@ def product(engine: Any, m: int, n: int, k: int, dtype: str, effort: Effort) -> 
     rows = np.unique(np.linspace(0, m - 1, min(m, 16)).astype(int)).tolist()
     columns = np.unique(np.linspace(0, n - 1, min(n, 512)).astype(int)).tolist()
     error = check(
-        engine.to_float64(result[rows])[:, columns],
-        engine.to_float64(lefts[0][rows]),
-        engine.to_float64(rights[0].T[columns]).T,
+        engine.to_float64(engine.rows(result, rows))[:, columns],
+        engine.to_float64(engine.rows(left, rows)),
+        engine.to_float64(engine.rows(right.T, columns)).T,
         dtype,
     )
     seconds = engine.time(lambda i: engine.matmul(lefts[i % sets], rights[i % sets], dtype), effort)
