@@ -25,6 +25,7 @@ STUDY = {
     },
     "server": {"threads": 1, "context_tokens": 512, "max_batch": 2},
     "load": {"arrival": "poisson", "requests": 6, "warmup_requests": 1, "seed": 7, "timeout_s": 60},
+    "job": {"calibrate": "once"},
     "slo": {"interactive": {"ttft_s": 1.0}},
     "compare": {"factor": "platform", "baseline": "here"},
 }  # fmt: skip

@@ -19,14 +19,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from servegauge import calibrate, cell_run, environments, models, platform, provenance, server
+from servegauge import __version__, calibrate, cell_run, environments, models, platform, provenance, server
 from servegauge.errors import UserError
 from servegauge.evidence import evidence_flags
-from servegauge.files import write_json
+from servegauge.files import read_json, write_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Context, Evidence
 from servegauge.progress import Progress, duration, utc_now
-from servegauge.spec import Cell, Launch
+from servegauge.spec import Cell, Launch, digest
 
 READY_S = 1800.0  # where the study's `job.ready_timeout_s` is not in the order: large models load for many minutes
 STOP_MARGIN_S = 30.0  # kept free at the end of a job for stopping and writing
@@ -147,10 +147,25 @@ class LaunchRun:
 
     def _calibrate(self) -> None:
         """The instrument's own error on this node, before anything is measured with it."""
+        file = self.folder / "calibration.json"
+        cpus = self._placement.get("load_cpus")
+        kept = self.results / "calibrations" / f"{self._instrument(cpus)}.json"
+        if self.job.get("calibrate") == "once" and kept.is_file():
+            self.progress.say("using this node's calibration of the load generator again")
+            self.calibration = read_json(kept)
+            write_json(file, self.calibration)
+            return
         self.progress.say("calibrating the load generator on this node")
-        self.calibration = calibrate.calibrate(
-            short=True, cpus=self._placement.get("load_cpus"), out=self.folder / "calibration.json"
-        )
+        self.calibration = calibrate.calibrate(short=True, cpus=cpus, out=file)
+        write_json(kept, self.calibration)
+
+    @staticmethod
+    def _instrument(cpus: Any) -> str:
+        """What a calibration holds for: this node since its boot, these CPUs, this version of the generator."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
+        allowed = sorted(os.sched_getaffinity(0))
+        return digest([os.uname().nodename, started, allowed, cpus, __version__, calibrate.VERSION], 12)
 
     # -- the servers --------------------------------------------------------
 
