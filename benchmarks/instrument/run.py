@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Measure the error of servegauge's load generator and of its peers, side by side, against the same paced server.
+
+    python benchmarks/instrument/run.py                      ours alone, about 3 minutes
+    python benchmarks/instrument/run.py --peers all          with those of vllm, sglang, aiperf, guidellm that install
+    python benchmarks/instrument/run.py --peers all --repeat 3 --docs docs/instrument.md
+
+The server (first token after 50 ms, then one each 10 ms) logs when it really sent each token; error = reported - true,
+of the same quantile. It has a CPU of its own; ours is pinned to another, the peers take what they like. Wants a machine
+that does nothing else. Writes every run to --out and, with --docs, the table into the page between its markers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from table import heading, markdown, one_line
+from tools import OURS, PEERS, ROOT, Reported, Tool
+
+from servegauge.calibrate import PacedServer, Point, paced_server, quantiles
+from servegauge.errors import UserError, did_you_mean, door
+from servegauge.files import write_json, write_text
+
+FIRST_S, GAP_S = 0.05, 0.01
+TOKENIZER = ROOT / ".cache" / "models" / "random-llama-tiny"
+BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+
+
+def closed(streams: int, requests: int) -> Point:
+    return Point(streams=streams, requests=requests, output_tokens=128, first_s=FIRST_S, gap_s=GAP_S)
+
+
+def opened(rate_rps: float, requests: int, output_tokens: int) -> Point:
+    return Point(rate_rps=rate_rps, requests=requests, output_tokens=output_tokens, first_s=FIRST_S, gap_s=GAP_S)
+
+
+LOADS: dict[str, Point] = {
+    "64 streams": closed(64, 512),
+    "256 streams": closed(256, 1024),
+    "512 streams": closed(512, 2048),
+    "open 40/s": opened(40.0, 800, 128),
+    "open 100/s": opened(100.0, 6000, 64),
+    "64k prompts": Point(streams=16, requests=64, prompt_tokens=65536, output_tokens=128, first_s=FIRST_S, gap_s=GAP_S),
+}
+OURS_ONLY = ("64k prompts",)  # the peers' tokenizers take minutes to make such prompts
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--peers", default="none", help="all, none, or names with commas; default: none")
+    options.add_argument("--loads", default="all", help=f"all, or some of: {', '.join(LOADS)}")
+    options.add_argument("--repeat", type=int, default=1, help="rounds; the table has their medians; default: 1")
+    options.add_argument(
+        "--tokenizer", type=Path, default=TOKENIZER, help="the peers want one; default: the tiny model's"
+    )
+    options.add_argument("--out", type=Path, default=ROOT / "results" / "instrument.json", help="every run, as JSON")
+    options.add_argument("--docs", type=Path, help="page whose table is replaced")
+    given = options.parse_args()
+    loads = _chosen(given.loads, LOADS)
+    peers = {tool.name: tool for tool in PEERS}
+    tools = {OURS.name: OURS} | {
+        name: peers[name] for name in ([] if given.peers == "none" else _chosen(given.peers, peers))
+    }
+    pythons, missing = _installed(tools)
+    runs: list[dict[str, Any]] = []
+    for number in range(given.repeat):
+        for load in loads:
+            for name, python in pythons.items():
+                if name != OURS.name and load in OURS_ONLY:
+                    continue
+                run = {"round": number + 1, "load": load, "tool": name}
+                try:
+                    run |= measure(tools[name], python, LOADS[load], given.tokenizer)
+                except UserError as error:
+                    run["failed"] = str(error)
+                runs.append(run)
+                print(one_line(run), flush=True)
+    machine = _machine()
+    table = "\n".join([*heading(machine, given.repeat, missing), *markdown(runs, LOADS)])
+    print("\n" + table)
+    write_json(given.out, {"machine": machine, "loads": {name: asdict(LOADS[name]) for name in loads}, "runs": runs})
+    if given.docs is not None:
+        page = given.docs.read_text(encoding="utf-8")
+        before, _, rest = page.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        write_text(given.docs, f"{before}{BEGIN}\n{table}\n{END}{after}")
+    return 0 if all(run.get("failed") is None for run in runs if run["tool"] == OURS.name) else 1
+
+
+def measure(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[str, Any]:
+    """One run of one tool against a fresh server: what it reports, what is true, and the difference."""
+    arguments = ["--first-s", str(FIRST_S), "--gap-s", str(GAP_S)]
+    with tempfile.TemporaryDirectory() as folder, paced_server(arguments, _server_cpu(), Path(folder)) as server:
+        reported = tool.run(python, server.url, load, tokenizer)
+        true = _truth(server, load)
+    return {"reported": asdict(reported), "true": true, "error_ms": _errors(reported, true)}
+
+
+def _truth(server: PacedServer, load: Point) -> dict[str, float]:
+    """Quantiles of what the server did; requests that a tool sent to try it out come first and are left out."""
+    entries = [entry for entry in server.truth().values() if len(entry["sends_ns"]) == load.output_tokens]
+    entries = sorted(entries, key=lambda entry: entry["received_ns"])[-load.requests :]
+    ttft = quantiles([entry["sends_ns"][0] - entry["received_ns"] for entry in entries])
+    gaps = [b - a for entry in entries for a, b in zip(entry["sends_ns"], entry["sends_ns"][1:], strict=False)]
+    return {
+        "requests": len(entries),
+        "ttft_p50_s": ttft["p50"],
+        "ttft_p99_s": ttft["p99"],
+        "itl_p99_s": quantiles(gaps)["p99"],
+    }
+
+
+def _errors(reported: Reported, true: dict[str, float]) -> dict[str, float | None]:
+    errors: dict[str, float | None] = {}
+    for name in ("ttft_p50", "ttft_p99", "itl_p99"):
+        said = getattr(reported, f"{name}_s")
+        errors[name] = None if said is None else (said - true[f"{name}_s"]) * 1e3
+    return errors
+
+
+def _installed(tools: dict[str, Tool]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Interpreters of the tools that install here, and why the others do not."""
+    pythons, missing = {OURS.name: Path(sys.executable)}, {}
+    for name, tool in tools.items():
+        if name == OURS.name:
+            continue
+        try:
+            pythons[name] = tool.install()
+        except UserError as error:
+            missing[name] = str(error)
+            print(f"{name} is left out: {error}", flush=True)
+    return pythons, missing
+
+
+def _chosen(text: str, known: dict[str, Any]) -> list[str]:
+    names = list(known) if text == "all" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise UserError(f"there is no {name!r}; choose from {', '.join(known)}.{did_you_mean(name, known)}")
+    return names
+
+
+def _server_cpu() -> int | None:
+    cpus = sorted(os.sched_getaffinity(0))
+    return cpus[-1] if len(cpus) > 1 else None
+
+
+def _machine() -> dict[str, Any]:
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())  # fmt: skip
+    return {
+        "cpu": model,
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    door(main)
