@@ -149,3 +149,9 @@ def test_every_default_is_used():
     source = Path(validity.__file__).read_text(encoding="utf-8")
     body = source.split("def flags(")[1] + Path(texts.__file__).read_text(encoding="utf-8")
     assert [name for name in validity.DEFAULTS if f'"{name}"' not in body] == []
+
+
+def test_the_page_lists_every_threshold_with_its_default():
+    page = (Path(__file__).parents[2] / "docs" / "instrument.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- thresholds: begin -->\n")[2].partition("\n<!-- thresholds: end -->")[0]
+    assert table.split("\n") == validity.thresholds_table()

@@ -315,3 +315,10 @@ def _load_size(load: Any) -> float:
 
 def _ms(seconds: float | None) -> str:
     return "an unknown time" if seconds is None else f"{seconds * 1e3:.2f} ms"
+
+
+def thresholds_table() -> list[str]:
+    """The Markdown table of docs/instrument.md."""
+    rows = [f"| `{name}` | {threshold.value:g} | `{threshold.flag}` | {threshold.description} |" for name, threshold in
+            DEFAULTS.items()]  # fmt: skip
+    return ["| threshold | default | flag | raised when |", "|---|---|---|---|", *rows]
