@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge import metrics, tables
@@ -26,6 +25,9 @@ from servegauge.spec import canonical_json
 FOOTER = "servegauge_part"
 ROW_GROUP = 1 << 20  # rows; a cell begins a row group of its own
 SLO_COLUMNS = ("status", "phase", "ttft_s", "ttft_scheduled_s", "tpot_s", "e2e_s", "e2e_scheduled_s")
+
+_SUMMARISED = [name for name in tables.REQUESTS.names if name not in ("chunk_tokens", "cell", "launch", "error")]
+"""What a summary may need: without the other lists, taking the window's rows costs half."""
 
 _SOURCES = (Path(metrics.__file__), Path(tables.__file__), Path(__file__))
 CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:12]
@@ -122,9 +124,9 @@ def make_part(
 
 
 def goodput(requests: pa.Table, limits: Mapping[str, float], window_s: float | None) -> dict[str, Any]:
-    """Columns of CELL_SLOS for one cell's requests."""
-    window = requests.filter(pc.equal(requests["phase"], "window"))
-    return dict(metrics.goodput(window, limits, window_s))
+    """Columns of CELL_SLOS for one cell's requests; only SLO_COLUMNS of them are read."""
+    narrow = requests.select([name for name in SLO_COLUMNS if name in requests.column_names])
+    return dict(metrics.goodput(narrow.filter(metrics.in_window(narrow)), limits, window_s))
 
 
 class _Writer:
@@ -257,7 +259,7 @@ def _with_keys(table: pa.Table, cell: str, launch: str, schema: pa.Schema) -> pa
 
 def texts_sha256(window: pa.Table) -> str | None:
     """One digest of the window's output texts in the order of the requests; null where no text was kept."""
-    texts = window.sort_by("request")["text_sha256"]
+    texts = window.select(["request", "text_sha256"]).sort_by("request")["text_sha256"]
     if texts.null_count == len(texts):
         return None
     return hashlib.sha256("\n".join(text or "-" for text in texts.to_pylist()).encode()).hexdigest()
@@ -265,7 +267,7 @@ def texts_sha256(window: pa.Table) -> str | None:
 
 def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
     """Columns of CELLS that a measured cell has beside its factors."""
-    window = requests.filter(pc.equal(requests["phase"], "window"))
+    window = requests.select(_SUMMARISED).filter(metrics.in_window(requests))
     window_s = record["window"]["duration_s"]
     clock, instrument = record.get("clock") or {}, record.get("instrument") or {}
     zero, start, end = (clock.get(f"{name}_ns") for name in ("window_start", "epoch_offset_start", "epoch_offset_end"))
