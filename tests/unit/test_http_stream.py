@@ -295,3 +295,29 @@ def test_usage_in_every_chunk_counts_up():
 def test_cached_tokens_by_timings():
     answer = answer_of(stream(event("a", "stop", timings={"cache_n": 12})))
     assert answer.cached_tokens == 12
+
+
+def test_chunks_alike_are_read_as_each_would_be_alone():
+    texts = ["a", "b", "", 'c"', "d\\", "é", " ", '", "finish_reason": "stop', "end"]
+    events = [event(text) for text in texts]
+    events.insert(3, event("x", None, usage={"prompt_tokens": 1, "completion_tokens": 4}))
+    events.insert(5, event("y", "length"))
+    answer = answer_of(stream(*events))
+    alone = [answer_of(stream(one)).chunks for one in events]
+    assert [text for text, _ in answer.chunks] == [text for chunks in alone for text, _ in chunks]
+    assert answer.finish_reason == "length"
+    assert answer.output_tokens == 4
+
+
+def test_a_chunk_like_the_others_with_invalid_utf8_is_still_invalid():
+    broken = event("b").replace(b'"b"', b'"\xff"')
+    answer = answer_of(stream(event("a"), broken, event("c")))
+    assert answer.status == "invalid"
+    assert [text for text, _ in answer.chunks] == ["a", "c"]
+
+
+def test_a_text_that_is_elsewhere_too_is_not_mistaken():
+    both = [chat({"content": text, "reasoning_content": "r"}) for text in "ab"]
+    assert [text for text, _ in answer_of(stream(*both)).chunks] == ["ra", "rb"]
+    echo = [b'data: {"prompt": {"text": "%d"}, "choices": [{"text": "%d"}]}\n\n' % (n, n) for n in range(3)]
+    assert [text for text, _ in answer_of(stream(*echo)).chunks] == ["0", "1", "2"]

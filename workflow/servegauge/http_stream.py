@@ -151,6 +151,12 @@ def sse_events(segments: Iterable[Segment], complete: bool = True) -> list[Segme
     first = True
     last_stamp = 0
     for segment, stamp in segments:
+        # What nearly every server sends: one whole event, on its own, in one line.
+        whole = not rest and segment[:6] == b"data: " and segment[-2:] == b"\n\n"
+        if whole and segment.find(b"\n") == len(segment) - 2 and b"\r" not in segment:
+            events.append((segment[6:-2], stamp))
+            first = after_cr = False
+            continue
         data = segment
         if after_cr and data[:1] == b"\n":
             data = data[1:]

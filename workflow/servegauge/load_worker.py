@@ -207,7 +207,6 @@ class Worker:
         flights = await self.engine.run(phase, start_ns)
         after, end_ns = resource.getrusage(resource.RUSAGE_SELF), time.monotonic_ns()
         ticker.cancel()
-        gc.enable()
         cpu_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
         done["flights"][name] = flights
         done["start_ns"][name] = start_ns
