@@ -70,6 +70,31 @@ def test_the_seed_decides_prompts_and_times(tmp_path):
     assert made(arrival="gamma", shape=0.5)["scheduled_s"] != made()["scheduled_s"]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"arrival": "constant"},
+        {"arrival": "poisson"},
+        {"arrival": "gamma", "shape": 2.0},
+        {"arrival": "burst", "size": 4},
+        {"arrival": "steps", "factors": "0.5,1.5"},
+        {"arrival": "ramp", "factors": "0.5,1.5"},
+        {"arrival": "replay"},
+    ],
+)
+def test_every_arrival_process_can_be_asked_for(tmp_path, fields):
+    if fields["arrival"] == "replay":
+        (tmp_path / "times").write_text("1.0\n1.5\n3.0\n")
+        fields = {**fields, "replay": tmp_path / "times"}
+    given = options(concurrency=None, rate=20.0, duration=10.0, **fields)
+    path, _ = load_cli.write_workload(given, given.load, tmp_path)
+    times = pq.read_table(path)["scheduled_s"].to_pylist()
+    assert times == sorted(times)
+    assert 0 <= times[0]
+    assert times[-1] < 10.0
+    assert 100 < len(times) < 300
+
+
 def test_a_frozen_workload_is_replayed(tmp_path, capsys):
     path = workload(tmp_path / "w", window=3, scheduled_s=[0.0, 0.01, 0.02])
     with paced(tmp_path, *FAST) as server:
