@@ -40,6 +40,7 @@ _KEY = re.compile(rb"\r\nauthorization:[ \t]*bearer[ \t]+([^\r\n]*)", re.IGNOREC
 _TOKENS = re.compile(rb'"max_(?:completion_)?tokens":\s*(\d+)')
 _STREAM = re.compile(rb'"stream":\s*true')
 _USAGE = re.compile(rb'"include_usage":\s*true')
+_READ_BYTES = 1 << 16  # a larger buffer would be mapped and unmapped for each read
 _PR_SET_TIMERSLACK = 29  # linux/prctl.h
 _READS_BETWEEN_SENDS = 32  # a burst of sends must not delay the stamp of a request that arrives meanwhile
 
@@ -114,18 +115,30 @@ class PacedServer:
             self.send_due()
 
     def read(self) -> None:
-        """Handle every socket that is ready, without waiting."""
+        """Handle every socket that is ready, without waiting.
+
+        All are read and stamped before the first is looked at: when many requests come at once, the stamp of the last
+        must not wait for what the others cost us.
+        """
+        arrived: list[tuple[Peer, bytes, int]] = []
         for fd, event in self.epoll.poll(0, 4096):
-            if fd == self.listener.fileno():
-                self.accept()
-                continue
             peer = self.peers.get(fd)
             if peer is None:
+                if fd == self.listener.fileno():
+                    self.accept()
                 continue
             if event & select.EPOLLOUT:
                 self.flush(peer)
-            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
-                self.receive(peer)
+            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not peer.closed:
+                try:
+                    data = peer.sock.recv(_READ_BYTES)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    data = b""
+                arrived.append((peer, data, time.monotonic_ns()))
+        for peer, data, now in arrived:
+            self.receive(peer, data, now)
 
     def accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -136,14 +149,8 @@ class PacedServer:
                 self.peers[sock.fileno()] = Peer(sock)
                 self.epoll.register(sock, select.EPOLLIN)
 
-    def receive(self, peer: Peer) -> None:
-        try:
-            data = peer.sock.recv(1 << 20)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        now = time.monotonic_ns()
+    def receive(self, peer: Peer, data: bytes, now: int) -> None:
+        """Take what was read at `now`; no data means that the client is gone."""
         if not data:
             self.close(peer)
             return
