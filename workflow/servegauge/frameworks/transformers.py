@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import ClassVar
 
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
-from servegauge.frameworks.reading import first_number
 from servegauge.spec import Launch
 
 # The command line has no words for two fields of its own configuration class, so the class is given their values here.
@@ -51,7 +51,8 @@ class Transformers(Framework):
     }
     differences: ClassVar = {
         "context_tokens": "not a limit here: the model's own context holds, and must be at least this",
-        "memory_fraction": "KV cache only, of the memory that is free once the weights are loaded",
+        "memory_fraction": "KV cache only, of the memory that is free once the weights are loaded; on a CPU it holds "
+        "max_batch requests of context_tokens instead, else it would take that share of the whole machine",
         "max_batched_tokens": "also bounds the KV cache that is read in one step",
         "graphs": "only on a GPU",
         "threads": "only on a CPU",
@@ -65,8 +66,16 @@ class Transformers(Framework):
         start = START.format(ctx.launch.options.get("max_batch", FAIR_DEFAULTS["max_batch"]))
         argv = [*self.program(ctx, ctx.python, "-c", start), "serve", ctx.model_path, "--continuous-batching"]
         argv += ["--host", ctx.host, "--port", str(ctx.port), "--log-level", "info"]
-        argv += ["--device", "cpu" if self.on_cpu(ctx.launch) else "cuda:0"]
-        return [*argv, *self.option_argv(ctx.launch), *ctx.launch.extra_args]
+        own: dict[str, list[str]] = {}
+        if self.on_cpu(ctx.launch):
+            argv += ["--device", "cpu"]
+            options = {**FAIR_DEFAULTS, "context_tokens": 2048, "block_tokens": 256, **ctx.launch.options}
+            blocks = options["max_batch"] * math.ceil(options["context_tokens"] / options["block_tokens"])
+            own["memory_fraction"] = ["--cb-num-blocks", str(blocks)]
+            own["block_tokens"] = ["--cb-block-size", str(options["block_tokens"])]
+        else:
+            argv += ["--device", "cuda:0"]
+        return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
 
     def environment(self, ctx: Context) -> dict[str, str]:
         variables = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -85,9 +94,10 @@ class Transformers(Framework):
             found = re.search(rf'^ +"{name}": "?([^",]+)"?,?$', log, re.MULTILINE)
             return found[1] if found else None
 
-        effective = {"context_tokens": first_number(said("max_position_embeddings")), "dtype": said("dtype")}
+        # The context is the model's, whatever was asked (see `differences`): no difference of this launch.
+        raw = {name: said(name) for name in ("max_position_embeddings", "model_type", "use_cache")}
         return Evidence(
             version=said("transformers_version"),
-            effective={name: value for name, value in effective.items() if value is not None},
-            raw={"/health": client.get("/health").text, "continuous batching": "CB: True" in log},
+            effective={"dtype": said("dtype")} if said("dtype") else {},
+            raw={**raw, "/health": client.get("/health").text},
         )
