@@ -41,6 +41,7 @@ _TOKENS = re.compile(rb'"max_(?:completion_)?tokens":\s*(\d+)')
 _STREAM = re.compile(rb'"stream":\s*true')
 _USAGE = re.compile(rb'"include_usage":\s*true')
 _READ_BYTES = 1 << 16  # a larger buffer would be mapped and unmapped for each read
+_ENDS_BYTES = 4096
 _PR_SET_TIMERSLACK = 29  # linux/prctl.h
 _READS_BETWEEN_SENDS = 32  # a burst of sends must not delay the stamp of a request that arrives meanwhile
 
@@ -48,11 +49,12 @@ _READS_BETWEEN_SENDS = 32  # a burst of sends must not delay the stamp of a requ
 class Peer:
     """One client's connection."""
 
-    __slots__ = ("buffer", "closed", "out", "sock")
+    __slots__ = ("buffer", "closed", "missing", "out", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.buffer = b""
+        self.missing = 0  # bytes of the request's body that have not come
         self.out = bytearray()
         self.closed = False
 
@@ -131,7 +133,7 @@ class PacedServer:
                 self.flush(peer)
             if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not peer.closed:
                 try:
-                    data = peer.sock.recv(_READ_BYTES)
+                    data = peer.sock.recv(peer.missing or _READ_BYTES)
                 except BlockingIOError:
                     continue
                 except OSError:
@@ -160,7 +162,9 @@ class PacedServer:
             length = _LENGTH.search(head)
             total = end + 4 + (int(length[1]) if length else 0)
             if len(peer.buffer) < total:
+                peer.missing = total - len(peer.buffer)
                 return
+            peer.missing = 0
             body = peer.buffer[end + 4 : total]
             peer.buffer = peer.buffer[total:]
             self.request(peer, head, body, now)
@@ -215,7 +219,12 @@ class PacedServer:
     def begin(self, peer: Peer, chat: bool, head: bytes, body: bytes, now: int) -> None:
         """Accept one completion and schedule its first token."""
         self.count += 1
-        wanted, name = _TOKENS.search(body), _REQUEST_ID.search(head)
+        # The fields beside a long prompt are at its ends, and searching through it would take longer than a token.
+        fields = body if len(body) < 4 * _ENDS_BYTES else body[:_ENDS_BYTES] + body[-_ENDS_BYTES:]
+        wanted = _TOKENS.search(fields)
+        if wanted is None:
+            fields, wanted = body, _TOKENS.search(body)
+        name = _REQUEST_ID.search(head)
         prompt_tokens = max(1, len(body) // 4)
         stream = Stream(
             peer,
@@ -223,8 +232,8 @@ class PacedServer:
             name[1].decode("latin-1") if name else str(self.count),
             now,
             int(wanted[1]) if wanted else 16,
-            _STREAM.search(body) is not None,
-            _USAGE.search(body) is not None,
+            _STREAM.search(fields) is not None,
+            _USAGE.search(fields) is not None,
             prompt_tokens,
             fault=self.pace.fault(self.count),
         )
