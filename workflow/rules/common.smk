@@ -1,6 +1,7 @@
 """What the rules share: the study of this run, and functions that hand a rule's wildcards to it."""
 
 import atexit
+import re
 import sys
 
 from servegauge.errors import UserError
@@ -27,7 +28,7 @@ if (
 
 
 wildcard_constraints:
-    study=r"[A-Za-z0-9][A-Za-z0-9_.-]*",
+    study=re.escape(PIPELINE.name),  # one run, one study
     launch=r"[a-z0-9][a-z0-9.-]*",
     cell=r"[a-z0-9][a-z0-9.-]*",
     environment=r"[A-Za-z0-9][A-Za-z0-9.-]*",

@@ -28,7 +28,51 @@ rule render_report:
     input:
         "results/dataset/merged/{study}.json",
     output:
-        page="results/report/{study}.html",
+        page=report(
+            "results/report/{study}.html",
+            caption="../report/page.rst",
+            category="{study}",
+            labels={"what": "the whole report"},
+        ),
+        ratios=report(
+            "results/report/{study}/ratios.svg",
+            caption="../report/ratios.rst",
+            category="{study}",
+            labels={"what": "ratio to the baseline"},
+        ),
+        ttft=report(
+            "results/report/{study}/ttft.svg",
+            caption="../report/ttft.rst",
+            category="{study}",
+            labels={"what": "TTFT against load"},
+        ),
+        tpot=report(
+            "results/report/{study}/tpot.svg",
+            caption="../report/tpot.rst",
+            category="{study}",
+            labels={"what": "TPOT against load"},
+        ),
+        throughput=report(
+            "results/report/{study}/throughput.svg",
+            caption="../report/throughput.rst",
+            category="{study}",
+            labels={"what": "throughput against load"},
+        ),
+        distributions=report(
+            expand(
+                "results/report/{{study}}/distribution-{metric}.svg",
+                metric=["ttft", "tpot", "e2e"],
+            ),
+            caption="../report/distribution.rst",
+            category="{study}",
+            labels={"what": "distribution"},
+        ),
+        comparison=report(
+            "results/report/{study}/comparison.csv",
+            caption="../report/comparison.rst",
+            category="{study}",
+            labels={"what": "every ratio"},
+        ),
     log:
         "logs/render_report/{study}.log",
     conda:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -44,8 +46,10 @@ def expected_s(load: Load, closed_s: float) -> float:
     """About how long a cell takes, in seconds: exact for open loops but for the last answers, else `closed_s`."""
     if load.rate_rps is None:
         return closed_s
-    window = load.duration_s if load.duration_s is not None else (load.requests or 0) / load.rate_rps
-    return window + load.warmup_requests / load.rate_rps + 3.0
+    by_requests = load.requests / load.rate_rps if load.requests is not None else math.inf
+    window = min(by_requests, load.duration_s if load.duration_s is not None else math.inf)
+    passes = 2 if load.cache == "warm" else 1
+    return passes * window + load.warmup_requests / load.rate_rps + 3.0
 
 
 def measure(run: LaunchRun, cell: Cell, thresholds: Mapping[str, Any], title: str) -> dict[str, Any]:
@@ -67,6 +71,11 @@ def measure(run: LaunchRun, cell: Cell, thresholds: Mapping[str, Any], title: st
         return {"status": "failed", "reason": run.without_secrets(str(error))}
     except OSError as error:
         return {"status": "failed", "reason": f"the cell could not be saved: {error}"}
+    except Exception as error:
+        # The boundary of rule 9: a mistake of ours in one cell must not take the others with it. The job's log has it.
+        traceback.print_exc()
+        reason = f"a defect of the pipeline: {type(error).__name__}: {error}; the traceback is in the job's log"
+        return {"status": "failed", "reason": run.without_secrets(reason)}
     return {"status": "ok", "reason": None, "flags": [flag["flag"] for flag in record["flags"]]}
 
 
@@ -214,7 +223,7 @@ class _Measurement:
             result = run_load(job, self._progress, should_stop=self._end, between=between)
         except UserError as error:
             raise CellFailed(str(error)) from error
-        if run.stop():
+        if result.stopped and run.stop.reason:
             raise CellNotRun(f"interrupted: {run.stop.reason}")
         return result
 

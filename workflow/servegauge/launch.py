@@ -29,6 +29,7 @@ from servegauge.progress import Progress, duration, utc_now
 from servegauge.spec import Cell, Launch, digest
 
 READY_S = 1800.0  # where the study's `job.ready_timeout_s` is not in the order: large models load for many minutes
+FAILED_NODE = "failed-node-"  # what a node that is not the head leaves for the head when its part of a server failed
 STOP_MARGIN_S = 30.0  # kept free at the end of a job for stopping and writing
 
 
@@ -78,8 +79,7 @@ class LaunchRun:
         self.progress = Progress(self.folder / "progress.log")
         self.stop = Stop(order.get("deadline_utc"))
         self.servers: list[server.Server] = []
-        # one for all instances of this launch, never written to results
-        self.api_key = self.framework.given_api_key() or server.new_api_key()
+        self.api_key = ""  # one for all instances of this launch, never written to results
         self.facts: dict[str, Any] | None = None
         self.outcomes: dict[str, dict[str, Any]] = {}
         self.expected_s = 30.0  # of a closed-loop cell, until one was measured
@@ -97,24 +97,41 @@ class LaunchRun:
     def run(self) -> dict[str, Any]:
         """The whole life; never raises for anything that the launch itself did wrong."""
         reason = None
-        with self._signals(), self._work_folder():
+        with self._signals():
             try:
-                self._check_node()
-                self._calibrate()
-                self._start_servers()
-                if self._is_head:
-                    self._measure_cells()
-                else:
-                    self._serve_until_finished()
+                self.api_key = self.framework.given_api_key() or server.new_api_key()
+                with self._work_folder():
+                    self._live()
             except (LaunchFailed, server.ServerError, UserError) as error:
+                self.stop()  # where the time ran out meanwhile, that is the reason, and the cells are left for later
                 reason = self.stop.reason or self.without_secrets(str(error))
-                self.progress.say(f"launch failed: {reason}")
             except OSError as error:  # a full disk, a results folder that is read-only: said, not lost in a traceback
                 reason = f"{type(error).__name__} on the node: {error}"
+        if reason:
+            with contextlib.suppress(OSError):
                 self.progress.say(f"launch failed: {reason}")
-            finally:
-                self._stop_servers()
-        return self._finish(reason) if self._is_head else {}
+        if self._is_head:
+            return self._finish(reason)
+        if reason:
+            with contextlib.suppress(OSError):
+                write_json(self.folder / f"{FAILED_NODE}{self._node['rank']}.json", {"reason": reason})
+        return {}
+
+    def _live(self) -> None:
+        """From the node's check to the last cell; the servers end with it."""
+        try:
+            self._check_node()
+            if not self._is_head:
+                self._start_servers()
+                self._serve_until_finished()
+                return
+            for old in self.folder.glob(f"{FAILED_NODE}*.json"):  # of an earlier start of this job
+                old.unlink()
+            self._calibrate()
+            self._start_servers()
+            self._measure_cells()
+        finally:
+            self._stop_servers()
 
     # -- the node -----------------------------------------------------------
 
@@ -188,9 +205,16 @@ class LaunchRun:
         given = [name for name in visible.split(",") if name]
         if not given:
             given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
-        count = min(self.launch.layout.gpus_per_instance, max(len(given), 0))
-        first = 0 if self.launch.layout.share_gpu else instance * count
-        return tuple(given[first : first + count])
+        if not given:
+            return ()
+        here = self.launch.layout.gpus_per_instance // self._node["nodes"]
+        first = 0 if self.launch.layout.share_gpu else instance * here
+        if first + here > len(given):
+            raise LaunchFailed(
+                f"instance {instance} needs GPUs {first} to {first + here - 1} of this job, which has {len(given)}: "
+                f"mend gres in config/platforms/{self.platform['name']}.yaml"
+            )
+        return tuple(given[first : first + here])
 
     def _context(self, instance: int) -> Context:
         node = self._node
@@ -225,7 +249,7 @@ class LaunchRun:
         count = self.launch.layout.instances
         self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
         base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
-        ready_s = min((self.order.get("job") or {}).get("ready_timeout_s") or READY_S, self.stop.left_s())
+        ready_s = min(self.job.get("ready_timeout_s") or READY_S, self.stop.left_s())
         for tries_left in (1, 0):
             self.servers = []
             try:
@@ -235,10 +259,10 @@ class LaunchRun:
                     self.servers.append(server.start(self.framework, self._context(instance), log, cpus, base))
                     if self.launch.layout.share_gpu:
                         # Each takes its part of the memory that it finds free, so they start one after the other.
-                        self.servers[-1].wait_ready(ready_s, self.stop)
+                        self.servers[-1].wait_ready(ready_s, self._give_up)
                 if self._is_head and not self.launch.layout.share_gpu:
                     for running in self.servers:
-                        running.wait_ready(ready_s, self.stop)
+                        running.wait_ready(ready_s, self._give_up)
                 break
             except server.ServerError as error:
                 self._stop_servers()
@@ -247,6 +271,13 @@ class LaunchRun:
                 self.progress.say("a port was taken by somebody else meanwhile; trying another")
         if self._is_head:
             self._keep_evidence()
+
+    def _give_up(self) -> bool:
+        """True when waiting for the server is pointless; raises what another node of the launch said of its part."""
+        for failed in self.folder.glob(f"{FAILED_NODE}*.json"):
+            node = failed.stem.removeprefix(FAILED_NODE)
+            raise LaunchFailed(f"on node {node} of the launch: {read_json(failed)['reason']}")
+        return self.stop()
 
     def _variables(self) -> dict[str, str]:
         """Environment of the platform, then of the study: the study wins."""
@@ -257,11 +288,10 @@ class LaunchRun:
         """What each server says of itself, and where that is not what was asked."""
         slowest = max(running.ready_s or 0.0 for running in self.servers)
         self.progress.say(f"ready after {duration(slowest)}")
-        evidence = [
-            self.framework.evidence(running.client, running.log.read_text(encoding="utf-8", errors="replace"))
-            for running in self.servers
-        ]
-        self.record["flags"] = [flag for one in evidence for flag in evidence_flags(self.launch, one)]
+        evidence = [self.framework.evidence(running.client, running.said()) for running in self.servers]
+        # A server that was started again may differ from the one before it; both served cells of this attempt.
+        flags = [flag for one in evidence for flag in evidence_flags(self.launch, one)]
+        self.record["flags"] += [flag for flag in flags if flag not in self.record["flags"]]
         self.record["server_starts"].append(
             {
                 "utc": utc_now(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import secrets
 import shutil
@@ -38,14 +39,21 @@ def free_port(host: str = "127.0.0.1") -> int:
         return listener.getsockname()[1]
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer like any other; following it would take the API key along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 class HttpClient:
     """Control requests to one server (never the measured ones): ready, metrics, reset, evidence."""
 
     def __init__(self, base_url: str, api_key: str = "") -> None:
         self.base_url = base_url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # A site's http_proxy must not see requests to the loopback.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        # A site's http_proxy must not see requests to the loopback, and no other host our key.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
 
     def get(self, path: str, timeout_s: float = 10.0) -> Reply:
         """GET `path`; an answer of status 0 says why there was none."""
@@ -66,7 +74,7 @@ class HttpClient:
         except urllib.error.HTTPError as error:
             with error:
                 return Reply(error.code, error.read().decode("utf-8", "replace"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # also a server that dies in its answer
             return Reply(0, f"{type(error).__name__}: {error}")
 
 
@@ -81,6 +89,7 @@ class Server:
     log: Path
     client: HttpClient
     process: subprocess.Popen[bytes]
+    log_start: int  # where this start begins in a log that a restart appends to, in bytes
     mark: str  # an environment variable that every process of this server inherits
     started_ns: int = field(default_factory=time.monotonic_ns)
     ready_s: float | None = None
@@ -96,6 +105,12 @@ class Server:
     def tail(self, lines: int = 15) -> str:
         """The last lines of the server's log, for a message."""
         return tail(self.log, lines)
+
+    def said(self) -> str:
+        """All that it wrote since this start."""
+        with self.log.open("rb") as file:
+            file.seek(self.log_start)
+            return file.read().decode("utf-8", "replace")
 
     def how_it_ended(self) -> str:
         """For people: exit status or signal, with what a signal usually means."""
@@ -190,6 +205,7 @@ def start(
     pinned = ["--cpus", ",".join(map(str, cpus))] if cpus else []
     watch = [sys.executable, "-I", "-S", guard.__file__, *pinned, "--grace", str(GRACE_S), "--", *argv]
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log_start = os.fstat(handle).st_size
     try:
         process = subprocess.Popen(
             watch, stdin=subprocess.PIPE, stdout=handle, stderr=subprocess.STDOUT, env=environment,
@@ -198,7 +214,7 @@ def start(
     finally:
         os.close(handle)
     client = HttpClient(framework.address(context), context.api_key)
-    return Server(framework, context, argv, added, log, client, process, mark)
+    return Server(framework, context, argv, added, log, client, process, log_start, mark)
 
 
 def new_api_key() -> str:
