@@ -9,17 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from framework_environments import environment
 
-from servegauge.environments import environment_python, environment_ready
 from servegauge.files import read_json
 from servegauge.probes import run as runner
 
 ROOT = Path(__file__).parents[2]
-BUILT = environment_ready("probes", ROOT)
-pytestmark = [
-    pytest.mark.frameworks,
-    pytest.mark.skipif(not BUILT, reason="envs/probes is not built: python scripts/build_environment.py probes"),
-]
+pytestmark = pytest.mark.frameworks
 TINY = {
     "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 256, "torch_dtype": "bfloat16",
@@ -31,7 +27,7 @@ def rows_of(name: str, tmp_path: Path) -> list[dict]:
     written = runner.run_platform(
         {"name": "here"}, [name], tmp_path / "out", size="test", facts={},
         models=[{"name": "tiny", "source": str(tmp_path), "tp": [1, 3]}],
-        python=str(environment_python("probes", ROOT)),
+        python=environment("probes"),
     )  # fmt: skip
     document = read_json(written[name])
     assert document["software"]["torch"].startswith("2.")
@@ -86,7 +82,7 @@ def test_collectives_of_two_ranks_with_exact_sums(tmp_path):
 def inside(code: str) -> str:
     """What `code` prints in the environment of envs/probes."""
     done = subprocess.run(
-        [str(environment_python("probes", ROOT)), "-c", code],
+        [environment("probes"), "-c", code],
         env=runner.child_environment({}), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -147,7 +143,7 @@ def test_two_nodes_find_each_other_and_measure_together(tmp_path):
             "node": {"rank": rank, "nodes": 2, "head": "127.0.0.1", "head_port": port},
             "probes": {
                 "names": "network,collectives", "size": "test", "out": str(out),
-                "python": str(environment_python("probes", ROOT)),
+                "python": environment("probes"),
             },
         }  # fmt: skip
         code = f"from servegauge.probes.run import run_order; print(run_order({order!r})['status'])"

@@ -281,3 +281,13 @@ def test_a_job_of_probes_on_another_machine_is_refused_with_the_reason(tmp_path,
     with pytest.raises(UserError, match=r"(?s)the probes of other did not run.*cpu_count"):
         probe_order.submit(order, "inline", poll_s=0.2)
     assert not (tmp_path / "out").exists()
+
+
+def test_light_probes_do_not_depend_on_what_is_built():
+    cpu, gpu = {"name": "c"}, {"name": "g", "gpus_per_node": 1}
+    assert not runner.needs_environment("light", gpu)
+    assert not runner.needs_environment("gemm,memcpy", cpu)
+    assert runner.needs_environment("gemm, collectives", cpu)
+    assert runner.needs_environment("gemm,memcpy", gpu), "a GPU's products need torch"
+    assert runner.needs_environment("all", cpu)
+    assert (runner.environment(cpu), runner.environment(gpu)) == ("probes", "probes-cuda")

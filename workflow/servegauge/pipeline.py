@@ -157,10 +157,10 @@ class Pipeline:
 
     def probe_needs(self, platform: str) -> list[str]:
         """The environment with torch, where a probe needs it; the models' files."""
-        from servegauge.probes import get, run
+        from servegauge.probes import run
 
-        wanted = [name for name in self.study.get("probes") or [] if get(name).needs != "numpy"]
-        environment = run.environment(self.study["platforms"][platform]) if wanted else None
+        known = self.study["platforms"][platform]
+        environment = run.environment(known) if run.needs_environment(self.probe_names, known) else None
         stamps = [environments.stamp(environment, ROOT)] if environment else []
         return [*stamps, *self.tokenizers()]
 

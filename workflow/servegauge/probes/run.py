@@ -48,8 +48,22 @@ def environment(platform: Mapping[str, Any]) -> str:
     return "probes-cuda" if platform.get("gpus_per_node") else "probes"
 
 
+def needs_environment(wanted: str, platform: Mapping[str, Any]) -> bool:
+    """Whether `wanted` is measured with torch: on GPUs always, else where a probe asked for needs it.
+
+    So light probes give the same numbers whether or not the environment happens to be built.
+    """
+    if wanted == "light":
+        return False
+    return (
+        wanted == "all"
+        or bool(platform.get("gpus_per_node"))
+        or any(get(name.strip()).needs == "torch" for name in wanted.split(","))
+    )
+
+
 def interpreter(wanted: str, platform: Mapping[str, Any], root: Path) -> str:
-    """The environment of envs/ for this platform where it is built and `wanted` is not `light`, else this interpreter.
+    """The environment of envs/ for this platform where it is needed and built, else this interpreter.
 
     `probes` without a GPU, `probes-cuda` with one.
     """
@@ -57,7 +71,7 @@ def interpreter(wanted: str, platform: Mapping[str, Any], root: Path) -> str:
 
     name = environment(platform)
     locked = (root / "envs" / f"{name}.txt").is_file()
-    if wanted == "light" or not locked or not environment_ready(name, root):
+    if not needs_environment(wanted, platform) or not locked or not environment_ready(name, root):
         return sys.executable
     return str(environment_python(name, root))
 
