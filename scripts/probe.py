@@ -11,13 +11,17 @@ from servegauge.probe_order import make_order, submit
 from servegauge.submit import MODES, POLL_S
 
 
+def sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--platform", required=True, help="a file in config/platforms/, by name")
     parser.add_argument("--probes", default="all", help="all, light (no torch needed), or names: gemm,memcpy,...")
     parser.add_argument("--quick", action="store_true", help="few sizes and samples: seconds, not minutes")
     parser.add_argument("--models", default="", help="files in config/models/ whose shapes and storage are measured")
-    parser.add_argument("--tp", default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
+    parser.add_argument("--tp", type=sizes, default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job, for collectives and network")
     parser.add_argument("--python", help="interpreter of the environment to measure in (default: envs/probes if built)")
     parser.add_argument("--submit", choices=MODES, default="local", help="how the job reaches its node")
@@ -26,14 +30,13 @@ def main() -> int:
     parser.add_argument("--stamp", type=Path, help="file that is written last and names the documents")
     given = parser.parse_args()
     root = Path.cwd()
-    tp = [int(size) for size in given.tp.split(",")]
     order = make_order(
         load_platform(root, given.platform),
         given.probes,
         given.out or Path("results/probes") / given.platform,
         root,
         size="quick" if given.quick else "full",
-        models=[{**load_model(root, name), "tp": tp} for name in given.models.split(",") if name],
+        models=[{**load_model(root, name), "tp": given.tp} for name in given.models.split(",") if name],
         python=given.python,
         nodes=given.nodes,
     )

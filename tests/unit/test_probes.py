@@ -274,6 +274,11 @@ def test_probes_are_a_job_like_a_launch(tmp_path, monkeypatch):
     assert probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path)["attempt"] == 1
 
 
+def test_a_probe_that_does_not_exist_is_said_before_anything_is_submitted(tmp_path):
+    with pytest.raises(UserError, match="Did you mean 'gemm'"):
+        probe_order.make_order(PLATFORM, "memcpy,gem", tmp_path / "out", tmp_path)
+
+
 def test_a_job_of_probes_on_another_machine_is_refused_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setenv("SERVEGAUGE_MACHINE_LOCK", str(tmp_path / "machine.lock"))
     platform = {"name": "other", "expect": {"cpu_count": 4096}}

@@ -14,6 +14,7 @@ from typing import Any
 from servegauge.errors import UserError
 from servegauge.files import read_json
 from servegauge.models import source_folder
+from servegauge.probes import get
 from servegauge.orders import attempt_folder
 from servegauge.spec import Layout
 from servegauge.submit import POLL_S, submit_and_wait
@@ -33,7 +34,13 @@ def make_order(
     python: str | None = None,
     nodes: int = 1,
 ) -> dict[str, Any]:
-    """The order of one job that runs `names` (all, light, or names with commas) on `nodes` nodes of `platform`."""
+    """The order of one job that runs `names` (all, light, or names with commas) on `nodes` nodes of `platform`.
+
+    UserError for a probe that does not exist.
+    """
+    if names not in ("all", "light"):
+        for probe in names.split(","):
+            get(probe.strip())  # a name that does not exist is said before anything is submitted
     name = f"probes-{platform['name']}"
     layout = Layout(instances=max(1, int(platform.get("gpus_per_node") or 0) * nodes))
     launch = {"id": name, "platform": dict(platform), "layout": dataclasses.asdict(layout), "repeat": 1}
