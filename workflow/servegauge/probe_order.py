@@ -14,8 +14,8 @@ from typing import Any
 from servegauge.errors import UserError
 from servegauge.files import read_json
 from servegauge.models import source_folder
-from servegauge.probes import get
 from servegauge.orders import attempt_folder
+from servegauge.probes import get
 from servegauge.spec import Layout
 from servegauge.submit import POLL_S, submit_and_wait
 
