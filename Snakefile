@@ -29,6 +29,9 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
+        # Named here too: a report that is up to date would hide that an attempt is missing.
+        PIPELINE.attempt_files(),
+        PIPELINE.probe_files() if PIPELINE.asks_for_probes else [],
         f"results/report/{PIPELINE.name}.html",
 
 
