@@ -172,7 +172,13 @@ class Attempt:
 
     def _note(self, **changes: Any) -> None:
         self.record |= changes
-        write_json(self.file, self.record)
+        try:
+            write_json(self.file, self.record)
+        except OSError as error:
+            raise UserError(
+                f"{self.file} cannot be written: {error.strerror}. What was measured stays, and a job that runs goes "
+                "on; mend that and give the same command again: it finds the job."
+            ) from error
 
     # -- waiting ------------------------------------------------------------
 

@@ -1,0 +1,165 @@
+"""A user's clone of the repository with a study on the paced server: everything real but the engine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from servegauge.files import read_json
+
+ROOT = Path(__file__).parents[2]
+TREE = ("Snakefile", "workflow", "config", "profiles", "envs", "scripts", "pyproject.toml")
+
+STUDY: dict[str, Any] = {
+    "question": "Does a fault lose anything?",
+    "matrix": {
+        "model": "tiny",
+        "framework": "paced",
+        "platform": ["here"],
+        "prompts": ["chat-short"],
+        "rate": [4, 5, 6],
+    },
+    "load": {"requests": 8, "seed": 1, "timeout_s": 5},
+    "job": {"continue": False, "calibrate": "once"},
+}
+FAST = ["--first-s", "0.01", "--gap-s", "0.001"]
+
+
+class Clone:
+    """The tree without results, at `root`; environments and models are the real tree's."""
+
+    def __init__(self, root: Path, calibrations: Path) -> None:
+        self.root, self.calibrations = root, calibrations
+        root.mkdir(parents=True, exist_ok=True)
+        for name in TREE:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy2(source, root / name)
+        (root / ".cache").symlink_to(ROOT / ".cache")
+        self.write("config/platforms/here.yaml", {"description": "This machine.", "gpus_per_node": 0})
+        self.study()
+        self.results.mkdir()
+        (self.results / "calibrations").symlink_to(calibrations)
+
+    def use(self, disk: Path) -> None:
+        """Keep the results on another file system."""
+        (self.results / "calibrations").unlink()
+        self.results.rmdir()
+        self.results.symlink_to(disk)
+        shutil.copytree(self.calibrations, disk / "calibrations")
+
+    def write(self, path: str, data: object) -> None:
+        (self.root / path).write_text(yaml.safe_dump(data, sort_keys=False))
+
+    def study(self, *server_arguments: str, **changes: Any) -> None:
+        """Write the study, its server with these arguments, `changes` merged into its sections."""
+        study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
+        for section, change in changes.items():
+            study[section] = {**study.get(section, {}), **change}
+        study["server"] = {"extra_args": [*FAST, *server_arguments]}
+        self.write("config/studies/faults.yaml", study)
+
+    def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
+        """The one command, in a session of its own."""
+        argv = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--config", "study=faults", *more]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        lock = str(self.root / "machine.lock")
+        around = {
+            **os.environ,
+            "PYTHONPATH": str(self.root / "workflow"),
+            "PATH": path,
+            "SERVEGAUGE_MACHINE_LOCK": lock,
+        }
+        return subprocess.Popen(
+            argv, cwd=self.root, env={**around, **environment}, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def run(self, *more: str, **environment: str) -> tuple[int, str]:
+        """The one command, to its end: exit status and what it said."""
+        process = self.start(*more, **environment)
+        said = process.communicate(timeout=250)[0]
+        return process.returncode, said
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    def cells(self) -> dict[str, str]:
+        """Rate -> cell, as planned."""
+        plan = read_json(self.results / "plan" / "faults.json")
+        return {f"{cell['load']['rate_rps']:g}": cell["id"] for cell in plan["cells"]}
+
+    def outcome(self, attempt: int = 0) -> dict[str, Any]:
+        """`attempt-<k>.json` of the only launch."""
+        [path] = self.results.glob(f"launches/*/attempt-{attempt}.json")
+        return read_json(path)
+
+    def reasons(self, attempt: int = 0) -> dict[str, tuple[str, str | None]]:
+        """Rate -> (status, reason) in an attempt."""
+        names = {cell: rate for rate, cell in self.cells().items()}
+        return {
+            names[cell]: (one["status"], one["reason"])
+            for cell, one in self.outcome(attempt)["cells"].items()
+            if cell in names
+        }
+
+    def statuses(self, attempt: int = 0) -> dict[str, str]:
+        return {rate: status for rate, (status, _) in self.reasons(attempt).items()}
+
+    def measured(self) -> set[str]:
+        """Rates that are measured."""
+        return {rate for rate, cell in self.cells().items() if (self.results / "cells" / cell / "cell.json").exists()}
+
+    def stamps(self) -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in self.results.glob("cells/[!.]*/*")}
+
+    def dataset(self) -> dict[str, str]:
+        """Rate -> status, as the dataset has it."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.results / "dataset" / "cells.parquet", columns=["cell", "status"])
+        rows = dict(zip(*(table.column(name).to_pylist() for name in ("cell", "status")), strict=True))
+        return {rate: rows[cell] for rate, cell in self.cells().items()}
+
+    def completes(self) -> None:
+        """The same command measures what is missing, and only that; afterwards the dataset has every cell, ok."""
+        before = self.stamps()
+        status, said = self.run()
+        assert status == 0, said
+        after = self.stamps()
+        assert all(after[path] == stamp for path, stamp in before.items())
+        assert set(self.dataset().values()) == {"ok"}
+
+    def processes(self) -> list[int]:
+        """Living processes that belong to this clone: by command line, or by working folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes() + os.fsencode(os.readlink(entry / "cwd"))
+            except OSError:
+                continue
+            if os.fsencode(str(self.root)) in words and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+        return found
+
+    def servers(self) -> list[int]:
+        """Process ids of living paced servers, not of their guards."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                argv = (entry / "cmdline").read_bytes().split(b"\0")
+                ours = str(self.root).encode() in (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if ours and argv[1:3] == [b"-m", b"servegauge.paced"]:
+                found.append(int(entry.name))
+        return found
