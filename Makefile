@@ -6,7 +6,7 @@ STUDY ?= demo
 PROFILE ?= profiles/local
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run demo demo-frameworks test test-frameworks test-slurm lint slurm-up slurm-down lock clean
+.PHONY: help venv dev run demo demo-frameworks test test-heavy test-frameworks test-slurm lint slurm-up slurm-down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -24,6 +24,10 @@ $(VENV)/.dev: $(VENV)/.driver envs/dev.txt
 	$(INSTALL) --require-hashes -r envs/dev.txt
 	@touch $@
 
+$(VENV)/.slurm-executor: $(VENV)/.dev envs/slurm-executor.txt
+	$(INSTALL) --require-hashes -r envs/slurm-executor.txt
+	@touch $@
+
 venv: $(VENV)/.driver  ## build .venv from the pinned, hashed dependencies
 dev: $(VENV)/.dev  ## the same with the tools for developing
 
@@ -37,12 +41,15 @@ run: venv  ## run STUDY=name with PROFILE=profiles/...
 	$(BIN)/snakemake --profile $(PROFILE) --config study=$(STUDY)
 
 test: dev  ## all tests that need nothing but this machine; under 10 minutes on 2 cores
-	$(BIN)/pytest -m "not slurm and not frameworks"
+	$(BIN)/pytest -m "not slurm and not frameworks and not heavy"
+
+test-heavy: dev  ## the tests that take minutes each: faults under the whole workflow
+	$(BIN)/pytest -m heavy
 
 test-frameworks: dev  ## the contract tests with the heavier engines (several GB)
 	SERVEGAUGE_REQUIRE_FRAMEWORKS=1 $(BIN)/pytest -m frameworks
 
-test-slurm: dev  ## the tests on the cluster of `make slurm-up`
+test-slurm: $(VENV)/.slurm-executor  ## the tests on the cluster of `make slurm-up`
 	SERVEGAUGE_REQUIRE_SLURM=1 $(BIN)/pytest -m slurm
 
 slurm-up:  ## a real Slurm cluster of four small nodes on this machine (Debian or Ubuntu, as root)

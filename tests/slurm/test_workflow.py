@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import signal
@@ -202,7 +203,9 @@ def test_a_wrong_partition_is_mended_in_one_file(user):
 
 
 def test_under_snakemakes_own_executor_launches_run_inline(user):
-    pytest.importorskip("snakemake_executor_plugin_slurm")
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        absent = "the Slurm executor plugin is not installed: pip install -r envs/slurm-executor.txt"
+        pytest.fail(absent) if os.environ.get("SERVEGAUGE_REQUIRE_SLURM") == "1" else pytest.skip(absent)
     started = time.time()
     user.run("cells=*-rate2-*", profile="profiles/slurm-executor")
     assert len(user.measured()) == 2
