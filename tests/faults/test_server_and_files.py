@@ -142,7 +142,6 @@ def test_a_disk_that_fills_up_in_mid_cell(clone, small_disk):
     said = process.communicate(timeout=250)[0]
     assert process.returncode != 0
     assert "No space left on device" in said
-    assert "make room and give the same command again" in said or "mend that and give the same command again" in said
     [folder] = clone.results.glob("cells/[!.]*")  # the first cell, whole; of the others, nothing
     assert json.loads((folder / "cell.json").read_text())["status"] == "ok"
     ballast.unlink()

@@ -70,7 +70,9 @@ def measure(run: LaunchRun, cell: Cell, thresholds: Mapping[str, Any], title: st
     except CellFailed as error:
         return {"status": "failed", "reason": run.without_secrets(str(error))}
     except OSError as error:
-        return {"status": "failed", "reason": f"the cell could not be saved: {error}"}
+        # shutil collects what it could not copy in a list of (from, to, why).
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        return {"status": "failed", "reason": f"the cell could not be saved: {why}"}
     except Exception as error:
         # The boundary of rule 9: a mistake of ours in one cell must not take the others with it. The job's log has it.
         traceback.print_exc()
