@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def site(cluster, tmp_path):
 
     site = Site(tmp_path, submit="slurm", platform=platform())
     yield site
-    left = jobs_of(site)
+    end = time.monotonic() + 30  # Slurm shows a job that has ended as completing for a while
+    while (left := jobs_of(site)) and time.monotonic() < end:
+        time.sleep(1)
     for job in left:
         slurm("scancel", job, check=False)
     wait_for(lambda: not site.processes(), 40, f"processes to end: {site.processes()}")
