@@ -7,7 +7,8 @@
 
 The server (first token after 50 ms, then one each 10 ms) logs when it really sent each token; error = reported - true,
 of the same quantile. It has a CPU of its own; ours is pinned to another, the peers take what they like. Wants a machine
-that does nothing else. Writes every run to --out and, with --docs, the table into the page between its markers.
+that does nothing else; where there is none, `chrt -r 10 python ...` (as root) puts every tool and the server before the
+other work, and the table says so. Writes every run to --out and, with --docs, the table into the page.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ LOADS: dict[str, Point] = {
     "open 100/s": opened(100.0, 6000, 64),
     "64k prompts": Point(streams=16, requests=64, prompt_tokens=65536, output_tokens=128, first_s=FIRST_S, gap_s=GAP_S),
 }
-OURS_ONLY = ("64k prompts",)  # the peers' tokenizers take minutes to make such prompts
+OURS_ONLY = "64k prompts"  # the peers' tokenizers take minutes to make such prompts
 
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--peers", default="none", help="all, none, or names with commas; default: none")
     options.add_argument("--loads", default="all", help=f"all, or some of: {', '.join(LOADS)}")
+    options.add_argument("--ours-only", default=OURS_ONLY, help=f"loads without the peers; default: {OURS_ONLY}")
     options.add_argument("--repeat", type=int, default=1, help="rounds; the table has their medians; default: 1")
     options.add_argument(
         "--tokenizer", type=Path, default=TOKENIZER, help="the peers want one; default: the tiny model's"
@@ -64,17 +66,18 @@ def main() -> int:
     options.add_argument("--out", type=Path, default=ROOT / "results" / "instrument.json", help="every run, as JSON")
     options.add_argument("--docs", type=Path, help="page whose table is replaced")
     given = options.parse_args()
-    loads = _chosen(given.loads, LOADS)
+    loads, alone = _chosen(given.loads, LOADS), _chosen(given.ours_only, LOADS)
     peers = {tool.name: tool for tool in PEERS}
     tools = {OURS.name: OURS} | {
         name: peers[name] for name in ([] if given.peers == "none" else _chosen(given.peers, peers))
     }
     pythons, missing = _installed(tools)
+    machine = _machine()
     runs: list[dict[str, Any]] = []
     for number in range(given.repeat):
         for load in loads:
             for name, python in pythons.items():
-                if name != OURS.name and load in OURS_ONLY:
+                if name != OURS.name and load in alone:
                     continue
                 run = {"round": number + 1, "load": load, "tool": name}
                 try:
@@ -83,7 +86,6 @@ def main() -> int:
                     run["failed"] = str(error)
                 runs.append(run)
                 print(one_line(run), flush=True)
-    machine = _machine()
     table = "\n".join([*heading(machine, given.repeat, missing), *markdown(runs, LOADS)])
     print("\n" + table)
     write_json(given.out, {"machine": machine, "loads": {name: asdict(LOADS[name]) for name in loads}, "runs": runs})
@@ -163,6 +165,7 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "load_before": os.getloadavg()[0],
+        "real_time": os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR),
     }
 
 

@@ -26,6 +26,9 @@ Run = Mapping[str, Any]
 def heading(machine: Mapping[str, Any], rounds: int, missing: Mapping[str, str]) -> list[str]:
     """Where and when, and what was left out."""
     what = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+    if machine["real_time"]:
+        load = f"load average {machine['load_before']:.1f}"
+        what += f"; the machine had other work ({load}); all of this ran before it, at real-time priority"
     lines = [
         f"Measured {machine['date']} on {machine['cpus']} CPUs ({machine['cpu']}), Python {machine['python']}; {what}. "
         "Errors in ms, reported - true; CPU of a tool's whole process tree in s."
