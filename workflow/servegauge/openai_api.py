@@ -193,29 +193,33 @@ class Mould:
     bytes. Everything else is parsed.
     """
 
-    __slots__ = ("_before", "_behind", "_left", "_shortest")
+    __slots__ = ("_before", "_behind", "_left", "_misses", "_shortest", "_start", "_stop")
     _PROBE = "\u2042 probe"
 
     def __init__(self) -> None:
         self._left = 8  # moulds to try; a stream whose chunks always differ is not worth more
+        self._misses = 0
         self._shortest = 1 << 62
         self._before = self._behind = b""
+        self._start = self._stop = 0
 
     def text(self, data: bytes) -> str | None:
         """The text of `data` if it fits the mould, else null."""
-        if len(data) < self._shortest or not data.startswith(self._before) or not data.endswith(self._behind):
-            return None
-        literal = data[len(self._before) : len(data) - len(self._behind)]
-        if b'"' in literal or b"\\" in literal:
-            return None
-        try:
-            return literal.decode()
-        except UnicodeDecodeError:
-            return None
+        if len(data) >= self._shortest and data.startswith(self._before) and data.endswith(self._behind):
+            literal = data[self._start : self._stop]
+            if b'"' not in literal and b"\\" not in literal:
+                try:
+                    text = literal.decode()
+                except UnicodeDecodeError:
+                    return None
+                self._misses = 0
+                return text
+        self._misses += 1
+        return None
 
     def learn(self, data: bytes) -> None:
         """Take the mould of an event that was parsed and holds nothing but a text, if it is one."""
-        if not self._left:
+        if not self._left or self._misses < 2:  # one alone is a stream's first or last
             return
         for key in (b'"text":', b'"content":'):
             start = data.find(b'"', data.find(key) + len(key)) + 1
@@ -232,6 +236,7 @@ class Mould:
             if answer == Answer(chunks=[(self._PROBE, 0)], counted=[None]):
                 self._left -= 1
                 self._before, self._behind = before, behind
+                self._start, self._stop = len(before), -len(behind)
                 self._shortest = len(before) + len(behind) + 1  # an empty text is not the same to the API
                 return
 
