@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from test_workflow import ASKED, User
+from cluster_user import ASKED, User
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from conftest import jobs_of, platform, slurm
+from cluster import jobs_of, platform, slurm
 from pretend_site import kill, wait_for
 
 from servegauge.spec import Layout

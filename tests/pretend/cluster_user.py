@@ -1,0 +1,86 @@
+"""A user of the test cluster with a clone of the repository: the demo's server, one platform file adapted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from cluster import slurm
+
+ROOT = Path(__file__).parents[2]
+TREE = ("Snakefile", "workflow", "config", "profiles", "envs", "scripts", "pyproject.toml")
+ASKED = {"account": "hpcbench", "cpus_per_task": 2, "mem_gb": 4, "time_min": 10}
+
+STUDY = {
+    "question": "Does the cluster lose anything?",
+    "matrix": {"model": "tiny", "framework": "llamacpp", "platform": ["own-cpu"], "prompts": ["chat-short"],
+               "rate": [2, 3, 4], "repeat": 2},
+    "server": {"threads": 1, "context_tokens": 512, "max_batch": 4},
+    "load": {"requests": 8, "warmup_requests": 1, "seed": 1, "timeout_s": 30},
+    "job": {"calibrate": "once"},
+}  # fmt: skip
+
+
+class User:
+    """A user of the cluster with a clone of the repository, at its prompt."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in TREE:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                shutil.copy2(source, root / name)
+        (root / ".cache").symlink_to(ROOT / ".cache")
+        # The one file that a user adapts to the cluster.
+        platform = yaml.safe_load((root / "config/platforms/own-cpu.yaml").read_text())
+        platform["slurm"] = {"partition": "bm", **ASKED}
+        self.write("config/platforms/own-cpu.yaml", platform)
+        self.write("config/studies/lost.yaml", STUDY)
+
+    def write(self, path: str, data: object) -> None:
+        (self.root / path).write_text(yaml.safe_dump(data, sort_keys=False))
+
+    def start(self, *more: str, profile: str = "profiles/hlrs") -> subprocess.Popen[str]:
+        """The one command, in a session of its own."""
+        argv = [
+            sys.executable, "-m", "snakemake", "--profile", profile, "--config", "study=lost", "poll_s=2", *more,
+        ]  # fmt: skip
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return subprocess.Popen(
+            argv, cwd=self.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "PATH": path},
+        )  # fmt: skip
+
+    def run(self, *more: str, profile: str = "profiles/hlrs") -> str:
+        """The one command, to its end; what it said. AssertionError unless it succeeded."""
+        process = self.start(*more, profile=profile)
+        said = process.communicate(timeout=400)[0]
+        assert process.returncode == 0, said
+        return said
+
+    def measured(self) -> set[str]:
+        return {path.parent.name for path in self.root.glob("results/cells/*/cell.json")}
+
+    def stamps(self) -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in self.root.glob("results/cells/[!.]*/*")}
+
+    def jobs(self) -> list[str]:
+        lines = slurm("squeue", "--me", "-h", "-o", "%i|%o").splitlines()
+        return [line.split("|")[0] for line in lines if str(self.root) in line]
+
+    def submitted(self) -> int:
+        """How many jobs were ever submitted."""
+        return len(list(self.root.glob("results/launches/*/attempt-*/job-*/*_submission.sh")))
+
+    def dataset(self) -> dict[str, str]:
+        """Cell -> status, as the dataset has them."""
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self.root / "results/dataset/cells.parquet", columns=["cell", "status"])
+        return dict(zip(*(table.column(name).to_pylist() for name in ("cell", "status")), strict=True))
