@@ -53,8 +53,11 @@ class Project:
         return {path.parent.name for path in self.root.glob("results/cells/*/cell.json")}
 
     def stamps(self) -> dict[str, int]:
-        """Modification time of every measured file: an untouched cell keeps all of them."""
-        files = self.root.glob("results/cells/*/*")
+        """Modification time of every measured file: an untouched cell keeps all of them.
+
+        Not those of `.<cell>.<random>`, where a cell is in the making: a kill leaves it half-written, the next run sweeps.
+        """
+        files = self.root.glob("results/cells/[!.]*/*")
         return {str(path.relative_to(self.root)): path.stat().st_mtime_ns for path in files}
 
 
