@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import stat
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from servegauge import smi_loop
 from servegauge.gpu_sample import NodeReader, Sampler, summary
 from servegauge.node import Node, Unreadable
+from servegauge.offshoot import Offshoot
 from servegauge.smi_loop import FIELDS, parse_line, reasons, usable_fields
 from servegauge.tables import GPU_RAW, NODE_RAW
 
@@ -159,7 +158,7 @@ def test_an_nvidia_smi_that_ends_is_told_and_what_it_said_is_kept(tmp_path, fake
     assert "status 3" in sampler.said["gpu_reason"]
 
 
-def family(process: subprocess.Popen) -> list[psutil.Process]:
+def family(process: Offshoot) -> list[psutil.Process]:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         found = psutil.Process(process.pid).children(recursive=True)
@@ -178,14 +177,17 @@ def test_nothing_outlives_it_and_nothing_is_written(tmp_path, fake_smi, how):
     if how == "cancel":
         sampler.cancel()
     elif how == "kill":
-        sampler._process.send_signal(signal.SIGKILL)
-        sampler._process.communicate()
+        sampler._process.kill()
     else:
         sampler._process.stdin.close()  # what the kernel does when the owner dies
         sampler._process.wait(10)
     _, alive = psutil.wait_procs(children, timeout=5)
     assert alive == []
     assert list(tmp_path.glob("*.parquet")) == []
+
+
+def nothing_starts(*_):
+    raise OSError("no more processes")
 
 
 def test_failures_of_the_sampler_never_raise(tmp_path, monkeypatch):
@@ -198,7 +200,7 @@ def test_failures_of_the_sampler_never_raise(tmp_path, monkeypatch):
     sampler.start(Path("/proc/none/gpu.parquet"), 20)
     assert sampler.stop() is None
     assert "could not be written" in sampler.said["error"]
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    monkeypatch.setattr("servegauge.gpu_sample.Offshoot", nothing_starts)
     sampler.start(tmp_path / "gpu.parquet", 20)
     assert "could not be started" in sampler.said["error"]
     with pytest.raises(ValueError, match="above 0"):

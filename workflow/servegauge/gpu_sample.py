@@ -19,7 +19,6 @@ import re
 import selectors
 import signal
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from typing import Any
 
 from servegauge.node import Node, Unreadable
 from servegauge.node_facts import cpu_times
+from servegauge.offshoot import Offshoot
 from servegauge.smi_loop import THROTTLING, GpuReader
 
 STOP_TIMEOUT_S = 30.0
@@ -199,7 +199,7 @@ class Sampler:
     """The node's state between `start` and `stop`, sampled in a process of its own."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Offshoot | None = None
         self._out: Path | None = None
         self.said: dict[
             str, Any
@@ -215,15 +215,8 @@ class Sampler:
         self._out = out
         job = {"out": str(out.absolute()), "hz": hz, "cpus": list(cpus)}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "servegauge.gpu_sample"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(job) + "\n")
-            self._process.stdin.flush()
+            self._process = Offshoot("servegauge.gpu_sample")
+            self._process.tell(job)
         except OSError as error:
             self.said = {"error": f"the sampler could not be started: {error}"}
 
@@ -233,16 +226,14 @@ class Sampler:
         if process is None:
             return None
         try:
-            answer, _ = process.communicate(f"{zero_ns}\n", timeout=STOP_TIMEOUT_S)
-            self.said = json.loads(answer)
-        except subprocess.TimeoutExpired:
+            process.tell(zero_ns)
+            self.said = json.loads(process.last_words(STOP_TIMEOUT_S))
+        except TimeoutError:
             self.said = {"error": f"the sampler did not end within {STOP_TIMEOUT_S:.0f} s"}
         except (ValueError, OSError):
             self.said = {"error": f"the sampler ended with status {process.wait()} before it wrote"}
         finally:
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.wait()
+            process.kill()
         return self._out if self._out is not None and self._out.name in self.said.get("files", ()) else None
 
     def cancel(self) -> None:
@@ -250,7 +241,6 @@ class Sampler:
         process, self._process = self._process, None
         if process is not None:
             process.kill()  # nvidia-smi dies with it
-            process.communicate()
 
 
 if __name__ == "__main__":

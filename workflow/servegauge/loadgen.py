@@ -11,7 +11,6 @@ import json
 import os
 import selectors
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 from servegauge.errors import UserError, door
 from servegauge.files import sha256, whole_file
 from servegauge.load_job import LoadJob
+from servegauge.offshoot import Offshoot
 from servegauge.token_counts import Encoder
 
 __all__ = ["LoadJob", "LoadResult", "run_load"]
@@ -53,27 +53,15 @@ class _Process:
     def __init__(self, job_file: Path, worker: int, api_key: str) -> None:
         self.worker = worker
         self.log = job_file.parent / f"worker-{worker}.log"
-        argv = [sys.executable, "-m", "servegauge.load_worker", str(job_file), str(worker)]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+        self.process = Offshoot("servegauge.load_worker", str(job_file), str(worker), log=self.log)
         self.buffer = b""
         self.progress = {"done": 0, "total": 0, "in_flight": 0}
         self.events: dict[str, dict[str, Any]] = {}
         self.ended = False
-        self.tell({"api_key": api_key})
-
-    def tell(self, order: dict[str, Any]) -> None:
-        """Send one line; a process that has ended is found out when its output ends."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(order).encode() + b"\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
+        self.process.tell({"api_key": api_key})
 
     def hear(self) -> None:
         """Take in what it wrote."""
-        assert self.process.stdout is not None
         data = os.read(self.process.stdout.fileno(), 1 << 16)
         if not data:
             self.ended = True
@@ -144,7 +132,7 @@ class _Team:
 
     def tell(self, order: dict[str, Any]) -> None:
         for member in self.members:
-            member.tell(order)
+            member.process.tell(order)
 
     def stop(self) -> None:
         """Ask for an early end; what was measured is kept."""
@@ -157,14 +145,9 @@ class _Team:
     def close(self) -> None:
         """Leave no process behind."""
         for member in self.members:
-            for pipe in (member.process.stdin, member.process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            try:
-                member.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                member.process.kill()
-                member.process.wait()
+            member.process.close()
+            member.process.wait(5)
+            member.process.kill()
         self.selector.close()
 
 

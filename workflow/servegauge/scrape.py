@@ -1,9 +1,9 @@
 """What servers say of themselves while they are under load: Prometheus text, read at a set rate, kept as Parquet.
 
-`Scraper` runs `python -m servegauge.scrape` in a process of its own, so that parsing never delays the load generator.
-The job goes to it on standard input as one line of JSON; the API key goes through the environment, never through argv,
-which `ps` shows to everybody. One thread per instance asks at its own ticks (start + k / hz): an instance that does not
-answer holds up no other, and a tick that was missed is counted, not made up for.
+`Scraper` runs `main` in a process of its own, so that parsing never delays the load generator. The job goes to it on
+standard input as one line of JSON, with the API key, which argv would show to everybody. One thread per instance asks
+at its own ticks (start + k / hz): an instance that does not answer holds up no other, and a tick that was missed is
+counted, not made up for.
 
 Rows (`tables.SERVER_METRICS`): `t_ns` is CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, half-way between
 asking and having the answer. Samples that a framework's file maps to a common name are kept at every scrape; all other
@@ -13,12 +13,10 @@ samples (the moment a counter was born) are dropped. Non-finite values are null.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -31,7 +29,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-API_KEY_VARIABLE = "SERVEGAUGE_API_KEY"
+from servegauge.offshoot import Offshoot
+
 STOP_TIMEOUT_S = 30.0
 
 # common name -> (what it is, unit, how several samples become one number: all labels and engines of a server)
@@ -187,8 +186,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     if job["cpus"]:
         os.sched_setaffinity(0, job["cpus"])
-    key = os.environ.pop(API_KEY_VARIABLE, "")
-    watches = [Watch(i, url, job["mapping"], job["hz"], key) for i, url in enumerate(job["urls"])]
+    watches = [Watch(i, url, job["mapping"], job["hz"], job["api_key"]) for i, url in enumerate(job["urls"])]
     stop = threading.Event()
     threads = [threading.Thread(target=watch.run, args=(stop,), daemon=True) for watch in watches]
     for thread in threads:
@@ -207,7 +205,7 @@ class Scraper:
     """The metrics of a launch's instances, scraped in a process of its own between `start` and `stop`."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Offshoot | None = None
         self._out: Path | None = None
         self.said: dict[str, Any] = {}  # after `stop`: scrapes, errors and missed ticks of every instance
 
@@ -231,16 +229,11 @@ class Scraper:
             raise ValueError(f"hz is {hz}, it must be above 0")
         job = {
             "urls": list(urls), "mapping": {name: list(raws) for name, raws in mapping.items()}, "hz": hz,
-            "out": str(out.absolute()), "cpus": list(cpus),
+            "out": str(out.absolute()), "cpus": list(cpus), "api_key": api_key,
         }  # fmt: skip
         self._out = out
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "servegauge.scrape"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, API_KEY_VARIABLE: api_key},
-        )  # fmt: skip
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
+        self._process = Offshoot("servegauge.scrape")
+        self._process.tell(job)
 
     def stop(self, zero_ns: int = 0) -> Path | None:
         """Scrape a last time, write, and return the file; null (with the reason in `said`) where it did not work.
@@ -252,16 +245,14 @@ class Scraper:
         if process is None:
             return None
         try:
-            answer, _ = process.communicate(f"{zero_ns}\n", timeout=STOP_TIMEOUT_S)
-            self.said = json.loads(answer)
-        except subprocess.TimeoutExpired:
+            process.tell(zero_ns)
+            self.said = json.loads(process.last_words(STOP_TIMEOUT_S))
+        except TimeoutError:
             self.said = {"error": f"the scraper did not end within {STOP_TIMEOUT_S:.0f} s"}
         except ValueError:
             self.said = {"error": f"the scraper ended with status {process.wait()} before it wrote"}
         finally:
-            with contextlib.suppress(OSError):
-                process.kill()
-            process.wait()
+            process.kill()
         return self._out if "error" not in self.said else None
 
     def cancel(self) -> None:
@@ -269,7 +260,6 @@ class Scraper:
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
 
 
 if __name__ == "__main__":
