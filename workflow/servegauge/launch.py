@@ -15,16 +15,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from servegauge import __version__, calibrate, cell_run, environments, models, platform, provenance, server
+from servegauge import __version__, calibrate, cell_run, offshoot, platform, provenance, server
 from servegauge.errors import UserError
-from servegauge.evidence import evidence_flags
 from servegauge.files import read_json, write_json
 from servegauge.frameworks import framework
-from servegauge.frameworks.base import Context, Evidence
+from servegauge.instances import ONE_NODE, Instances
 from servegauge.progress import Progress, duration, utc_now
 from servegauge.spec import Cell, Launch, digest
 
@@ -78,7 +76,6 @@ class LaunchRun:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(self.folder / "progress.log")
         self.stop = Stop(order.get("deadline_utc"))
-        self.servers: list[server.Server] = []
         self.api_key = ""  # one for all instances of this launch, never written to results
         self.facts: dict[str, Any] | None = None
         self.outcomes: dict[str, dict[str, Any]] = {}
@@ -100,7 +97,11 @@ class LaunchRun:
         with self._signals():
             try:
                 self.api_key = self.framework.given_api_key() or server.new_api_key()
-                with self._work_folder():
+                with self._work_folder() as self.work:
+                    self.instances = Instances(
+                        self.launch, self.framework, self._node, self.root, self.folder, self.work, self.api_key,
+                        profile=bool(self.order.get("profile")),
+                    )  # fmt: skip
                     self._live()
             except (LaunchFailed, server.ServerError, UserError) as error:
                 self.stop()  # where the time ran out meanwhile, that is the reason, and the cells are left for later
@@ -127,11 +128,17 @@ class LaunchRun:
                 return
             for old in self.folder.glob(f"{FAILED_NODE}*.json"):  # of an earlier start of this job
                 old.unlink()
+            offshoot.prepare()
             self._calibrate()
             self._start_servers()
             self._measure_cells()
         finally:
-            self._stop_servers()
+            self.instances.stop()
+
+    @property
+    def servers(self) -> list[server.Server]:
+        """The running instances, in their order."""
+        return self.instances.running
 
     # -- the node -----------------------------------------------------------
 
@@ -142,7 +149,7 @@ class LaunchRun:
     @property
     def _node(self) -> Mapping[str, Any]:
         """This task among the launch's nodes: {"rank", "nodes", "head"}."""
-        return self.order.get("node") or {"rank": 0, "nodes": 1, "head": "127.0.0.1"}
+        return self.order.get("node") or ONE_NODE
 
     @property
     def _placement(self) -> Mapping[str, Any]:
@@ -165,19 +172,19 @@ class LaunchRun:
     def _calibrate(self) -> None:
         """The instrument's own error on this node, before anything is measured with it."""
         file = self.folder / "calibration.json"
-        cpus = self._placement.get("load_cpus")
-        kept = self.results / "calibrations" / f"{self._instrument(cpus)}.json"
+        cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
+        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
         if self.job.get("calibrate") == "once" and kept.is_file():
             self.progress.say("using this node's calibration of the load generator again")
             self.calibration = read_json(kept)
             write_json(file, self.calibration)
             return
         self.progress.say("calibrating the load generator on this node")
-        self.calibration = calibrate.calibrate(short=True, cpus=cpus, out=file)
+        self.calibration = calibrate.calibrate(short=True, cpus=cpus, server_cpus=server_cpus, out=file)
         write_json(kept, self.calibration)
 
     @staticmethod
-    def _instrument(cpus: Any) -> str:
+    def _instrument(*cpus: Any) -> str:
         """What a calibration holds for: this node since its boot, these CPUs, this version of the generator."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
@@ -187,90 +194,28 @@ class LaunchRun:
     # -- the servers --------------------------------------------------------
 
     @contextlib.contextmanager
-    def _work_folder(self) -> Iterator[None]:
+    def _work_folder(self) -> Iterator[Path]:
         """A private folder on the node's own disk for what the servers write."""
         scratch = self.platform.get("scratch")
         parent = os.path.expandvars(scratch) if scratch else None
-        self.work = Path(
-            tempfile.mkdtemp(prefix="servegauge-", dir=parent if parent and Path(parent).is_dir() else None)
-        )
+        work = Path(tempfile.mkdtemp(prefix="servegauge-", dir=parent if parent and Path(parent).is_dir() else None))
         try:
-            yield
+            yield work
         finally:
-            shutil.rmtree(self.work, ignore_errors=True)
-
-    def _gpus(self, instance: int) -> tuple[str, ...]:
-        """The GPUs of one instance: its part of what Slurm gave the job, in order; none on a CPU platform."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        given = [name for name in visible.split(",") if name]
-        if not given:
-            given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
-        if not given:
-            return ()
-        here = self.launch.layout.gpus_per_instance // self._node["nodes"]
-        first = 0 if self.launch.layout.share_gpu else instance * here
-        if first + here > len(given):
-            raise LaunchFailed(
-                f"instance {instance} needs GPUs {first} to {first + here - 1} of this job, which has {len(given)}: "
-                f"mend gres in config/platforms/{self.platform['name']}.yaml"
-            )
-        return tuple(given[first : first + here])
-
-    def _context(self, instance: int) -> Context:
-        node = self._node
-        spans = node["nodes"] > 1
-        private = self.work / f"instance-{instance}"
-        private.mkdir(mode=0o700, exist_ok=True)
-        context = Context(
-            launch=self.launch,
-            model_path=models.weights_path(self.launch.model, self.framework.weights, self.root),
-            port=server.free_port(),
-            # The API key is random, and only a launch that spans nodes is heard beyond the loopback.
-            host="0.0.0.0" if spans else "127.0.0.1",
-            instance=instance,
-            served_name=self.launch.model["name"],
-            api_key=self.api_key,
-            python=environments.framework_python(self.framework.name, self.platform, self.root),
-            work=private,
-            gpus=self._gpus(instance),
-            node_rank=node["rank"],
-            nodes=node["nodes"],
-            head_address=node.get("head", ""),
-            head_port=node.get("head_port", 0),
-            profile=bool(self.order.get("profile")),
-        )
-        key_file = private / "api-key"
-        key_file.touch(mode=0o600)
-        key_file.write_text(context.api_key + "\n", encoding="utf-8")
-        return replace(context, api_key_file=key_file)
+            shutil.rmtree(work, ignore_errors=True)
 
     def _start_servers(self) -> None:
-        """Start every instance and wait until all answer; a port that was taken meanwhile is tried once more."""
+        """Start every instance, and keep what they say of themselves."""
         count = self.launch.layout.instances
         self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
-        base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
         ready_s = min(self.job.get("ready_timeout_s") or READY_S, self.stop.left_s())
-        for tries_left in (1, 0):
-            self.servers = []
-            try:
-                for instance in range(count):
-                    log = self.folder / f"server-{instance}.log"
-                    cpus = self._placement.get("server_cpus") or ()
-                    self.servers.append(server.start(self.framework, self._context(instance), log, cpus, base))
-                    if self.launch.layout.share_gpu:
-                        # Each takes its part of the memory that it finds free, so they start one after the other.
-                        self.servers[-1].wait_ready(ready_s, self._give_up)
-                if self._is_head and not self.launch.layout.share_gpu:
-                    for running in self.servers:
-                        running.wait_ready(ready_s, self._give_up)
-                break
-            except server.ServerError as error:
-                self._stop_servers()
-                if not tries_left or self.stop() or "address already in use" not in str(error).lower():
-                    raise
-                self.progress.say("a port was taken by somebody else meanwhile; trying another")
+        self.instances.start(ready_s, self._give_up, self.progress.say)
         if self._is_head:
-            self._keep_evidence()
+            start, flags = self.instances.evidence(self.progress.say)
+            self.record["server_starts"].append(start)
+            # A server that was started again may differ from the one before it; both served cells of this attempt.
+            self.record["flags"] += [flag for flag in flags if flag not in self.record["flags"]]
+            self._write_record()
 
     def _give_up(self) -> bool:
         """True when waiting for the server is pointless; raises what another node of the launch said of its part."""
@@ -279,53 +224,14 @@ class LaunchRun:
             raise LaunchFailed(f"on node {node} of the launch: {read_json(failed)['reason']}")
         return self.stop()
 
-    def _variables(self) -> dict[str, str]:
-        """Environment of the platform, then of the study: the study wins."""
-        both = {**(self.platform.get("environment") or {}), **self.launch.environment}
-        return {name: str(value) for name, value in both.items()}
-
-    def _keep_evidence(self) -> None:
-        """What each server says of itself, and where that is not what was asked."""
-        slowest = max(running.ready_s or 0.0 for running in self.servers)
-        self.progress.say(f"ready after {duration(slowest)}")
-        evidence = [self.framework.evidence(running.client, running.said()) for running in self.servers]
-        # A server that was started again may differ from the one before it; both served cells of this attempt.
-        flags = [flag for one in evidence for flag in evidence_flags(self.launch, one)]
-        self.record["flags"] += [flag for flag in flags if flag not in self.record["flags"]]
-        self.record["server_starts"].append(
-            {
-                "utc": utc_now(),
-                "ready_s": slowest,
-                "instances": [
-                    self._describe(running, one) for running, one in zip(self.servers, evidence, strict=True)
-                ],
-            }
-        )
-        self._write_record()
-
-    @staticmethod
-    def _describe(running: server.Server, evidence: Evidence) -> dict[str, Any]:
-        described = {
-            "argv": list(running.argv),
-            "environment": dict(running.environment),
-            "ready_s": running.ready_s,
-            "version": evidence.version,
-            "evidence": asdict(evidence),
-        }
-        return provenance.without_secrets(described, [running.context.api_key])
-
     def without_secrets(self, text: str) -> str:
         """A reason as it may be read by everybody: a server's last words can hold its key."""
         return str(provenance.without_secrets(text, [self.api_key]))
 
-    def _stop_servers(self) -> None:
-        for running in self.servers:
-            running.stop()
-
     def _serve_until_finished(self) -> None:
         """A node that is not the head keeps its part of the server running until the head has written its outcome."""
         while not (self.folder / "outcome.json").exists() and not self.stop():
-            if not all(running.alive() for running in self.servers):
+            if not self.instances.alive():
                 raise LaunchFailed(f"the server's part on node {self._node['rank']} ended: {self.servers[0].tail()}")
             time.sleep(1)
 
@@ -362,8 +268,8 @@ class LaunchRun:
             self.expected_s = time.monotonic() - started
         if outcome["status"] == "failed":
             self.progress.say(f"failed: {outcome['reason']}")
-        if not self.stop() and not all(running.alive() for running in self.servers):
-            self._stop_servers()
+        if not self.stop() and not self.instances.alive():
+            self.instances.stop()
             self.progress.say("the server is gone; starting it once more")
             try:
                 self._start_servers()
