@@ -129,11 +129,12 @@ def test_chance_is_not_a_growing_queue():
 
 
 def test_throttled_clocks():
-    gpu = pa.table({"throttle_reasons": ["", "sw_power_cap", "sw_power_cap, hw_slowdown", None]})
+    reasons = ["hw_slowdown", "", "sw_power_cap", "", "sw_power_cap,hw_slowdown", None]
+    gpu = pa.table({"t_ns": [-1, 0, 1, 2, 3, 4], "throttle_reasons": reasons})  # the first lies before the window
     flag = raised(gpu=gpu)["clocks_throttled"]
-    assert flag["value"] == pytest.approx(2 / 3)
-    assert "hw_slowdown, sw_power_cap" in flag["detail"]
-    assert raised(gpu=pa.table({"throttle_reasons": [""]})) == {}
+    assert flag["value"] == pytest.approx(1 / 4)
+    assert flag["detail"].endswith("1 of 4 GPU samples were throttled: hw_slowdown")
+    assert raised(gpu=gpu.slice(0, 3)) == {}
 
 
 def test_stolen_cpu_time():

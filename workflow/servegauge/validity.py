@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from servegauge.errors import UserError, did_you_mean
 from servegauge.metrics import cached_share, in_window, required_sample
+from servegauge.smi_loop import THROTTLING
 from servegauge.spec import Cell, Launch
 
 Flag = dict[str, Any]
@@ -67,7 +68,9 @@ DEFAULTS: dict[str, Threshold] = {
         "not_steady",
         "requests in flight, last quarter of the arrivals / second, is above, and not by chance",
     ),
-    "throttled_share": Threshold(0.0, "clocks_throttled", "GPU samples with a throttle reason / samples is above"),
+    "throttled_share": Threshold(
+        0.0, "clocks_throttled", "GPU samples slowed for heat or by the hardware / samples is above"
+    ),
     "steal_share": Threshold(0.02, "cpu_stolen", "CPU time that the hypervisor took from this node / time is above"),
     "differing_text_share": Threshold(
         0.0,
@@ -270,12 +273,13 @@ def _mean_in_flight(scheduled: np.ndarray, ends: np.ndarray, start: float, stop:
 
 
 def clocks_throttled(case: _Case) -> list[Flag]:
-    """A GPU ran slower than it can, for heat, power or a limit."""
+    """A GPU was slowed in the window, for heat or by its hardware; a power cap alone is how many run at full load."""
     if case.gpu is None or not case.gpu.num_rows:
         return []
-    reasons = [reason for reason in case.gpu["throttle_reasons"].to_pylist() if reason is not None]
-    slowed = [reason for reason in reasons if reason]
-    names = ", ".join(sorted({name.strip() for reason in slowed for name in reason.split(",")}))
+    window = case.gpu.filter(pc.greater_equal(case.gpu["t_ns"], 0))
+    reasons = [set(reason.split(",")) for reason in window["throttle_reasons"].to_pylist() if reason is not None]
+    slowed = [reason & THROTTLING for reason in reasons if reason & THROTTLING]
+    names = ", ".join(sorted(set().union(*slowed)))
     share = len(slowed) / len(reasons) if reasons else None
     return case.above("throttled_share", share, f"{len(slowed)} of {len(reasons)} GPU samples were throttled: {names}")
 
