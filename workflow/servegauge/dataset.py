@@ -133,7 +133,8 @@ class _Merge:
                 data = (folder / name / "cell.json").read_bytes()
                 launch = self.cells[name]["launch"] if name in self.cells else self._orphan(name, json.loads(data))
             except FileNotFoundError:
-                self._set_aside(name, "it has no cell.json")
+                if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
+                    self._set_aside(name, "it has no cell.json")
             except (ValueError, KeyError, TypeError) as error:
                 self._set_aside(name, f"cell.json is not readable: {error}")
             except NotADirectoryError:

@@ -111,7 +111,10 @@ def framework_python(framework: str, platform: Mapping[str, Any], root: Path) ->
     if name:
         return str(environment_python(name, root))
     venv = ((platform.get("frameworks") or {}).get(framework) or {}).get("venv")
-    return str(Path(os.path.expandvars(venv)).expanduser() / "bin" / "python") if venv else "python3"
+    if not venv:
+        return "python3"
+    # Absolute, because the server's working folder is a private one; as written otherwise: a link is what makes a venv.
+    return str(root.absolute() / Path(os.path.expandvars(venv)).expanduser() / "bin" / "python")
 
 
 def build_environment(name: str, root: Path, say: Callable[[str], None] = lambda line: None) -> Path:

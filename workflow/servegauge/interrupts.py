@@ -15,6 +15,7 @@ from pathlib import Path
 from servegauge.guard import descendants
 
 LOCKS = Path(".snakemake/locks")
+WAITING = (b"scripts/measure_launch.py", b"scripts/measure_cell.py", b"scripts/probe.py")
 
 
 def cancel_on_term() -> None:
@@ -24,7 +25,7 @@ def cancel_on_term() -> None:
 
 def _end(_number: int, _frame: object) -> None:
     waiting = waiting_processes()
-    print(f"SIGTERM: cancelling {len(waiting)} launches; what is measured stays", file=sys.stderr, flush=True)
+    print(f"SIGTERM: cancelling {len(waiting)} jobs; what is measured stays", file=sys.stderr, flush=True)
     for process in waiting:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGTERM)
@@ -33,12 +34,12 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def waiting_processes() -> list[int]:
-    """Children of this process that wait for a launch's job."""
+    """Children of this process that wait for the job of a launch or of probes."""
     found = []
     for process in descendants(os.getpid()):
         with contextlib.suppress(OSError):
             argv = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
-            if any(word.endswith((b"scripts/measure_launch.py", b"scripts/measure_cell.py")) for word in argv[:4]):
+            if any(word.endswith(WAITING) for word in argv[:4]):
                 found.append(process)
     return found
 
