@@ -12,6 +12,7 @@ from servegauge import dataset
 from servegauge.compare import Comparison
 from servegauge.files import read_json
 from servegauge.model_shape import ModelShape, UnknownShape, read_shape
+from servegauge.models import source_folder
 from servegauge.probe_comparison import ProbeRatio, probe_comparison, sentences
 from servegauge.roofline import Utilisation, ceilings, utilisation, variant_of
 from servegauge.roofline_figure import Panel, roofline_figure
@@ -49,7 +50,7 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     panels = _panels(study, rows, resolved.get("platforms") or {}, shapes)
     if any(panel.ceilings.memory_gb_s and panel.ceilings.tflops for panel in panels):
         section.figure = roofline_figure(panels)
-        section.used = _used(study, panels)
+        section.used = _used(study, panels, shapes)
     return section
 
 
@@ -62,7 +63,7 @@ def _shapes(models: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelShape]:
     """Shapes of the models whose config.json lies on this machine."""
     found = {}
     for name, model in models.items():
-        folder = Path(str(model.get("source")))
+        folder = source_folder(model)
         if (folder / "config.json").is_file():
             try:
                 found[name] = read_shape(folder)
@@ -80,19 +81,24 @@ def _panels(
     panels = []
     for name in study.levels("platform"):
         known = ceilings(rows, {"name": name, **platforms.get(name, {})})
-        mine = [row for row in study.ok if row["platform"] == name and row["model"] in shapes]
+        mine = _with_shape(study, name, shapes)
         cells = [utilisation(row, shapes[row["model"]], known) for row in mine]
         dtype = next((shapes[row["model"]].dtype for row in mine), None)
         panels.append(Panel(known, cells, rows, dtype))
     return panels
 
 
-def _used(study: Study, panels: Sequence[Panel]) -> list[dict[str, Any]]:
+def _with_shape(study: Study, platform: str, shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
+    """The good cells of a platform whose model's operations are known."""
+    return [row for row in study.ok if row["platform"] == platform and row["model"] in shapes]
+
+
+def _used(study: Study, panels: Sequence[Panel], shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
     """Means over launches of what the cells used, per condition and platform."""
     groups: dict[tuple[str, str], list[Utilisation]] = defaultdict(list)
     for panel in panels:
-        mine = [row for row in study.ok if row["platform"] == panel.ceilings.platform]
-        for row, cell in zip(mine, panel.cells, strict=False):
+        mine = _with_shape(study, panel.ceilings.platform, shapes)
+        for row, cell in zip(mine, panel.cells, strict=True):
             rest = {axis: value for axis, value in row["axes"].items() if axis != "platform"}
             groups[(label(rest), panel.ceilings.platform)].append(cell)
 
