@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 STUDY ?= demo
 PROFILE ?= profiles/local
 
+# Where it is set, each of the many short processes compiles pandas and Snakemake anew, three times slower to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help venv dev run demo demo-frameworks test test-heavy test-frameworks test-slurm lint slurm-up slurm-down lock clean
 
