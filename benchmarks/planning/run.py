@@ -58,6 +58,10 @@ def study(launches: int) -> dict:
 
 def measure(root: Path, plan: Plan) -> None:
     """Write what a finished run leaves that planning looks at, for every cell but the last."""
+    for kind in ("plan", "workloads"):
+        stamp = root / "results" / kind / "planning.json"
+        stamp.parent.mkdir(parents=True)
+        stamp.write_text("{}")
     for planned in plan.cells[:-1]:
         folder = root / "results" / "cells" / planned.cell.id
         folder.mkdir(parents=True)

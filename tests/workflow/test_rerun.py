@@ -77,6 +77,16 @@ def test_the_same_command_again_does_nothing(project):
     assert project.stamps() == before
 
 
+def test_an_engine_that_is_gone_by_now_does_nothing(project):
+    cache = project.root / ".cache"
+    target = cache.readlink()
+    cache.unlink()
+    try:
+        assert NOTHING in project.run(*SELECT).stdout
+    finally:
+        cache.symlink_to(target)
+
+
 def test_a_cosmetic_edit_of_a_rule_does_nothing(project):
     rule = project.root / "workflow" / "rules" / "launch.smk"
     rule.write_text(rule.read_text().replace("python scripts/measure_launch.py", "python  scripts/measure_launch.py"))

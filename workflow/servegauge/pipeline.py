@@ -113,8 +113,13 @@ class Pipeline:
         return plan.message(self.plan, self.state, self.launch(name).id, self.results)
 
     def needs(self, name: str) -> list[str]:
-        """Files that must be there before a launch: the model's, and the framework's environment."""
+        """Files that must be there before a launch: the model's, and the framework's environment.
+
+        None where all of it is measured: an engine's new lock, or a cache that was cleaned, is no reason to start it.
+        """
         launch = self.launch(name)
+        if not self.state[launch.id].missing:
+            return []
         return [*models.files_needed(launch.model, framework(launch.framework).weights), *self.environments(launch)]
 
     def environments(self, launch: Launch) -> list[str]:
