@@ -47,6 +47,11 @@ def user_errors(ask, *what):
         raise SystemExit(f"error: {error}")
 
 
+def workload_needs(wildcards):
+    """Tokenizers that the study's prompts are made with."""
+    return ancient(user_errors(PIPELINE.tokenizers))
+
+
 def launch_needs(wildcards):
     """Model files and environment of a launch; older or newer, they do not make it stale: its name says what it is."""
     return ancient(user_errors(PIPELINE.needs, wildcards.launch))

@@ -24,7 +24,7 @@ rule write_plan:
 rule compile_workloads:
     input:
         plan="results/plan/{study}.json",
-        tokenizers=ancient(PIPELINE.tokenizers()),
+        tokenizers=workload_needs,
     output:
         "results/workloads/{study}.json",
     log:
