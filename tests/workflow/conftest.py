@@ -55,7 +55,7 @@ class Project:
     def stamps(self) -> dict[str, int]:
         """Modification time of every measured file: an untouched cell keeps all of them.
 
-        Not those of `.<cell>.<random>`, where a cell is in the making: a kill leaves it half-written, the next run sweeps.
+        Not those of `.<cell>.<random>`, a cell in the making: a kill leaves it half-written, the next run sweeps it.
         """
         files = self.root.glob("results/cells/[!.]*/*")
         return {str(path.relative_to(self.root)): path.stat().st_mtime_ns for path in files}
