@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from pretend_site import kill, wait_for
 
+from servegauge.submitters import InlineSubmitter
+
 OK, FAIL, SLOW = {"s": 0.05}, {"does": "fail"}, {"s": 3.0}
 
 
@@ -252,3 +254,13 @@ def test_an_unknown_launch_names_the_nearest(site):
     status, said = site.measure(launch[:-1] + "x")
     assert status == 2
     assert f"Did you mean '{launch}'?" in said
+
+
+def test_a_job_that_was_just_started_runs_though_its_command_line_is_not_there_yet(tmp_path):
+    """Between fork and exec a process has no command line of its own; a disk without latency lets us look in between."""
+    submitter = InlineSubmitter(tmp_path / "a folder that no command line names", {})
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    submitter._begin(process)
+    assert submitter.state("inline", 0.0).state == "RUNNING"
+    process.communicate(b"\n")
+    assert submitter.state("inline", 0.0).state == "ENDED"

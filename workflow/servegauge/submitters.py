@@ -171,6 +171,11 @@ class _ProcessSubmitter:
         self._family: dict[int, str] = {}  # process id -> when it started, so that a reused id is nobody of ours
         self._started: list[subprocess.Popen[bytes]] = []
 
+    def _begin(self, process: subprocess.Popen[bytes]) -> None:
+        """Know the process that was just started by its number: its command line is empty until its exec is through."""
+        self._started.append(process)
+        self._family = {process.pid: _start_of(process.pid)}
+
     @property
     def _word(self) -> str:
         """What stands in the command line of each process of the job."""
@@ -225,7 +230,7 @@ class LocalSubmitter(_ProcessSubmitter):
     def submit(self) -> str:
         executor = _Controller(self.folder, max_num_timeout=0)
         submitted = executor.submit(job_module.run_order, *_call(self.folder, self.order))
-        self._started.append(submitted._process)
+        self._begin(submitted._process)
         return str(submitted.job_id)
 
     def result_file(self, job: str) -> Path:
@@ -255,7 +260,7 @@ class InlineSubmitter(_ProcessSubmitter):
             )
         finally:
             os.close(handle)
-        self._started.append(process)
+        self._begin(process)
         return "inline"
 
     def find(self) -> str | None:
