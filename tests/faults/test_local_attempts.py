@@ -257,7 +257,7 @@ def test_an_unknown_launch_names_the_nearest(site):
 
 
 def test_a_job_that_was_just_started_runs_though_its_command_line_is_not_there_yet(tmp_path):
-    """Between fork and exec a process has no command line of its own; a disk without latency lets us look in between."""
+    """Between fork and exec a process has no command line of its own; a fast disk lets us look in between."""
     submitter = InlineSubmitter(tmp_path / "a folder that no command line names", {})
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     submitter._begin(process)
