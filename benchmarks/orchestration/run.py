@@ -4,6 +4,7 @@
     python benchmarks/orchestration/run.py                      # on this machine
     python benchmarks/orchestration/run.py --submit slurm       # on the cluster of `make slurm-up`, queue wait aside
     python benchmarks/orchestration/run.py --one-job-per-cell   # beside it: each cell in a launch of its own
+    python benchmarks/orchestration/run.py --vllm-sweep         # beside it: vllm bench sweep serve (installs vLLM)
 
 Two launches x 12 cells on a real server (llama.cpp, the tiny model), in a copy of the repository. Everything that must
 be there before (environment, model, plan, workloads) is made first and not counted. Asked: at most 5 % beyond the sum
@@ -25,6 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import sweep
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +141,7 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=12, help="of each launch (default: 12)")
     parser.add_argument("--seconds", type=float, default=10, help="length of a window (default: 10)")
     parser.add_argument("--one-job-per-cell", action="store_true", help="measure that, too")
+    parser.add_argument("--vllm-sweep", action="store_true", help="measure vllm bench sweep serve on the same cells")
     given = parser.parse_args()
     rates = [2 + 0.25 * number for number in range(given.cells)]
     with tempfile.TemporaryDirectory(prefix="servegauge-benchmark-") as name:
@@ -154,6 +157,14 @@ def main() -> int:
         fine = report(
             f"one launch for {given.cells} cells ({given.submit})", wall_s, spent(folder / "results", "together")
         )
+        if given.vllm_sweep:
+            records = [json.loads(path.read_text()) for path in folder.glob("results/launches/*/attempt-*/launch.json")]
+            mine = [record for record in records if record["study"] == "together"]
+            spent_there = sweep.vllm_sweep(ROOT, mine, rates, given.seconds, folder)
+            beyond_s = spent_there["wall_s"] - spent_there["startup_s"] - spent_there["window_s"]
+            print("\nvllm bench sweep serve: {launches} launches, {cells} cells".format_map(spent_there))
+            print("  wall time {wall_s:.1f} s, windows {window_s:.1f} s".format_map(spent_there), end="")
+            print(f", beyond them {beyond_s:.1f} s")
         if given.one_job_per_cell:
             apart(folder, given, wall_s)
     print("\nwithin what is asked" if fine else "\nbeyond what is asked")
