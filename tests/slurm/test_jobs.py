@@ -37,6 +37,16 @@ def test_one_launch_is_one_job_named_after_it(site):
     assert start["deadline"] == pytest.approx(start["time"] + 300, abs=30)
 
 
+def test_a_job_shorter_than_the_time_between_two_questions_is_ok(site):
+    """Slurm is asked once, while it is pending; then its outcome is there."""
+    site.poll_s = 30.0
+    [launch] = site.plan(OK)
+    status, said = site.measure(launch)
+    assert status == 0, said
+    outcome = site.outcome(launch)
+    assert (outcome["status"], outcome["job"]["state"]) == ("ok", "COMPLETED")
+
+
 def test_the_gpus_follow_the_layout(site):
     site.layout = Layout(tp=2, instances=2)
     [launch] = site.plan(OK)

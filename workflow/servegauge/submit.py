@@ -197,7 +197,8 @@ class Attempt:
                     self.say(f"could not cancel {what}: {error}. Do it by hand: scancel {job}")
                 self.queue.poll_s = min(self.queue.poll_s, 5.0)
             if self._finished(job):
-                return state or JobState(job, "COMPLETED")
+                # A job shorter than the time between two questions was never seen but pending.
+                return state if state and state.state != "PENDING" else JobState(job, "COMPLETED")
             try:
                 state = self.submitter.state(job, self.record["submitted_s"]) or state
                 if silent:
