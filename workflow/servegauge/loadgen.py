@@ -197,14 +197,15 @@ def run_load(
 
 def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
     """One table and one account of the run from its workers'."""
-    from servegauge import metrics, stamps  # pyarrow is not needed until here
+    from servegauge import stamps  # pyarrow is not needed until here
 
     finished = [member.events["done"] for member in team.members]
     with whole_file(path) as temporary:
         table = stamps.join_parts([Path(event["part"]) for event in finished], temporary)
     accounts = [event["instrument"].get("window") or event["instrument"].get("warmup") or {} for event in finished]
-    window = table.filter(metrics.in_window(table))
-    lateness = _lateness_s(window)
+    columns = table.select(["phase", "status", "sent_ns", "scheduled_ns"]).to_pydict()
+    window = [row[1:] for row in zip(*columns.values(), strict=True) if row[0] == "window"]
+    lateness = _lateness_s([(sent, scheduled) for _, sent, scheduled in window])
     windows = [event["instrument"]["window"] for event in finished if "window" in event["instrument"]]
 
     def total(key: str) -> int:
@@ -223,7 +224,7 @@ def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
         **lateness,
     }
     counts: dict[str, int] = {}
-    for status in window["status"].to_pylist():
+    for status, _, _ in window:
         counts[status] = counts.get(status, 0) + 1
     start_ns = next((event["start_ns"]["window"] for event in finished if "window" in event["start_ns"]), None)
     first = windows[0] if windows else {}
@@ -242,10 +243,10 @@ def _share(account: dict[str, Any]) -> float:
     return account["cpu_s"] / account["duration_s"] if account.get("duration_s") else 0.0
 
 
-def _lateness_s(window: Any) -> dict[str, float | None]:
+def _lateness_s(pairs: list[tuple[int | None, int]]) -> dict[str, float | None]:
+    """Quantiles of sent - scheduled, in seconds; null where nothing was sent."""
     import numpy as np
 
-    pairs = zip(window["sent_ns"].to_pylist(), window["scheduled_ns"].to_pylist(), strict=True)
     lateness = [(sent - scheduled) / 1e9 for sent, scheduled in pairs if sent is not None]
     if not lateness:
         return {"lateness_p50_s": None, "lateness_p99_s": None, "lateness_max_s": None}
