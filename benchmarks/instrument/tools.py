@@ -18,6 +18,7 @@ from typing import Any
 from servegauge.calibrate import Point, write_workload
 from servegauge.environments import build_environment
 from servegauge.errors import UserError
+from servegauge.guard import PR_SET_CHILD_SUBREAPER, prctl
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = Path(__file__).parent / "peers"
@@ -92,6 +93,7 @@ class Tool:
             argv = self.argv(python, url, load, tokenizer, folder)
             beside = {"PYTHONPATH": str(self.path)} if self.path is not None else {}
             environment = {**os.environ, **QUIET, **self.offline, **beside}
+            prctl(PR_SET_CHILD_SUBREAPER, 1)
             with (folder / "log").open("wb") as log:
                 process = subprocess.Popen(
                     argv,
@@ -117,17 +119,39 @@ def _folder(pins: Path) -> Path:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, float]:
-    """Exit status and CPU seconds of a process and everything under it that was waited for."""
+    """Exit status and CPU seconds of a process and everything under it."""
     deadline = time.monotonic() + LIMIT_S
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             process.returncode = os.waitstatus_to_exitcode(status)
-            return process.returncode, usage.ru_utime + usage.ru_stime
+            return process.returncode, usage.ru_utime + usage.ru_stime + _orphans_cpu_s()
         if time.monotonic() > deadline:
             process.terminate()
             deadline = float("inf")
         time.sleep(0.1)
+
+
+def _orphans_cpu_s() -> float:
+    """CPU of what a tool left behind and came to us, its subreaper: a fork server ends after who asked for it."""
+    cpu_s, deadline = 0.0, time.monotonic() + 5.0
+    while time.monotonic() < deadline:
+        try:
+            pid, _, usage = os.wait4(-1, os.WNOHANG)  # the paced server lives on, so it is not taken here
+        except ChildProcessError:
+            break
+        if pid:
+            cpu_s += usage.ru_utime + usage.ru_stime
+        elif len(_children()) <= 1:
+            break
+        else:
+            time.sleep(0.05)
+    return cpu_s
+
+
+def _children() -> list[str]:
+    """Living and ended children of this process that nobody waited for."""
+    return [child for task in Path("/proc/self/task").iterdir() for child in (task / "children").read_text().split()]
 
 
 def _ours(python: Path, url: str, load: Point, tokenizer: Path, folder: Path) -> list[str]:
