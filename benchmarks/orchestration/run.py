@@ -30,7 +30,10 @@ import sweep
 import yaml
 
 ROOT = Path(__file__).parents[2]
-TREE = ("Snakefile", "workflow", "config", "profiles", "envs", "scripts", "pyproject.toml")
+sys.path.insert(0, str(ROOT / "tests" / "pretend"))
+
+from tree import copy_of_the_tree  # noqa: E402
+
 SLURM = {"partition": "bm", "account": "hpcbench", "cpus_per_task": 2, "mem_gb": 4, "time_min": 60}
 SHARE, PER_LAUNCH_S = 0.05, 3.0
 
@@ -49,13 +52,7 @@ def study(repeats: int, rates: list[float], seconds: float) -> dict[str, Any]:
 
 def clone(folder: Path, submit: str) -> None:
     """A copy of the tree without results, the platform adapted to the test cluster."""
-    for name in TREE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy2(source, folder / name)
-    (folder / ".cache").symlink_to(ROOT / ".cache")
+    copy_of_the_tree(folder)
     if submit == "slurm":
         file = folder / "config/platforms/own-cpu.yaml"
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"slurm": SLURM}, sort_keys=False))

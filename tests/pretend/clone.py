@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tree import copy_of_the_tree
 
 from servegauge.files import read_json
-
-ROOT = Path(__file__).parents[2]
-TREE = ("Snakefile", "workflow", "config", "profiles", "envs", "scripts", "pyproject.toml")
 
 STUDY: dict[str, Any] = {
     "question": "Does a fault lose anything?",
@@ -36,14 +34,7 @@ class Clone:
 
     def __init__(self, root: Path, calibrations: Path) -> None:
         self.root, self.calibrations = root, calibrations
-        root.mkdir(parents=True, exist_ok=True)
-        for name in TREE:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy2(source, root / name)
-        (root / ".cache").symlink_to(ROOT / ".cache")
+        copy_of_the_tree(root)
         self.write("config/platforms/here.yaml", {"description": "This machine.", "gpus_per_node": 0})
         self.study()
         self.results.mkdir()

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 from cluster import slurm
+from tree import copy_of_the_tree
 
-ROOT = Path(__file__).parents[2]
-TREE = ("Snakefile", "workflow", "config", "profiles", "envs", "scripts", "pyproject.toml")
 ASKED = {"account": "hpcbench", "cpus_per_task": 2, "mem_gb": 4, "time_min": 10}
 
 STUDY = {
@@ -30,13 +28,7 @@ class User:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in TREE:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-            else:
-                shutil.copy2(source, root / name)
-        (root / ".cache").symlink_to(ROOT / ".cache")
+        copy_of_the_tree(root)
         # The one file that a user adapts to the cluster.
         platform = yaml.safe_load((root / "config/platforms/own-cpu.yaml").read_text())
         platform["slurm"] = {"partition": "bm", **ASKED}

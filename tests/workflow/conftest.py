@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-TREE = ("Snakefile", "workflow", "config", "profiles", "envs", "scripts", "pyproject.toml")
+sys.path.insert(0, str(Path(__file__).parents[1] / "pretend"))
+
+from tree import copy_of_the_tree
 
 
 @dataclass
@@ -61,20 +61,9 @@ class Project:
         return {str(path.relative_to(self.root)): path.stat().st_mtime_ns for path in files}
 
 
-def copy_of_the_tree(target: Path) -> Project:
-    """The tree without results; the engines' environments and the tiny model are shared with the real one."""
-    for name in TREE:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        else:
-            shutil.copy2(source, target / name)
-    (ROOT / ".cache").mkdir(exist_ok=True)
-    (target / ".cache").symlink_to(ROOT / ".cache")
-    return Project(target)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """One copy for the tests of a module, which build on each other."""
-    return copy_of_the_tree(tmp_path_factory.mktemp("project"))
+    root = tmp_path_factory.mktemp("project")
+    copy_of_the_tree(root)
+    return Project(root)
