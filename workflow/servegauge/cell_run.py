@@ -235,7 +235,7 @@ class _Measurement:
 
     def _end(self) -> bool:
         """True when going on is pointless: the job is to stop, or a server is gone."""
-        return self.run.stop() or not all(one.alive() for one in self.run.servers)
+        return self.run.stop() or not self.run.instances.alive()
 
     # -- after --------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """The node while it is under load: its GPUs' clocks, power, temperature, throttling; its CPUs' clocks and steal.
 
-`Sampler` runs `python -m servegauge.gpu_sample` in a process of its own. GPUs are read from one `nvidia-smi` that
+`Sampler` runs `main` in a process of its own. GPUs are read from one `nvidia-smi` that
 repeats its query by itself; the CPUs from /proc and /sys. Rows stay in memory until `stop`, which writes
 `tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`tables.NODE_RAW`). `t_ns` is CLOCK_MONOTONIC,
 shifted by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is evidence beside the
