@@ -112,13 +112,36 @@ def test_events_of_any_text_line_ends_and_split(texts, cuts, end, one_frame):
     assert answer.status == "ok"
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("merged", [False, True])
+def test_of_a_long_stream_only_a_few_events_are_parsed_however_they_come(end, merged, monkeypatch):
+    texts = [f" word{number}" for number in range(100)]
+    events = [event(text).replace(b"\n", end) for text in texts]
+    tail = framed(event("", "stop"), usage(100), b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    reads = [HEAD, framed(b"".join(events)) if merged else framed(*events), tail]
+    parsed, loads = [], json.loads
+    monkeypatch.setattr("servegauge.openai_api.json.loads", lambda data: parsed.append(data) or loads(data))
+    answer = answer_of(reads)
+    assert ([text for text, _ in answer.chunks], answer.status, answer.output_tokens) == (texts, "ok", 100)
+    assert len(parsed) < 10
+
+
+def test_a_stream_whose_events_are_mostly_alike_is_still_held_to_json():
+    """What looks like the others around its text, and is not JSON, ends as it would have ended alone."""
+    for text in (b"a\x01b", b"a\xffb"):
+        odd = event("X").replace(b"X", text)
+        reads = [HEAD, *(framed(event(f"{number}")) for number in range(5)), framed(odd) + b"0\r\n\r\n"]
+        assert answer_of(reads).status == "invalid"
+        assert len(answer_of(reads).chunks) == 5
+
+
 @given(st.binary(max_size=300), st.lists(st.integers(0, 10**6), max_size=10))
 def test_no_bytes_at_all_can_raise(data, cuts):
     reads = pieces(HEAD + framed(data) + b"0\r\n\r\n" if data else HEAD, cuts)
     assert answer_of(reads).status in ("ok", "invalid", "no_tokens", "truncated")
     noise = pieces(data, cuts)
     read_message(noise, range(len(noise)), closed=True)
-    sse_events([(data, 1)])
+    list(sse_events([(data, 1)]))
 
 
 KEYS = (
@@ -155,16 +178,17 @@ def test_no_json_at_all_can_raise(data):
 
 def test_fields_as_the_standard_has_them():
     segments = [(b"\xef\xbb\xbfdata:a\ndata: b\nid: 1\n\n:\n\nevent: x\n\ndata\n\nretry: 3\ndata:  c\n\n", 5)]
-    assert sse_events(segments) == [(b"a\nb", 5), (b"", 5), (b" c", 5)]
+    assert list(sse_events(segments)) == [(b"a\nb", 5), (b"", 5), (b" c", 5)]
 
 
 def test_a_line_end_split_between_cr_and_lf_is_one():
-    assert sse_events([(b"data: a\r", 1), (b"\n\r", 2), (b"\n", 3), (b"data: b\r\n\r\n", 4)]) == [(b"a", 2), (b"b", 4)]
+    segments = [(b"data: a\r", 1), (b"\n\r", 2), (b"\n", 3), (b"data: b\r\n\r\n", 4)]
+    assert list(sse_events(segments)) == [(b"a", 2), (b"b", 4)]
 
 
 def test_an_event_without_its_blank_line_counts_only_in_a_whole_response():
-    assert sse_events([(b"data: a\n", 1)], complete=True) == [(b"a", 1)]
-    assert sse_events([(b"data: a\n", 1)], complete=False) == []
+    assert list(sse_events([(b"data: a\n", 1)], complete=True)) == [(b"a", 1)]
+    assert list(sse_events([(b"data: a\n", 1)], complete=False)) == []
 
 
 def test_trailers_after_the_last_chunk():

@@ -7,7 +7,7 @@ itself is parsed by httptools (llhttp), never by us.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import httptools
@@ -81,18 +81,30 @@ class Message:
 
 
 class _Collector:
-    """httptools callbacks that gather one message; body bytes get the stamp of the read being fed."""
+    """httptools callbacks that gather one message. `on_body` is a list's own append, for that is called most."""
 
     def __init__(self) -> None:
         self.message = Message()
-        self.stamp = 0
+        self._bodies: list[bytes] = []  # of the read being fed
+        self.on_body = self._bodies.append
         self._length_known = False
         self._parser = httptools.HttpResponseParser(self)
-        self.feed = self._parser.feed_data
+
+    def feed(self, reads: Iterable[bytes], stamps: Iterable[int]) -> None:
+        """Take in reads; the body bytes of each get its stamp. Raises what httptools does."""
+        feed, bodies = self._parser.feed_data, self._bodies
+        for data, stamp in zip(reads, stamps, strict=True):
+            try:
+                feed(data)
+            finally:
+                for body in bodies:
+                    self.message.segments.append((body, stamp))
+                bodies.clear()
 
     def on_message_begin(self) -> None:
         if not self.message.complete:
             self.message = Message()
+            self._bodies.clear()
             self._length_known = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -105,9 +117,6 @@ class _Collector:
     def on_headers_complete(self) -> None:
         if not self.message.complete:
             self.message.status = self._parser.get_status_code()
-
-    def on_body(self, data: bytes) -> None:
-        self.message.segments.append((data, self.stamp))
 
     def on_message_complete(self) -> None:
         if (self.message.status or 0) >= 200:
@@ -127,9 +136,7 @@ def read_message(reads: Sequence[bytes], stamps: Sequence[int], closed: bool = F
     """
     collector = _Collector()
     try:
-        for data, stamp in zip(reads, stamps, strict=True):
-            collector.stamp = stamp
-            collector.feed(data)
+        collector.feed(reads, stamps)
     except (MalformedResponse, httptools.HttpParserUpgrade) as error:
         if not collector.message.complete:
             collector.message.malformed = str(error) or type(error).__name__
@@ -138,24 +145,26 @@ def read_message(reads: Sequence[bytes], stamps: Sequence[int], closed: bool = F
     return collector.message
 
 
-def sse_events(segments: Iterable[Segment], complete: bool = True) -> list[Segment]:
+def sse_events(
+    segments: Iterable[Segment], complete: bool = True, known: Callable[[bytes], str | None] = lambda segment: None
+) -> Iterator[tuple[bytes | str, int]]:
     """Data of each server-sent event with the stamp of the read that completed it, in ns.
 
     As the HTML standard says: lines end with LF, CRLF or CR, comments and fields other than `data` are ignored, several
     `data` lines of one event are joined by LF, an event without data does not exist. One leniency: where the response
     itself is `complete`, an event that lacks its blank line counts too.
+
+    `known` is asked about a segment that follows on a whole event: where it knows it for one whole event, what it says
+    of it (a string) comes in place of the data.
     """
-    events: list[Segment] = []
     rest = b""
     after_cr = False
     first = True
     last_stamp = 0
     for segment, stamp in segments:
-        # What nearly every server sends: one whole event, on its own, in one line.
-        whole = not rest and segment[:6] == b"data: " and segment[-2:] == b"\n\n"
-        if whole and segment.find(b"\n") == len(segment) - 2 and b"\r" not in segment:
-            events.append((segment[6:-2], stamp))
+        if not rest and (said := known(segment)) is not None:
             first = after_cr = False
+            yield said, stamp
             continue
         data = segment
         if after_cr and data[:1] == b"\n":
@@ -170,24 +179,19 @@ def sse_events(segments: Iterable[Segment], complete: bool = True) -> list[Segme
             rest = rest.removeprefix(_BOM)
         if b"\n\n" not in rest:
             continue
-        blocks = rest.split(b"\n\n")
-        rest = blocks.pop()
+        *blocks, rest = rest.split(b"\n\n")
         for block in blocks:
-            if block.startswith(b"data: ") and b"\n" not in block:
-                events.append((block[6:], stamp))
-            else:
-                _append_event(events, block, stamp)
+            yield from _event(block, stamp)
     if complete and rest:
-        _append_event(events, rest, last_stamp)
-    return events
+        yield from _event(rest, last_stamp)
 
 
-def _append_event(events: list[Segment], block: bytes, stamp: int) -> None:
-    """Append the event in `block` (lines up to a blank one), if it has data."""
+def _event(block: bytes, stamp: int) -> Iterator[Segment]:
+    """The event in `block` (lines up to a blank one), if it has data."""
     values = []
     for line in block.split(b"\n"):
         name, _, value = line.partition(b":")
         if name == b"data":
             values.append(value[1:] if value[:1] == b" " else value)
     if values:
-        events.append((b"\n".join(values), stamp))
+        yield b"\n".join(values), stamp

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,8 +161,9 @@ def _understand_stream(message: Message, answer: Answer) -> None:
     done = False
     held: tuple[str, int] | None = None
     mould = Mould()
-    for data, stamp in sse_events(message.segments, message.complete):
-        text = mould.text(data)
+    for data, stamp in sse_events(message.segments, message.complete, mould.text):
+        # An event that shared its read with others was not asked about yet.
+        text = data if isinstance(data, str) else mould.text(b"data: %b\n\n" % data)
         if text is not None:
             answer.chunks.append((text, stamp))
             answer.counted.append(None)
@@ -195,6 +197,7 @@ class Mould:
 
     __slots__ = ("_before", "_behind", "_left", "_misses", "_shortest", "_start", "_stop")
     _PROBE = "\u2042 probe"
+    _NOT_PLAIN = re.compile(rb'["\\\x00-\x1f]')
 
     def __init__(self) -> None:
         self._left = 8  # moulds to try; a stream whose chunks always differ is not worth more
@@ -203,23 +206,23 @@ class Mould:
         self._before = self._behind = b""
         self._start = self._stop = 0
 
-    def text(self, data: bytes) -> str | None:
-        """The text of `data` if it fits the mould, else null."""
-        if len(data) >= self._shortest and data.startswith(self._before) and data.endswith(self._behind):
-            literal = data[self._start : self._stop]
-            if b'"' not in literal and b"\\" not in literal:
+    def text(self, event: bytes) -> str | None:
+        """The text of a whole `event`, from `data: ` to the blank line, if it fits the mould, else null."""
+        if len(event) >= self._shortest and event.startswith(self._before) and event.endswith(self._behind):
+            literal = event[self._start : self._stop]
+            if not self._NOT_PLAIN.search(literal):
                 try:
                     text = literal.decode()
                 except UnicodeDecodeError:
                     return None
                 self._misses = 0
                 return text
-        self._misses += 1
         return None
 
     def learn(self, data: bytes) -> None:
-        """Take the mould of an event that was parsed and holds nothing but a text, if it is one."""
-        if not self._left or self._misses < 2:  # one alone is a stream's first or last
+        """Take the mould of an event's data that was parsed and holds nothing but a text, if it is one."""
+        self._misses += 1
+        if not self._left or self._misses < 2 or b"\n" in data:  # one alone is a stream's first or last
             return
         for key in (b'"text":', b'"content":'):
             start = data.find(b'"', data.find(key) + len(key)) + 1
@@ -235,9 +238,10 @@ class Mould:
             # Only an event that does nothing but add this text may be replaced by it.
             if answer == Answer(chunks=[(self._PROBE, 0)], counted=[None]):
                 self._left -= 1
-                self._before, self._behind = before, behind
-                self._start, self._stop = len(before), -len(behind)
-                self._shortest = len(before) + len(behind) + 1  # an empty text is not the same to the API
+                self._before, self._behind = b"data: " + before, behind + b"\n\n"
+                self._start, self._stop = len(self._before), -len(self._behind)
+                # An empty text is not the same to the API.
+                self._shortest = len(self._before) + len(self._behind) + 1
                 return
 
 
