@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -20,7 +21,8 @@ def main():
     if line == '"hang"\\n':
         time.sleep(60)
     modules = [name in sys.modules for name in ("pyarrow", "pandas", "servegauge.load_worker")]
-    print(json.dumps([line, sys.argv[1:], os.environ.get("MADE_UP"), modules]), flush=True)
+    variables = [os.environ.get(name) for name in ("MADE_UP", "OPENBLAS_NUM_THREADS")]
+    print(json.dumps([line, sys.argv[1:], *variables, modules]), flush=True)
     return 3
 """
 
@@ -34,10 +36,11 @@ def module(tmp_path, monkeypatch) -> str:
 
 def test_it_is_its_module_with_our_words_and_environment(module, tmp_path, monkeypatch):
     monkeypatch.setenv("MADE_UP", "now")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     child = Offshoot(module, "one", "two", log=tmp_path / "log")
     child.tell({"some": "order"})
     said = child.last_words(20)
-    assert said == b'["{\\"some\\": \\"order\\"}\\n", ["one", "two"], "now", [true, true, true]]\n'
+    assert said == b'["{\\"some\\": \\"order\\"}\\n", ["one", "two"], "now", null, [true, true, true]]\n'
     assert child.wait(5) == 3
     child.close()
     assert (tmp_path / "log").read_text() == "a word on standard error\n"
@@ -75,3 +78,16 @@ def test_nobody_outlives_a_killed_owner_and_a_script_is_not_run_again(module, tm
     assert not owner.stdout.read(), "the script began again"
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
+
+
+def test_the_fork_server_has_one_thread_of_blas_and_a_child_our_environment(module, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
+    monkeypatch.setenv("MADE_UP", "now")
+    child = Offshoot(module, log=tmp_path / "log")
+    server = psutil.Process(child.pid).parent()
+    assert server.environ()["OPENBLAS_NUM_THREADS"] == "1"
+    child.tell({})
+    assert b'"now", "7"' in child.last_words(20)
+    child.wait(5)
+    child.close()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "7"

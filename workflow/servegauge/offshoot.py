@@ -26,13 +26,31 @@ _PRELOADED = (
     "servegauge.load_worker", "servegauge.stamps", "servegauge.scrape", "servegauge.gpu_sample", "uvloop", "numpy",
     "pandas",  # pyarrow imports it with the first table that it makes, which takes longer than all the others
 )  # fmt: skip
+_BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _context = multiprocessing.get_context("forkserver")
 
 
 def prepare() -> None:
     """Start the fork server, so that the first child need not wait for its imports. Returns at once."""
     _context.set_forkserver_preload(list(_PRELOADED))
-    forkserver.ensure_running()
+    with _one_thread():
+        forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """numpy's OpenBLAS starts a thread for each CPU when it is imported, which spin for a while: 0.1 s of each.
+
+    Only the fork server is started with this; a child gets our own environment (see `_run`), and so does a server.
+    """
+    before = os.environ.get(_BLAS_THREADS)
+    os.environ[_BLAS_THREADS] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_BLAS_THREADS]
+        if before is not None:
+            os.environ[_BLAS_THREADS] = before
 
 
 @contextlib.contextmanager
