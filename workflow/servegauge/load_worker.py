@@ -26,6 +26,7 @@ from typing import Any
 from servegauge.connection import Flight
 from servegauge.errors import UserError
 from servegauge.http_stream import read_message
+from servegauge.latency import run_soon
 from servegauge.load_engine import FAR, Engine, Phase, Row
 from servegauge.load_job import LoadJob
 from servegauge.openai_api import Answer, Target, body_of, request_bytes, understand
@@ -285,6 +286,7 @@ def main() -> int:
     control = Control()
     if job.cpus:
         os.sched_setaffinity(0, {job.cpus[worker % len(job.cpus)]})
+    run_soon()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:

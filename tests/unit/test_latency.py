@@ -1,0 +1,43 @@
+"""What is asked of the scheduler, in a process of its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import ctypes, os, platform, struct
+from servegauge.latency import run_soon
+os.nice(3)
+{before}
+run_soon()
+print(open("/proc/self/timerslack_ns").read().strip(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
+said = ctypes.create_string_buffer(48)
+number = {{"x86_64": 315, "aarch64": 275, "ppc64le": 356}}[platform.machine()]
+assert ctypes.CDLL(None).syscall(number, 0, said, 48, 0) == 0
+print(struct.unpack("=IIQiIQQQ", said.raw)[5])
+"""
+
+
+def said(before: str = "") -> list[str]:
+    run = subprocess.run([sys.executable, "-c", CHILD.format(before=before)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+def test_timers_are_exact_slices_short_and_the_priority_is_left():
+    slack, nice, policy, slice_ns = said()
+    assert (slack, nice, policy) == ("1", "3", "0")
+    if tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 12):
+        assert slice_ns == "100000"
+
+
+def test_another_policy_is_left_as_it_is():
+    try:
+        _, _, policy, _ = said("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))")
+    except AssertionError as error:
+        pytest.skip(f"no batch policy here: {error}")
+    assert policy == "3"
