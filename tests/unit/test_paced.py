@@ -15,6 +15,7 @@ from servegauge.errors import UserError
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Context, Reply
 from servegauge.pace import FAULTS, Fault, Pace
+from servegauge.paced import PacedServer
 from servegauge.spec import Launch, Layout
 
 
@@ -66,6 +67,45 @@ def test_chat_whole_answers_and_several_tokens_a_chunk(tmp_path):
     assert [chunk["choices"][0]["delta"]["content"] for chunk in chunks] == [" tok" * 3, " tok" * 3, " tok"]
     assert usage["usage"]["completion_tokens"] == 7
     assert json.loads(whole)["choices"][0]["text"] == " tok" * 4
+
+
+def clients(server: PacedServer, count: int) -> list[socket.socket]:
+    """Connections to a server that nobody runs, each with a request on its way."""
+    body = json.dumps({**ASK, "max_tokens": 2}).encode()
+    found = []
+    for _ in range(count):
+        found.append(socket.create_connection(("127.0.0.1", server.port)))
+        found[-1].sendall(b"POST /v1/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    return found
+
+
+def test_all_that_came_is_stamped_before_the_first_is_looked_at():
+    server = PacedServer("127.0.0.1", 0, Pace())
+    peers = clients(server, 3)
+    server.read()  # accepts
+    server.read()
+    assert (len(server.arrived), server.log) == (3, [])
+    stamps = [stamp for _, _, stamp in server.arrived]
+    while server.arrived:
+        server.receive(*server.arrived.popleft())
+    assert [stream.received_ns for stream in server.log] == stamps == sorted(stamps)
+    for peer in [*peers, server.listener]:
+        peer.close()
+
+
+def test_a_burst_of_tokens_keeps_no_request_from_being_stamped_or_looked_at():
+    server = PacedServer("127.0.0.1", 0, Pace(first_s=0.0, gap_s=0.0))
+    peers = clients(server, 40)
+    for _ in range(2):
+        server.read()
+    while server.arrived:
+        server.receive(*server.arrived.popleft())
+    late = clients(server, 1)
+    server.send_due()  # 80 tokens are due
+    assert len(server.arrived) == 1, "read between the tokens"
+    assert server.due, "did not go on until nothing was due"
+    for peer in [*peers, *late, server.listener]:
+        peer.close()
 
 
 def test_slots_make_requests_wait(tmp_path):

@@ -16,7 +16,6 @@ All stamps are CLOCK_MONOTONIC, which processes of one machine share. `id` is th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import heapq
 import os
@@ -31,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servegauge.errors import UserError, door
+from servegauge.latency import run_soon
 from servegauge.pace import Fault, Pace, parser
 from servegauge.paced_wire import Wire, http_reply
 
@@ -42,19 +42,18 @@ _STREAM = re.compile(rb'"stream":\s*true')
 _USAGE = re.compile(rb'"include_usage":\s*true')
 _READ_BYTES = 1 << 16  # a larger buffer would be mapped and unmapped for each read
 _ENDS_BYTES = 4096
-_PR_SET_TIMERSLACK = 29  # linux/prctl.h
-_READS_BETWEEN_SENDS = 32  # a burst of sends must not delay the stamp of a request that arrives meanwhile
+_SENDS_BETWEEN_READS = 16  # a burst of sends must not delay the stamp of a request that arrives meanwhile
+_SENDS_AT_ONCE = 64  # where tokens are always due, requests that came must be looked at all the same
 
 
 class Peer:
     """One client's connection."""
 
-    __slots__ = ("buffer", "closed", "missing", "out", "sock")
+    __slots__ = ("buffer", "closed", "out", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.buffer = b""
-        self.missing = 0  # bytes of the request's body that have not come
         self.out = bytearray()
         self.closed = False
 
@@ -92,6 +91,7 @@ class PacedServer:
         self.epoll.register(self.listener, select.EPOLLIN)
         self.peers: dict[int, Peer] = {}
         self.due: list[tuple[int, int, Stream]] = []
+        self.arrived: deque[tuple[Peer, bytes, int]] = deque()  # read and stamped, not looked at
         self.waiting: deque[Stream] = deque()
         self.running = 0
         self.count = 0
@@ -107,22 +107,23 @@ class PacedServer:
         self.stopping = True
 
     def run(self) -> None:
-        """Serve until `stop()`; sleeps with microsecond timeouts (epoll itself has only milliseconds)."""
+        """Serve until `stop()`; sleeps with microsecond timeouts (epoll itself has only milliseconds).
+
+        Requests are stamped when they are read and looked at one by one, with reads between: when many come at once, or
+        while tokens are sent, the stamp of the last must not wait for what the others cost us.
+        """
         fd = self.epoll.fileno()
         while not self.stopping:
             wait = min(0.5, (self.due[0][0] - time.monotonic_ns()) / 1e9) if self.due else 0.5
-            if wait > 0:
+            if wait > 0 and not self.arrived:
                 select.select([fd], [], [], wait)
             self.read()
             self.send_due()
+            if self.arrived:
+                self.receive(*self.arrived.popleft())
 
     def read(self) -> None:
-        """Handle every socket that is ready, without waiting.
-
-        All are read and stamped before the first is looked at: when many requests come at once, the stamp of the last
-        must not wait for what the others cost us.
-        """
-        arrived: list[tuple[Peer, bytes, int]] = []
+        """Read and stamp what is ready on every socket, without waiting."""
         for fd, event in self.epoll.poll(0, 4096):
             peer = self.peers.get(fd)
             if peer is None:
@@ -133,14 +134,15 @@ class PacedServer:
                 self.flush(peer)
             if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not peer.closed:
                 try:
-                    data = peer.sock.recv(peer.missing or _READ_BYTES)
+                    data = peer.sock.recv(_READ_BYTES)
                 except BlockingIOError:
                     continue
                 except OSError:
                     data = b""
-                arrived.append((peer, data, time.monotonic_ns()))
-        for peer, data, now in arrived:
-            self.receive(peer, data, now)
+                if data:
+                    self.arrived.append((peer, data, time.monotonic_ns()))
+                else:
+                    self.close(peer)
 
     def accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -152,19 +154,14 @@ class PacedServer:
                 self.epoll.register(sock, select.EPOLLIN)
 
     def receive(self, peer: Peer, data: bytes, now: int) -> None:
-        """Take what was read at `now`; no data means that the client is gone."""
-        if not data:
-            self.close(peer)
-            return
+        """Look at what was read at `now`."""
         peer.buffer = peer.buffer + data if peer.buffer else data
         while not peer.closed and (end := peer.buffer.find(b"\r\n\r\n")) >= 0:
             head = peer.buffer[:end]
             length = _LENGTH.search(head)
             total = end + 4 + (int(length[1]) if length else 0)
             if len(peer.buffer) < total:
-                peer.missing = total - len(peer.buffer)
                 return
-            peer.missing = 0
             body = peer.buffer[end + 4 : total]
             peer.buffer = peer.buffer[total:]
             self.request(peer, head, body, now)
@@ -278,10 +275,10 @@ class PacedServer:
             self.start(self.waiting.popleft(), time.monotonic_ns())
 
     def send_due(self) -> None:
-        """Send every token whose time has come, looking for new requests now and then."""
+        """Send the tokens whose time has come, and read now and then what arrives meanwhile."""
         due, sends = self.due, 0
         gap_ns = int(self.pace.gap_s * 1e9) * self.pace.tokens_per_chunk
-        while due and due[0][0] <= time.monotonic_ns():
+        while due and sends < _SENDS_AT_ONCE and due[0][0] <= time.monotonic_ns():
             when, order, stream = heapq.heappop(due)
             if stream.peer.closed:
                 self.finish(stream)
@@ -303,7 +300,7 @@ class PacedServer:
             else:
                 self.finish(stream)
             sends += 1
-            if sends % _READS_BETWEEN_SENDS == 0:
+            if sends % _SENDS_BETWEEN_READS == 0:
                 self.read()
 
     def send(self, stream: Stream) -> bool:
@@ -377,8 +374,7 @@ def main() -> int:
     pace = Pace.of(given)
     if given.cpu is not None:
         os.sched_setaffinity(0, {given.cpu})
-    # The default timer slack of 50 us would be added to each sleep.
-    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    run_soon()
     try:
         server = PacedServer(given.host, given.port, pace, os.environ.get("PACED_API_KEY", ""))
     except OSError as error:
