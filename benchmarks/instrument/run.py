@@ -8,7 +8,9 @@
 The server (first token after 50 ms, then one each 10 ms) logs when it really sent each token; error = reported - true,
 of the same quantile. It has a CPU of its own; ours is pinned to another, the peers take what they like. Wants a machine
 that does nothing else; where there is none, `chrt -r 10 python ...` (as root) puts every tool and the server before the
-other work, and the table says so. Writes every run to --out and, with --docs, the table into the page.
+other work, and the table says so. A run of any tool from which the hypervisor took more CPU time than a cell may lose
+without a flag is done again, at most twice, and the one from which it took least counts. Writes every run to --out and,
+with --docs, the table into the page.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ from tools import OURS, PEERS, ROOT, Reported, Tool
 from servegauge.calibrate import PacedServer, Point, paced_server, quantiles
 from servegauge.errors import UserError, did_you_mean, door
 from servegauge.files import write_json, write_text
+from servegauge.platform import cpu_sample, steal_between
+from servegauge.validity import DEFAULTS
 
 FIRST_S, GAP_S = 0.05, 0.01
+TRIES, STOLEN = 3, DEFAULTS["steal_share"].value
 TOKENIZER = ROOT / ".cache" / "models" / "random-llama-tiny"
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
@@ -81,12 +86,12 @@ def main() -> int:
                     continue
                 run = {"round": number + 1, "load": load, "tool": name}
                 try:
-                    run |= measure(tools[name], python, LOADS[load], given.tokenizer)
+                    run |= undisturbed(tools[name], python, LOADS[load], given.tokenizer)
                 except UserError as error:
                     run["failed"] = str(error)
                 runs.append(run)
                 print(one_line(run), flush=True)
-    table = "\n".join([*heading(machine, given.repeat, missing), *markdown(runs, LOADS)])
+    table = "\n".join([*heading(machine, given.repeat, runs, missing), *markdown(runs, LOADS)])
     print("\n" + table)
     write_json(given.out, {"machine": machine, "loads": {name: asdict(LOADS[name]) for name in loads}, "runs": runs})
     if given.docs is not None:
@@ -95,6 +100,17 @@ def main() -> int:
         _, _, after = rest.partition(END)
         write_text(given.docs, f"{before}{BEGIN}\n{table}\n{END}{after}")
     return 0 if all(run.get("failed") is None for run in runs if run["tool"] == OURS.name) else 1
+
+
+def undisturbed(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[str, Any]:
+    """A run with `stolen`, the share of CPU time that the hypervisor took meanwhile, and `tries`, how many it took."""
+    runs: list[dict[str, Any]] = []
+    while len(runs) < TRIES and not any(run["stolen"] <= STOLEN for run in runs):
+        before = cpu_sample()
+        run = measure(tool, python, load, tokenizer)
+        # Where the kernel does not tell, there is no hypervisor, or no help.
+        runs.append({**run, "stolen": steal_between(before, cpu_sample())["steal"] or 0.0})
+    return {**min(runs, key=lambda run: run["stolen"]), "tries": len(runs)}
 
 
 def measure(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[str, Any]:

@@ -23,15 +23,17 @@ ERRORS = ("ttft_p50", "ttft_p99", "itl_p99")
 Run = Mapping[str, Any]
 
 
-def heading(machine: Mapping[str, Any], rounds: int, missing: Mapping[str, str]) -> list[str]:
+def heading(machine: Mapping[str, Any], rounds: int, runs: Sequence[Run], missing: Mapping[str, str]) -> list[str]:
     """Where and when, and what was left out."""
     what = "one round" if rounds == 1 else f"medians of {rounds} rounds"
     if machine["real_time"]:
         load = f"load average {machine['load_before']:.1f}"
         what += f"; the machine had other work ({load}); all of this ran before it, at real-time priority"
+    again = sum(run.get("tries", 1) > 1 for run in runs)
     lines = [
         f"Measured {machine['date']} on {machine['cpus']} CPUs ({machine['cpu']}), Python {machine['python']}; {what}. "
-        "Errors in ms, reported - true; CPU of a tool's whole process tree in s."
+        "Errors in ms, reported - true; CPU of a tool's whole process tree in s; stolen: share of CPU time that the "
+        f"hypervisor took from this machine meanwhile. For that, {again} of {len(runs)} runs were done again."
     ]
     return lines + [f"Left out: {name}, {why.splitlines()[0][:160]}" for name, why in missing.items()]
 
@@ -45,17 +47,18 @@ def markdown(runs: Sequence[Run], loads: Mapping[str, Point]) -> list[str]:
             tool: [run for run in here if run["tool"] == tool] for tool in dict.fromkeys(run["tool"] for run in here)
         }
         lines += ["", f"**{load}** ({_words(loads[load])}; {_true_words(here)})", ""]
-        lines += ["| tool | TTFT p50 error | TTFT p99 error | ITL p99 error | CPU s | in the window |"]
-        lines += ["|---|---|---|---|---|---|", *(_row(tool, own) for tool, own in tools.items())]
+        lines += ["| tool | TTFT p50 error | TTFT p99 error | ITL p99 error | CPU s | in the window | stolen |"]
+        lines += ["|---|---|---|---|---|---|---|", *(_row(tool, own) for tool, own in tools.items())]
         lines += ["", *verdicts(load, tools)]
     return lines
 
 
 def _row(tool: str, runs: Sequence[Run]) -> str:
     if not any("error_ms" in run for run in runs):
-        return f"| {tool} | failed: {runs[0]['failed'].splitlines()[-1][:120]} | | | | |"
+        return f"| {tool} | failed: {runs[0]['failed'].splitlines()[-1][:120]} | | | | | |"
     cells = [signed(error(runs, key)) for key in ERRORS]
     cells += [_plain(reported(runs, key)) for key in ("cpu_s", "window_cpu_s")]
+    cells += [f"{_median(runs, lambda run: run['stolen']):.1%}"]
     return f"| {tool} | {' | '.join(cells)} |"
 
 
@@ -90,7 +93,7 @@ def one_line(run: Run) -> str:
     if "failed" in run:
         return f"{where} failed: {run['failed'][-300:]}"
     errors = "  ".join(f"{name} {signed(value)} ms" for name, value in run["error_ms"].items())
-    return f"{where} {errors}  CPU {run['reported']['cpu_s']:.1f} s"
+    return f"{where} {errors}  CPU {run['reported']['cpu_s']:.1f} s  stolen {run['stolen']:.1%}"
 
 
 def error(runs: Sequence[Run], key: str) -> float | None:
