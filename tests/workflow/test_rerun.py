@@ -5,6 +5,7 @@ The tests of this module build on each other, in the order of the file, like a d
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -30,13 +31,15 @@ STUDY = {
     "compare": {"factor": "platform", "baseline": "here"},
 }  # fmt: skip
 SELECT = ("--config", "study=small")
+CPU = min(os.sched_getaffinity(0))  # of both the server and the load generator of one platform
 NOTHING = "Nothing to be done"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def study(project):
-    for platform in ("here", "there"):
-        project.write(f"config/platforms/{platform}.yaml", {"description": platform, "gpus_per_node": 0})
+    shared = {"placement": {"server_cpus": [CPU], "load_cpus": [CPU]}}
+    for platform, own in (("here", {}), ("there", shared)):
+        project.write(f"config/platforms/{platform}.yaml", {"description": platform, "gpus_per_node": 0, **own})
     project.write(
         "config/prompts/short.yaml",
         {"description": "short", "kind": "synthetic", "input_tokens": 16, "output_tokens": 8},
@@ -69,6 +72,12 @@ def test_the_first_run_measures_everything(project):
     assert all(request["status"] == "ok" and request["ttft_s"] > 0 for request in window)
     page = (project.root / "results" / "report" / "small.html").read_text()
     assert STUDY["question"] in page
+
+
+def test_the_load_generator_is_calibrated_on_the_cpus_that_the_platform_gives_it(project):
+    files = project.root.glob("results/launches/*-there-*/attempt-*/calibration.json")
+    found = [json.loads(file.read_text()) for file in files]
+    assert {(tuple(one["cpus"]), one["server_cpu"]) for one in found} == {((CPU,), CPU)}
 
 
 def test_the_same_command_again_does_nothing(project):
