@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import signal
@@ -105,6 +106,60 @@ def test_a_burst_of_tokens_keeps_no_request_from_being_stamped_or_looked_at():
     assert len(server.arrived) == 1, "read between the tokens"
     assert server.due, "did not go on until nothing was due"
     for peer in [*peers, *late, server.listener]:
+        peer.close()
+
+
+def test_a_client_that_asks_and_hangs_up_is_heard():
+    server = PacedServer("127.0.0.1", 0, Pace())
+    peer = socket.create_connection(("127.0.0.1", server.port))
+    peer.sendall(b"GET /health HTTP/1.1\r\n\r\n")
+    peer.shutdown(socket.SHUT_WR)
+    for _ in range(3):
+        server.read()
+    assert len(server.arrived) == len(server.peers) == 1
+    server.receive(*server.arrived.popleft())
+    server.read()
+    assert not server.peers
+    assert peer.recv(1000).startswith(b"HTTP/1.1 200 OK")
+    peer.close()
+    server.listener.close()
+
+
+def test_what_one_client_floods_it_with_waits_in_the_kernel():
+    server = PacedServer("127.0.0.1", 0, Pace())
+    peer = socket.create_connection(("127.0.0.1", server.port))
+    peer.setblocking(False)
+    one = b"GET /health HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60000
+    sent = 0
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            sent += peer.send(one[sent % len(one) :])
+        server.read()
+    assert len(server.arrived) == 16
+    answers, deadline = b"", time.monotonic() + 20
+    while answers.count(b"200 OK") < sent // len(one) and time.monotonic() < deadline:
+        server.read()
+        if server.arrived:
+            server.receive(*server.arrived.popleft())
+        with contextlib.suppress(BlockingIOError):
+            answers += peer.recv(1 << 20)
+    assert answers.count(b"200 OK") == sent // len(one) > 16
+    peer.close()
+    server.listener.close()
+
+
+def test_requests_that_waited_for_a_slot_may_be_due_at_one_time(monkeypatch):
+    server = PacedServer("127.0.0.1", 0, Pace(slots=2))
+    peers = clients(server, 4)
+    for _ in range(2):
+        server.read()
+    while server.arrived:
+        server.receive(*server.arrived.popleft())
+    monkeypatch.setattr("servegauge.paced.time.monotonic_ns", lambda: 0)
+    for stream in [stream for _, _, stream in server.due]:
+        server.finish(stream)
+    assert len(server.due) == 4
+    for peer in [*peers, server.listener]:
         peer.close()
 
 

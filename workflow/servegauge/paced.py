@@ -20,6 +20,7 @@ import gc
 import heapq
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -41,6 +42,7 @@ _TOKENS = re.compile(rb'"max_(?:completion_)?tokens":\s*(\d+)')
 _STREAM = re.compile(rb'"stream":\s*true')
 _USAGE = re.compile(rb'"include_usage":\s*true')
 _READ_BYTES = 1 << 16  # a larger buffer would be mapped and unmapped for each read
+_READS_KEPT = 16  # of one client and not looked at: what floods us waits in the kernel, not in our memory
 _ENDS_BYTES = 4096
 _SENDS_BETWEEN_READS = 16  # a burst of sends must not delay the stamp of a request that arrives meanwhile
 _SENDS_AT_ONCE = 64  # where tokens are always due, requests that came must be looked at all the same
@@ -49,11 +51,13 @@ _SENDS_AT_ONCE = 64  # where tokens are always due, requests that came must be l
 class Peer:
     """One client's connection."""
 
-    __slots__ = ("buffer", "closed", "out", "sock")
+    __slots__ = ("buffer", "closed", "out", "queued", "sock", "wanted")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.buffer = b""
+        self.buffer = bytearray()
+        self.wanted = 0  # bytes of the request that has begun, where its head has come
+        self.queued = 0  # reads that were not looked at
         self.out = bytearray()
         self.closed = False
 
@@ -90,6 +94,7 @@ class PacedServer:
         self.epoll = select.epoll()
         self.epoll.register(self.listener, select.EPOLLIN)
         self.peers: dict[int, Peer] = {}
+        self.order = 0  # of what is due at the same time
         self.due: list[tuple[int, int, Stream]] = []
         self.arrived: deque[tuple[Peer, bytes, int]] = deque()  # read and stamped, not looked at
         self.waiting: deque[Stream] = deque()
@@ -132,7 +137,7 @@ class PacedServer:
                 continue
             if event & select.EPOLLOUT:
                 self.flush(peer)
-            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and not peer.closed:
+            if event & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR) and peer.queued < _READS_KEPT:
                 try:
                     data = peer.sock.recv(_READ_BYTES)
                 except BlockingIOError:
@@ -140,8 +145,9 @@ class PacedServer:
                 except OSError:
                     data = b""
                 if data:
+                    peer.queued += 1
                     self.arrived.append((peer, data, time.monotonic_ns()))
-                else:
+                elif not peer.queued:  # else its end is seen again, after what it sent before was looked at
                     self.close(peer)
 
     def accept(self) -> None:
@@ -155,15 +161,22 @@ class PacedServer:
 
     def receive(self, peer: Peer, data: bytes, now: int) -> None:
         """Look at what was read at `now`."""
-        peer.buffer = peer.buffer + data if peer.buffer else data
-        while not peer.closed and (end := peer.buffer.find(b"\r\n\r\n")) >= 0:
-            head = peer.buffer[:end]
-            length = _LENGTH.search(head)
-            total = end + 4 + (int(length[1]) if length else 0)
-            if len(peer.buffer) < total:
+        peer.queued -= 1
+        if peer.closed:
+            return
+        peer.buffer += data
+        while not peer.closed and len(peer.buffer) >= peer.wanted:
+            end = peer.buffer.find(b"\r\n\r\n")
+            if end < 0:
                 return
-            body = peer.buffer[end + 4 : total]
-            peer.buffer = peer.buffer[total:]
+            head = bytes(peer.buffer[:end])
+            length = _LENGTH.search(head)
+            peer.wanted = end + 4 + (int(length[1]) if length else 0)
+            if len(peer.buffer) < peer.wanted:
+                return
+            body = bytes(peer.buffer[end + 4 : peer.wanted])
+            del peer.buffer[: peer.wanted]
+            peer.wanted = 0
             self.request(peer, head, body, now)
 
     def request(self, peer: Peer, head: bytes, body: bytes, now: int) -> None:
@@ -267,7 +280,8 @@ class PacedServer:
         first = self.pace.first_s + self.pace.prefill_s_per_token * computed
         if not stream.streaming:
             first += self.pace.gap_s * max(0, stream.tokens - 1)
-        heapq.heappush(self.due, (now + int(first * 1e9), self.count, stream))
+        self.order += 1
+        heapq.heappush(self.due, (now + int(first * 1e9), self.order, stream))
 
     def finish(self, stream: Stream) -> None:
         self.running -= 1
@@ -375,6 +389,8 @@ def main() -> int:
     if given.cpu is not None:
         os.sched_setaffinity(0, {given.cpu})
     run_soon()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         server = PacedServer(given.host, given.port, pace, os.environ.get("PACED_API_KEY", ""))
     except OSError as error:
