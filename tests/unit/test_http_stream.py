@@ -144,10 +144,8 @@ def test_no_bytes_at_all_can_raise(data, cuts):
     list(sse_events([(data, 1)]))
 
 
-KEYS = (
-    "choices", "usage", "delta", "text", "content", "error", "timings", "cache_n", "completion_tokens", "prompt_tokens",
-    "prompt_tokens_details", "cached_tokens", "finish_reason", "message", "tool_calls",
-)  # fmt: skip
+def test_json_nested_without_end_is_invalid():
+    assert answer_of([HEAD, framed(b"data: " + b"[" * 100_000 + b"\n\n") + b"0\r\n\r\n"]).status == "invalid"
 
 
 @given(

@@ -17,6 +17,8 @@ from servegauge.errors import UserError
 from servegauge.http_stream import Message, sse_events
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
+# What reading JSON raises that is none, or of another shape than the API's, or nested without end.
+_NOT_THE_API = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
 _ERROR_LENGTH = 500  # characters of a server's error text that are kept
 
 
@@ -173,8 +175,7 @@ def _understand_stream(message: Message, answer: Answer) -> None:
             continue
         try:
             held = _take_event(json.loads(data), stamp, answer) or held
-        except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-            # Not JSON, or JSON of another shape than the API's.
+        except _NOT_THE_API as error:
             shown = data[:80].decode("utf-8", "replace")
             answer.fail("invalid", f"an event is not JSON of a completion ({error}): {shown}")
         else:
@@ -222,7 +223,9 @@ class Mould:
     def learn(self, data: bytes) -> None:
         """Take the mould of an event's data that was parsed and holds nothing but a text, if it is one."""
         self._misses += 1
-        if not self._left or self._misses < 2 or b"\n" in data:  # one alone is a stream's first or last
+        if not self._left or self._misses < 2:  # one alone is a stream's first or last
+            return
+        if b"\n" in data or self._PROBE.encode() in data:
             return
         for key in (b'"text":', b'"content":'):
             start = data.find(b'"', data.find(key) + len(key)) + 1
@@ -233,7 +236,7 @@ class Mould:
             answer = Answer()
             try:
                 _take_event(json.loads(before + self._PROBE.encode() + behind), 0, answer)
-            except (ValueError, TypeError, AttributeError, KeyError, IndexError):
+            except _NOT_THE_API:
                 continue
             # Only an event that does nothing but add this text may be replaced by it.
             if answer == Answer(chunks=[(self._PROBE, 0)], counted=[None]):
@@ -274,7 +277,7 @@ def _understand_document(message: Message, answer: Answer, end_ns: int) -> None:
         finish = choice.get("finish_reason")
         answer.finish_reason = None if finish is None else _writable(_string(finish))
         text, _ = _text_of(choice)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+    except _NOT_THE_API as error:
         shown = message.body[:80].decode("utf-8", "replace")
         answer.fail("invalid", f"the answer is not JSON of a completion ({error}): {shown}")
         return
