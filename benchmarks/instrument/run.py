@@ -107,7 +107,12 @@ def undisturbed(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[
     runs: list[dict[str, Any]] = []
     while len(runs) < TRIES and not any(run["stolen"] <= STOLEN for run in runs):
         before = cpu_sample()
-        run = measure(tool, python, load, tokenizer)
+        try:
+            run = measure(tool, python, load, tokenizer)
+        except UserError:
+            if not runs:
+                raise
+            break  # an earlier run stands
         # Where the kernel does not tell, there is no hypervisor, or no help.
         runs.append({**run, "stolen": steal_between(before, cpu_sample())["steal"] or 0.0})
     return {**min(runs, key=lambda run: run["stolen"]), "tries": len(runs)}
