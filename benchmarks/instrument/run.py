@@ -3,7 +3,7 @@
 
     python benchmarks/instrument/run.py                      ours alone, about 3 minutes
     python benchmarks/instrument/run.py --peers all          with those of vllm, sglang, aiperf, guidellm that install
-    python benchmarks/instrument/run.py --peers all --repeat 3 --docs docs/instrument.md
+    python benchmarks/instrument/run.py --peers all --ours 3 --docs docs/instrument.md
 
 The server (first token after 50 ms, then one each 10 ms) logs when it really sent each token; error = reported - true,
 of the same quantile. It has a CPU of its own; ours is pinned to another, the peers take what they like. Wants a machine
@@ -21,6 +21,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def main() -> int:
     options.add_argument("--loads", default="all", help=f"all, or some of: {', '.join(LOADS)}")
     options.add_argument("--ours-only", default=OURS_ONLY, help=f"loads without the peers; default: {OURS_ONLY}")
     options.add_argument("--repeat", type=int, default=1, help="rounds; the table has their medians; default: 1")
+    options.add_argument("--ours", type=int, default=1, help="runs of ours a round, between the peers'; default: 1")
     options.add_argument(
         "--tokenizer", type=Path, default=TOKENIZER, help="the peers want one; default: the tiny model's"
     )
@@ -81,17 +83,15 @@ def main() -> int:
     runs: list[dict[str, Any]] = []
     for number in range(given.repeat):
         for load in loads:
-            for name, python in pythons.items():
-                if name != OURS.name and load in alone:
-                    continue
+            for name in _turns([] if load in alone else [name for name in pythons if name != OURS.name], given.ours):
                 run = {"round": number + 1, "load": load, "tool": name}
                 try:
-                    run |= undisturbed(tools[name], python, LOADS[load], given.tokenizer)
+                    run |= undisturbed(tools[name], pythons[name], LOADS[load], given.tokenizer)
                 except UserError as error:
                     run["failed"] = str(error)
                 runs.append(run)
                 print(one_line(run), flush=True)
-    table = "\n".join([*heading(machine, given.repeat, runs, missing), *markdown(runs, LOADS)])
+    table = "\n".join([*heading(machine, runs, missing), *markdown(runs, LOADS)])
     print("\n" + table)
     write_json(given.out, {"machine": machine, "loads": {name: asdict(LOADS[name]) for name in loads}, "runs": runs})
     if given.docs is not None:
@@ -100,6 +100,15 @@ def main() -> int:
         _, _, after = rest.partition(END)
         write_text(given.docs, f"{before}{BEGIN}\n{table}\n{END}{after}")
     return 0 if all(run.get("failed") is None for run in runs if run["tool"] == OURS.name) else 1
+
+
+def _turns(peers: Sequence[str], ours: int) -> list[str]:
+    """Who measures when: ours first, and again after each peer until it has had its runs."""
+    between = min(ours - 1, len(peers))
+    turns = [OURS.name] * (ours - between)
+    for number, peer in enumerate(peers):
+        turns += [peer, OURS.name] if number < between else [peer]
+    return turns
 
 
 def undisturbed(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[str, Any]:

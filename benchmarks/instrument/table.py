@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +24,12 @@ ERRORS = ("ttft_p50", "ttft_p99", "itl_p99")
 Run = Mapping[str, Any]
 
 
-def heading(machine: Mapping[str, Any], rounds: int, runs: Sequence[Run], missing: Mapping[str, str]) -> list[str]:
+def heading(machine: Mapping[str, Any], runs: Sequence[Run], missing: Mapping[str, str]) -> list[str]:
     """Where and when, and what was left out."""
-    what = "one round" if rounds == 1 else f"medians of {rounds} rounds"
+    counts = Counter((run["load"], run["tool"]) for run in runs)
+    ours = max((count for (_, tool), count in counts.items() if tool == OURS.name), default=0)
+    theirs = max((count for (_, tool), count in counts.items() if tool != OURS.name), default=0)
+    what = f"ours: {_runs(ours)}" + (f"; the peers: {_runs(theirs)}" if theirs else "")
     if machine["real_time"]:
         load = f"load average {machine['load_before']:.1f}"
         what += f"; the machine had other work ({load}); all of this ran before it, at real-time priority"
@@ -36,6 +40,10 @@ def heading(machine: Mapping[str, Any], rounds: int, runs: Sequence[Run], missin
         f"hypervisor took from this machine meanwhile. For that, {again} of {len(runs)} runs were done again."
     ]
     return lines + [f"Left out: {name}, {why.splitlines()[0][:160]}" for name, why in missing.items()]
+
+
+def _runs(count: int) -> str:
+    return "one run" if count == 1 else f"medians of {count} runs"
 
 
 def markdown(runs: Sequence[Run], loads: Mapping[str, Point]) -> list[str]:
@@ -75,14 +83,15 @@ def verdicts(load: str, tools: Mapping[str, Sequence[Run]]) -> list[str]:
                       if tool != OURS.name]  # fmt: skip
             best = min((value for value in others if value is not None), default=None)
             if best is not None and mine:
-                said.append(_verdict("best peer's TTFT p99 error / ours", best / mine, bound, at_least=True))
+                said.append(_verdict("best peer's TTFT p99 error / ours", [best / mine], bound, at_least=True))
         elif key == "window_cpu_s":
-            said.append(_verdict("CPU s in the window", reported(own, key), bound))
+            said.append(_verdict("CPU s in the window", [run["reported"][key] for run in own], bound))
         elif key == "lateness_p99":
-            said.append(_verdict("lateness p99 ms", reported(own, "lateness_p99_s") * 1e3, bound))
+            late = [run["reported"]["lateness_p99_s"] * 1e3 for run in own]
+            said.append(_verdict("lateness p99 ms", late, bound))
         else:
-            said.append(_verdict(f"{key} error ms", abs(error(own, key)), bound))
-    beyond = _median(own, lambda run: run["reported"]["cpu_s"] - run["reported"]["window_cpu_s"])
+            said.append(_verdict(f"{key} error ms", [abs(run["error_ms"][key]) for run in own], bound))
+    beyond = [run["reported"]["cpu_s"] - run["reported"]["window_cpu_s"] for run in own]
     said.append(_verdict("CPU s beyond the window", beyond, BEYOND_WINDOW_S))
     return ["servegauge: " + "; ".join(said) + "."]
 
@@ -111,10 +120,13 @@ def _median(runs: Sequence[Run], value: Callable[[Run], float | None]) -> float 
     return statistics.median(values) if values else None
 
 
-def _verdict(what: str, value: float, bound: float, at_least: bool = False) -> str:
+def _verdict(what: str, values: Sequence[float], bound: float, at_least: bool = False) -> str:
+    """The median of the runs against the bound, and the lowest and highest of them."""
+    value = statistics.median(values)
     reached = value >= bound if at_least else value <= bound
     asked = f"at least {bound:g}" if at_least else f"at most {bound:g}"
-    return f"{what} {value:.2f} ({'reached' if reached else 'NOT reached'}: {asked})"
+    spread = f", runs {min(values):.2f} to {max(values):.2f}" if len(values) > 1 else ""
+    return f"{what} {value:.2f} ({'reached' if reached else 'NOT reached'}: {asked}{spread})"
 
 
 def _words(load: Point) -> str:
