@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from servegauge.files import write_text
 from servegauge.models import build_model
 
 ROOT = Path(__file__).parents[1]
+
+# Under nohup, or in the background of a script, some signals are ignored; every process of a test would inherit that.
+for _signal, _default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_signal) == signal.SIG_IGN:
+        signal.signal(_signal, _default)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
