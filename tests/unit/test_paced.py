@@ -80,6 +80,11 @@ def clients(server: PacedServer, count: int) -> list[socket.socket]:
     return found
 
 
+def look_at_all(server: PacedServer) -> None:
+    while server.arrived:
+        server.receive(*server.arrived.popleft())
+
+
 def test_all_that_came_is_stamped_before_the_first_is_looked_at():
     server = PacedServer("127.0.0.1", 0, Pace())
     peers = clients(server, 3)
@@ -87,8 +92,7 @@ def test_all_that_came_is_stamped_before_the_first_is_looked_at():
     server.read()
     assert (len(server.arrived), server.log) == (3, [])
     stamps = [stamp for _, _, stamp in server.arrived]
-    while server.arrived:
-        server.receive(*server.arrived.popleft())
+    look_at_all(server)
     assert [stream.received_ns for stream in server.log] == stamps == sorted(stamps)
     for peer in [*peers, server.listener]:
         peer.close()
@@ -99,8 +103,7 @@ def test_a_burst_of_tokens_keeps_no_request_from_being_stamped_or_looked_at():
     peers = clients(server, 40)
     for _ in range(2):
         server.read()
-    while server.arrived:
-        server.receive(*server.arrived.popleft())
+    look_at_all(server)
     late = clients(server, 1)
     server.send_due()  # 80 tokens are due
     assert len(server.arrived) == 1, "read between the tokens"
@@ -153,8 +156,7 @@ def test_requests_that_waited_for_a_slot_may_be_due_at_one_time(monkeypatch):
     peers = clients(server, 4)
     for _ in range(2):
         server.read()
-    while server.arrived:
-        server.receive(*server.arrived.popleft())
+    look_at_all(server)
     monkeypatch.setattr("servegauge.paced.time.monotonic_ns", lambda: 0)
     for stream in [stream for _, _, stream in server.due]:
         server.finish(stream)

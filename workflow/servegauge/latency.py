@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import struct
+
+from servegauge.guard import prctl
 
 _PR_SET_TIMERSLACK = 29  # linux/prctl.h
 _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "ppc64le": 355}  # asm/unistd.h; older C libraries have no name for it
@@ -19,9 +22,10 @@ def run_soon() -> None:
     Who has shorter slices is let in sooner when it wakes while another runs on its CPU, and gets no more of the CPU.
     Linux takes a slice from 6.12 on; what is refused or not known is left as it was.
     """
-    libc = ctypes.CDLL(None)
-    libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)  # the default, 50 us, would be added to each sleep
+    with contextlib.suppress(OSError):
+        prctl(_PR_SET_TIMERSLACK, 1)  # the default, 50 us, would be added to each sleep
     call = _SCHED_SETATTR.get(platform.machine())
     if call is not None and os.sched_getscheduler(0) == os.SCHED_OTHER:
         nice = os.getpriority(os.PRIO_PROCESS, 0)
-        libc.syscall(call, 0, _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, _SLICE_NS, 0, 0), 0)
+        asked = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, _SLICE_NS, 0, 0)
+        ctypes.CDLL(None).syscall(call, 0, asked, 0)
