@@ -26,7 +26,7 @@ from typing import Any
 from servegauge.connection import Flight
 from servegauge.errors import UserError
 from servegauge.http_stream import read_message
-from servegauge.latency import run_soon
+from servegauge.kernel import hold_many_connections, run_soon
 from servegauge.load_engine import FAR, Engine, Phase, Row
 from servegauge.load_job import LoadJob
 from servegauge.openai_api import Answer, Target, body_of, request_bytes, understand
@@ -287,8 +287,7 @@ def main() -> int:
     if job.cpus:
         os.sched_setaffinity(0, {job.cpus[worker % len(job.cpus)]})
     run_soon()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    hold_many_connections()
     try:
         api_key = control.first().get("api_key", "")
         done = uvloop.run(Worker(job, worker, control).run(api_key))

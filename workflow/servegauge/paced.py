@@ -20,7 +20,6 @@ import gc
 import heapq
 import os
 import re
-import resource
 import select
 import signal
 import socket
@@ -31,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servegauge.errors import UserError, door
-from servegauge.latency import run_soon
+from servegauge.kernel import hold_many_connections, run_soon
 from servegauge.pace import Fault, Pace, parser
 from servegauge.paced_wire import Wire, http_reply
 
@@ -389,8 +388,7 @@ def main() -> int:
     if given.cpu is not None:
         os.sched_setaffinity(0, {given.cpu})
     run_soon()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    hold_many_connections()
     try:
         server = PacedServer(given.host, given.port, pace, os.environ.get("PACED_API_KEY", ""))
     except OSError as error:

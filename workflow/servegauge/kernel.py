@@ -1,4 +1,4 @@
-"""What a process asks of Linux so that it runs soon after its data came. None of it needs a privilege."""
+"""What the load generator and the paced server ask of Linux. None of it needs a privilege."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import resource
 import struct
 
 from servegauge.guard import prctl
@@ -29,3 +30,9 @@ def run_soon() -> None:
         nice = os.getpriority(os.PRIO_PROCESS, 0)
         asked = _ATTRIBUTES.pack(_ATTRIBUTES.size, os.SCHED_OTHER, 0, nice, 0, _SLICE_NS, 0, 0)
         ctypes.CDLL(None).syscall(call, 0, asked, 0)
+
+
+def hold_many_connections() -> None:
+    """Raise the limit of open files as far as this user may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

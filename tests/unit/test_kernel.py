@@ -1,4 +1,4 @@
-"""What is asked of the scheduler, in a process of its own."""
+"""What is asked of Linux, in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import sys
 import pytest
 
 CHILD = """
-import ctypes, os, platform, struct
-from servegauge.latency import run_soon
+import ctypes, os, platform, resource, struct
+from servegauge.kernel import hold_many_connections, run_soon
 os.nice(3)
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 {before}
 run_soon()
+hold_many_connections()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+assert soft == hard > 50, (soft, hard)
 print(open("/proc/self/timerslack_ns").read().strip(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
 said = ctypes.create_string_buffer(48)
 number = {{"x86_64": 315, "aarch64": 275, "ppc64le": 356}}[platform.machine()]
