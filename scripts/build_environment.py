@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.environments import build_environment, environment_name
-from servegauge.errors import door
+from servegauge.base.errors import door
+from servegauge.inputs.environments import build_environment, environment_name
 
 
 def main() -> int:

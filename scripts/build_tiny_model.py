@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.engines.tiny_sizes import SIZES
-from servegauge.errors import door
-from servegauge.models import build_model
+from servegauge.base.errors import door
+from servegauge.inputs.engines.tiny_sizes import SIZES
+from servegauge.inputs.models import build_model
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge import calibrate_cli
-from servegauge.errors import door
+from servegauge.base.errors import door
+from servegauge.cli import calibrate
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     options.add_argument("--out", type=Path, default=Path("calibration.json"), help="default: calibration.json")
     options.add_argument("--json", action="store_true", help="print the result as JSON")
     given = options.parse_args()
-    return calibrate_cli.run(given.short, given.cpus, given.server_cpus, given.out, given.json)
+    return calibrate.run(given.short, given.cpus, given.server_cpus, given.out, given.json)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.errors import door
-from servegauge.workload import compile_plan
+from servegauge.base.errors import door
+from servegauge.workloads.compile import compile_plan
 
 
 def main() -> int:

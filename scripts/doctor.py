@@ -4,9 +4,9 @@
 import argparse
 from pathlib import Path
 
-from servegauge.doctor import doctor
-from servegauge.errors import door
-from servegauge.submit import MODES
+from servegauge.base.errors import door
+from servegauge.cli.doctor import doctor
+from servegauge.submit.monitor import MODES
 
 
 def main() -> int:

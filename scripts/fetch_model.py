@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.errors import door
-from servegauge.hub import fetch_folder, fetch_named
+from servegauge.base.errors import door
+from servegauge.inputs.hub import fetch_folder, fetch_named
 
 
 def main() -> int:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge import load_cli
-from servegauge.arrivals import PROCESSES
-from servegauge.errors import door
-from servegauge.openai_api import PATHS
+from servegauge.base.errors import door
+from servegauge.cli import load
+from servegauge.instrument.openai_api import PATHS
+from servegauge.workloads.arrivals import PROCESSES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,4 +77,4 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    door(lambda: load_cli.run(load_cli.Options(**vars(parser().parse_args()))))
+    door(lambda: load.run(load.Options(**vars(parser().parse_args()))))

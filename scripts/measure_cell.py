@@ -4,9 +4,9 @@
 import argparse
 from pathlib import Path
 
-from servegauge.attempts import measure_cell
-from servegauge.errors import door
-from servegauge.submit import MODES, POLL_S
+from servegauge.base.errors import door
+from servegauge.cli.measure import measure_cell
+from servegauge.submit.monitor import MODES, POLL_S
 
 
 def main() -> int:

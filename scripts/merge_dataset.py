@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.dataset import merge, sentences
-from servegauge.errors import door
-from servegauge.files import write_json
+from servegauge.base.errors import door
+from servegauge.base.files import write_json
+from servegauge.dataset.merge import merge, sentences
 
 
 def main() -> int:

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from servegauge import plan
-from servegauge.config import load_config, load_study
-from servegauge.errors import door
-from servegauge.matrix import expand
+from servegauge.base.errors import door
+from servegauge.plan import documents
+from servegauge.plan.config import load_config, load_study
+from servegauge.plan.expand import expand
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     root = Path()
     name = arguments.study or load_config(root, {})["study"]
     expanded = expand(load_study(root, name)).selected(arguments.cells)
-    sys.stdout.write(plan.render(expanded, root / "results", arguments.format))
-    plan.total(expanded, plan.state(expanded, root / "results"), root / "results", arguments.over_budget)
+    sys.stdout.write(documents.render(expanded, root / "results", arguments.format))
+    documents.total(expanded, documents.state(expanded, root / "results"), root / "results", arguments.over_budget)
 
 
 if __name__ == "__main__":

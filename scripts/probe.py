@@ -4,11 +4,11 @@
 import argparse
 from pathlib import Path
 
-from servegauge.config import load_model, load_platform
-from servegauge.errors import door
-from servegauge.files import write_json
-from servegauge.probe_order import make_order, submit
-from servegauge.submit import MODES, POLL_S
+from servegauge.base.errors import door
+from servegauge.base.files import write_json
+from servegauge.plan.config import load_model, load_platform
+from servegauge.submit.monitor import MODES, POLL_S
+from servegauge.submit.probe_order import make_order, submit
 
 
 def sizes(text: str) -> list[int]:

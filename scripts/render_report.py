@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.errors import door
-from servegauge.report import render
+from servegauge.base.errors import door
+from servegauge.report.page import render
 
 
 def main() -> int:

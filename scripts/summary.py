@@ -6,8 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.errors import door
-from servegauge.summary import PROFILE, summarise
+from servegauge.base.errors import door
+from servegauge.report.terminal import PROFILE, summarise
 
 
 def main() -> int:

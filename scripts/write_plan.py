@@ -4,10 +4,10 @@
 import argparse
 from pathlib import Path
 
-from servegauge.config import load_study
-from servegauge.errors import door
-from servegauge.files import write_json
-from servegauge.matrix import expand
+from servegauge.base.errors import door
+from servegauge.base.files import write_json
+from servegauge.plan.config import load_study
+from servegauge.plan.expand import expand
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from servegauge.environments import build_environment
-from servegauge.files import write_text
-from servegauge.models import build_model
+from servegauge.base.files import write_text
+from servegauge.inputs.environments import build_environment
+from servegauge.inputs.models import build_model
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from servegauge.contract.spec import Launch, Layout
 from servegauge.frameworks import frameworks
 from servegauge.frameworks.base import Context, Framework
-from servegauge.spec import Launch, Layout
 
 KEY = "sesame-open-4711"
 MODEL = {"name": "a-model", "source": "models/a-model", "gguf": "models/a-model.gguf", "context_tokens": 8192}

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from servegauge import tables
-from servegauge.files import sha256, whole_folder, write_json, write_text
-from servegauge.spec import Cell, Launch, Load
+from servegauge.base.files import sha256, whole_folder, write_json, write_text
+from servegauge.contract import tables
+from servegauge.contract.spec import Cell, Launch, Load
 
 PLATFORM_FACTOR = {"own-cpu": {"ttft": 1.0, "tpot": 1.0}, "shared-cpu": {"ttft": 1.3, "tpot": 1.1}}
 BASE_TTFT_S = {"short": 0.012, "long": 0.048}
@@ -260,7 +260,7 @@ def write_launch(results: Path, launch: Launch, outcomes: dict[str, dict[str, An
     head = {"version": 1, "launch": launch.id, "attempt": 0, "study": "demo", "started_utc": "2026-11-21T09:59:00.000Z"}
     end = {"finished_utc": "2026-11-21T10:05:00.000Z", "status": "ok", "reason": None, "cells": outcomes}
     evidence = {"version": "b7000", "effective": {"context_tokens": 2048}, "startup_s": {"weights": 0.4}, "raw": {}}
-    argv = ["python", "-m", "servegauge.engines.llamacpp_server", "--port", str(40000 + launch.repeat)]
+    argv = ["python", "-m", "servegauge.inputs.engines.llamacpp_server", "--port", str(40000 + launch.repeat)]
     launch_json = {
         **head,
         **end,

@@ -29,11 +29,11 @@ from typing import Any
 from table import heading, markdown, one_line
 from tools import OURS, PEERS, ROOT, Reported, Tool
 
-from servegauge.calibrate import PacedServer, Point, paced_server, quantiles
-from servegauge.errors import UserError, did_you_mean, door
-from servegauge.files import write_json, write_text
-from servegauge.platform import cpu_sample, steal_between
-from servegauge.validity import DEFAULTS
+from servegauge.base.errors import UserError, did_you_mean, door
+from servegauge.base.files import write_json, write_text
+from servegauge.instrument.calibrate import PacedServer, Point, paced_server, quantiles
+from servegauge.launch.cell_checks import DEFAULTS
+from servegauge.node.expectations import cpu_sample, steal_between
 
 FIRST_S, GAP_S = 0.05, 0.01
 TRIES, STOLEN = 3, DEFAULTS["steal_share"].value

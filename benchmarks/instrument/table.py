@@ -9,7 +9,7 @@ from typing import Any
 
 from tools import OURS
 
-from servegauge.calibrate import Point
+from servegauge.instrument.calibrate import Point
 
 # What must be reached, in ms and s of CPU in the window; the factors are against the best peer's p99 error.
 TARGETS: dict[str, dict[str, float]] = {

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servegauge.calibrate import Point, write_workload
-from servegauge.environments import build_environment
-from servegauge.errors import UserError
-from servegauge.guard import PR_SET_CHILD_SUBREAPER, prctl
+from servegauge.base.errors import UserError
+from servegauge.base.supervisor import PR_SET_CHILD_SUBREAPER, prctl
+from servegauge.inputs.environments import build_environment
+from servegauge.instrument.calibrate import Point, write_workload
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = Path(__file__).parent / "peers"
@@ -166,13 +166,13 @@ def _ours(python: Path, url: str, load: Point, tokenizer: Path, folder: Path) ->
         "cpus": [min(os.sched_getaffinity(0))],
     }
     (folder / "job.json").write_text(json.dumps(job))
-    return [str(python), "-m", "servegauge.loadgen", str(folder / "job.json")]
+    return [str(python), "-m", "servegauge.instrument.coordinator", str(folder / "job.json")]
 
 
 def _ours_read(folder: Path) -> dict[str, float | None]:
     import pyarrow.parquet as pq
 
-    from servegauge import metrics
+    from servegauge.contract import metrics
 
     table = metrics.derive(pq.read_table(folder / "requests.parquet"))
     summary = metrics.summarise(table, metrics.window_s(table))

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT))
 DRAWS = 8  # different draws of requests; the cells share them in turn, with their own names
 MIB = 1 << 20
 
@@ -47,7 +47,7 @@ for launch, cells in by_launch.items():
 MERGE = """
 import sys
 from pathlib import Path
-from servegauge.dataset import merge, sentences
+from servegauge.dataset.merge import merge, sentences
 print("\\n".join(sentences(merge(Path(sys.argv[1])))))
 """
 
@@ -57,8 +57,8 @@ def generate(results: Path, cells: int, requests: int, tokens: int, per_launch: 
     import pyarrow as pa
     import synthetic
 
-    from servegauge.files import write_json
-    from servegauge.spec import Cell, Launch, Load
+    from servegauge.base.files import write_json
+    from servegauge.contract.spec import Cell, Launch, Load
 
     model = {"name": "tiny", "source": "models/tiny"}
     shapes = [synthetic.Shape(requests=requests, warmup=0, output_tokens=tokens, seed=seed) for seed in range(DRAWS)]

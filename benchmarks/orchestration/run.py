@@ -30,9 +30,9 @@ import sweep
 import yaml
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "pretend"))
+sys.path.insert(0, str(ROOT))
 
-from tree import copy_of_the_tree  # noqa: E402
+from tests.pretend.tree import copy_of_the_tree  # noqa: E402
 
 SLURM = {"partition": "bm", "account": "hpcbench", "cpus_per_task": 2, "mem_gb": 4, "time_min": 60}
 SHARE, PER_LAUNCH_S = 0.05, 3.0

@@ -18,7 +18,7 @@ def vllm_sweep(root: Path, launches: list[dict[str, Any]], rates: list[float], s
 
     `launches`: the `launch.json` of each, whose server's own words are used again. The start-up is what it took there.
     """
-    from servegauge.environments import build_environment
+    from servegauge.inputs.environments import build_environment
 
     vllm = build_environment(ENVIRONMENT, root, print).with_name("vllm")
     bench = folder / "cells.json"

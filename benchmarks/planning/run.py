@@ -20,8 +20,8 @@ from pathlib import Path
 
 import yaml
 
-from servegauge.config import load_study
-from servegauge.matrix import Plan, expand
+from servegauge.plan.config import load_study
+from servegauge.plan.expand import Plan, expand
 
 REPOSITORY = Path(__file__).parents[2]
 CELLS_PER_LAUNCH = 20

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from servegauge.probes import registry
-from servegauge.probes.base import VARIANT_KEYS, Context, run
+from servegauge.probes.harness.base import VARIANT_KEYS, Context, run
 
 TINY = {
     "model_type": "llama", "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4,

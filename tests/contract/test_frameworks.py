@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from framework_launches import FULL, KEY, context, fair, full, layout
 
-from servegauge import framework_docs
-from servegauge.errors import UserError
+from servegauge.base.errors import UserError
+from servegauge.cli.docs import framework_docs
+from servegauge.contract.spec import Launch, Layout
 from servegauge.frameworks import frameworks
 from servegauge.frameworks.base import FAIR_DEFAULTS, LAYOUT, OPTIONS, Context, Evidence, Framework, Reply, Reset
-from servegauge.scrape import COMMON
-from servegauge.spec import Launch, Layout
+from servegauge.launch.recorders.scrape import COMMON
+from tests.framework_launches import FULL, KEY, context, fair, full, layout
 
 ROOT = Path(__file__).parents[2]
 EVERY = sorted(frameworks())

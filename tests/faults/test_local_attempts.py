@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pretend_site import kill, wait_for
 
-from servegauge.submitters import InlineSubmitter
+from servegauge.submit.backends import InlineSubmitter
+from tests.pretend.pretend_site import kill, wait_for
 
 OK, FAIL, SLOW = {"s": 0.05}, {"does": "fail"}, {"s": 3.0}
 

@@ -11,8 +11,9 @@ import subprocess
 import time
 
 import pytest
-from clone import Clone
-from pretend_site import wait_for
+
+from tests.pretend.clone import Clone
+from tests.pretend.pretend_site import wait_for
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 

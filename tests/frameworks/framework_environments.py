@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from servegauge.environments import build_environment, environment_path, environment_ready
-from servegauge.errors import UserError
+from servegauge.base.errors import UserError
+from servegauge.inputs.environments import build_environment, environment_path, environment_ready
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = os.environ.get("SERVEGAUGE_REQUIRE_FRAMEWORKS") == "1"

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from framework_environments import environment
 
-from servegauge.files import read_json
-from servegauge.probes import run as runner
+from servegauge.base.files import read_json
+from servegauge.probes.harness import run as runner
+from tests.frameworks.framework_environments import environment
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.frameworks
@@ -92,9 +92,10 @@ def inside(code: str) -> str:
 def test_a_wrong_attention_and_a_wrong_sum_are_found():
     said = inside("""
 import dataclasses
-from servegauge.probes import attention, collectives
-from servegauge.probes.base import Context, Wrong, run
-from servegauge.probes.numeric import TorchBackend
+from servegauge.probes.suite import attention
+from servegauge.probes.suite import collectives
+from servegauge.probes.harness.base import Context, Wrong, run
+from servegauge.probes.harness.numeric import TorchBackend
 paged = attention._paged(TorchBackend(), (4, 2, 16), "bf16", 2, 32, 4)
 expected = attention.reference(paged)
 attention._check(attention._torch(paged)(), expected, "bf16")
@@ -117,8 +118,8 @@ print({(row.status, row.reason) for row in run(collectives.Collectives(), Contex
 def test_a_rank_that_dies_is_a_failed_row_with_its_words(tmp_path):
     said = inside("""
 import os
-from servegauge.probes import collectives
-from servegauge.probes.base import Context, run
+from servegauge.probes.suite import collectives
+from servegauge.probes.harness.base import Context, run
 os.environ["GLOO_SOCKET_IFNAME"] = "no-such-interface"
 whole = collectives.specification
 collectives.specification = lambda *given: {**whole(*given), "host": "localhost"}
@@ -146,7 +147,7 @@ def test_two_nodes_find_each_other_and_measure_together(tmp_path):
                 "python": environment("probes"),
             },
         }  # fmt: skip
-        code = f"from servegauge.probes.run import run_order; print(run_order({order!r})['status'])"
+        code = f"from servegauge.probes.harness.run import run_order; print(run_order({order!r})['status'])"
         tasks.append(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True))
     assert [task.communicate(timeout=120)[0].strip() for task in tasks] == ["ok", "ok"]
     collectives = read_json(out / "collectives.json")["rows"]

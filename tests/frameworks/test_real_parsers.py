@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from framework_environments import environment, packages
-from framework_launches import FULL, context, fair, full, layout
 
+from servegauge.contract.spec import Launch, Layout
 from servegauge.frameworks import framework, frameworks
 from servegauge.frameworks.base import Framework
-from servegauge.spec import Launch, Layout
+from tests.framework_launches import FULL, context, fair, full, layout
+from tests.frameworks.framework_environments import environment, packages
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(900)]
 PARSER = Path(__file__).with_name("parse.py")

@@ -17,17 +17,17 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from framework_environments import REQUIRED, ROOT, environment
 
-from servegauge import server
-from servegauge.environments import framework_environment
-from servegauge.evidence import evidence_flags
+from servegauge.contract.spec import Launch
 from servegauge.frameworks import framework, frameworks
 from servegauge.frameworks.base import Context
-from servegauge.load_job import LoadJob
-from servegauge.loadgen import run_load
-from servegauge.scrape import Scraper, snapshot
-from servegauge.spec import Launch
+from servegauge.frameworks.reported_config import evidence_flags
+from servegauge.inputs.environments import framework_environment
+from servegauge.instrument.coordinator import run_load
+from servegauge.instrument.job import LoadJob
+from servegauge.launch import server
+from servegauge.launch.recorders.scrape import Scraper, snapshot
+from tests.frameworks.framework_environments import REQUIRED, ROOT, environment
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(600)]
 PLATFORM = {"name": "here", "gpus_per_node": 0}

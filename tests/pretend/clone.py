@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tree import copy_of_the_tree
 
-from servegauge.files import read_json
+from servegauge.base.files import read_json
+from tests.pretend.tree import copy_of_the_tree
 
 STUDY: dict[str, Any] = {
     "question": "Does a fault lose anything?",
@@ -151,6 +151,6 @@ class Clone:
                 ours = str(self.root).encode() in (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if ours and argv[1:3] == [b"-m", b"servegauge.paced"]:
+            if ours and argv[1:3] == [b"-m", b"servegauge.inputs.engines.paced.server"]:
                 found.append(int(entry.name))
         return found

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import yaml
-from cluster import slurm
-from tree import copy_of_the_tree
+
+from tests.pretend.cluster import slurm
+from tests.pretend.tree import copy_of_the_tree
 
 ASKED = {"account": "hpcbench", "cpus_per_task": 2, "mem_gb": 4, "time_min": 10}
 

@@ -4,9 +4,9 @@ import runpy
 import sys
 from pathlib import Path
 
-from servegauge import job
+from servegauge.cli import measure
 
-job.RUN = "pretend_launch:measure"
+measure.RUN = "tests.pretend.pretend_launch:measure"
 script = Path(__file__).parents[2] / "scripts" / f"measure_{sys.argv.pop(1)}.py"
 sys.argv[0] = str(script)
 runpy.run_path(str(script), run_name="__main__")

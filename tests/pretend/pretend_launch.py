@@ -13,11 +13,11 @@ import signal
 import time
 from pathlib import Path
 
-from servegauge.files import whole_folder, write_json
+from servegauge.base.files import whole_folder, write_json
 
 
 def measure(order):
-    """Stand-in for `servegauge.launch.run_launch`."""
+    """Stand-in for `servegauge.launch.run.run_launch`."""
     results = Path(order["root"]) / order["results"]
     folder = results / "launches" / order["launch"]["id"] / f"attempt-{order['attempt']}"
     log = results / "pretend.log"

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servegauge.files import read_json, write_json
-from servegauge.spec import Cell, Launch, Layout, Load
+from servegauge.base.files import read_json, write_json
+from servegauge.contract.spec import Cell, Launch, Layout, Load
 
 HERE = Path(__file__).parent
 
@@ -64,7 +64,7 @@ class Site:
     def environment(self) -> dict[str, str]:
         # A machine of its own: tests do not wait for what else is measured here.
         lock = str(self.root / "machine.lock")
-        return {**os.environ, "PYTHONPATH": str(HERE), "SERVEGAUGE_MACHINE_LOCK": lock}
+        return {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "SERVEGAUGE_MACHINE_LOCK": lock}
 
     def start(self, launch: str, attempt: int = 0, *more: str) -> subprocess.Popen[str]:
         """Start the command, in a session of its own, as snakemake's child would be."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "pretend"))
-
-from cluster import jobs_of, platform, slurm
+from tests.pretend.cluster import jobs_of, platform, slurm
 
 
 def why_no_cluster() -> str:
@@ -39,7 +35,7 @@ def cluster() -> None:
 @pytest.fixture
 def site(cluster, tmp_path):
     """A working directory on the cluster; a job or a process that a test leaves behind fails it."""
-    from pretend_site import Site, wait_for
+    from tests.pretend.pretend_site import Site, wait_for
 
     site = Site(tmp_path, submit="slurm", platform=platform())
     yield site

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import yaml
-from cluster_user import ASKED, User
+
+from tests.pretend.cluster_user import ASKED, User
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 

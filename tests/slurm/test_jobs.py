@@ -9,10 +9,10 @@ import sys
 import time
 
 import pytest
-from cluster import jobs_of, platform, slurm
-from pretend_site import kill, wait_for
 
-from servegauge.spec import Layout
+from servegauge.contract.spec import Layout
+from tests.pretend.cluster import jobs_of, platform, slurm
+from tests.pretend.pretend_site import kill, wait_for
 
 pytestmark = pytest.mark.slurm
 

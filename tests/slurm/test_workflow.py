@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import slurm
-from cluster_user import STUDY, User
-from pretend_site import wait_for
+
+from tests.pretend.cluster import slurm
+from tests.pretend.cluster_user import STUDY, User
+from tests.pretend.pretend_site import wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -1,3 +1,3 @@
 """Fixtures that several unit tests share."""
 
-from study_tree import tree  # noqa: F401
+from tests.unit.study_tree import tree  # noqa: F401

@@ -77,7 +77,16 @@ class PacedProcess:
 def paced(tmp_path: Path, *arguments: str, api_key: str = "") -> Iterator[PacedProcess]:
     """A paced server in a process of its own on a free port."""
     port_file = tmp_path / f"port-{time.monotonic_ns()}"
-    argv = [sys.executable, "-m", "servegauge.paced", "--port", "0", "--port-file", str(port_file), *arguments]
+    argv = [
+        sys.executable,
+        "-m",
+        "servegauge.inputs.engines.paced.server",
+        "--port",
+        "0",
+        "--port-file",
+        str(port_file),
+        *arguments,
+    ]
     environment = {**os.environ, "PACED_API_KEY": api_key}
     with subprocess.Popen(argv, env=environment, stderr=subprocess.DEVNULL) as process:
         try:

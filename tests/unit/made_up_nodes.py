@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from servegauge.node import Unreadable
+from servegauge.node.reader import Unreadable
 
 FLAGS = "fpu vme tsc msr apic sse4_2 avx avx2 f16c fma avx512f avx512_vnni amx_bf16"
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 
-import servegauge.config
 import servegauge.frameworks
+import servegauge.plan.config
 from servegauge.frameworks.base import Framework
 
 REPOSITORY = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ class Tree:
         if content is None:
             content = {**STUDY, **{key: {**STUDY.get(key, {}), **part} for key, part in parts.items()}}
         self.write(f"config/studies/{name}.yaml", content)
-        return servegauge.config.load_study(self.root, name)
+        return servegauge.plan.config.load_study(self.root, name)
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     """A `Tree` in which the frameworks are `plain` and `fast`."""
     known = {"fast": Fast(), "plain": Plain()}
     monkeypatch.setattr(servegauge.frameworks, "frameworks", lambda: known)
-    monkeypatch.setattr(servegauge.config, "frameworks", lambda: known)
+    monkeypatch.setattr(servegauge.plan.config, "frameworks", lambda: known)
     return Tree(tmp_path)
 
 

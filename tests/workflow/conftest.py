@@ -11,9 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "pretend"))
-
-from tree import copy_of_the_tree
+from tests.pretend.tree import copy_of_the_tree
 
 
 @dataclass

@@ -16,7 +16,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-from servegauge.guard import descendants
+from servegauge.base.supervisor import descendants
 
 STUDY = {
     "question": "Does the same command again measure only what is missing?",

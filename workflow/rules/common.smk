@@ -4,9 +4,9 @@ import atexit
 import re
 import sys
 
-from servegauge.errors import UserError
-from servegauge.interrupts import after_a_kill, cancel_on_term
-from servegauge.pipeline import Pipeline, use_this_interpreter
+from servegauge.base.errors import UserError
+from servegauge.submit.interrupts import after_a_kill, cancel_on_term
+from servegauge.cli.workflow_api import Pipeline, use_this_interpreter
 
 use_this_interpreter()
 

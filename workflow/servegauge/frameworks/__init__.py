@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from functools import cache
 
-from servegauge.errors import UserError, did_you_mean
+from servegauge.base.errors import UserError, did_you_mean
 from servegauge.frameworks.base import Framework
 
 

@@ -1,6 +1,6 @@
 """What a framework's file answers. One file, one class, no side effects: it says what to run, never runs it.
 
-Everything here is about *one server process group* (an instance). How processes start, wait and die is `server.py`'s.
+Everything here is about *one server process group* (an instance). How processes start and end: `launch.server`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from servegauge.spec import Launch, digest
+from servegauge.contract.spec import Launch, digest
 
 # Neutral server options: name -> what it means. A study uses these names; each framework's file translates them.
 # The same name means the same thing everywhere; a framework where it does not says so in `differences`.
@@ -63,7 +63,7 @@ LAYOUT: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Context:
-    """Where and how one instance of a launch is to listen; made by `server.py` when the job is on its node."""
+    """Where and how one instance of a launch is to listen; made by `launch.server` when the job is on its node."""
 
     launch: Launch
     model_path: str  # what the framework loads: HF folder, or .gguf for frameworks with `weights = "gguf"`
@@ -90,7 +90,7 @@ class Context:
 
 
 class Client(Protocol):
-    """Requests to a running server, with its API key. `server.py` has the real one; tests give a fake."""
+    """Requests to a running server, with its API key. `launch.server` has the real one; tests give a fake."""
 
     def get(self, path: str, timeout_s: float = 10.0) -> Reply: ...
 

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from servegauge.errors import UserError
+from servegauge.base.errors import UserError
+from servegauge.base.redact import MIN_SECRET
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
-from servegauge.redact import MIN_SECRET
-from servegauge.spec import Launch
 
 KEY = "SERVEGAUGE_EXTERNAL_API_KEY"
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
-from servegauge.spec import Launch
 
-DOOR = Path(__file__).parents[1] / "engines" / "llamacpp_server.py"
+DOOR = Path(__file__).parents[1] / "inputs" / "engines" / "llamacpp_server.py"
 KV_DTYPES = {"auto": "f16", "fp16": "f16", "float16": "f16", "fp32": "f32", "float32": "f32", "bfloat16": "bf16"}
 KV_OWN = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 SPECULATIVE = {"ngram": "ngram-simple", "draft": "draft-simple", "eagle3": "draft-eagle3"}

@@ -6,8 +6,8 @@ from __future__ import annotations
 import time
 from typing import Any, ClassVar
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
-from servegauge.spec import Launch
 
 KV_DTYPES = {"auto": "f16", "fp16": "f16", "q8_0": "q8_0", "q4_0": "q4_0"}
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from servegauge import __version__
-from servegauge.errors import UserError
+from servegauge.base.errors import UserError
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Client, Context, Evidence, Framework, Reset
-from servegauge.pace import Pace, parser
-from servegauge.spec import Launch
+from servegauge.inputs.engines.paced.options import Pace, parser
 
 
 class Paced(Framework):
     name: ClassVar[str] = "paced"
     api_key: ClassVar[str] = "environment"
     title: ClassVar[str] = "the paced mock server"
-    source: ClassVar[str] = f"servegauge {__version__}, python -m servegauge.paced --help"
+    source: ClassVar[str] = f"servegauge {__version__}, python -m servegauge.inputs.engines.paced.server --help"
     exercised: ClassVar[str] = "real server, CPU"
     needs_gpu: ClassVar[bool] = False
     version_argv: ClassVar[Sequence[str]] = (sys.executable, "-c", f"print('{__version__}')")
@@ -38,7 +38,15 @@ class Paced(Framework):
 
     def argv(self, ctx: Context) -> list[str]:
         # It needs this package, so it runs in the driver's own environment.
-        argv = [sys.executable, "-m", "servegauge.paced", "--host", ctx.host, "--port", str(ctx.port)]
+        argv = [
+            sys.executable,
+            "-m",
+            "servegauge.inputs.engines.paced.server",
+            "--host",
+            ctx.host,
+            "--port",
+            str(ctx.port),
+        ]
         if (slots := ctx.option("max_batch")) is not None:
             argv += ["--slots", str(slots)]
         if ctx.option("prefix_cache"):

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any, ClassVar
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
-from servegauge.spec import Launch
 
 SPECULATIVE = {"ngram": "NGRAM", "draft": "STANDALONE", "eagle3": "EAGLE3"}
 CONFIG = "sglang.yaml"

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import yaml
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
-from servegauge.spec import Launch
 
 CONFIG = "trtllm.yaml"
 

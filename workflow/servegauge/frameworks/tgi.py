@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
-from servegauge.spec import Launch
 
 
 class Tgi(Framework):

@@ -7,8 +7,8 @@ import math
 import re
 from typing import ClassVar
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
-from servegauge.spec import Launch
 
 # The command line has no words for two fields of its own configuration class, so the class is given their values here.
 START = (

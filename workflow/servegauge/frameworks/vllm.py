@@ -6,9 +6,9 @@ import json
 import re
 from typing import Any, ClassVar
 
+from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
-from servegauge.frameworks.reading import first_number, key_values, labels_of, seconds
-from servegauge.spec import Launch
+from servegauge.frameworks.log_parsing import first_number, key_values, labels_of, seconds
 
 SPECULATIVE = {"ngram": "ngram", "draft": "draft_model", "eagle3": "eagle3"}
 STARTUP = {

@@ -6,18 +6,19 @@ import importlib
 import pkgutil
 from functools import cache
 
-from servegauge.errors import UserError, did_you_mean
-from servegauge.probes.base import Probe
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.probes import suite
+from servegauge.probes.harness.base import Probe
 
 
 @cache
 def registry() -> dict[str, Probe]:
     """Every probe by name. Importing a probe's module imports neither torch nor numpy's libraries beyond numpy."""
     found: dict[str, Probe] = {}
-    for module in pkgutil.iter_modules(__path__):
-        members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
+    for module in pkgutil.iter_modules(suite.__path__):
+        members = vars(importlib.import_module(f"{suite.__name__}.{module.name}")).values()
         for member in members:
-            own = isinstance(member, type) and member.__module__ == f"{__name__}.{module.name}"
+            own = isinstance(member, type) and member.__module__ == f"{suite.__name__}.{module.name}"
             if own and issubclass(member, Probe) and member is not Probe:
                 found[member.name] = member()
     return dict(sorted(found.items()))

@@ -1,0 +1,47 @@
+"""What is asked of Linux, in a process of its own."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CHILD = """
+import ctypes, os, platform, resource, struct
+from servegauge.base.linux import hold_many_connections, run_soon
+os.nice(3)
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+{before}
+run_soon()
+hold_many_connections()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+assert soft == hard > 50, (soft, hard)
+print(open("/proc/self/timerslack_ns").read().strip(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
+said = ctypes.create_string_buffer(48)
+number = {{"x86_64": 315, "aarch64": 275, "ppc64le": 356}}[platform.machine()]
+assert ctypes.CDLL(None).syscall(number, 0, said, 48, 0) == 0
+print(struct.unpack("=IIQiIQQQ", said.raw)[5])
+"""
+
+
+def said(before: str = "") -> list[str]:
+    run = subprocess.run([sys.executable, "-c", CHILD.format(before=before)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+def test_timers_are_exact_slices_short_and_the_priority_is_left():
+    slack, nice, policy, slice_ns = said()
+    assert (slack, nice, policy) == ("1", "3", "0")
+    if tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 12):
+        assert slice_ns == "100000"
+
+
+def test_another_policy_is_left_as_it_is():
+    try:
+        _, _, policy, _ = said("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))")
+    except AssertionError as error:
+        pytest.skip(f"no batch policy here: {error}")
+    assert policy == "3"

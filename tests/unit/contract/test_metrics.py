@@ -1,0 +1,157 @@
+"""Known answers: a schedule written by hand gives exactly the metrics computed by hand."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from servegauge.base.errors import UserError
+from servegauge.contract import metrics
+from servegauge.contract.tables import REQUESTS, REQUESTS_RAW, SUMMARY, conform, from_rows
+
+MS = 1_000_000
+
+
+def row(number: int, **fields: object) -> dict[str, object]:
+    """A request sent 1 ms late at 0, 1, 2, ... s: tokens at 100, 120, 140 ms after it was sent."""
+    start = number * 1000 * MS
+    sent = start + MS
+    chunks = [sent + 100 * MS, sent + 120 * MS, sent + 140 * MS]
+    return {
+        "cell": "c", "launch": "l", "request": number, "phase": "window", "instance": 0, "worker": 0,
+        "scheduled_ns": start, "sent_ns": sent, "first_byte_ns": chunks[0], "first_token_ns": chunks[0],
+        "last_ns": chunks[-1], "end_ns": chunks[-1] + 9 * MS, "chunk_ns": chunks, "chunk_tokens": [1, 1, 1],
+        "connection_reused": True, "http_status": 200, "status": "ok", "error": None, "finish_reason": "length",
+        "prompt_tokens_asked": 10, "output_tokens_asked": 3, "prompt_tokens": 10, "output_tokens": 3,
+        "tokens_source": "usage", "cached_tokens": None, "text_sha256": "00", **fields,
+    }  # fmt: skip
+
+
+def table(*rows: dict[str, object]):
+    return from_rows(rows, REQUESTS_RAW)
+
+
+def test_the_metrics_of_one_request_by_hand():
+    derived = metrics.derive(table(row(0))).to_pylist()[0]
+    assert derived["lateness_s"] == pytest.approx(0.001)
+    assert derived["ttft_s"] == pytest.approx(0.100)
+    assert derived["ttft_scheduled_s"] == pytest.approx(0.101)
+    assert derived["e2e_s"] == pytest.approx(0.140)
+    assert derived["e2e_scheduled_s"] == pytest.approx(0.141)
+    assert derived["tpot_s"] == pytest.approx(0.020)
+
+
+def test_tpot_counts_tokens_and_not_chunks():
+    derived = metrics.derive(table(row(0, output_tokens=5, chunk_tokens=[1, 2, 2]))).to_pylist()[0]
+    assert derived["tpot_s"] == pytest.approx(0.010)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, None])
+def test_tpot_below_two_tokens_is_null(tokens):
+    assert metrics.derive(table(row(0, output_tokens=tokens)))["tpot_s"].to_pylist() == [None]
+
+
+def test_a_failed_request_has_lateness_and_no_latency():
+    derived = metrics.derive(table(row(0, status="truncated"))).to_pylist()[0]
+    assert derived["lateness_s"] == pytest.approx(0.001)
+    assert [derived[name] for name in ("ttft_s", "ttft_scheduled_s", "e2e_s", "e2e_scheduled_s", "tpot_s")] == [
+        None
+    ] * 5
+
+
+def test_a_request_that_was_never_sent_is_null_throughout():
+    derived = metrics.derive(
+        table(row(0, status="cancelled", sent_ns=None, first_token_ns=None, last_ns=None, chunk_ns=[]))
+    )
+    assert derived["lateness_s"].to_pylist() == [None]
+
+
+def test_deriving_twice_changes_nothing_and_the_schema_is_the_datasets():
+    once = metrics.derive(table(row(0), row(1, status="timeout")))
+    assert metrics.derive(once).equals(once)
+    assert conform(once, REQUESTS).schema == REQUESTS
+
+
+def test_a_window_by_hand():
+    rows = [row(0), row(1), row(2, status="http_error", chunk_ns=[], first_token_ns=None, last_ns=None), row(3)]
+    summary = metrics.summarise(table(*rows), 4.0)
+    assert set(summary) == {field.name for field in SUMMARY}
+    assert (summary["requests"], summary["requests_ok"], summary["error_share"]) == (4, 3, 0.25)
+    assert summary["offered_rps"] == pytest.approx(1.0)
+    assert summary["achieved_rps"] == pytest.approx(0.75)
+    assert summary["input_tokens_per_s"] == pytest.approx(7.5)
+    assert summary["output_tokens_per_s"] == pytest.approx(2.25)
+    assert summary["ttft_p50_s"] == pytest.approx(0.1)
+    assert summary["itl_p99_s"] == pytest.approx(0.02)
+    assert summary["ttft_p50_low_s"] is None
+    assert summary["cached_tokens_share"] is None
+
+
+def test_an_empty_window_is_null_and_not_zero():
+    summary = metrics.summarise(table(), None)
+    assert summary["requests"] == 0
+    rest = {name: value for name, value in summary.items() if name not in ("requests", "requests_ok")}
+    assert set(rest.values()) == {None}
+
+
+def test_gaps_are_within_requests_and_of_those_that_are_ok():
+    rows = [row(0), row(1, chunk_ns=[5 * MS]), row(2, chunk_ns=[]), row(3, status="truncated"), row(4)]
+    assert metrics.itl_s(table(*rows)) == pytest.approx([0.02] * 4)
+
+
+@given(st.lists(st.lists(st.integers(0, 10**9), max_size=6), max_size=8))
+def test_gaps_agree_with_the_plain_way(chunks):
+    rows = [row(number, chunk_ns=stamps) for number, stamps in enumerate(chunks)]
+    plain = [(after - before) / 1e9 for stamps in chunks for before, after in pairwise(stamps)]
+    assert metrics.itl_s(table(*rows)) == pytest.approx(plain)
+
+
+def test_the_window_ends_with_the_last_answer_and_leaves_the_warm_up_out():
+    rows = table(row(0), row(7, phase="warmup"))
+    assert metrics.window_s(rows) == pytest.approx(0.150)
+    assert metrics.window_s(table()) is None
+
+
+def test_goodput_counts_requests_that_meet_every_limit():
+    rows = table(
+        row(0), row(1, output_tokens=1), row(2, first_token_ns=2_900 * MS, last_ns=2_950 * MS), row(3, status="timeout")
+    )
+    limits = {"ttft_s": 0.2, "tpot_s": 0.05}
+    assert metrics.goodput(rows, limits, 2.0) == {"requests_attained": 2, "attained_share": 0.5, "goodput_rps": 1.0}
+    assert metrics.goodput(table(), limits, None)["goodput_rps"] is None
+
+
+def test_goodput_with_an_unknown_limit_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'ttft_s'"):
+        metrics.goodput(table(row(0)), {"tftt_s": 1.0}, 1.0)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.99, 368), (0.95, 72), (0.9, 36), (0.5, 6)])
+def test_the_sample_that_a_quantile_needs(share, count):
+    assert metrics.required_sample(share) == count
+    assert None not in metrics.interval_ranks(count, share)
+    assert None in metrics.interval_ranks(count - 1, share)
+
+
+def test_ranks_of_a_median_as_in_the_tables():
+    assert metrics.interval_ranks(100, 0.5) == (40, 61)  # Hahn and Meeker, Statistical Intervals, table A.15a
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_the_interval_covers_the_true_quantile(share):
+    rng = np.random.default_rng(7)
+    true = -np.log(1 - share)
+    hits = 0
+    for _ in range(400):
+        _, low, high = metrics.quantile(np.sort(rng.exponential(size=60)), share)
+        hits += (low is None or low <= true) and (high is None or true <= high)
+    assert 0.93 <= hits / 400 <= 1.0
+
+
+def test_cached_tokens_are_a_share_of_the_prompts_that_say_so():
+    rows = table(row(0, cached_tokens=5), row(1, cached_tokens=0), row(2))
+    assert metrics.cached_share(rows) == pytest.approx(0.25)

@@ -1,0 +1,145 @@
+"""What frameworks read from logs and answers that this machine's servers do not give: GPU starts, larger engines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from servegauge.frameworks import framework
+from servegauge.frameworks.base import Reply
+from servegauge.frameworks.log_parsing import key_values, labels_of, seconds
+
+VLLM_LOG = """\
+(APIServer pid=1) INFO 11-21 10:59:58 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.33.0
+(EngineCore pid=2) INFO 11-21 11:00:08 [core.py:133] Initializing a V1 LLM engine (v0.33.0) with config: \
+model='/models/m', dtype=torch.bfloat16, max_seq_len=4096, tensor_parallel_size=2, pipeline_parallel_size=1, \
+data_parallel_size=1, quantization=fp8, enforce_eager=False, kv_cache_dtype=fp8, seed=7, enable_chunked_prefill=True
+(Worker pid=3) INFO 11-21 11:00:20 [default_loader.py:501] Loading weights took 11.25 seconds
+(Worker pid=3) INFO 11-21 11:00:50 [monitor.py:53] torch.compile took 29.50 s in total
+(Worker pid=3) INFO 11-21 11:01:04 [gpu_model_runner.py:6517] Graph capturing finished in 14 secs, took 0.61 GiB
+(EngineCore pid=2) INFO 11-21 11:01:06 [core.py:402] init engine (profile, create kv cache, warmup model) took 46.01 s
+"""
+VLLM_METRICS = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",num_gpu_blocks="27532"} 1.0\n'
+SGLANG = {
+    "version": "0.5.23", "context_length": 4096, "kv_cache_dtype": "fp8_e4m3", "quantization": None, "dtype": "auto",
+    "max_running_requests": 64, "page_size": 16, "mem_fraction_static": 0.85, "random_seed": 7, "tp_size": 2,
+    "pp_size": 1, "dp_size": 1, "ep_size": 1, "disable_radix_cache": False, "chunked_prefill_size": 4096,
+    "max_total_num_tokens": 1_600_000, "api_key": "sesame", "admin_api_key": None,
+}  # fmt: skip
+SGLANG_LOG = """\
+[2026-11-21 11:00:20] Load weight end. elapsed=11.20 s, type=LlamaForCausalLM, avail mem=60.1 GB, mem usage=15.0 GB.
+[2026-11-21 11:00:40] Capture decode CUDA graph end. elapsed=14.50 s, mem usage=0.60 GB, avail mem=9.1 GB.
+"""
+
+
+class Answers:
+    """A server that answers these paths, and 404 to all others."""
+
+    def __init__(self, **texts: str) -> None:
+        self.texts = {f"/{name}": text for name, text in texts.items()}
+
+    def get(self, path: str, timeout_s: float = 10.0) -> Reply:
+        return Reply(200, self.texts[path]) if path in self.texts else Reply(404, "")
+
+    def post(self, path: str, body: object = None, timeout_s: float = 30.0) -> Reply:
+        return self.get(path)
+
+
+def test_vllm_on_a_gpu() -> None:
+    client = Answers(version='{"version": "0.33.0"}', metrics=VLLM_METRICS)
+    evidence = framework("vllm").evidence(client, VLLM_LOG)
+    assert evidence.version == "0.33.0"
+    assert evidence.effective == {
+        "context_tokens": 4096, "kv_cache_dtype": "fp8", "quantization": "fp8", "dtype": "bfloat16", "graphs": True,
+        "prefix_cache": True, "chunked_prefill": True, "seed": 7, "tp": 2, "pp": 1, "dp": 1,
+    }  # fmt: skip
+    assert evidence.startup_s == {"process": 10.0, "weights": 11.25, "compile": 29.5, "graphs": 14.0, "engine": 46.01}
+    assert (evidence.kv_blocks, evidence.kv_block_tokens) == (27532, 16)
+
+
+def test_sglang() -> None:
+    evidence = framework("sglang").evidence(Answers(server_info=json.dumps(SGLANG)), SGLANG_LOG)
+    assert evidence.version == "0.5.23"
+    assert evidence.effective["context_tokens"] == 4096
+    assert evidence.effective["prefix_cache"] is True
+    assert evidence.effective["chunked_prefill"] is True
+    assert (evidence.kv_blocks, evidence.kv_block_tokens) == (100_000, 16)
+    assert evidence.startup_s == {"weights": 11.2, "graphs": 14.5}
+    assert "sesame" not in str(evidence)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "text", "worked"),
+    [
+        ("vllm", "reset_prefix_cache", '{"success":true}', True),
+        ("vllm", "reset_prefix_cache", '{"success":false}', False),
+        ("vllm", "reset_prefix_cache", "", True),
+        ("sglang", "flush_cache", "Cache flushed.\nPlease check backend logs for more details.", True),
+        ("sglang", "flush_cache", "Flush cache failed.", False),
+    ],
+)
+def test_a_reset_is_decided_by_the_body(name: str, path: str, text: str, worked: bool) -> None:
+    from tests.framework_launches import fair
+
+    launch = fair(framework(name), prefix_cache=True)
+    assert framework(name).reset_cache(Answers(**{path: text}), launch).ok is worked
+
+
+def test_sglang_instances_that_share_a_gpu_each_take_their_part_of_what_is_left() -> None:
+    """Of a GPU with 100 parts each of three gets 30: 0.3 of 100, 0.3 / 0.7 of 70, 0.3 / 0.4 of 40."""
+    import dataclasses
+
+    from servegauge.contract.spec import Layout
+    from tests.framework_launches import context, fair
+
+    launch = dataclasses.replace(
+        fair(framework("sglang"), memory_fraction=0.9), layout=Layout(instances=3, share_gpu=True)
+    )
+    free, taken = 100.0, []
+    for instance in range(3):
+        argv = framework("sglang").argv(context(launch, instance=instance))
+        taken.append(free * float(argv[argv.index("--mem-fraction-static") + 1]))
+        free -= taken[-1]
+    assert taken == pytest.approx([30.0, 30.0, 30.0], rel=1e-4)
+
+
+def test_readers() -> None:
+    assert key_values("a=1, b='x y', a=2, c=torch.float16)") == {"a": "1", "b": "x y", "c": "torch.float16"}
+    assert labels_of('m{a="1",b="q\\"r"} 1.0\n', "m") == {"a": "1", "b": 'q\\"r'}
+    assert labels_of("nothing", "m") == {}
+    stamp, form = r"\[([\d :-]+)\]", "%m-%d %H:%M:%S"
+    assert seconds("[11-21 23:59:50] one\n[11-21 23:59:58] two", stamp, form, "one", "two") == 8.0
+    assert seconds("[11-21 23:59:50] one", stamp, form, "one", "two") is None
+
+
+def test_compile_caches_are_kept_per_version_on_the_fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    import dataclasses
+
+    from tests.framework_launches import PLATFORM, context, fair
+
+    monkeypatch.setenv("FAST", "/fast")
+    one = framework("vllm")
+    launch = dataclasses.replace(fair(one), platform={**PLATFORM, "scratch": "$FAST/me"})
+    first = one.environment(context(launch, python="/envs/vllm-aaa/bin/python"))["VLLM_CACHE_ROOT"]
+    again = one.environment(context(launch, python="/envs/vllm-aaa/bin/python", instance=1))["VLLM_CACHE_ROOT"]
+    newer = one.environment(context(launch, python="/envs/vllm-bbb/bin/python"))["VLLM_CACHE_ROOT"]
+    assert first.startswith("/fast/me/servegauge-cache/vllm-")
+    assert first == again != newer
+    without = one.environment(context(fair(one)))["VLLM_CACHE_ROOT"]
+    assert without.startswith("/private/instance-0/"), "without a fast disk nothing stays behind"
+
+
+def test_transformers_on_a_cpu_sizes_its_cache_by_what_is_asked() -> None:
+    """Without a number of blocks it takes memory_fraction of the machine's free memory."""
+    import dataclasses
+
+    from tests.framework_launches import context, fair
+
+    one = framework("transformers")
+    launch = dataclasses.replace(fair(one, max_batch=4, context_tokens=1000), platform={"name": "a-cpu"})
+    argv = one.argv(context(launch))
+    assert argv[argv.index("--cb-num-blocks") + 1] == "16", "4 requests of 4 blocks of 256 tokens"
+    assert argv[argv.index("--cb-block-size") + 1] == "256"
+    assert "--cb-max-memory-percent" not in argv
+    assert "--cb-num-blocks" not in one.argv(context(fair(one))), "on a GPU memory_fraction decides"

@@ -1,0 +1,159 @@
+"""Each doubt about a cell is raised when it is due, with its number, and not otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from servegauge.base.errors import UserError
+from servegauge.contract.spec import Cell, Load, Workload
+from servegauge.dataset import text_agreement
+from servegauge.launch import cell_checks
+from tests.unit.contract.test_metrics import MS, row, table
+
+
+def cell(**load: object) -> Cell:
+    load = {"rate_rps": 1.0, "requests": 400, **load}
+    if load.get("concurrency"):
+        load["rate_rps"] = None
+    return Cell("l", "l-r1", {"name": "p"}, Load(**load), Workload({"name": "p"}, {"name": "m"}, {}))
+
+
+GOOD = [row(number) for number in range(400)]
+
+
+def raised(rows=GOOD, record=None, thresholds=None, gpu=None, **load: object) -> dict[str, dict]:
+    found = cell_checks.flags(table(*rows), cell(**load), record or {}, None, thresholds, gpu)
+    for flag in found:
+        assert set(flag) == {"flag", "value", "threshold", "detail"}
+        assert flag["detail"]
+    return {flag["flag"]: flag for flag in found}
+
+
+def test_a_good_cell_has_no_flag():
+    calibration = {"load": {"streams": None, "rate_rps": 1.0}, "ttft_error_s": {"p99": 0.0002}, "beyond": False}
+    record = {
+        "instrument": {"lateness_p99_s": 0.0003, "busiest_cpu_share": 0.2, "calibration": calibration},
+        "cache_reset": {"ok": True},
+    }
+    assert raised(record=record) == {}
+
+
+def test_late_requests():
+    record = {"instrument": {"lateness_p99_s": 0.02}}
+    flag = raised(record=record)["generator_limited"]
+    assert (flag["value"], flag["threshold"]) == (0.02, 0.002)
+    assert "20.00 ms" in flag["detail"]
+    assert raised(record=record, thresholds={"generator_lateness_s": 0.05}) == {}
+    assert raised(record=record, max_in_flight=4) == {}
+    assert raised(record=record, concurrency=4) == {}
+
+
+def test_a_load_that_the_calibration_does_not_carry():
+    point = {"load": {"streams": 64, "rate_rps": None}, "ttft_error_s": {"p99": -0.004}, "beyond": True}
+    flag = raised(record={"instrument": {"calibration": point}}, concurrency=64)["generator_limited"]
+    assert flag["value"] == pytest.approx(0.004)
+    assert "64 streams" in flag["detail"]
+    far = {**point, "ttft_error_s": {"p99": 0.0001}}
+    flag = raised(record={"instrument": {"calibration": far}}, concurrency=512)["generator_limited"]
+    assert (flag["value"], flag["threshold"]) == (512, 64)
+
+
+def test_a_busy_generator():
+    assert "generator_limited" in raised(record={"instrument": {"busiest_cpu_share": 0.97}})
+
+
+def test_a_cold_cell_that_was_served_from_the_cache():
+    rows = [row(number, cached_tokens=5) for number in range(400)]
+    flag = raised(rows)["cache_warm"]
+    assert (flag["value"], flag["threshold"]) == (0.5, 0.01)
+    assert raised(rows, cache="warm") == {}
+
+
+def test_a_cold_cell_that_the_servers_metrics_call_warm():
+    record = {
+        "metrics_before": {"cache_hit_tokens": 10.0, "cache_query_tokens": 100.0},
+        "metrics_after": {"cache_hit_tokens": 110.0, "cache_query_tokens": 300.0},
+    }
+    assert raised(record=record)["cache_warm"]["value"] == pytest.approx(0.5)
+    # What the answers themselves say is about the window alone, so it comes first.
+    assert raised([row(number, cached_tokens=0) for number in range(400)], record=record) == {}
+
+
+def test_a_refused_reset():
+    record = {"cache_reset": {"ok": False, "how": "POST /reset_prefix_cache", "answer": '{"success": false}'}}
+    assert "success" in raised(record=record)["reset_refused"]["detail"]
+    assert raised(record=record, thresholds={"refused_resets": 1}) == {}
+    assert raised(record=record, cache="warm") == {}
+
+
+def test_answers_without_a_token():
+    rows = [*GOOD, row(400, status="no_tokens", output_tokens=0)]
+    assert raised(rows)["zero_tokens"]["value"] == 1
+
+
+def test_errors_beyond_the_share():
+    rows = [*GOOD, *(row(number, status="timeout") for number in range(400, 410))]
+    flag = raised(rows)["errors"]
+    assert flag["value"] == pytest.approx(10 / 410)
+    assert "10 timeout" in flag["detail"]
+    assert raised(rows, thresholds={"error_share": 0.03}) == {}
+
+
+def test_output_of_another_length():
+    rows = [row(number, output_tokens=2 if number < 8 else 3) for number in range(400)]
+    assert raised(rows)["output_length"]["value"] == pytest.approx(0.02)
+    assert raised(rows, ignore_eos=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(400, set()), (368, set()), (367, {"p99_not_supported"}), (71, {"p99_not_supported", "p95_not_supported"})],
+)
+def test_samples_too_small_for_a_tail(count, expected):
+    assert set(raised(GOOD[:count])) == expected
+
+
+def test_a_queue_that_grows():
+    rows = [row(number, end_ns=number * 1000 * MS + (10 + number * 2000) * MS) for number in range(400)]
+    flag = raised(rows)["not_steady"]
+    assert flag["value"] > 1.5
+    assert raised(rows, arrival={"process": "ramp"}) == {}
+    assert raised(rows, concurrency=4) == {}
+
+
+def test_chance_is_not_a_growing_queue():
+    rows = [row(number, end_ns=number * 1000 * MS + (400 if number < 200 else 1500) * MS) for number in range(400)]
+    assert raised(rows) == {}
+
+
+def test_throttled_clocks():
+    reasons = ["hw_slowdown", "", "sw_power_cap", "", "sw_power_cap,hw_slowdown", None]
+    gpu = pa.table({"t_ns": [-1, 0, 1, 2, 3, 4], "throttle_reasons": reasons})  # the first lies before the window
+    flag = raised(gpu=gpu)["clocks_throttled"]
+    assert flag["value"] == pytest.approx(1 / 4)
+    assert flag["detail"].endswith("1 of 4 GPU samples were throttled: hw_slowdown")
+    assert raised(gpu=gpu.slice(0, 3)) == {}
+
+
+def test_stolen_cpu_time():
+    assert raised(record={"node": {"steal_share": 0.1}})["cpu_stolen"]["value"] == pytest.approx(0.1)
+
+
+def test_an_unknown_threshold_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'error_share'"):
+        cell_checks.thresholds_of({"eror_share": 0.1})
+
+
+def test_every_default_is_used():
+    source = Path(cell_checks.__file__).read_text(encoding="utf-8")
+    body = source.split("def flags(")[1] + Path(text_agreement.__file__).read_text(encoding="utf-8")
+    assert [name for name in cell_checks.DEFAULTS if f'"{name}"' not in body] == []
+
+
+def test_the_page_lists_every_threshold_with_its_default():
+    page = (Path(__file__).parents[3] / "docs" / "instrument.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- thresholds: begin -->\n")[2].partition("\n<!-- thresholds: end -->")[0]
+    assert table.split("\n") == cell_checks.thresholds_table()

@@ -1,0 +1,168 @@
+"""A server's life: ready, dead, hung, and nothing of it left behind, whoever dies first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from servegauge.base import supervisor
+from servegauge.contract.spec import Launch
+from servegauge.frameworks.base import Context, Framework
+from servegauge.launch import server
+
+PROGRAM = textwrap.dedent(
+    """
+    import http.server, os, signal, subprocess, sys
+    mode, port = sys.argv[1], int(sys.argv[2])
+    if mode == "dies":
+        sys.exit("no such model")
+    if mode == "stubborn":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # a grandchild that leaves the process group and loses its parent
+        subprocess.Popen(["sh", "-c", "setsid sleep 300 & echo $! > grandchild"])
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_): pass
+        def do_GET(self):
+            self.send_response(503 if mode == "never" else 200); self.end_headers(); self.wfile.write(b"{}")
+    print("started", flush=True)
+    http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    """
+)
+
+
+class Toy(Framework):
+    name, title, source, exercised = "toy", "Toy", "here", "here"
+    needs_gpu = False
+
+    def argv(self, ctx):
+        return [sys.executable, "-c", PROGRAM, ctx.launch.options["mode"], str(ctx.port)]
+
+
+def begin(tmp_path: Path, mode: str, **platform) -> server.Server:
+    launch = Launch("toy", {"name": "m"}, {"name": "here", **platform}, options={"mode": mode})
+    context = Context(launch, "m", server.free_port(), work=tmp_path)
+    return server.start(Toy(), context, tmp_path / "server.log")
+
+
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_ready_then_stopped(tmp_path):
+    running = begin(tmp_path, "good")
+    running.wait_ready(20)
+    assert running.ready_s > 0
+    family = supervisor.descendants(running.process.pid)
+    assert family
+    running.stop()
+    assert not running.alive()
+    assert all(gone(process) for process in family)
+    assert stat.S_IMODE((tmp_path / "server.log").stat().st_mode) == 0o600
+
+
+def test_a_server_that_dies_says_why(tmp_path):
+    running = begin(tmp_path, "dies")
+    with pytest.raises(server.ServerError, match=r"(?s)exit status 1.*no such model"):
+        running.wait_ready(20)
+
+
+def test_a_server_that_is_never_ready_is_given_up(tmp_path):
+    running = begin(tmp_path, "never")
+    with pytest.raises(server.ServerError, match=r"(?s)not ready within 1 s.*started"):
+        running.wait_ready(1)
+    running.stop()
+
+
+def test_nothing_survives_a_stubborn_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "GRACE_S", 0.5)
+    running = begin(tmp_path, "stubborn")
+    running.wait_ready(20)
+    for _ in range(100):
+        if (tmp_path / "grandchild").exists() and (tmp_path / "grandchild").read_text():
+            break
+        time.sleep(0.05)
+    grandchild = int((tmp_path / "grandchild").read_text())
+    assert not gone(grandchild)
+    running.stop()
+    assert gone(grandchild)
+    assert "SIGKILL" in running.how_it_ended()
+
+
+def test_nothing_survives_its_owner(tmp_path):
+    """kill -9 of the job: the pipe to the guard closes and the server ends."""
+    owner = subprocess.Popen(
+        [sys.executable, "-c", "import subprocess, sys, time\n"
+         f"p = subprocess.Popen([sys.executable, '-I', '-S', {supervisor.__file__!r}, '--grace', '1', '--',"
+         " 'sleep', '300'], stdin=subprocess.PIPE)\nprint(p.pid, flush=True)\ntime.sleep(300)"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    watcher = int(owner.stdout.readline())
+    for _ in range(100):
+        if family := supervisor.descendants(watcher):
+            break
+        time.sleep(0.05)
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    for _ in range(100):
+        if all(gone(process) for process in [watcher, *family]):
+            break
+        time.sleep(0.05)
+    assert all(gone(process) for process in [watcher, *family])
+
+
+def test_the_guard_being_killed_kills_the_server(tmp_path):
+    running = begin(tmp_path, "good")
+    running.wait_ready(20)
+    (first,) = supervisor.descendants(running.process.pid)
+    running.process.kill()
+    for _ in range(100):
+        if gone(first):
+            break
+        time.sleep(0.05)
+    assert gone(first)
+
+
+def test_what_a_killed_guard_leaves_is_found_by_its_mark(tmp_path):
+    running = begin(tmp_path, "stubborn")
+    running.wait_ready(20)
+    for _ in range(100):
+        if (tmp_path / "grandchild").exists() and (tmp_path / "grandchild").read_text():
+            break
+        time.sleep(0.05)
+    grandchild = int((tmp_path / "grandchild").read_text())
+    running.process.kill()
+    running.process.wait()
+    assert not gone(grandchild)
+    running.stop()
+    assert gone(grandchild)
+
+
+def test_a_missing_program_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "argv", lambda self, ctx: ["no-such-engine", "serve"])
+    with pytest.raises(server.ServerError, match="no program 'no-such-engine'"):
+        begin(tmp_path, "good")
+
+
+def test_a_container_wraps_the_command(tmp_path):
+    platform = {"name": "p", "gpus_per_node": 4, "frameworks": {"toy": {"container": "/images/toy.sif"}}}
+    launch = Launch("toy", {"name": "m"}, platform, options={"mode": "good"})
+    argv = server.command(Toy(), Context(launch, "m", 1))
+    assert argv[:3] == ["apptainer", "exec", "--nv"]
+    assert "/images/toy.sif" in argv
+
+
+def test_no_answer_is_a_status_of_zero():
+    reply = server.HttpClient(f"http://127.0.0.1:{server.free_port()}").get("/health", 1)
+    assert (reply.status, reply.ok) == (0, False)
+    assert "refused" in reply.text.lower()

@@ -1,0 +1,259 @@
+"""Expansion: what becomes a launch, what a cell, in which order, and what cannot work."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from servegauge.base.errors import UserError
+from servegauge.contract import spec
+from servegauge.contract.spec import Cell
+from servegauge.plan.expand import Plan, expand
+from tests.unit.study_tree import REPOSITORY, Tree
+
+ACCEPT = (
+    "ids changed: cells would be measured again. If that is meant: UPDATE_GOLDEN=1 pytest tests/unit/test_matrix.py"
+)
+GOLDEN = REPOSITORY / "tests" / "golden" / "plans"
+
+
+def _listing(plan: Plan) -> str:
+    lines = []
+    for launch in plan.launches:
+        lines.append(
+            f"{launch.id} {json.dumps(dict(launch.options), sort_keys=True)} {' '.join(launch.extra_args)}".rstrip()
+        )
+        for planned in plan.cells_of(launch.id):
+            lines.append(
+                f"  {planned.cell.id} <- {planned.cell.workload.id}"
+                + (f" SKIP {planned.skipped}" if planned.skipped else "")
+            )
+    return "\n".join(lines) + "\n"
+
+
+STUDIES = {
+    "pair": {},
+    "wide": {
+        "matrix": {
+            "model": ["small", "large"],
+            "framework": ["fast", "plain"],
+            "tp": [1, 4],
+            "platform": ["metal", "virtual"],
+            "prompts": ["chat", "book"],
+            "rate": [1],
+            "concurrency": [4],
+            "repeat": 1,
+            "prefix_cache": [True, False],
+            "cache": ["cold", "warm"],
+            "exclude": [{"framework": "plain", "tp": 4}, {"prompts": "book", "cache": "warm"}],
+            "include": [{"framework": "fast", "tp": 2, "kv_cache_dtype": "fp8", "rate": [8], "platform": "metal"}],
+        },
+        "server": {"extra_args": {"fast": ["--verbose", "1"]}},
+        "load": {"requests": 64},
+    },
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_expansion_is_the_golden_one(tree: Tree, name: str) -> None:
+    found = _listing(expand(tree.study(**STUDIES[name])))
+    golden = GOLDEN / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(found)
+    assert found == golden.read_text(), ACCEPT
+
+
+def test_every_combination_once(tree: Tree) -> None:
+    plan = expand(
+        tree.study(matrix={"prompts": ["chat", "book"], "concurrency": [4, 8], "repeat": 3}, load={"requests": 9})
+    )
+    assert len(plan.launches) == 2 * 3
+    assert len(plan.cells) == 6 * 2 * (2 + 2)
+    assert len({planned.cell.id for planned in plan.cells}) == len(plan.cells)
+    assert len({launch.configuration for launch in plan.launches}) == 2
+    loads = {(planned.cell.load.rate_rps, planned.cell.load.concurrency) for planned in plan.cells}
+    assert loads == {(1, None), (2.5, None), (None, 4), (None, 8)}
+    assert all(
+        planned.cell.load.arrival["process"] == ("poisson" if planned.cell.load.rate_rps else "closed")
+        for planned in plan.cells
+    )
+
+
+def test_both_platforms_replay_the_same_workload_in_the_same_order_and_each_repeat_draws_anew(tree: Tree) -> None:
+    plan = expand(tree.study(matrix={"rate": [1, 2, 3, 4, 5, 6]}))
+    orders: dict[int, set[tuple[str, ...]]] = {1: set(), 2: set()}
+    for launch in plan.launches:
+        orders[launch.repeat].add(tuple(planned.cell.workload.id for planned in plan.cells_of(launch.id)))
+    (first,), (second,) = orders[1], orders[2]
+    assert not set(first) & set(second)
+    assert [name.split("-r1-")[0] for name in first] != [name.split("-r2-")[0] for name in second]  # shuffled anew
+
+
+def test_a_fixed_draw_is_shared_by_the_repeats(tree: Tree) -> None:
+    plan = expand(tree.study(load={"draw": "fixed"}))
+    assert len(plan.workloads) == 2
+
+
+def test_blocks_hold_platforms_together_and_shuffle_them(tree: Tree) -> None:
+    plan = expand(tree.study(matrix={"prefix_cache": [True, False], "repeat": 8}))
+    pairs = [plan.launches[i : i + 2] for i in range(0, len(plan.launches), 2)]
+    for one, other in pairs:
+        assert (one.repeat, one.options) == (other.repeat, other.options)
+        assert {one.platform["name"], other.platform["name"]} == {"metal", "virtual"}
+    assert {one.platform["name"] for one, _ in pairs} == {"metal", "virtual"}, "the same platform always first"
+    assert [one.repeat for one, _ in pairs] == sorted(one.repeat for one, _ in pairs)
+
+
+def test_a_new_rate_changes_no_other_cell_and_no_order(tree: Tree) -> None:
+    before = expand(tree.study(matrix={"rate": [1, 2, 3]}))
+    after = expand(tree.study(matrix={"rate": [1, 2, 3, 4]}))
+    assert [launch.id for launch in before.launches] == [launch.id for launch in after.launches]
+    old = [planned.cell.id for planned in before.cells]
+    assert [planned.cell.id for planned in after.cells if planned.cell.id in set(old)] == old
+    assert len(after.cells) == len(old) + 4
+
+
+def test_another_seed_gives_other_draws_and_another_order(tree: Tree) -> None:
+    one, other = (expand(tree.study(matrix={"repeat": 8}, load={"seed": seed})) for seed in (1, 2))
+    assert {launch.id for launch in one.launches} == {launch.id for launch in other.launches}
+    assert [launch.id for launch in one.launches] != [launch.id for launch in other.launches]
+    assert not {w.id for w in one.workloads} & {w.id for w in other.workloads}
+
+
+def test_words_for_people_are_no_part_of_a_cell(tree: Tree) -> None:
+    before = {planned.cell.id for planned in expand(tree.study()).cells}
+    chat = tree.root / "config/prompts/chat.yaml"
+    chat.write_text(chat.read_text().replace("short", "another description") + "how_to_get: nothing to get\n")
+    platform = tree.root / "config/platforms/metal.yaml"
+    platform.write_text(platform.read_text().replace("partition: gpu", "partition: gpu2"))
+    assert {planned.cell.id for planned in expand(tree.study()).cells} == before
+    chat.write_text(chat.read_text().replace("100", "101"))
+    assert not {planned.cell.id for planned in expand(tree.study()).cells} & before
+
+
+def test_include_adds_and_exclude_does_not_touch_it(tree: Tree) -> None:
+    matrix = {"exclude": [{"platform": "virtual"}], "include": [{"platform": "virtual", "rate": [9]}]}
+    plan = expand(tree.study(matrix=matrix))
+    virtual = [planned.cell for planned in plan.cells if "virtual" in planned.cell.id]
+    assert [cell.load.rate_rps for cell in virtual] == [9, 9]
+    assert len(plan.cells) == 2 * 2 + 2
+
+
+def test_including_what_is_there_already_adds_nothing(tree: Tree) -> None:
+    assert _listing(expand(tree.study(matrix={"include": [{"rate": [1]}]}))) == _listing(expand(tree.study()))
+
+
+def test_naming_a_concurrency_in_include_leaves_the_rates_out(tree: Tree) -> None:
+    plan = expand(tree.study(matrix={"include": [{"concurrency": [3]}]}, load={"requests": 5}))
+    assert sorted({planned.cell.load.words() for planned in plan.cells}) == ["conc3", "rate1", "rate2.5"]
+
+
+def test_fair_defaults_are_set_and_a_study_wins(tree: Tree) -> None:
+    (first, *_) = expand(tree.study()).launches
+    assert first.options == {"context_tokens": 2048, "prefix_cache": False}
+    (first, *_) = expand(tree.study(server={"prefix_cache": True, "context_tokens": 512})).launches
+    assert first.options == {"context_tokens": 512, "prefix_cache": True}
+    launches = expand(tree.study(server={"prefix_cache": True}, matrix={"prefix_cache": [False, True]})).launches
+    assert {launch.options["prefix_cache"] for launch in launches} == {False, True}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "platform", "reason"),
+    [
+        ({"framework": "fast", "tp": [4]}, "virtual", "tp4 takes 4 GPUs, the platform virtual has 2 on one node"),
+        ({"framework": "fast", "tp": [2], "instances": [2]}, "virtual", "tp2-n2 takes 4 GPUs"),
+        ({"framework": "fast", "platform": ["cpu"]}, "cpu", "Fast needs a GPU, the platform cpu has none"),
+        (
+            {"kv_cache_dtype": ["fp8"]},
+            "metal",
+            "Plain has no option for kv_cache_dtype (it has: context_tokens, prefix_",
+        ),
+        ({"tp": [2]}, "metal", "Plain has no tensor parallel size, tp is 2"),
+        ({"framework": "fast", "ep": [3]}, "metal", "ep3 does not divide the 1 GPUs"),
+        ({"framework": "fast", "model": "large", "tp": [2], "ep": [2]}, "metal", "the model large has no experts"),
+        (
+            {"framework": "fast", "model": "large", "tp": [3]},
+            "metal",
+            "64 attention heads, which tp3 does not divide",
+        ),
+        ({"framework": "fast", "model": "large"}, "metal", "the model large does not fit: weights 138.0 GB and"),
+        ({"prompts": ["book"]}, "metal", "take up to 3600 tokens, the server's context_tokens is 2048"),
+        ({"cache": ["warm"]}, "metal", "cache: warm needs the server option prefix_cache: true"),
+    ],
+)
+def test_what_cannot_work_is_skipped_with_the_reason(tree: Tree, matrix: dict, platform: str, reason: str) -> None:
+    cells = [planned for planned in expand(tree.study(matrix=matrix)).cells if f"-{platform}-" in planned.cell.id]
+    assert cells
+    assert all(reason in (planned.skipped or "") for planned in cells), cells[0].skipped
+
+
+def test_an_endpoint_that_a_framework_does_not_have(tree: Tree) -> None:
+    plan = expand(tree.study(load={"endpoint": "chat"}))
+    assert {planned.skipped for planned in plan.cells} == {"Plain has no endpoint chat (it has: completions)"}
+
+
+def test_what_can_work_is_not_skipped(tree: Tree) -> None:
+    plan = expand(
+        tree.study(matrix={"framework": ["fast", "plain"], "tp": [1], "prefix_cache": [True], "cache": ["warm"]})
+    )
+    assert not [planned.skipped for planned in plan.cells if planned.skipped]
+    large = expand(tree.study(matrix={"framework": "fast", "model": "large", "tp": [4], "platform": "metal"}))
+    assert not [planned.skipped for planned in large.cells if planned.skipped]
+
+
+def test_a_cpu_build_needs_no_gpu(tree: Tree) -> None:
+    tree.write("config/platforms/cpu.yaml", {"description": "x", "frameworks": {"fast": {"device": "cpu"}}})
+    plan = expand(tree.study(matrix={"framework": "fast", "platform": "cpu"}))
+    assert {planned.skipped for planned in plan.cells} == {None}
+
+
+def test_a_plan_survives_json(tree: Tree) -> None:
+    plan = expand(tree.study(**STUDIES["wide"]))
+    back = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert _listing(back) == _listing(plan)
+
+
+def test_two_things_with_one_name_are_refused(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spec, "digest", lambda data, length=1: "0")
+    with pytest.raises(UserError, match="both called plain-small-tp1-metal-r1-0: their hashes agree by chance"):
+        expand(tree.study(matrix={"platform": "metal", "prefix_cache": [True, False]}))
+
+
+def test_ids_do_not_depend_on_what_is_shared_and_cached(tree: Tree) -> None:
+    for planned in expand(tree.study(**STUDIES["wide"])).cells:
+        assert Cell.from_dict(json.loads(json.dumps(planned.cell.to_dict()))).id == planned.cell.id
+
+
+def test_cells_can_be_selected_by_a_pattern(tree: Tree) -> None:
+    plan = expand(tree.study()).selected("*-metal-*rate1-*")
+    assert [planned.cell.load.rate_rps for planned in plan.cells] == [1, 1]
+    assert [launch.platform["name"] for launch in plan.launches] == ["metal", "metal"]
+    with pytest.raises(UserError, match="no cell of the study 'x' matches 'nothing'; its ids are like plain-small"):
+        plan.selected("nothing")
+
+
+def test_ten_thousand_cells_expand_in_a_moment(tree: Tree) -> None:
+    matrix = {
+        "platform": ["metal", "virtual"],
+        "repeat": 5,
+        "rate": [0.5 * n for n in range(1, 201)],
+        "prompts": ["chat", "book"],
+    }
+    study = tree.study(matrix={**matrix, "prefix_cache": [True, False], "repeat": 6})
+    start = time.process_time()
+    plan = expand(study)
+    spent = time.process_time() - start
+    assert len(plan.cells) == 2 * 2 * 6 * 200 * 2
+    assert spent < 3, (
+        f"{spent:.1f} s of CPU for {len(plan.cells)} cells; asked: 1 s for 10,000"
+    )  # thrice, for a busy machine
+
+
+def test_the_path_of_the_tree_is_nowhere_in_a_launch(tree: Tree) -> None:
+    plan = expand(tree.study())
+    assert str(tree.root) not in json.dumps([launch.to_dict() for launch in plan.launches])
+    assert isinstance(tree.root, Path)

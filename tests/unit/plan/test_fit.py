@@ -1,0 +1,201 @@
+"""Does a model fit: the formula against published sizes, and what happens where nobody can tell."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servegauge.contract.spec import Launch
+from servegauge.plan import fit
+from servegauge.plan.expand import expand
+from tests.unit.study_tree import LLAMA, Tree
+
+# Published configurations (config.json on the hub) and the parameter counts that their model cards or index files give.
+PUBLISHED: dict[str, tuple[dict[str, Any], int, float]] = {
+    # name: (config.json, parameters, KiB of KV cache per token in 16 bit)
+    "Llama-2-70B": (LLAMA, 68_976_648_192, 320),
+    "Llama-3-8B": (
+        {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}, 8_030_261_248, 128),
+    "Qwen2.5-7B": (
+        {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+         "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "use_sliding_window": False,
+         "sliding_window": 131072}, 7_615_616_512, 56),
+    "Qwen3-8B": (
+        {"model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+         "head_dim": 128, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 151936},
+        8_190_735_360, 144),
+    "Mixtral-8x7B": (
+        {"model_type": "mixtral", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 32000, "num_local_experts": 8},
+        46_702_792_704, 128),
+    "Qwen3-30B-A3B": (
+        {"model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 768,
+         "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128,
+         "vocab_size": 151936, "num_experts": 128, "decoder_sparse_step": 1, "mlp_only_layers": []},
+        30_532_122_624, 96),
+    "DeepSeek-V3": (  # without its multi-token prediction layer
+        {"model_type": "deepseek_v3", "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048,
+         "num_hidden_layers": 61, "num_attention_heads": 128, "num_key_value_heads": 128, "vocab_size": 129280,
+         "n_routed_experts": 256, "n_shared_experts": 1, "first_k_dense_replace": 3, "kv_lora_rank": 512,
+         "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk_nope_head_dim": 128, "v_head_dim": 128},
+        671_026_419_200, 68.625),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_sizes(name: str) -> None:
+    config, parameters, kib = PUBLISHED[name]
+    known = {**fit.of_config(config), "dtype": "bfloat16"}
+    assert known["parameters"] == parameters
+    assert fit.kv_bytes(known, 1) == kib * 1024
+
+
+def test_sliding_windows_bound_the_cache() -> None:
+    config = {
+        **LLAMA,
+        "num_hidden_layers": 4,
+        "sliding_window": 100,
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+    }
+    known = {**fit.of_config(config), "dtype": "float16"}
+    per_token = 2 * 8 * 128 * 2
+    assert fit.kv_bytes(known, 1000) == per_token * (3 * 100 + 1000)
+    everywhere = {**fit.of_config({**LLAMA, "sliding_window": 4096}), "dtype": "float16"}
+    assert fit.kv_bytes(everywhere, 9999) == 80 * per_token * 4096
+
+
+def test_layers_without_a_growing_cache_count_nothing() -> None:
+    config = {**LLAMA, "num_hidden_layers": 4, "layer_types": ["linear_attention"] * 3 + ["full_attention"]}
+    assert [group["layers"] for group in fit.of_config(config)["kv"]] == [1]
+
+
+def test_types_of_the_cache() -> None:
+    known = {**fit.of_config(LLAMA), "dtype": "float16"}
+    half = fit.kv_bytes(known, 10)
+    assert half is not None
+    assert fit.kv_bytes(known, 10, "fp8") == half / 2
+    assert fit.kv_bytes(known, 10, "fp8_e5m2") == half / 2
+    assert fit.kv_bytes(known, 10, "q8_0") == half / 2 * 34 / 32
+    assert fit.kv_bytes({**known, "dtype": "float8"}, 10, "auto") == half, "fp8 weights keep a 16-bit cache by default"
+
+
+def test_the_language_part_of_a_multimodal_model_counts() -> None:
+    assert fit.of_config({"model_type": "mllama", "text_config": LLAMA})["parameters"] == 68_976_648_192
+
+
+def test_a_family_that_is_built_otherwise_is_not_guessed() -> None:
+    known = fit.of_config({**LLAMA, "model_type": "newfangled"})
+    assert known["parameters"] is None
+    assert known["kv"], "the cache follows from heads and layers all the same"
+
+
+def _safetensors(path: Path, shapes: dict[str, tuple[int, int]]) -> None:
+    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    for name, (rows, columns) in shapes.items():
+        size = rows * columns * 2
+        header[name] = {"dtype": "F16", "shape": [rows, columns], "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
+
+
+def test_weights_are_read_from_the_files_where_there_are_any(tmp_path: Path) -> None:
+    assert fit.tensor_bytes(tmp_path) is None
+    _safetensors(tmp_path / "model-1.safetensors", {"a": (10, 10), "b": (5, 2)})
+    _safetensors(tmp_path / "model-2.safetensors", {"c": (100, 1)})
+    assert fit.tensor_bytes(tmp_path) == 2 * (100 + 10 + 100)
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 12345}, "weight_map": {}}')
+    assert fit.tensor_bytes(tmp_path) == 12345
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 8, struct.pack("<Q", 4) + b"oops"])
+def test_a_damaged_file_is_no_size(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert fit.tensor_bytes(tmp_path) is None
+
+
+def test_where_nobody_can_tell_it_is_null_with_a_reason_and_no_skip(tree: Tree) -> None:
+    known = fit.shape(tree.root, {"name": "small", "source": "models/small"})
+    assert known["weight_bytes"] is None
+    assert known["reason"] == "models/small/config.json is not on this machine"
+    tree.write("models/small/config.json", "{")
+    assert "is not understood" in fit.shape(tree.root, {"name": "small", "source": "models/small"})["reason"]
+    plan = expand(tree.study(matrix={"framework": "fast"}))
+    assert {planned.skipped for planned in plan.cells} == {None}
+
+
+def test_a_model_file_may_say_what_is_not_on_this_machine(tree: Tree) -> None:
+    known = fit.shape(
+        tree.root, {"name": "m", "source": "nowhere", "shape": {"parameters": 10, "kv_values_per_token": 4}}
+    )
+    assert (known["weight_bytes"], fit.kv_bytes(known, 3), known["reason"]) == (20, 24.0, None)
+
+
+def _launch(tree: Tree, platform: str = "metal", **matrix: Any) -> tuple[Launch, dict[str, Any]]:
+    study = tree.study(matrix={"model": "large", "framework": "fast", "platform": platform, **matrix})
+    return expand(study).launches[0], study["shapes"]["large"]
+
+
+def test_weights_and_cache_are_split_over_gpus(tree: Tree) -> None:
+    launch, known = _launch(tree, tp=[4])
+    weights, cache = fit.per_device(launch, known) or (0, 0)
+    assert weights == pytest.approx(2 * 68_976_648_192 / 4)
+    assert cache == 4096 * 320 * 1024 / 4
+    launch, known = _launch(tree, tp=[2], pp=[2])
+    assert fit.per_device(launch, known) == pytest.approx((2 * 68_976_648_192 / 4, 4096 * 320 * 1024 / 4))
+
+
+def test_heads_are_copied_where_there_are_more_gpus_and_a_latent_is_never_split(tree: Tree) -> None:
+    tree.write("config/platforms/metal.yaml", {"description": "x", "gpus_per_node": 16, "gpu": {"memory_gb": 80}})
+    launch, known = _launch(tree, tp=[16])
+    assert (fit.per_device(launch, known) or (0, 0))[1] == 4096 * 320 * 1024 / 8
+    tree.write("models/large/config.json", {**PUBLISHED["DeepSeek-V3"][0], "torch_dtype": "bfloat16"})
+    launch, known = _launch(tree, tp=[16])
+    assert (fit.per_device(launch, known) or (0, 0))[1] == 4096 * 68.625 * 1024
+
+
+def test_experts_are_spread_over_expert_parallel_gpus(tree: Tree) -> None:
+    tree.write("models/large/config.json", {**PUBLISHED["Qwen3-30B-A3B"][0], "torch_dtype": "bfloat16"})
+    launch, known = _launch(tree, dp=[4], ep=[4])
+    weights, _ = fit.per_device(launch, known) or (0, 0)
+    routed = 48 * 128 * 3 * 2048 * 768
+    assert weights == pytest.approx(2 * (30_532_122_624 - routed + routed / 4))
+
+
+def test_quantization_and_data_type_change_the_weights(tree: Tree) -> None:
+    launch, known = _launch(tree, quantization=["fp8"])
+    assert fit.weight_bytes(launch, known) == 68_976_648_192
+    launch, known = _launch(tree, dtype=["float32"])
+    assert fit.weight_bytes(launch, known) == 4 * 68_976_648_192
+
+
+def test_the_share_of_memory_is_the_studys_then_the_configurations(tree: Tree) -> None:
+    launch, known = _launch(tree, tp=[2], memory_fraction=[0.9])
+    assert fit.too_large(launch, known) is None
+    launch, known = _launch(tree, tp=[2], memory_fraction=[0.8])
+    assert "room for 64.0 GB" in (fit.too_large(launch, known) or "")
+    launch, known = _launch(tree, tp=[2])
+    assert fit.too_large(launch, known, 0.9) is None
+    assert "room for 64.0 GB" in (fit.too_large(launch, known, 0.8) or "")
+
+
+def test_instances_that_share_a_gpu_share_its_memory(tree: Tree) -> None:
+    launch, known = _launch(tree, tp=[2], instances=[2], share_gpu=[True])
+    assert "room for 36.0 GB" in (fit.too_large(launch, known) or "")
+    launch, known = _launch(tree, tp=[2], instances=[2])
+    assert fit.too_large(launch, known) is None
+
+
+def test_main_memory_holds_every_part(tree: Tree) -> None:
+    here = {"description": "x", "memory_gb": 130, "frameworks": {"fast": {"device": "cpu"}}}
+    tree.write("config/platforms/cpu.yaml", here)
+    launch, known = _launch(tree, "cpu", tp=[2])
+    assert "in main memory, the platform cpu has room for 130.0 GB" in (fit.too_large(launch, known) or "")
+    tree.write("config/platforms/cpu.yaml", {**here, "memory_gb": 150})
+    launch, known = _launch(tree, "cpu", tp=[2])
+    assert fit.too_large(launch, known) is None

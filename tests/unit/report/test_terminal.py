@@ -1,0 +1,131 @@
+"""The end of a run in the terminal: numbers, counts, what failed and the command that reruns it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, write_json
+from servegauge.dataset import merge
+from servegauge.report import terminal
+from tests import synthetic
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    root = tmp_path_factory.mktemp("summary")
+    special = synthetic.make_results(root, requests=40)
+    merge.merge(root / "results")
+    return root / "results", special
+
+
+def test_the_table_has_a_row_per_condition_and_level_with_the_ratio_below(made):
+    results, _ = made
+    text, failed = terminal.summarise(results, "demo")
+    lines = text.splitlines()
+    assert failed == 1
+    heading = next(line for line in lines if line.startswith("condition"))
+    for word in ("platform", "TTFT p50", "TTFT p99", "TPOT p50", "E2E p99", "achieved", "goodput interactive"):
+        assert word in heading
+    first = next(index for index, line in enumerate(lines) if line.startswith("short, rate 2/s"))
+    assert "own-cpu" in lines[first]
+    assert lines[first + 1].strip().startswith("shared-cpu")
+    ratios = [word for word in lines[first + 2].replace("x ", "x").split() if word.startswith("x")]
+    rows = [
+        row for row in merge.read(results, "cells").to_pylist() if (row["prompts"], row["rate_rps"]) == ("short", 2)
+    ]
+    mean = {
+        platform: sum(row["ttft_p50_s"] for row in rows if row["platform"] == platform) / 2
+        for platform in ("own-cpu", "shared-cpu")
+    }
+    assert ratios[0] == f"x{mean['shared-cpu'] / mean['own-cpu']:.2f}"
+    assert f"{1e3 * mean['own-cpu']:.1f} ms" in lines[first]
+    assert len(ratios) == 8
+
+
+def test_marks_are_explained(made):
+    text, _ = terminal.summarise(made[0], "demo")
+    assert "+ the sample is too small for this quantile" in text
+    assert "* a cell on either side is flagged" in text
+    assert any(line.startswith("note: Some sides have a single launch") for line in text.splitlines())
+
+
+def test_what_failed_is_told_with_reason_log_and_command(made):
+    results, special = made
+    text, _ = terminal.summarise(results, "demo", profile="profiles/hlrs")
+    assert "Cells    23 ok, 1 failed, 1 skipped; 1 of the ok ones flagged" in text
+    assert "Flags    errors 1" in text
+    assert f"  {special['failed']}\n    the server died: exit status -9 (killed; out of memory?)\n    log: " in text
+    assert "  snakemake --profile profiles/hlrs --config study=demo\n" in text
+    cell = f"results/cells/{special['failed']}/cell.json"
+    assert f"  snakemake --profile profiles/hlrs --config study=demo -- {cell}\n" in text
+    log = next(line for line in text.splitlines() if line.startswith("    log: ")).removeprefix("    log: ")
+    assert Path(log).is_file()
+
+
+def test_where_dataset_and_report_lie(made):
+    results, _ = made
+    text, _ = terminal.summarise(results, "demo")
+    assert f"Dataset  {results}/dataset/" in text
+    assert f"Report   {results}/report/demo.html  (not written yet)" in text
+
+
+def test_nothing_failed_is_status_0(made, capsys, tmp_path):
+    results, special = made
+    assert terminal.show(results, "demo") == 1
+    root = tmp_path / "clean"
+    synthetic.make_results(root, requests=8)
+    plan = read_json(root / "results/plan/demo.json")
+    plan["cells"] = [cell for cell in plan["cells"] if cell["id"] != special["failed"] and not cell["skipped"]]
+    failed = {cell["id"] for cell in plan["cells"]} - {path.name for path in (root / "results/cells").iterdir()}
+    plan["cells"] = [cell for cell in plan["cells"] if cell["id"] not in failed]
+    write_json(root / "results/plan/demo.json", plan)
+    merge.merge(root / "results")
+    capsys.readouterr()
+    assert terminal.show(root / "results", "demo") == 0
+    assert "23 ok, 0 failed, 0 skipped" in capsys.readouterr().out
+
+
+def test_a_run_that_ended_before_the_merge_says_so(tmp_path, capsys):
+    assert terminal.show(tmp_path / "results", "demo") == 0
+    assert "run `python scripts/merge_dataset.py" in capsys.readouterr().out
+    with pytest.raises(UserError):
+        terminal.summarise(tmp_path / "results", "demo")
+
+
+def test_the_profile_of_this_run_is_in_the_commands():
+    assert terminal.profile_of(["snakemake", "--profile", "profiles/hlrs", "-n"]) == "profiles/hlrs"
+    assert terminal.profile_of(["snakemake", "--profile=profiles/x"]) == "profiles/x"
+    assert terminal.profile_of(["snakemake"]) == "profiles/local"
+
+
+def test_the_snakefile_does_not_load_pyarrow_with_it():
+    heavy = {"pyarrow", "numpy", "pandas", "matplotlib"}
+    code = f"import sys, servegauge.report.terminal; print(sorted({heavy!r} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("script", ["merge_dataset", "render_report", "summary"])
+def test_the_scripts_have_help(script):
+    answer = subprocess.run(
+        [sys.executable, f"scripts/{script}.py", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "--results" in answer.stdout
+
+
+def test_the_script_ends_with_1_where_a_cell_failed_and_2_for_a_mistake(made):
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "scripts/summary.py", *words, "--results", str(made[0])]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
+
+    assert run("demo").returncode == 1
+    wrong = run("nothing")
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: the dataset holds no study 'nothing'; it holds demo\n"

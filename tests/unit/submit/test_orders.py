@@ -1,0 +1,95 @@
+"""What a job is asked to do, and what is said of a plan that is none."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servegauge.base.errors import UserError
+from servegauge.submit.orders import find_launch, launch_of_cell, make_order, read_plan, write_order
+
+PLAN: dict[str, Any] = {
+    "study": {"name": "demo"},
+    "launches": [{"id": "one"}],
+    "cells": [
+        {"id": "one-a", "launch": "one"},
+        {"id": "one-b", "launch": "one", "skipped": "does not fit"},
+        {"id": "one-c", "launch": "one"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"study": {}}, "its study has no name"),
+        ({"study": None}, "its study has no name"),
+        ({"launches": [{"framework": "plain"}]}, r"launches\[0\] has no id"),
+        ({"launches": ["one"]}, r"launches\[0\] has no id"),
+        ({"launches": {"one": {}}}, "its launches are no list"),
+        ({"cells": [{"id": "one-a", "launch": "one"}, {"id": "one-b"}]}, r"cells\[1\] has no launch"),
+        ({"cells": [{"launch": "one"}]}, r"cells\[0\] has no id"),
+    ],
+)
+def test_a_plan_that_lacks_something_is_told_with_how_to_write_it(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "demo.json"
+    path.write_text(json.dumps({**PLAN, **change}))
+    with pytest.raises(UserError, match=rf"demo\.json is not a plan: {said}\. Write it with: .*write_plan\.py demo"):
+        read_plan(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"study": {"name": "demo"}}'])
+def test_a_file_that_is_no_plan_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "demo.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is not a plan"):
+        read_plan(path)
+    with pytest.raises(UserError, match="is not a plan"):
+        read_plan(tmp_path / "absent.json")
+
+
+def test_the_door_prints_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "demo.json"
+    path.write_text(json.dumps({"study": {}, "launches": [{}], "cells": [{}]}))
+    said = subprocess.run(
+        [sys.executable, "-m", "servegauge.submit.orders", "--plan", str(path), "--launch-of", "one-a"],
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: ")
+    assert "Traceback" not in said.stderr
+    with pytest.raises(UserError, match="its study has no name"):
+        find_launch(path, "one-a")
+    with pytest.raises(UserError, match="its study has no name"):
+        write_order(path, "one", 0, tmp_path, tmp_path)
+    path.write_text(json.dumps(PLAN))
+    with pytest.raises(UserError, match=r"edited, or written by another version: one or a cell of it lacks 'layout'"):
+        write_order(path, "one", 0, tmp_path, tmp_path)
+
+
+def test_an_order_holds_what_is_neither_skipped_nor_measured(tmp_path: Path) -> None:
+    path = tmp_path / "demo.json"
+    path.write_text(json.dumps(PLAN))
+    plan = read_plan(path)
+    measured = tmp_path / "results/cells/one-a/cell.json"
+    assert [cell["id"] for cell in make_order(plan, "one", 0, tmp_path / "results", tmp_path)["cells"]] == [
+        "one-a",
+        "one-c",
+    ]
+    measured.parent.mkdir(parents=True)
+    measured.write_text("{}")
+    assert [cell["id"] for cell in make_order(plan, "one", 1, tmp_path / "results", tmp_path)["cells"]] == ["one-c"]
+    assert make_order(plan, "one", 1, tmp_path / "results", tmp_path, "*-x")["cells"] == []
+    assert launch_of_cell(plan, "one-c") == "one"
+    with pytest.raises(UserError, match="has no cell 'one-d'"):
+        launch_of_cell(plan, "one-d")
+    with pytest.raises(UserError, match=r"has no launch 'on'\. Did you mean 'one'"):
+        make_order(plan, "on", 0, tmp_path, tmp_path)

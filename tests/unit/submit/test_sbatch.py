@@ -1,0 +1,165 @@
+"""What a platform's `slurm:` becomes: the text that sbatch gets, held against golden files; and what Slurm answers."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from servegauge.contract.spec import Launch, Layout
+from servegauge.inputs.containers import contained
+from servegauge.submit import slurm_commands
+from servegauge.submit.backends import SlurmSubmitter
+from servegauge.submit.slurm_commands import JobState, Queue
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "sbatch"
+
+FULL = {
+    "partition": "gpu",
+    "account": "proj42",
+    "qos": "high",
+    "constraint": "h100&nvlink",
+    "gres": "gpu:h100:{gpus}",
+    "cpus_per_task": 32,
+    "mem_gb": 120.5,
+    "time_min": 90,
+    "exclude": "bad[01-02]",
+    "sbatch": ["--licenses=gpfs", "#SBATCH --reservation=bench", "--no-requeue"],
+}
+
+PLATFORMS = {
+    "cpu": ({"name": "own-cpu", "slurm": {"partition": "cpu"}}, Layout()),
+    "one-gpu": ({"name": "bare", "gpus_per_node": 4, "slurm": FULL, "modules": ["cuda/12.9", "gcc"]}, Layout()),
+    "whole-node": (
+        {"name": "bare", "gpus_per_node": 4, "slurm": {"gres": "gpu:{gpus}", "exclusive": True, "mem_gb": 0}},
+        Layout(tp=2, instances=2),
+    ),
+    "two-nodes": ({"name": "bare", "gpus_per_node": 4, "slurm": {"gres": "gpu:{gpus}"}}, Layout(tp=4, pp=2)),
+    "shared-gpu": (
+        {"name": "vgpu", "gpus_per_node": 1, "slurm": {"gres": "gpu:{gpus}"}},
+        Layout(instances=3, share_gpu=True),
+    ),
+    "nothing-said": ({"name": "plain"}, Layout()),
+}
+
+
+def order(platform, layout, **more):
+    launch = Launch("vllm", {"name": "qwen3-8b"}, platform, layout)
+    return {"study": "demo", "attempt": 0, "cells": [], "launch": launch.to_dict(), "time_min": 60, **more}
+
+
+def text(tmp_path, monkeypatch, asked, exclude=()):
+    """The batch script, with what differs between machines taken out."""
+    programs = tmp_path / "bin"
+    programs.mkdir(exist_ok=True)
+    (programs / "srun").touch(mode=0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    executor = SlurmSubmitter(Path("/results/job-0"), asked, Queue(tmp_path, 30), exclude).executor()
+    written = executor._make_submission_file_text(executor._submitit_command_str, "0")
+    return re.sub(r"\S*/bin/python\S*", "python", written)
+
+
+@pytest.mark.parametrize("name", PLATFORMS)
+def test_the_batch_script_of_a_platform(tmp_path, monkeypatch, name):
+    platform, layout = PLATFORMS[name]
+    written = text(tmp_path, monkeypatch, order(platform, layout))
+    golden = GOLDEN / f"{name}.sh"
+    if os.environ.get("SERVEGAUGE_ACCEPT") == "1":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(written)
+    assert written == golden.read_text(), "accept the change with: SERVEGAUGE_ACCEPT=1 pytest tests/unit/test_sbatch.py"
+
+
+def test_failed_nodes_are_excluded_beside_the_platforms(tmp_path, monkeypatch):
+    platform, layout = PLATFORMS["one-gpu"]
+    assert "--exclude='bad[01-02],bm01'" in text(tmp_path, monkeypatch, order(platform, layout), ["bm01"])
+
+
+@pytest.mark.parametrize(("minutes", "limit", "asked"), [(60, None, 60), (60, 30, 30), (20, 30, 20), (None, 45, 45)])
+def test_the_time_asked_for(minutes, limit, asked):
+    platform = {"name": "p", "slurm": {"time_min": limit} if limit else {}}
+    assert slurm_commands.time_limit(order(platform, Layout(), time_min=minutes)) == asked
+
+
+@pytest.mark.parametrize(
+    ("tp", "pp", "instances", "per_node", "shape"),
+    [(1, 1, 1, 0, (1, 0)), (1, 1, 1, 4, (1, 1)), (4, 2, 1, 4, (2, 4)), (2, 1, 3, 4, (2, 3)), (8, 1, 1, 8, (1, 8))],
+)
+def test_nodes_and_gpus_of_a_layout(tp, pp, instances, per_node, shape):
+    assert slurm_commands.shape(Layout(tp=tp, pp=pp, instances=instances), {"gpus_per_node": per_node}) == shape
+
+
+def test_what_would_override_the_platform_is_not_passed_on():
+    around = {
+        "PATH": "/bin",
+        "SLURM_JOB_ID": "1",
+        "SBATCH_PARTITION": "x",
+        "SRUN_CPUS_PER_TASK": "2",
+        "SLURM_CONF": "/c",
+    }
+    assert slurm_commands.clean_environment(around) == {"PATH": "/bin", "SLURM_CONF": "/c"}
+
+
+def test_a_refusal_names_slurms_words_and_the_file():
+    said = (
+        "Command 'sbatch' failed:\n"
+        "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n"
+    )
+    error = str(slurm_commands.refused(said, "h100"))
+    assert "Batch job submission failed: Invalid account or account/partition combination specified" in error
+    assert "config/platforms/h100.yaml" in error
+    assert "sacctmgr show assoc" in error
+
+
+def test_one_look_at_the_queue_serves_all_for_a_while(tmp_path, monkeypatch):
+    asked = []
+
+    def squeue():
+        asked.append(1)
+        return {"7": JobState("7", "RUNNING", nodes="bm01")}
+
+    monkeypatch.setattr(slurm_commands, "squeue", squeue)
+    for _ in range(3):
+        assert Queue(tmp_path, 30).look()[1]["7"].nodes == "bm01"
+    assert len(asked) == 1
+    assert Queue(tmp_path, 0.0).look()[1]["7"].live
+    assert len(asked) == 2
+    assert (tmp_path / ".slurm" / "queue.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "state", ["COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "CANCELLED", "PREEMPTED", "OUT_OF_MEMORY"]
+)
+def test_an_ended_job_is_not_live(state):
+    assert not JobState("1", state).live
+
+
+def test_a_node_out_of_service_is_told_with_its_reason(monkeypatch):
+    monkeypatch.setattr(
+        slurm_commands, "_ask",
+        lambda argv: "NodeName=bm01 State=DOWN Partitions=bm Reason=kernel panic [root@2026-11-21]\n"
+        "NodeName=bm02 State=IDLE Partitions=bm\n",
+    )  # fmt: skip
+    assert slurm_commands.say_failed(slurm_commands.failed_nodes("bm[01-02]")) == (
+        "node bm01 failed (Slurm: NODE_FAIL, DOWN: kernel panic)"
+    )
+
+
+def test_a_framework_in_a_container(monkeypatch):
+    monkeypatch.chdir("/")
+    how = {"container": "/images/vllm.sif", "container_args": ["--bind", "/lustre"]}
+    platform = {"gpus_per_node": 4, "frameworks": {"vllm": how}}
+    assert contained(["vllm", "serve"], "vllm", platform, Path("/work")) == [
+        "apptainer", "exec", "--nv", "--bind", "/work", "--bind", "/", "--pwd", "/work", "--bind", "/lustre",
+        "/images/vllm.sif", "vllm", "serve",
+    ]  # fmt: skip
+    assert contained(["vllm", "serve"], "sglang", platform, Path("/work")) == ["vllm", "serve"]
+    monkeypatch.setenv("SLURMD_NODENAME", "bm01")
+    platform["frameworks"]["vllm"] = {"container": "nvcr.io#vllm", "runtime": "pyxis"}
+    assert contained(["vllm", "serve"], "vllm", platform, Path("/work"), ["VLLM_API_KEY"]) == [
+        "srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=bm01", "--cpu-bind=none", "--kill-on-bad-exit=1",
+        "--container-image=nvcr.io#vllm", "--container-mounts=/work:/work,/:/", "--container-workdir=/work",
+        "--container-env=VLLM_API_KEY", "vllm", "serve",
+    ]  # fmt: skip

@@ -1,0 +1,89 @@
+"""Counting tokens: as a server counts them, for tokenizers with and without special tokens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tokenizers
+
+from servegauge.base.errors import UserError
+from servegauge.workloads import tokenizer as tokens
+
+MESSAGES = [{"role": "user", "content": "hello there"}]
+
+
+def test_a_prompt_is_counted_with_its_special_tokens_and_an_answer_without(tiny_model: Path) -> None:
+    tokenizer = tokens.load(tiny_model)
+    # llama.cpp and transformers count 9 for this prompt: <s> and eight pieces.
+    assert tokenizer.count("hello there my good friend of mine") == 9
+    assert tokenizer.count("hello there my good friend of mine", special=False) == 8
+    assert tokenizer.special_tokens == 1
+    assert tokenizer.count_many(["", "hello there"]) == [1, tokenizer.count("hello there")]
+
+
+def test_words_are_one_token_each(tiny_model: Path, byte_level: Path) -> None:
+    for folder in (tiny_model, byte_level):
+        tokenizer = tokens.load(folder)
+        words = tokenizer.words
+        assert len(set(words)) == len(words) >= tokens.FEWEST_WORDS
+        assert tokenizer.count(" ".join(words[:60])) == 60 + tokenizer.special_tokens
+
+
+def test_a_file_that_truncates_does_not_shorten_a_count(byte_level: Path, tmp_path: Path) -> None:
+    tokenizer = tokenizers.Tokenizer.from_file(str(byte_level / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert tokens.load(tmp_path).count("the " * 50) >= 50
+    assert tokens.load(tmp_path).count("the") == 1
+
+
+def test_chat_is_rendered_by_the_models_template(tiny_model: Path) -> None:
+    text, count = tokens.load(tiny_model).chat(MESSAGES)
+    assert text == "[user] hello there\n[assistant] "
+    assert count == tokens.load(tiny_model).count(text)
+
+
+def test_a_template_that_writes_the_first_token_gets_no_second_one(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to(tiny_model / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<s>"}}))
+    (tmp_path / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0]['content'] }}")
+    text, count = tokens.load(tmp_path).chat(MESSAGES)
+    assert text == "<s>hello there"
+    assert count == tokens.load(tiny_model).count(text, special=False)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages.__class__.__mro__ }}", "chat template"),  # the sandbox refuses
+        ("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+        ("{% if %}", "chat template"),
+    ],
+)
+def test_a_template_that_fails_is_a_message(tiny_model: Path, tmp_path: Path, template: str, message: str) -> None:
+    (tmp_path / "tokenizer.json").symlink_to(tiny_model / "tokenizer.json")
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(UserError, match=message):
+        tokens.load(tmp_path).chat(MESSAGES)
+
+
+def test_no_template_is_a_message(byte_level: Path) -> None:
+    with pytest.raises(UserError, match="no chat template"):
+        tokens.load(byte_level).chat(MESSAGES)
+
+
+def test_missing_and_broken_files_are_messages(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no .*tokenizer\.json"):
+        tokens.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="not a tokenizer"):
+        tokens.load(tmp_path)
+
+
+def test_a_vocabulary_without_words_is_a_message(tmp_path: Path) -> None:
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="too few"):
+        _ = tokens.load(tmp_path).words

@@ -1,0 +1,1 @@
+"""Files, errors, processes, text and clocks; knows nothing of serving."""

@@ -1,0 +1,1 @@
+"""The `servegauge` command, one file per subcommand, and what the Snakefile asks."""

@@ -1,0 +1,93 @@
+"""What `scripts/calibrate.py` does: run the grid, show each point as it comes, say what this node carries."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import UserError
+from servegauge.instrument.calibrate import calibrate
+
+COLUMNS = ("load", "tokens/s", "TTFT p50", "p99", "max", "ITL p99", "E2E p99", "late p99", "CPU us/token")
+
+
+def run(short: bool, cpus: str | None, server_cpus: str | None, out: Path, as_json: bool) -> int:
+    """Calibrate and report; `cpus` and `server_cpus` are lists with commas. UserError for CPUs that are not ours."""
+    if not as_json:
+        print("error of the instrument (reported - true) in ms")
+        print(_line(COLUMNS))
+    result = calibrate(
+        short,
+        cpu_list(cpus, "--cpus"),
+        out,
+        cpu_list(server_cpus, "--server-cpus"),
+        on_point=lambda number, total, point: None if as_json else print(_line(cells(point)), flush=True),
+    )
+    if as_json:
+        json.dump(result, sys.stdout, indent=1)
+        print()
+    else:
+        print(said(result["limits"]))
+        print(f"written to {out} after {result['seconds']:.0f} s")
+    return 0
+
+
+def cpu_list(text: str | None, option: str) -> list[int] | None:
+    """`0,2` as numbers; null for null."""
+    if text is None:
+        return None
+    try:
+        cpus = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text!r}: give CPU numbers with commas between them") from None
+    ours = os.sched_getaffinity(0)
+    if absent := sorted(set(cpus) - ours):
+        raise UserError(f"{option}: this process may not use CPU {absent[0]}; it may use {sorted(ours)}")
+    return cpus
+
+
+def cells(point: Mapping[str, Any]) -> Sequence[str]:
+    """The columns of one point."""
+    load = point["load"]
+    size = f"{load['streams']} streams" if load["streams"] is not None else f"{load['rate_rps']:g} req/s"
+    extra = f" x {load['output_tokens']}"
+    if load["prompt_tokens"] >= 1024:
+        extra += f", {load['prompt_tokens'] // 1024}k prompt"
+    if load["tokens_per_chunk"] > 1:
+        extra += f", {load['tokens_per_chunk']} a chunk"
+    if load["gap_s"] != 0.01:
+        extra += f", gap {load['gap_s'] * 1e3:g} ms"
+    errors = [point[f"{metric}_error_s"].get(key) for metric, key in _SHOWN]
+    per_token = point["cpu_s_per_token"]
+    return (
+        size + extra,
+        f"{point['tokens_per_s'] or 0:.0f}",
+        *("-" if error is None else f"{error * 1e3:+.2f}" for error in errors),
+        f"{(point['lateness_s']['p99'] or 0) * 1e3:.2f}",
+        "-" if per_token is None else f"{per_token * 1e6:.1f}",
+    )
+
+
+_SHOWN = (("ttft", "p50"), ("ttft", "p99"), ("ttft", "max"), ("itl", "p99"), ("e2e", "p99"))
+
+
+def said(limits: Mapping[str, Any]) -> str:
+    """What this node's instrument carries, in one line a kind of load."""
+    lines = []
+    for kind, unit in (("streams", "streams"), ("rate_rps", "req/s")):
+        tried = limits[f"{kind}_tried"]
+        if tried is None:
+            continue
+        most = limits["ttft_p99_error_s"] * 1e3
+        found = limits[kind]
+        what = "not even the lowest load" if found is None else f"{found:g} {unit}"
+        lines.append(f"p99 TTFT error below {most:g} ms: {what} (tried up to {tried:g} {unit})")
+    return "\n".join(lines)
+
+
+def _line(values: Sequence[str]) -> str:
+    return f"{values[0]:<34}" + "".join(f"{value:>13}" for value in values[1:])

@@ -1,0 +1,359 @@
+"""Is this site ready? One short job per platform, asked before any GPU hour is spent, and a table of what to mend.
+
+The job is submitted as a launch's is, by the same code; on the node it holds the platform's `expect:` against the facts
+with the code that refuses to measure. A check never stops the others.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json
+from servegauge.contract.spec import Launch
+from servegauge.contract.yaml_schema import read_yaml
+from servegauge.plan.config import load_config, load_study
+from servegauge.plan.expand import expand
+from servegauge.submit import slurm_commands
+from servegauge.submit.monitor import Cancelled, submit_and_wait
+from servegauge.submit.orders import attempt_folder
+
+RUN = "servegauge.cli.doctor:examine"
+FREE_GB = 5.0  # asked of the results folder and of the scratch folder
+CLOCK_S = 1.0  # clocks that differ by more make times of the login node and of the node hard to compare
+VERSION_S = 300.0  # an engine may need minutes to import from a cold file system
+JOB_MIN = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of the table. `remedy` says what to do where `ok` is false; `ok` null: could not be told."""
+
+    platform: str
+    what: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+Found = tuple[bool | None, str, str]  # ok, what was found, what to do
+
+
+# -- on the login node ----------------------------------------------------
+
+
+def doctor(profile: Path | None, study_name: str | None, submit: str | None, root: Path = Path()) -> int:
+    """Examine every platform of the study and print the table; 1 where something must be mended."""
+    config = load_config(root, {**settings(profile), **({"study": study_name} if study_name else {})})
+    mode = submit or config["submit"]
+    study = load_study(root, config["study"])
+    launches = {launch.platform["name"]: [] for launch in expand(study).launches}
+    for launch in expand(study).launches:
+        launches[launch.platform["name"]].append(launch)
+    checks: list[Check] = []
+    for platform, of_it in launches.items():
+        print(f"{platform}: {'a short job' if mode == 'slurm' else 'a short look'}", flush=True)
+        checks += platform_checks(platform, of_it, mode, root, study)
+    print()
+    print(render(checks))
+    wrong = [check for check in checks if check.ok is False]
+    print(f"\n{len(checks)} checks, {len(wrong)} to mend" if wrong else f"\n{len(checks)} checks, all well")
+    return 1 if wrong else 0
+
+
+def settings(profile: Path | None) -> dict[str, Any]:
+    """What a profile's `configfile:` and `config:` set of config.yaml."""
+    if profile is None:
+        return {}
+    file = profile / "config.yaml" if profile.is_dir() else profile
+    if not file.is_file():
+        known = ", ".join(sorted(str(path.parent) for path in Path("profiles").glob("*/config.yaml")))
+        raise UserError(f"there is no profile {profile}. There are: {known or 'none'}")
+    data, _ = read_yaml(file)
+    found: dict[str, Any] = {}
+    names = data.get("configfile") or []
+    for name in [names] if isinstance(names, str) else names:
+        found |= read_yaml(Path(name))[0]
+    for pair in data.get("config") or []:
+        key, _, value = str(pair).partition("=")
+        found[key] = value
+    return found
+
+
+def platform_checks(
+    platform: str, launches: list[Launch], mode: str, root: Path, study: Mapping[str, Any]
+) -> list[Check]:
+    """Everything about one platform: from here, and by a job of its own."""
+    checks = [Check(platform, what, *found) for what, found in _from_here(launches[0].platform, mode, study, root)]
+    if any(check.what == "partition" and check.ok is False for check in checks):
+        return checks
+    order = _order(platform, launches, root, study["name"])
+    before = time.time()
+    try:
+        outcome = submit_and_wait(order, mode, poll_s=5.0)
+    except UserError as error:
+        return [*checks, Check(platform, "job", False, str(error), "see the message")]
+    except Cancelled as cancelled:
+        raise KeyboardInterrupt from cancelled
+    after = time.time()
+    job = outcome.get("job") or {}
+    if "checks" not in outcome:
+        return [*checks, Check(platform, "job", False, str(outcome["reason"]), "read the job's log in results/.doctor")]
+    checks.append(Check(platform, "job", True, f"{job.get('job')} ran on {outcome['node']}"))
+    checks += [Check(**check) for check in outcome["checks"]]
+    ok, found, remedy = clock(outcome["started_s"], outcome["ended_s"], before, after)
+    checks.append(Check(platform, "clock", ok, found, remedy))
+    return checks
+
+
+def _order(platform: str, launches: list[Launch], root: Path, study: str) -> dict[str, Any]:
+    """The order of the examining job: as wide as the widest launch of the platform, a new one unless it still runs."""
+    widest = max(launches, key=lambda launch: launch.layout.gpus)
+    results = Path("results/.doctor")
+    order = {
+        "version": 1,
+        "study": f"doctor of {study}",
+        "launch": {**widest.to_dict(), "id": f"doctor-{platform}"},
+        "launches": [launch.to_dict() for launch in _one_of_each(launches)],
+        "attempt": 0,
+        "cells": [],
+        "job": {},
+        "time_min": JOB_MIN,
+        "root": str(root.resolve()),
+        "results": str(results),
+        "run": RUN,
+    }
+    folder = attempt_folder(root / results, f"doctor-{platform}", 0)
+    try:
+        running = read_json(folder / "job.json")["state"] != "ended"
+    except (OSError, ValueError, KeyError):
+        running = False
+    if not running:
+        shutil.rmtree(folder, ignore_errors=True)
+    return order
+
+
+def _one_of_each(launches: Iterable[Launch]) -> list[Launch]:
+    """One launch for each framework and model."""
+    return list({(launch.framework, launch.model["name"]): launch for launch in launches}.values())
+
+
+def _from_here(
+    platform: Mapping[str, Any], mode: str, study: Mapping[str, Any], root: Path
+) -> Iterator[tuple[str, Found]]:
+    if mode == "slurm":
+        yield "partition", partition(platform)
+    for name, prompts in study["prompts"].items():
+        if prompts.get("path"):
+            path = root / Path(os.path.expandvars(prompts["path"])).expanduser()
+            there = path.is_file()
+            how = prompts.get("how_to_get") or f"put the data set there; config/prompts/{name}.yaml names it"
+            yield f"data set {name}", (there, str(path) if there else f"{path} is not there", "" if there else how)
+
+
+def partition(platform: Mapping[str, Any]) -> Found:
+    """Whether the partition exists and has nodes that can run something."""
+    name = (platform.get("slurm") or {}).get("partition")
+    file = f"config/platforms/{platform['name']}.yaml"
+    argv = ["sinfo", "--noheader", "--format", "%P|%a|%D|%T|%l", *(["--partition", name] if name else [])]
+    try:
+        answer = subprocess.run(
+            argv, capture_output=True, text=True, timeout=slurm_commands.ASK_S, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        return False, "there is no sinfo on this machine", "log in to a node of the cluster that can submit jobs"
+    except subprocess.TimeoutExpired:
+        return False, "Slurm does not answer", "try again later; `sinfo` shows when it is back"
+    rows = [line.split("|") for line in answer.stdout.splitlines()]
+    if not rows:
+        said = answer.stderr.strip() or f"there is no partition {name!r}"
+        return False, said, f"`sinfo -s` lists the partitions; set slurm: partition in {file}"
+    up = sum(int(row[2]) for row in rows if row[1] == "up" and row[3].rstrip("*$~#") in ("idle", "mixed", "allocated"))
+    if not up:
+        return False, f"{name or 'the default partition'} has no node in service", "`sinfo -R` says why"
+    return True, f"{name or 'default'}: {up} nodes in service", ""
+
+
+def clock(node_started: float, node_ended: float, before: float, after: float) -> Found:
+    """The node's clock against ours: it started after we submitted and ended before we heard of it, in seconds."""
+    if node_started < before - CLOCK_S:
+        return False, f"the node's clock is behind by at least {before - node_started:.1f} s", "ask for NTP on the node"
+    if node_ended > after + CLOCK_S:
+        return False, f"the node's clock is ahead by at least {node_ended - after:.1f} s", "ask for NTP on the node"
+    return True, f"offset between {node_ended - after:+.1f} s and {node_started - before:+.1f} s", ""
+
+
+def render(checks: Iterable[Check]) -> str:
+    """The table, as wide as its contents; what to do stands below the row that needs it."""
+    words = {True: "ok", False: "PROBLEM", None: "?"}
+    rows = [(check.platform, check.what, words[check.ok], check.found, check.remedy) for check in checks]
+    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
+    lines = []
+    for *cells, found, remedy in rows:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"{start}  {found}")
+        if remedy:
+            lines.append(" " * (len(start) + 2) + f"-> {remedy}")
+    return "\n".join(lines)
+
+
+# -- on the node ----------------------------------------------------------
+
+
+def examine(order: Mapping[str, Any]) -> dict[str, Any]:
+    """What one node has: the job's side of the doctor. Called by `job.run_order`."""
+    started = time.time()
+    root, platform = Path(order["root"]), order["launch"]["platform"]
+    checks = []
+    for what, check in _node_checks(order, root, platform):
+        try:
+            found = check()
+        except (OSError, UserError, subprocess.SubprocessError, ValueError) as error:
+            found = (False, str(error) or type(error).__name__, "see the message")
+        checks.append(asdict(Check(platform["name"], what, *found)))
+    return {
+        "version": 1, "status": "ok", "reason": None, "cells": {}, "checks": checks, "started_s": started,
+        "ended_s": time.time(), "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+    }  # fmt: skip
+
+
+def _node_checks(
+    order: Mapping[str, Any], root: Path, platform: Mapping[str, Any]
+) -> Iterator[tuple[str, Callable[[], Found]]]:
+    from servegauge.node.expectations import facts
+
+    found = facts(root)
+    yield "expected facts", lambda: expected(platform, found)
+    yield "CPUs", lambda: cpus(platform)
+    if platform.get("gpus_per_node"):
+        yield "GPUs", lambda: gpus(order, platform, found)
+        yield "driver", lambda: told(found["gpu_driver"])
+        yield "CUDA", lambda: told(found["gpu_cuda"])
+    for data in order["launches"]:
+        launch = Launch.from_dict(data)
+        yield f"framework {launch.framework}", lambda launch=launch: version(launch, root)
+        yield f"model {launch.model['name']}", lambda launch=launch: model(launch, root)
+    yield "ports", port
+    yield "results folder", lambda: writable(root / order["results"])
+    for name, folder in (("results", root / order["results"]), ("scratch", scratch(platform))):
+        yield f"space for {name}", lambda folder=folder: space(folder)
+
+
+def expected(platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+    """The platform's `expect:`, with the code that refuses to measure."""
+    from servegauge.node.expectations import mismatches
+
+    expect = platform.get("expect") or {}
+    if wrong := mismatches(expect, found):
+        where = f"config/platforms/{platform['name']}.yaml"
+        return False, "; ".join(wrong), f"mend `expect:` in {where}, or ask for other nodes in its `slurm:`"
+    return True, f"{len(expect)} facts as expected" if expect else "nothing is expected", ""
+
+
+def cpus(platform: Mapping[str, Any]) -> Found:
+    """CPUs that `placement` names, against those that the job has."""
+    allowed = os.sched_getaffinity(0)
+    placement = platform.get("placement") or {}
+    wanted = {cpu for key in ("server_cpus", "load_cpus") for cpu in placement.get(key) or ()}
+    if missing := sorted(wanted - allowed):
+        return (
+            False,
+            f"placement names CPUs that the job may not use: {', '.join(map(str, missing))}",
+            "ask for more with slurm: cpus_per_task or exclusive, or change placement",
+        )
+    return True, f"{len(allowed)} CPUs for the job", ""
+
+
+def gpus(order: Mapping[str, Any], platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+    """GPUs that the widest launch needs on a node, against those that the job got and that the driver shows."""
+    from servegauge.submit.entrypoint import layout_of
+
+    _, needed = slurm_commands.shape(layout_of(order), platform)
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    shown = found["gpu_count"]["value"]
+    if "SLURM_JOB_ID" in os.environ and len(visible) < needed:
+        return False, f"the job got {len(visible)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"
+    if shown is None or shown < needed:
+        why = found["gpu_count"]["reason"] or "nvidia-smi shows fewer"
+        return False, f"the driver shows {shown or 0} GPUs of {needed} ({why})", "nvidia-smi on the node says more"
+    return True, f"{needed} of {shown}: {found['gpu_model']['value']}", ""
+
+
+def told(fact: Mapping[str, Any]) -> Found:
+    """A fact that only needs to be known."""
+    if fact["value"] is None:
+        return False, str(fact["reason"]), "nvidia-smi on the node says more"
+    return True, str(fact["value"]), ""
+
+
+def version(launch: Launch, root: Path) -> Found:
+    """Whether the framework's environment starts on this node: its own `--version`."""
+    from servegauge.frameworks import framework
+    from servegauge.inputs.containers import contained
+    from servegauge.inputs.environments import framework_python
+
+    one = framework(launch.framework)
+    if not one.version_argv:
+        return None, "it has no way to say its version", ""
+    python = framework_python(one.name, launch.platform, root)
+    argv = contained([word.replace("{python}", python) for word in one.version_argv], one.name, launch.platform, root)
+    remedy = f"python scripts/build_environment.py {one.name}, or `frameworks:` of the platform"
+    if shutil.which(argv[0]) is None:
+        return False, f"there is no program {argv[0]!r} on the node", remedy
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=VERSION_S, stdin=subprocess.DEVNULL)
+    said = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    last = said[-1] if said else ""
+    return (True, last, "") if done.returncode == 0 else (False, f"exit status {done.returncode}: {last}", remedy)
+
+
+def model(launch: Launch, root: Path) -> Found:
+    """Whether the model's files can be read on this node; hashed, or known by an earlier hash."""
+    from servegauge.inputs.models import how_to_get, source_folder
+    from servegauge.launch.provenance import model_hashes
+
+    hashes = model_hashes(root, launch)
+    weights = [name for name in hashes if name.endswith((".safetensors", ".bin", ".gguf"))]
+    if not weights:
+        return False, f"{source_folder(launch.model)} has no weights", how_to_get(launch.model)
+    size = sum(one.get("bytes") or 0 for one in hashes.values()) / 1e9
+    return True, f"{len(hashes)} files, {size:.2f} GB, hashed", ""
+
+
+def port() -> Found:
+    """Whether a server can listen on the loopback and be reached there."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname(), timeout=5):
+            return True, "a port of the loopback answers", ""
+
+
+def writable(results: Path) -> Found:
+    """Whether the node may write where results go."""
+    probe = results / f"probe-{os.getpid()}"
+    try:
+        probe.write_text("written by the doctor\n", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        return False, f"{results}: {error.strerror}", "results/ must lie on a file system that nodes may write to"
+    return True, "writable from the node", ""
+
+
+def scratch(platform: Mapping[str, Any]) -> Path:
+    """The platform's scratch folder, or the node's own for temporary files."""
+    named = platform.get("scratch")
+    return Path(os.path.expandvars(named) if named else os.environ.get("TMPDIR", "/tmp"))
+
+
+def space(folder: Path) -> Found:
+    """Free space of a folder's file system."""
+    free = shutil.disk_usage(folder).free / 1e9
+    return free >= FREE_GB, f"{free:.1f} GB free in {folder}", "" if free >= FREE_GB else "make room, or go elsewhere"

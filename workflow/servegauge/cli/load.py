@@ -1,0 +1,283 @@
+"""What `scripts/load.py` does: options to a workload and a job, progress while it runs, a summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from servegauge.base.errors import UserError
+from servegauge.cli.load_summary import as_text, summarise
+from servegauge.contract.spec import Load
+from servegauge.instrument.coordinator import LoadJob, run_load
+from servegauge.workloads import arrivals, prompts
+from servegauge.workloads import tokenizer as tokens
+from servegauge.workloads.compile import SCHEMA
+
+# Common words that nearly every vocabulary holds as one token, for endpoints whose tokenizer is not at hand.
+_WORDS = (
+    "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but "
+    "not what all were we when your can said there use an each which she do how their if will up other about out many "
+    "then them these so some her would make like him into time has look two more write go see number no way could"
+)
+_STREAM_ROUNDS = 4  # requests a stream of a closed loop, where neither --requests nor --duration says
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `scripts/load.py`, by the names of its command line."""
+
+    base_url: list[str]
+    model: str
+    endpoint: str = "completions"
+    rate: float | None = None
+    concurrency: int | None = None
+    requests: int | None = None
+    duration: float | None = None
+    arrival: str = "poisson"
+    shape: float | None = None
+    size: int | None = None
+    factors: str | None = None
+    replay: Path | None = None
+    think: float = 0.0
+    max_in_flight: int | None = None
+    warmup: int = 0
+    prompts: str = "synthetic:64,128"
+    tokenizer: Path | None = None
+    seed: int = 0
+    temperature: float = 0.0
+    no_stream: bool = False
+    stop_at_eos: bool = False
+    extra_body: str = "{}"
+    timeout: float = 300.0
+    api_key_env: str | None = None
+    ca_file: str | None = None
+    insecure: bool = False
+    cpus: str | None = None
+    workers: int = 1
+    out: Path = Path("run.parquet")
+    json: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """UserError for combinations that cannot work."""
+        for name in ("rate", "concurrency", "requests", "duration", "timeout", "workers", "max_in_flight"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name.replace('_', '-')} is {value:g}; it must be more than 0")
+        frozen = self.prompts.endswith(".parquet")
+        if (self.rate is None) == (self.concurrency is None) and not (frozen and self.rate is None):
+            raise UserError("give either --rate (open loop) or --concurrency (closed loop)")
+        if self.rate is not None and self.requests is None and self.duration is None and not frozen:
+            raise UserError("an open loop needs --requests or --duration, or it never ends")
+        if self.rate is not None and self.think:
+            raise UserError("--think belongs to a closed loop; take it away, or --rate")
+
+    @property
+    def load(self) -> Load:
+        """The same as a cell's load. UserError for arrival options that do not belong together."""
+        own = {"shape": self.shape, "size": self.size, "path": str(self.replay) if self.replay else None}
+        own["factors"] = _numbers(self.factors, float, "--factors") if self.factors else None
+        arrival = {"process": self.arrival, **{key: value for key, value in own.items() if value is not None}}
+        if self.replay is not None and self.arrival != "replay":
+            raise UserError(f"--replay needs --arrival replay; it is {self.arrival}")
+        requests = self.requests
+        if self.concurrency is not None and requests is None and self.duration is None:
+            requests = self.concurrency * _STREAM_ROUNDS
+        return Load(
+            rate_rps=self.rate,
+            concurrency=self.concurrency,
+            arrival={"process": "closed"} if self.concurrency is not None else arrival,
+            requests=requests,
+            duration_s=self.duration,
+            warmup_requests=self.warmup,
+            seed=self.seed,
+            endpoint=self.endpoint,
+            stream=not self.no_stream,
+            temperature=self.temperature,
+            ignore_eos=not self.stop_at_eos,
+            timeout_s=self.timeout,
+            max_in_flight=self.max_in_flight,
+            think_s=self.think,
+            # What the server had in its cache before is not ours to know.
+            cache="warm",
+        )
+
+
+def run(options: Options) -> int:
+    """Run the load that `options` ask for; returns the exit status: 0, 1 if no request was answered, 130 if stopped."""
+    load = options.load
+    extra, cpus = _json_object(options.extra_body), _numbers(options.cpus, int, "--cpus") if options.cpus else None
+    with tempfile.TemporaryDirectory(prefix="servegauge-load-") as name:
+        folder = Path(name)
+        path, notes = write_workload(options, load, folder)
+        job = LoadJob(
+            base_urls=options.base_url,
+            workload=str(path),
+            out=str(folder),
+            model=options.model,
+            endpoint=options.endpoint,
+            phase="both" if "warmup" in _phases(path) else "window",
+            mode="open" if options.concurrency is None else "closed",
+            concurrency=options.concurrency,
+            stream=load.stream,
+            temperature=load.temperature,
+            ignore_eos=load.ignore_eos,
+            timeout_s=load.timeout_s,
+            max_in_flight=load.max_in_flight,
+            think_s=load.think_s,
+            duration_s=load.duration_s,
+            extra_body=extra,
+            api_key=_api_key(options.api_key_env),
+            cpus=cpus,
+            workers=options.workers,
+            tokenizer=str(options.tokenizer) if options.tokenizer else None,
+            verify_tls=not options.insecure,
+            ca_file=options.ca_file,
+        )
+        with _asked_to_stop() as asked:
+            result = run_load(job, None if options.quiet else _progress(), asked)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(result.requests, options.out)
+    summary = summarise(options.out, load, result, notes)
+    if not options.quiet and sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(json.dumps(summary, indent=1) if options.json else as_text(summary))
+    return 130 if result.stopped else 0 if summary["requests_ok"] else 1
+
+
+def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, list[str]]:
+    """The frozen workload that is to be sent, and what has to be said about it."""
+    if options.prompts.endswith(".parquet"):
+        path = Path(options.prompts)
+        if not path.is_file():
+            raise UserError(f"--prompts {options.prompts}: there is no such file")
+        timed = pq.read_table(path, columns=["scheduled_s", "phase"])
+        if options.concurrency is None and timed.filter(pc.equal(timed["phase"], "window"))["scheduled_s"].null_count:
+            raise UserError(f"{path} is of a closed loop, its requests have no times; give --concurrency")
+        return path, []
+    times: list[float | None]
+    if load.rate_rps is None:
+        # A closed loop with only a duration must not run dry: it gets more requests than it is likely to send.
+        count = load.requests or max(1000, int((load.concurrency or 1) * (load.duration_s or 1.0) * 20))
+        times = [None] * count
+    else:
+        seed = np.random.SeedSequence([options.seed, 1]).generate_state(1)[0]
+        drawn = arrivals.arrival_times(load.arrival, load.rate_rps, load.requests, load.duration_s, int(seed))
+        times = [float(when) for when in drawn]
+    if not times:
+        raise UserError(f"no request arrives in {load.duration_s:g} s at {load.rate_rps:g} requests/s; take longer")
+    total = load.warmup_requests + len(times)
+    drawn_prompts, notes = _prompts(options, total)
+    table = pa.table(
+        {
+            "request": list(range(total)),
+            "phase": ["warmup"] * load.warmup_requests + ["window"] * len(times),
+            "scheduled_s": [None] * load.warmup_requests + times,
+            "prompt": [prompt.text for prompt in drawn_prompts],
+            "messages": [prompt.messages for prompt in drawn_prompts],
+            "prompt_tokens": [prompt.prompt_tokens for prompt in drawn_prompts],
+            "output_tokens": [prompt.output_tokens for prompt in drawn_prompts],
+        },
+        schema=SCHEMA,
+    )
+    path = folder / "workload.parquet"
+    pq.write_table(table, path)
+    return path, notes
+
+
+def _prompts(options: Options, count: int) -> tuple[list[prompts.Prompt], list[str]]:
+    """`count` prompts by --prompts: exact with a tokenizer, else of about that many tokens, and said so."""
+    tokenizer = tokens.load(options.tokenizer) if options.tokenizer else None
+    kind, _, sizes = options.prompts.partition(":")
+    if kind == "synthetic":
+        pair = _numbers(sizes, int, "--prompts synthetic:")
+        if len(pair) != 2 or min(pair) < 1:
+            raise UserError(f"--prompts {options.prompts}: write synthetic:INPUT,OUTPUT with two counts of tokens")
+        spec = {"name": "synthetic", "kind": "synthetic", "input_tokens": pair[0], "output_tokens": pair[1]}
+        if tokenizer is None:
+            draw = np.random.default_rng([options.seed, 2])
+            texts = [" ".join(draw.choice(_WORDS.split(), pair[0])) for _ in range(count)]
+            note = "prompt lengths are about as asked: one common word a token; give --tokenizer for exact ones"
+            return [prompts.Prompt(text, None, pair[0], pair[1]) for text in texts], [note]
+    else:
+        path = Path(options.prompts)
+        if not path.is_file():
+            raise UserError(
+                f"--prompts {options.prompts}: neither synthetic:INPUT,OUTPUT nor a file (config/prompts/*.yaml, "
+                "or a workload.parquet)"
+            )
+        if tokenizer is None:
+            raise UserError(f"--prompts {path} needs --tokenizer, the folder with the model's tokenizer.json")
+        spec = {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    return prompts.draw_prompts(spec, tokenizer, count, options.seed).prompts, []
+
+
+def _progress() -> Callable[[int, int, int], None]:
+    """A line that is written over on a terminal, and one each 5 s elsewhere; to standard error."""
+    last = [0.0]
+
+    def show(done: int, total: int, in_flight: int) -> None:
+        terminal, now = sys.stderr.isatty(), time.monotonic()
+        if not total or now - last[0] < (0.2 if terminal else 5.0):
+            return
+        last[0] = now
+        line = f"{done}/{total} requests, {in_flight} in flight"
+        print(f"\r{line:<60}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+    return show
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """A function that is true once TERM came (Ctrl-C is `run_load`'s own)."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _phases(path: Path) -> set[str]:
+    return set(pq.read_table(path, columns=["phase"])["phase"].unique().to_pylist())
+
+
+def _api_key(name: str | None) -> str:
+    if name is None:
+        return ""
+    if name not in os.environ:
+        raise UserError(f"--api-key-env {name}: there is no such environment variable; export it first")
+    return os.environ[name]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--extra-body is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError("--extra-body must be a JSON object, such as '{\"top_p\": 0.9}'")
+    return data
+
+
+def _numbers(text: str, kind: type, option: str) -> list[Any]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text!r}: give numbers with commas between them") from None

@@ -1,0 +1,74 @@
+"""A run of `scripts/load.py` in numbers: the columns that a cell would have, its flags, and a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from servegauge.contract import metrics
+from servegauge.contract.spec import Cell, Load, Workload
+from servegauge.instrument.coordinator import LoadResult
+from servegauge.launch import cell_checks
+
+
+def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) -> dict[str, Any]:
+    """The columns of a cell for this run, its flags, and what the generator says of itself."""
+    requests = metrics.derive(pq.read_table(path))
+    window = requests.filter(metrics.in_window(requests))
+    cell = Cell("", "", {"name": "load"}, load, Workload({"name": "load"}, {"name": "load"}, {}))
+    sources = {source for source in window["tokens_source"].to_pylist() if source}
+    if "chunks" in sources:
+        notes = [*notes, "the server reports no usage: output tokens are counted as chunks; give --tokenizer to count"]
+    failures: dict[str, str] = {}
+    for status, error in zip(window["status"].to_pylist(), window["error"].to_pylist(), strict=True):
+        if status != "ok":
+            failures.setdefault(status, error or "")
+    return {
+        "out": str(path),
+        "stopped": result.stopped,
+        "statuses": result.counts,
+        "first_errors": failures,
+        **metrics.summarise(window, metrics.window_s(requests)),
+        "instrument": result.instrument,
+        "flags": cell_checks.flags(window, cell, {"instrument": result.instrument}),
+        "notes": list(notes),
+    }
+
+
+def as_text(summary: Mapping[str, Any]) -> str:
+    """The summary as a table for people; latencies in ms."""
+    rows = [("", "mean", "p50", "p90", "p99", "95 % interval of p99")]
+    for metric in ("ttft", "tpot", "itl", "e2e", "ttft_scheduled", "e2e_scheduled", "lateness"):
+        low, high = _ms(summary[f"{metric}_p99_low_s"]), _ms(summary[f"{metric}_p99_high_s"])
+        values = [_ms(summary[f"{metric}_{name}_s"]) for name in ("mean", "p50", "p90", "p99")]
+        rows.append((f"{metric}, ms", *values, f"{low} to {high}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in
+             enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items())) or "none"
+    head = [
+        f"requests      {counts}, in {_number(summary['window_s'])} s",
+        f"rate          {_number(summary['offered_rps'])} offered, {_number(summary['achieved_rps'])} answered /s",
+        f"tokens        {_number(summary['input_tokens_per_s'])} in, {_number(summary['output_tokens_per_s'])} out /s; "
+        f"{_number(summary['prompt_tokens_mean'])} in, {_number(summary['output_tokens_mean'])} out a request",
+        "",
+    ]
+    instrument = summary["instrument"]
+    tail = ["", f"generator     {instrument['cpu_s']:.2f} s of CPU, {instrument['workers']} process(es)"]
+    tail += [f"failed        {status}: {error}" for status, error in summary["first_errors"].items()]
+    tail += [f"flag          {flag['flag']}: {flag['detail']}" for flag in summary["flags"]]
+    tail += [f"note          {note}" for note in summary["notes"]]
+    if summary["stopped"]:
+        tail.append("stopped       before the end; what was measured is kept")
+    return "\n".join([*head, *lines, *tail, f"written       {summary['out']}"])
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,179 @@
+"""What the Snakefile asks: the one study of this run, its targets, and what each rule needs. No Snakemake in here."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.spec import Launch, digest
+from servegauge.frameworks import framework
+from servegauge.inputs import environments, models
+from servegauge.plan import documents, expand
+from servegauge.plan.config import load_config, load_study
+
+ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
+
+
+def use_this_interpreter() -> None:
+    """`python` in a rule is the one that runs Snakemake: `.venv/bin/snakemake` works without activating .venv."""
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+
+
+class Pipeline:
+    """The study chosen by `--config study=NAME`, expanded once; answers every question that a rule has."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = load_config(ROOT, dict(config))
+        self.study = load_study(ROOT, self.config["study"])
+        self.name: str = self.study["name"]
+        self.plan = expand.expand(self.study)
+        self.results = ROOT / "results"
+        self.state = documents.state(self.plan, self.results)
+        self.glob: str = self.config.get("cells") or "*"
+        self.submit: str = self.config["submit"]
+        self.poll_s: float = self.config["poll_s"]
+        if not self._selected(cell.cell.id for cell in self.plan.cells):
+            raise UserError(
+                f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
+                f"`python scripts/plan.py {self.name} --format csv` lists their names."
+            )
+
+    # -- targets ------------------------------------------------------------
+
+    def _selected(self, cells: Any) -> list[str]:
+        """The cells that `--config cells=GLOB` leaves; all without it."""
+        return [cell for cell in cells if fnmatch.fnmatchcase(cell, self.glob)]
+
+    @cached_property
+    def attempts(self) -> dict[str, int]:
+        """Launch id -> the attempt to ask for: the next one where cells are missing, else the last one.
+
+        Launches of which `--config cells=...` selects nothing, and which were never tried, are left out.
+        """
+        wanted = {}
+        for launch in self.plan.launches:
+            state = self.state[launch.id]
+            if self._selected(state.missing):
+                wanted[launch.id] = state.attempts
+            elif state.attempts:
+                wanted[launch.id] = state.attempts - 1
+        return wanted
+
+    def attempt_files(self) -> list[str]:
+        """`results/launches/<launch>/attempt-<k>.json` for every launch of the study."""
+        return [f"results/launches/{launch}/attempt-{k}.json" for launch, k in self.attempts.items()]
+
+    def study_files(self) -> list[str]:
+        """The study's file and every file that it names: the plan follows them."""
+        return [str(path) for path in self.study["files"]]
+
+    # -- launches -----------------------------------------------------------
+
+    @cached_property
+    def _launches(self) -> dict[str, Launch]:
+        return {launch.id: launch for launch in self.plan.launches}
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {launch.id: number for number, launch in enumerate(self.plan.launches)}
+
+    def launch(self, name: str) -> Launch:
+        """The launch called `name`; UserError names the nearest one."""
+        if name not in self._launches:
+            raise UserError(
+                f"study {self.name!r} has no launch {name!r}.{did_you_mean(name, self._launches)} "
+                "Another study is chosen by --config study=NAME."
+            )
+        return self._launches[name]
+
+    def launch_of(self, cell: str) -> str:
+        """The launch that a cell belongs to; UserError names the nearest cell."""
+        if cell not in self._cells:
+            raise UserError(
+                f"study {self.name!r} has no cell {cell!r}.{did_you_mean(cell, self._cells)} "
+                "Another study is chosen by --config study=NAME."
+            )
+        return self._cells[cell]
+
+    @cached_property
+    def _cells(self) -> dict[str, str]:
+        return {planned.cell.id: planned.cell.launch for planned in self.plan.cells}
+
+    def priority(self, name: str) -> int:
+        """Launches run in the plan's order: blocks of platforms, randomised within a block."""
+        return len(self._order) - self._order[self.launch(name).id]
+
+    def message(self, name: str) -> str:
+        """What a launch serves, its cells, how many are measured, what it asks of Slurm, its estimated minutes."""
+        return documents.message(self.plan, self.state, self.launch(name).id, self.results)
+
+    def needs(self, name: str) -> list[str]:
+        """Files that must be there before a launch: the model's, and the framework's environment.
+
+        None where all of it is measured: an engine's new lock, or a cache that was cleaned, is no reason to start it.
+        """
+        launch = self.launch(name)
+        if not self.state[launch.id].missing:
+            return []
+        return [*models.files_needed(launch.model, framework(launch.framework).weights), *self.environments(launch)]
+
+    def environments(self, launch: Launch) -> list[str]:
+        """The stamp of the environment that runs this framework on this platform; none where a site provides it."""
+        name = environments.framework_environment(launch.framework, launch.platform, ROOT)
+        return [environments.stamp(name, ROOT)] if name else []
+
+    # -- probes -------------------------------------------------------------
+
+    @property
+    def asks_for_probes(self) -> bool:
+        """True where the study itself wants them; `snakemake probes` runs them in any case."""
+        return bool(self.study.get("probes"))
+
+    @property
+    def probe_names(self) -> str:
+        """Names with commas; those that need no torch where the study names none."""
+        return ",".join(self.study.get("probes") or ["light"])
+
+    @property
+    def probe_size(self) -> str:
+        """The option of scripts/probe.py."""
+        return "--quick" if self.study["probe_size"] == "quick" else ""
+
+    @property
+    def probe_models(self) -> str:
+        """Models whose products are measured: all of the study's, with commas."""
+        return ",".join(sorted({launch.model["name"] for launch in self.plan.launches}))
+
+    @property
+    def probe_tp(self) -> str:
+        """Tensor parallel sizes of the study, with commas."""
+        return ",".join(map(str, sorted({launch.layout.tp for launch in self.plan.launches})))
+
+    def probe_files(self) -> list[str]:
+        """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""
+        asked = digest([self.probe_names, self.probe_models, self.probe_tp], 10)
+        platforms = sorted({launch.platform["name"] for launch in self.plan.launches})
+        return [f"results/probes/{platform}-{self.study['probe_size']}-{asked}.json" for platform in platforms]
+
+    def probe_needs(self, platform: str) -> list[str]:
+        """The environment with torch, where a probe needs it; the models' files."""
+        from servegauge.probes.harness import run
+
+        known = self.study["platforms"][platform]
+        environment = run.environment(known) if run.needs_environment(self.probe_names, known) else None
+        stamps = [environments.stamp(environment, ROOT)] if environment else []
+        return [*stamps, *self.tokenizers()]
+
+    def tokenizers(self) -> list[str]:
+        """Files that compiling this study's workloads needs."""
+        return sorted({file for launch in self.plan.launches for file in models.tokenizer_needed(launch.model)})
+
+    def total(self) -> str:
+        """Launches, cells, hours against the budget; UserError when over it and not told otherwise."""
+        return documents.total(self.plan, self.state, self.results, over_budget=bool(self.config.get("over_budget")))

@@ -1,0 +1,1 @@
+"""The statistics: which differences between platforms the data can carry."""

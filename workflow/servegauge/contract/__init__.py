@@ -1,0 +1,1 @@
+"""What the parts hand to each other: specs, records, table schemas, and the registries of metrics and flags."""

@@ -1,0 +1,448 @@
+"""The dataset's tables: one pyarrow schema each, with a description and a unit beside every column.
+
+The schemas are the only place where columns are declared. Writers conform to them, readers check against them, and
+`docs/data-dictionary.md` is printed from them.
+
+Conventions: `_s` seconds (float64), `_ns` nanoseconds (int64, monotonic, 0 = start of the cell's window), `_rps`
+requests per second, `_tokens` tokens. Undefined is null, never 0 or NaN. Words that repeat are dictionary-encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = 1  # 1: first published form
+
+WORD = pa.dictionary(pa.int32(), pa.string())
+WORDS = pa.list_(pa.string())
+
+METRICS: dict[str, str] = {
+    "ttft": "first token - sent",
+    "ttft_scheduled": "first token - scheduled, so that time waited before sending counts too",
+    "tpot": "(last token - first token) / (output tokens - 1) of one request, null below two tokens",
+    "itl": "gap between two chunks of one request, all gaps of the cell pooled (a chunk may hold several tokens)",
+    "e2e": "last token - sent",
+    "e2e_scheduled": "last token - scheduled",
+    "lateness": "sent - scheduled",
+}
+"""Latencies that are summarised per cell, as `<metric>_<quantile>_s`."""
+
+QUANTILES: dict[str, float] = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
+"""Quantiles that are summarised per cell; `_low_s` and `_high_s` are their distribution-free 95 % interval."""
+
+
+class SchemaError(ValueError):
+    """A table or a file is not what its schema says. The text names the column, what was found and what is asked."""
+
+
+def _column(name: str, kind: pa.DataType, description: str, unit: str = "", null: bool = True) -> pa.Field:
+    metadata = {"description": description, **({"unit": unit} if unit else {})}
+    return pa.field(name, kind, nullable=null, metadata=metadata)
+
+
+def _key(name: str, description: str) -> pa.Field:
+    return _column(name, WORD, description, null=False)
+
+
+def _schema(table: str, description: str, columns: Iterable[pa.Field]) -> pa.Schema:
+    metadata = {"table": table, "description": description, "servegauge_schema": str(VERSION)}
+    return pa.schema(list(columns), metadata=metadata)
+
+
+_CELL = _key("cell", "id of the cell: one load run on a live launch")
+_LAUNCH = _key("launch", "id of the launch: one server lifetime, the unit of replication")
+_STUDY = _key("study", "name of the study, a file in config/studies/")
+
+_SERVER_FACTORS = (
+    _column("configuration", WORD, "id of the launch without its repeat: launches that share it are repeats"),
+    _column("framework", WORD, "what serves: a file in servegauge/frameworks/"),
+    _column("model", WORD, "name of the model, a file in config/models/"),
+    _column("platform", WORD, "where it ran, a file in config/platforms/"),
+    _column("tp", pa.int32(), "tensor parallel size", "GPUs"),
+    _column("pp", pa.int32(), "pipeline parallel size", "GPUs"),
+    _column("dp", pa.int32(), "data parallel size", "GPUs"),
+    _column("ep", pa.int32(), "expert parallel size", "GPUs"),
+    _column("instances", pa.int32(), "independent servers that share the load", "servers"),
+    _column("share_gpu", pa.bool_(), "all instances run on the GPUs of one"),
+    _column("repeat", pa.int32(), "which repetition of the configuration, from 1"),
+    _column("options", pa.string(), "neutral server options as JSON, keys sorted"),
+)
+
+STUDIES = _schema(
+    "studies",
+    "One row per study: its question, its text and how it is compared.",
+    [
+        _STUDY,
+        _column("question", pa.string(), "the question in the study's own words"),
+        _column("path", pa.string(), "the study file, relative to the repository"),
+        _column("sha256", pa.string(), "SHA-256 of the study file's bytes"),
+        _column("text", pa.string(), "the study file, verbatim"),
+        _column("compare_factor", WORD, "column whose levels are compared, for example platform"),
+        _column("compare_baseline", WORD, "level that the others are divided by"),
+        _column("slos", pa.string(), "named limits of the study as JSON"),
+        _column("matrix", pa.string(), "axes of the study as JSON"),
+        _column("launches", pa.int32(), "launches that the study asks for", "launches"),
+        _column("cells", pa.int32(), "cells that the study asks for, skipped ones included", "cells"),
+    ],
+)
+
+STUDY_CELLS = _schema(
+    "study_cells",
+    "Which study asks for which cell. A cell that two studies share is measured once and has a row for each.",
+    [_STUDY, _CELL, _LAUNCH, _column("position", pa.int32(), "place of the cell in the study's plan, from 0")],
+)
+
+LAUNCHES = _schema(
+    "launches",
+    "One row per launch: what the server is, and what became of it.",
+    [
+        _LAUNCH,
+        *_SERVER_FACTORS,
+        _column("extra_args", WORDS, "arguments given to the server verbatim"),
+        _column("environment", pa.string(), "environment variables that the study sets, as JSON"),
+        _column("gpus", pa.int32(), "GPUs of the whole launch", "GPUs"),
+        _column("status", WORD, "ok | failed | planned (no attempt yet)", null=False),
+        _column("reason", pa.string(), "why the last attempt failed"),
+        _column("attempts", pa.int32(), "finished attempts; `attempts` has a row for each", "attempts", null=False),
+        _column("framework_version", WORD, "what the server of the last attempt says of its version"),
+        _column("startup_s", pa.float64(), "process start until it answered, in the last attempt", "s"),
+    ],
+)
+
+ATTEMPTS = _schema(
+    "attempts",
+    "One row per finished attempt of a launch: when, where, what happened, and everything that is known of it.",
+    [
+        _LAUNCH,
+        _column(
+            "attempt", pa.int32(), "number of the attempt, from 0; cells name the one that measured them", null=False
+        ),
+        _column("study", WORD, "study that asked for it"),
+        _column("status", WORD, "ok | failed", null=False),
+        _column("reason", pa.string(), "why it failed, or stopped early"),
+        _column("started_utc", pa.string(), "start, ISO 8601"),
+        _column("finished_utc", pa.string(), "end, ISO 8601"),
+        _column("hostname", WORD, "node that it ran on"),
+        _column("job", pa.string(), "job of the scheduler, as JSON"),
+        _column("framework_version", WORD, "what the server says of its version"),
+        _column("server_starts", pa.int32(), "times that the server was started", "starts"),
+        _column("startup_s", pa.float64(), "process start until it answered, slowest instance, first start", "s"),
+        _column("startup_parts", pa.string(), "parts of the start-up in seconds as JSON, where the server tells them"),
+        _column("flags", WORDS, "what the server says of itself against what was asked; empty: no difference"),
+        _column("provenance", pa.string(), "launch.json of the attempt: everything known of it, as JSON"),
+    ],
+)
+
+
+def _summary_columns() -> list[pa.Field]:
+    """`<metric>_mean_s`, and per quantile the value and its interval."""
+    columns = []
+    for metric, formula in METRICS.items():
+        columns.append(_column(f"{metric}_mean_s", pa.float64(), f"mean of {metric}: {formula}", "s"))
+        for quantile, share in QUANTILES.items():
+            name = f"{metric}_{quantile}"
+            said = f"{share:.0%} quantile of {metric}"
+            columns += [
+                _column(f"{name}_s", pa.float64(), f"{said}: {formula}", "s"),
+                _column(f"{name}_low_s", pa.float64(), f"lower end of the 95 % interval of the {said}", "s"),
+                _column(f"{name}_high_s", pa.float64(), f"upper end of the 95 % interval of the {said}", "s"),
+            ]
+    return columns
+
+
+SUMMARY = (
+    _column("requests", pa.int32(), "requests of the window, failed ones included", "requests"),
+    _column("requests_ok", pa.int32(), "requests that were answered in full", "requests"),
+    _column("error_share", pa.float64(), "requests not ok / requests", "1"),
+    _column("window_s", pa.float64(), "duration of the window, from its start to the last answer", "s"),
+    _column("offered_rps", pa.float64(), "scheduled requests / time over which they were scheduled", "1/s"),
+    _column("achieved_rps", pa.float64(), "requests ok / window", "1/s"),
+    _column("input_tokens_per_s", pa.float64(), "prompt tokens of requests ok / window", "tokens/s"),
+    _column("output_tokens_per_s", pa.float64(), "output tokens of requests ok / window", "tokens/s"),
+    _column("prompt_tokens_mean", pa.float64(), "mean prompt length (ISL) of requests ok", "tokens"),
+    _column("output_tokens_mean", pa.float64(), "mean output length (OSL) of requests ok", "tokens"),
+    _column("cached_tokens_share", pa.float64(), "prompt tokens served from a prefix cache / prompt tokens", "1"),
+    *_summary_columns(),
+)
+"""Columns of CELLS that `metrics.summarise` computes from the window's requests."""
+
+INSTRUMENT = (
+    _column("instrument_ttft_p50_error_s", pa.float64(), "reported - true median TTFT at the nearest load", "s"),
+    _column("instrument_ttft_p99_error_s", pa.float64(), "reported - true p99 of TTFT at the nearest load", "s"),
+    _column("instrument_itl_p99_error_s", pa.float64(), "reported - true p99 of ITL at the nearest load", "s"),
+    _column("instrument_e2e_p99_error_s", pa.float64(), "reported - true p99 of E2E at the nearest load", "s"),
+    _column("instrument_load", pa.string(), "the calibrated load nearest to the cell's, as JSON"),
+    _column("instrument_cpu_s", pa.float64(), "CPU time of the load generator in the window", "s"),
+    _column("instrument_workers", pa.int32(), "processes of the load generator", "processes"),
+)
+"""Columns of CELLS about the load generator's own error, calibrated on the cell's node before the launch."""
+
+CELLS = _schema(
+    "cells",
+    "One row per cell of every study, whatever became of it, with its factors and its summary.",
+    [
+        _CELL,
+        _LAUNCH,
+        *_SERVER_FACTORS,
+        _column("prompts", WORD, "name of the prompt set, a file in config/prompts/"),
+        _column("rate_rps", pa.float64(), "offered rate asked for; null for a closed loop", "1/s"),
+        _column("concurrency", pa.int32(), "streams of a closed loop; null for an open loop", "streams"),
+        _column(
+            "arrival", WORD, "arrival process: poisson | constant | gamma | burst | replay | steps | ramp | closed"
+        ),
+        _column("cache", WORD, "prefix cache at the start of the window: cold | warm"),
+        _column("load", pa.string(), "the whole load as JSON, keys sorted"),
+        _column("workload", WORD, "id of the frozen workload that was replayed"),
+        _column("workload_sha256", pa.string(), "SHA-256 of the workload's bytes"),
+        _column(
+            "status", WORD, "ok | failed | skipped (cannot work, known before) | planned (not run yet)", null=False
+        ),
+        _column("reason", pa.string(), "why it failed (last attempt) or was skipped"),
+        _column("attempt", pa.int32(), "attempt of the launch that measured it, or that failed last"),
+        _column("log", pa.string(), "where to look for a failed cell, relative to the repository"),
+        _column("started_utc", pa.string(), "start of the cell, ISO 8601"),
+        _column("finished_utc", pa.string(), "end of the cell, ISO 8601"),
+        _column("epoch_offset_ns", pa.int64(), "add to a stamp of this cell for Unix time, from the start", "ns"),
+        _column("clock_drift_ns", pa.int64(), "epoch offset at the end - at the start", "ns"),
+        _column("flags", WORDS, "names of the validity flags that were raised; empty: none", null=False),
+        _column("flag_details", pa.string(), "each flag with value, threshold and detail, as JSON"),
+        _column("texts_sha256", pa.string(), "SHA-256 over the window's output texts in order; equal: same texts"),
+        _column("cell_sha256", pa.string(), "SHA-256 of the cell's cell.json, which holds those of its files"),
+        _column("p99_supported", pa.bool_(), "the sample carries a 95 % interval of p99: 368 requests ok or more"),
+        *SUMMARY,
+        *INSTRUMENT,
+    ],
+)
+
+CELL_SLOS = _schema(
+    "cell_slos",
+    "Goodput of each measured cell under each SLO that a study names.",
+    [
+        _STUDY,
+        _CELL,
+        _key("slo", "name of the SLO in the study"),
+        _column("limits", pa.string(), "upper limits of the SLO as JSON, for example ttft_s"),
+        _column("requests_attained", pa.int32(), "requests ok that meet every limit", "requests"),
+        _column("attained_share", pa.float64(), "requests that meet every limit / all requests of the window", "1"),
+        _column("goodput_rps", pa.float64(), "requests that meet every limit / window", "1/s"),
+    ],
+)
+
+_REQUEST_RAW = (
+    _CELL,
+    _LAUNCH,
+    _column("request", pa.int32(), "number of the request in its phase of the workload, from 0", null=False),
+    _column("phase", WORD, "warmup (never in a metric) | window", null=False),
+    _column("instance", pa.int16(), "server instance that it was sent to, from 0", null=False),
+    _column("worker", pa.int16(), "process of the load generator that sent it, from 0", null=False),
+    _column(
+        "scheduled_ns", pa.int64(), "when it should be sent; closed loop: the stream became free", "ns", null=False
+    ),
+    _column("sent_ns", pa.int64(), "its bytes were handed to the kernel", "ns"),
+    _column("first_byte_ns", pa.int64(), "first byte of the answer arrived", "ns"),
+    _column("first_token_ns", pa.int64(), "first chunk with text arrived", "ns"),
+    _column("last_ns", pa.int64(), "last chunk with text arrived", "ns"),
+    _column("end_ns", pa.int64(), "the answer was complete, its trailer included", "ns"),
+    _column("chunk_ns", pa.list_(pa.int64()), "arrival of each chunk with text", "ns", null=False),
+    _column("chunk_tokens", pa.list_(pa.int32()), "tokens in each chunk; null where that cannot be told", "tokens"),
+    _column("connection_reused", pa.bool_(), "sent on a connection that had carried a request before", null=False),
+    _column("http_status", pa.int16(), "HTTP status; null where no answer came"),
+    _column(
+        "status",
+        WORD,
+        "ok | http_error | connection_error | timeout | truncated | no_tokens | invalid | cancelled",
+        null=False,
+    ),
+    _column("error", pa.string(), "what went wrong, in words"),
+    _column("finish_reason", pa.string(), "why the server stopped: length, stop, ..."),
+    _column("prompt_tokens_asked", pa.int32(), "prompt length by the workload", "tokens", null=False),
+    _column("output_tokens_asked", pa.int32(), "output length asked for", "tokens", null=False),
+    _column("prompt_tokens", pa.int32(), "prompt length as counted, see tokens_source", "tokens"),
+    _column("output_tokens", pa.int32(), "output length as counted, see tokens_source", "tokens"),
+    _column("tokens_source", pa.string(), "usage (the server says) | tokenizer (counted afterwards) | chunks"),
+    _column("cached_tokens", pa.int32(), "prompt tokens that the server took from a prefix cache", "tokens"),
+    _column("text_sha256", pa.string(), "SHA-256 of the output text in UTF-8"),
+)
+
+DERIVED = (
+    _column("lateness_s", pa.float64(), "(sent_ns - scheduled_ns) / 1e9", "s"),
+    _column("ttft_s", pa.float64(), "(first_token_ns - sent_ns) / 1e9", "s"),
+    _column("ttft_scheduled_s", pa.float64(), "(first_token_ns - scheduled_ns) / 1e9", "s"),
+    _column("e2e_s", pa.float64(), "(last_ns - sent_ns) / 1e9", "s"),
+    _column("e2e_scheduled_s", pa.float64(), "(last_ns - scheduled_ns) / 1e9", "s"),
+    _column("tpot_s", pa.float64(), "(last_ns - first_token_ns) / 1e9 / (output_tokens - 1); null below 2 tokens", "s"),
+)
+"""Columns that `metrics.derive` adds; null for a request that is not ok (lateness: for one that was never sent)."""
+
+REQUESTS_RAW = _schema(
+    "requests_raw", "One row of raw stamps per request, as the load generator wrote it.", _REQUEST_RAW
+)
+
+REQUESTS = _schema(
+    "requests",
+    "One row per request: raw stamps, then what is derived from them. Stored in one part per launch.",
+    (*_REQUEST_RAW, *DERIVED),
+)
+
+_SERVER_METRIC = (
+    _column("t_ns", pa.int64(), "when the server was asked, on the clock of the requests", "ns", null=False),
+    _column("instance", pa.int16(), "server instance, from 0", null=False),
+    _column("metric", WORD, "common name: requests_running, kv_usage, ...; null where there is none for it"),
+    _column("raw", WORD, "the server's own Prometheus name", null=False),
+    _column("labels", WORD, "the sample's Prometheus labels as JSON"),
+    _column("value", pa.float64(), "value of the sample, in the server's own unit; null where it is not a number"),
+)
+
+SERVER_METRICS_RAW = _schema("server_metrics_raw", "What a server said of itself during one cell.", _SERVER_METRIC)
+
+SERVER_METRICS = _schema(
+    "server_metrics",
+    "What the servers said of themselves during the cells. Stored in one part per launch.",
+    (_CELL, _LAUNCH, *_SERVER_METRIC),
+)
+
+_GPU = (
+    _column("t_ns", pa.int64(), "when the GPU was asked, on the clock of the requests", "ns", null=False),
+    _column("gpu", pa.int16(), "number of the GPU on its node", null=False),
+    _column("uuid", WORD, "UUID of the GPU"),
+    _column("sm_clock_mhz", pa.float64(), "clock of the multiprocessors", "MHz"),
+    _column("memory_clock_mhz", pa.float64(), "clock of the memory", "MHz"),
+    _column("power_w", pa.float64(), "power drawn", "W"),
+    _column("temperature_c", pa.float64(), "temperature", "°C"),
+    _column("utilisation", pa.float64(), "share of the time in which a kernel ran", "1"),
+    _column("memory_used_bytes", pa.int64(), "memory in use", "bytes"),
+    _column("throttle_reasons", WORD, "active clock throttle reasons, comma separated; empty: none"),
+)
+
+GPU_RAW = _schema("gpu_raw", "State of the GPUs during one cell.", _GPU)
+
+GPU = _schema("gpu", "State of the GPUs during the cells. Stored in one part per launch.", (_CELL, _LAUNCH, *_GPU))
+
+_NODE = (
+    _column("t_ns", pa.int64(), "when the node was read, on the clock of the requests", "ns", null=False),
+    _column("cpu_mhz_mean", pa.float64(), "mean clock of the CPUs", "MHz"),
+    _column("cpu_mhz_min", pa.float64(), "lowest clock of a CPU", "MHz"),
+    _column("busy_share", pa.float64(), "share of CPU time that was not idle since the row before", "1"),
+    _column("steal_share", pa.float64(), "share of CPU time that the hypervisor took since the row before", "1"),
+    _column("load_1min", pa.float64(), "load average over one minute", "processes"),
+    _column("running", pa.int64(), "processes that wanted a CPU", "processes"),
+    _column("context_switches", pa.int64(), "context switches of the node since the row before", "switches"),
+    _column("memory_available_bytes", pa.int64(), "memory available", "bytes"),
+    _column("temperature_c", pa.float64(), "hottest thermal zone", "°C"),
+)
+
+NODE_RAW = _schema("node_raw", "State of the node's CPUs during one cell.", _NODE)
+
+NODE = _schema(
+    "node", "State of the nodes' CPUs during the cells. Stored in one part per launch.", (_CELL, _LAUNCH, *_NODE)
+)
+
+PROBES = _schema(
+    "probes",
+    "One row per number that a probe measured on a platform; a probe that cannot run is a row with its reason.",
+    [
+        _key("platform", "where it ran, a file in config/platforms/"),
+        _column("hostname", WORD, "node that it ran on"),
+        _key("probe", "name of the probe: gemm, memcpy, collectives, ..."),
+        _column("variant", pa.string(), "what was varied (data type, shape, size, direction, ranks, ...), as JSON"),
+        _column("metric", WORD, "what was measured, for example busbw"),
+        _column("value", pa.float64(), "median of the samples; null where unsupported or failed, never 0"),
+        _column("unit", WORD, "unit of value, low, high and samples: GB/s (10^9 bytes), TFLOP/s, s, ..."),
+        _column("low", pa.float64(), "lower end of the median's distribution-free 95 % interval"),
+        _column("high", pa.float64(), "upper end of the median's distribution-free 95 % interval"),
+        _column("samples", pa.list_(pa.float64()), "every sample, in order of measuring"),
+        _column("status", WORD, "ok | failed | skipped", null=False),
+        _column("reason", pa.string(), "why it failed or was skipped"),
+        _column(
+            "verified", pa.bool_(), "the result was checked against a reference; null where there is nothing to check"
+        ),
+        _column("started_utc", pa.string(), "start of the probe, ISO 8601"),
+        _column("source", pa.string(), "file that holds the verbatim output, relative to the repository"),
+        _column("size", WORD, "how thorough: quick | full | test"),
+        _column("detail", pa.string(), "what explains the number (error against the reference, inputs, ...), as JSON"),
+        _column("conditions", WORD, "clocks, temperatures, power, throttling and steal meanwhile, as JSON"),
+        _column("software", WORD, "versions of what measured, as JSON"),
+        _column("node", WORD, "facts of the node (name to value), as JSON; those it cannot tell are left out"),
+    ],
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "studies": STUDIES,
+    "study_cells": STUDY_CELLS,
+    "launches": LAUNCHES,
+    "attempts": ATTEMPTS,
+    "cells": CELLS,
+    "cell_slos": CELL_SLOS,
+    "requests": REQUESTS,
+    "server_metrics": SERVER_METRICS,
+    "gpu": GPU,
+    "node": NODE,
+    "probes": PROBES,
+}
+"""Every table of results/dataset/, in the order of the data dictionary."""
+
+PARTED = ("requests", "server_metrics", "gpu", "node")
+"""Tables that are folders of one Parquet file per launch; the others are one file."""
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with exactly the columns of `schema`: ordered, cast, absent nullable ones as nulls.
+
+    Raises SchemaError for an unknown column, an absent one that must not be null, a value that cannot be cast, and a
+    null where none is allowed.
+    """
+    name = (schema.metadata or {}).get(b"table", b"").decode()
+    unknown = sorted(set(table.column_names) - set(schema.names))
+    if unknown:
+        raise SchemaError(f"table {name}: unknown columns {', '.join(unknown)}; it has {', '.join(schema.names)}")
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            if not field.nullable:
+                raise SchemaError(f"table {name}: column {field.name} is absent; it must be {field.type}")
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        if column.type != field.type:
+            try:
+                column = column.cast(field.type)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                found = f"{column.type}, asked is {field.type}: {error}"
+                raise SchemaError(f"table {name}: column {field.name} is {found}") from error
+        if not field.nullable and column.null_count:
+            raise SchemaError(f"table {name}: column {field.name} has {column.null_count} nulls; it must have none")
+        columns.append(column)
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def from_rows(rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
+    """A table of `schema` from dicts; keys outside the schema are an error, absent keys are null."""
+    rows = list(rows)
+    unknown = sorted({key for row in rows for key in row} - set(schema.names))
+    if unknown:
+        raise SchemaError(f"unknown columns {', '.join(unknown)}; there are {', '.join(schema.names)}")
+    arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
+    return conform(pa.Table.from_arrays(arrays, names=schema.names), schema)
+
+
+def check_file(path: Path, schema: pa.Schema) -> int:
+    """Rows of the Parquet file at `path`, whose columns must be those of `schema`; reads only the footer.
+
+    Raises SchemaError where the columns differ, pyarrow.ArrowInvalid or OSError where the file cannot be read.
+    """
+    found = pq.read_metadata(path)
+    columns = found.schema.to_arrow_schema()
+    for field in schema:
+        index = columns.get_field_index(field.name)
+        if index < 0:
+            raise SchemaError(f"{path}: column {field.name} is absent")
+        if columns.field(index).type != field.type:
+            raise SchemaError(f"{path}: column {field.name} is {columns.field(index).type}, asked is {field.type}")
+    unknown = sorted(set(columns.names) - set(schema.names))
+    if unknown:
+        raise SchemaError(f"{path}: unknown columns {', '.join(unknown)}")
+    return found.num_rows

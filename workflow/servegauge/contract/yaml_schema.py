@@ -1,0 +1,257 @@
+"""Reading YAML that people write, and telling them what is wrong with it.
+
+Every file under config/ is read by `read_yaml` and held against its schema in `schemas/` by `validate`. All mistakes
+of a file are reported at once, each with its line, its key, what was found, what is allowed and, for a name, the
+nearest allowed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from servegauge.base.errors import UserError, did_you_mean
+
+SCHEMAS = Path(__file__).with_name("schemas")
+SHOWN = 10  # mistakes of one file that are printed
+
+_Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster, where it was built in
+
+
+class _StrictLoader(_Loader):
+    """SafeLoader that refuses a key given twice: YAML's own rule is that the last one silently wins."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in first and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {name!r} is given twice, first on line {first[name]}", key.start_mark
+                )
+            first[name] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
+    """The mapping in the file at `path`, and the file's text. UserError names the line where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    try:
+        data = yaml.load(text, _StrictLoader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}{_trouble(error, text)}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: found {_shown(data)}, expected keys with values, one a line, as `question: ...`")
+    return data, text
+
+
+def _trouble(error: yaml.YAMLError, text: str) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f": not YAML: {error}"
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return f":{mark.line + 1}: a tab at the start of the line; YAML allows only spaces there"
+    problem = getattr(error, "problem", None) or str(error)
+    return f":{mark.line + 1}: {problem} (column {mark.column + 1}: {line.strip()!r})"
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """The schema called `name`, for example "study"; its file is `schemas/<name>.schema.yaml`."""
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+
+
+@cache
+def _validator(name: str) -> Any:
+    import jsonschema  # takes 0.1 s; a process that only waits for a job never needs it
+
+    return jsonschema.Draft202012Validator(schema(name))
+
+
+def validate(data: dict[str, Any], name: str, path: Path, text: str = "") -> None:
+    """Hold `data`, read from `path`, against the schema `name`; UserError lists what is wrong, each with its line."""
+    errors = sorted(
+        _validator(name).iter_errors(data),
+        key=lambda error: ([str(part) for part in error.absolute_path], error.validator != "type"),
+    )
+    seen: list[str] = []
+    for keys in _not_finite(data, []):  # NaN is neither above nor below any limit
+        seen.append(f"{path}{_line(text, keys)}: {dotted(keys)}: found a number without a value, expected a finite one")
+    mistyped: list[list[str | int]] = []  # of a value that is of the wrong kind, nothing else is worth saying
+    for error in errors:
+        for keys, message in _messages(error, name):
+            if keys not in mistyped:
+                line = f"{path}{_line(text, keys)}: {dotted(keys) or 'the file'}: {message}"
+                seen += [line] if line not in seen else []
+        if error.validator == "type":
+            mistyped.append(list(error.absolute_path))
+    if seen:
+        more = [f"... and {len(seen) - SHOWN} more"] if len(seen) > SHOWN else []
+        raise UserError("\n".join([*seen[:SHOWN], *more]))
+
+
+def _not_finite(data: Any, keys: list[str | int]) -> Iterator[list[str | int]]:
+    """Where `.nan` and `.inf` stand."""
+    if isinstance(data, float) and not math.isfinite(data):
+        yield keys
+    elif isinstance(data, dict | list):
+        for key, value in data.items() if isinstance(data, dict) else enumerate(data):
+            yield from _not_finite(value, [*keys, key])
+
+
+def dotted(keys: list[str | int]) -> str:
+    """`matrix.include[0].tp` for ["matrix", "include", 0, "tp"]."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
+    return text
+
+
+def line_of(text: str, keys: list[str | int]) -> int | None:
+    """Line in `text` (1 is the first) of the value at `keys`, or of its nearest parent; null where there is no text."""
+    node = yaml.compose(text, _StrictLoader) if text else None
+    if node is None:
+        return None
+    line = node.start_mark.line + 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = [(name, value) for name, value in node.value if name.value == str(key)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _line(text: str, keys: list[str | int]) -> str:
+    line = line_of(text, keys)
+    return "" if line is None else f":{line}"
+
+
+def _messages(error: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
+    """One or more (keys, message) of a jsonschema error."""
+    keys, found, limit = list(error.absolute_path), error.instance, error.validator_value
+    match error.validator:
+        case "additionalProperties":
+            allowed = list(error.schema.get("properties", {}))
+            for key in found:
+                if key not in allowed:
+                    choices = ", ".join(sorted(allowed))
+                    yield [*keys, key], f"unknown key.{did_you_mean(key, allowed)} Allowed here: {choices}"
+        case "required":
+            for key in (key for key in limit if key not in found):
+                meaning = rule_at(name, [*keys, key]).get("description", "").partition(". ")[0].rstrip(".")
+                yield keys, f"the key {key!r} is missing{': ' + meaning if meaning else ''}"
+        case "type":
+            kinds = [limit] if isinstance(limit, str) else limit
+            yield keys, f"found {_shown(found)}, expected {' or '.join(_KINDS[kind] for kind in kinds)}{_hint(found)}"
+        case "enum":
+            choices = ", ".join(_plain(value) for value in limit)
+            yield keys, f"found {_shown(found)}, allowed: {choices}.{did_you_mean(str(found), map(str, limit))}"
+        case "minimum":
+            yield keys, f"found {found}, expected {limit} or more"
+        case "maximum":
+            yield keys, f"found {found}, expected {limit} or less"
+        case "exclusiveMinimum":
+            yield keys, f"found {found}, expected more than {limit}"
+        case "minItems" if not found:
+            yield keys, "found an empty list, expected at least one value; leave the key out if it is not wanted"
+        case "minItems":
+            yield keys, f"found {_count(found)}, expected {limit} or more"
+        case "maxItems":
+            yield keys, f"found {_count(found)}, expected {limit} or fewer"
+        case "minProperties":
+            yield keys, "found nothing, expected at least one key: " + ", ".join(error.schema.get("properties", {}))
+        case "minLength":
+            yield keys, "found an empty text"
+        case "uniqueItems":
+            twice = next(value for position, value in enumerate(found) if value in found[:position])
+            yield keys, f"{_shown(twice)} stands there twice"
+        case "pattern":
+            yield keys, f"found {_shown(found)}, which does not fit: {error.schema.get('description', limit)}"
+        case "not":
+            yield keys, "this key is not allowed here"
+        case _:
+            yield keys, error.message
+
+
+_KINDS = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "keys with values",
+    "null": "nothing",
+}
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return f"keys with values ({', '.join(map(str, value)) or 'none'})"
+    if isinstance(value, str):
+        return f"the text {value!r}" if len(value) < 80 else f"the text {value[:77]!r}..."
+    return f"a list {value}" if isinstance(value, list) else str(value)
+
+
+def _count(found: list[Any]) -> str:
+    return f"{len(found)} value{'s' if len(found) != 1 else ''}"
+
+
+def _hint(found: Any) -> str:
+    """What YAML may have made of a number that somebody wrote."""
+    if isinstance(found, str):
+        try:
+            return f"; write it as {float(found):g} without quotes" if float(found) < 1e6 else ""
+        except ValueError:
+            return ""
+    return ""
+
+
+def rule_at(name: str, keys: list[str | int]) -> dict[str, Any]:
+    """What the schema `name` says of the value at `keys`, with references followed; empty where it says nothing."""
+    rule = schema(name)
+    for key in keys:
+        below = rule.get("items") if isinstance(key, int) else rule.get("properties", {}).get(key)
+        if not isinstance(below, dict):
+            below = rule.get("additionalProperties") if not isinstance(key, int) else None
+        if not isinstance(below, dict):
+            return {}
+        target = schema(name)["$defs"][below["$ref"].rpartition("/")[2]] if "$ref" in below else {}
+        rule = {**target, **below, "properties": {**target.get("properties", {}), **below.get("properties", {})}}
+    return rule
+
+
+def with_defaults(data: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with each default that the (sub)schema `part` gives for a missing key, at every depth."""
+    filled = dict(data)
+    for key, rule in part.get("properties", {}).items():
+        if key not in filled and "default" in rule:
+            filled[key] = rule["default"]
+        if isinstance(filled.get(key), dict) and "properties" in rule:
+            filled[key] = with_defaults(filled[key], rule)
+    return filled

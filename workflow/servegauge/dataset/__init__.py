@@ -1,0 +1,1 @@
+"""Everything measured, as tidy Parquet, merged in place."""

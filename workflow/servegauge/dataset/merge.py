@@ -1,0 +1,382 @@
+"""Everything under results/ as tidy tables: `merge` reads plans, launches, cells and probes, writes results/dataset/.
+
+Every cell of every study is a row, whatever became of it: ok, failed, skipped or planned, with the reason. A cell whose
+files are not what its cell.json says is moved to results/corrupt/, is a failed row, and is missing again for the next
+run of the same command. The large tables are made per launch by `launch_parts.py`, where a launch's cells changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, whole_file, write_json
+from servegauge.base.progress import utc_now
+from servegauge.contract import tables
+from servegauge.contract.spec import Launch, canonical_json
+from servegauge.dataset import launch_parts
+from servegauge.dataset.launch_parts import Part
+from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
+from servegauge.dataset.text_agreement import compare_texts
+from servegauge.probes.harness.run import dataset_rows
+
+ATTEMPT = re.compile(r"attempt-(\d+)\.json")
+
+
+@dataclass
+class Merged:
+    """What a merge did: cells by status, parts made and kept, cells found corrupt with the reason, other warnings."""
+
+    statuses: dict[str, int] = field(default_factory=dict)
+    parts_made: list[str] = field(default_factory=list)
+    parts_kept: int = 0
+    corrupt: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for the stamp that Snakemake waits for."""
+        return {
+            "merged_utc": utc_now(),
+            "cells": self.statuses,
+            "parts_made": len(self.parts_made),
+            "parts_kept": self.parts_kept,
+            "corrupt": self.corrupt,
+            "warnings": self.warnings,
+        }
+
+
+def merge(results: Path) -> Merged:
+    """Bring results/dataset/ up to date with everything under `results`."""
+    if not (results / "plan").is_dir() and not (results / "cells").is_dir():
+        raise UserError(
+            f"there is nothing to merge under {results}/: it has neither plan/ nor cells/. "
+            "Run a study first (`snakemake --profile profiles/local`), or name the folder with --results."
+        )
+    return _Merge(results).run()
+
+
+class _Merge:
+    """One merge: what lies under results/, read once."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.dataset = results / "dataset"
+        self.merged = Merged()
+        self.plans = [self._json(path) for path in sorted((results / "plan").glob("*.json"))]
+        self.plans = [plan for plan in self.plans if plan]
+        self.launches: dict[str, Mapping[str, Any]] = {}
+        self.cells: dict[str, Mapping[str, Any]] = {}  # cell -> Cell dict with "skipped"
+        for plan in self.plans:
+            self.launches.update((launch["id"], launch) for launch in plan["launches"])
+            for cell in plan["cells"]:
+                # A cell that one study's plan skips and another's does not is measured for the other.
+                if self.cells.get(cell["id"], cell).get("skipped") or cell["id"] not in self.cells:
+                    self.cells[cell["id"]] = cell
+        self.parts: dict[str, Part] = {}
+
+    def run(self) -> Merged:
+        measured = self._measured()
+        for launch, cells in sorted(measured.items()):
+            self._bring_up_to_date(launch, cells)
+        self._forget(measured)
+        rows = self._cell_rows()
+        compare_texts(rows, self.parts, self.plans)
+        for row in rows:
+            row["flag_details"] = (
+                json.dumps(row["flag_details"], ensure_ascii=False) if row.get("flag_details") else None
+            )
+            self.merged.statuses[row["status"]] = self.merged.statuses.get(row["status"], 0) + 1
+        self._write("studies", self._study_rows())
+        self._write("study_cells", self._study_cell_rows())
+        self._write("launches", self._launch_rows())
+        self._write("attempts", self._attempt_rows())
+        self._write("cells", rows)
+        self._write("cell_slos", self._slo_rows())
+        self._write("probes", self._probe_rows())
+        return self.merged
+
+    def _json(self, path: Path) -> dict[str, Any] | None:
+        """The JSON object at `path`; null and a warning where it is none, so that one bad file holds nothing back."""
+        try:
+            data = read_json(path)
+        except (OSError, ValueError) as error:
+            self.merged.warnings.append(f"{path} could not be read and is left out: {error}")
+            return None
+        return data if isinstance(data, dict) else None
+
+    def _write(self, table: str, rows: list[dict[str, Any]]) -> None:
+        with whole_file(self.dataset / f"{table}.parquet") as temporary:
+            pq.write_table(tables.from_rows(rows, tables.TABLES[table]), temporary, compression="zstd")
+
+    # -- measured cells -----------------------------------------------------
+
+    def _measured(self) -> dict[str, dict[str, str]]:
+        """Launch -> its cells under results/cells/ -> SHA-256 of their cell.json."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        folder = self.results / "cells"
+        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        for name in names:
+            if name.startswith("."):  # being written, or left by a process that was killed
+                continue
+            try:
+                data = (folder / name / "cell.json").read_bytes()
+                launch = self.cells[name]["launch"] if name in self.cells else self._orphan(name, json.loads(data))
+            except FileNotFoundError:
+                if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
+                    self._set_aside(name, "it has no cell.json")
+            except (ValueError, KeyError, TypeError) as error:
+                self._set_aside(name, f"cell.json is not readable: {error}")
+            except NotADirectoryError:
+                self.merged.warnings.append(f"{folder / name} is no folder and is left out")
+            else:
+                found[launch][name] = hashlib.sha256(data).hexdigest()
+        return found
+
+    def _orphan(self, name: str, record: Mapping[str, Any]) -> str:
+        """The launch of a measured cell that no plan asks for any more; its specification is in its cell.json."""
+        self.cells[name] = {**record["spec"], "id": name, "skipped": None}
+        return record["launch"]
+
+    def _bring_up_to_date(self, launch: str, cells: Mapping[str, str]) -> None:
+        """Make the part of `launch` again if its cells are not those that it was made from."""
+        part = launch_parts.open_part(self.dataset, launch)
+        if part and {entry.cell: entry.cell_sha256 for entry in part.entries.values()} == cells:
+            self.merged.parts_kept += 1
+        else:
+            made = launch_parts.make_part(self.results, self.dataset, launch, cells, self._limits)
+            part = made.part
+            self.merged.parts_made.append(launch)
+            self.merged.warnings += made.warnings
+            for cell, reason in made.corrupt.items():
+                self._set_aside(cell, reason)
+        if part:
+            self.parts[launch] = part
+
+    @cached_property
+    def _limits(self) -> list[Mapping[str, float]]:
+        """The limits of every SLO of every study, once."""
+        named = [limits for plan in self.plans for limits in (plan["study"].get("slo") or {}).values()]
+        return list({canonical_json(limits): limits for limits in named}.values())
+
+    def _forget(self, measured: Mapping[str, Any]) -> None:
+        """Remove parts of launches that have no measured cell any more."""
+        for table in tables.PARTED:
+            for path in (self.dataset / table).glob("*.parquet"):
+                if path.stem not in measured:
+                    path.unlink()
+
+    def _set_aside(self, cell: str, reason: str) -> None:
+        """Move a corrupt cell out of the way, whole, with the reason beside it."""
+        number = 0
+        while (target := self.results / "corrupt" / f"{cell}-{number}").exists():
+            number += 1
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (self.results / "cells" / cell).rename(target)
+        write_json(target / "corrupt.json", {"cell": cell, "reason": reason, "found_utc": utc_now()})
+        self.merged.corrupt[cell] = reason
+
+    # -- what became of the others ------------------------------------------
+
+    @cached_property
+    def attempts(self) -> dict[str, list[dict[str, Any]]]:
+        """Launch -> its finished attempts, in order."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for folder in sorted((self.results / "launches").glob("*/")):
+            numbered = []
+            for path in folder.glob("attempt-*.json"):
+                number = ATTEMPT.fullmatch(path.name)
+                data = self._json(path) if number else None
+                if data:
+                    numbered.append((int(number[1]), data))
+            found[folder.name] = [data for _, data in sorted(numbered, key=lambda item: item[0])]
+        return found
+
+    @cached_property
+    def set_aside(self) -> dict[str, dict[str, Any]]:
+        """Cell -> what was wrong with it when it was last set aside."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in (self.results / "corrupt").glob("*/corrupt.json"):
+            data = self._json(path)
+            if data and data["found_utc"] >= found.get(data["cell"], data)["found_utc"]:
+                found[data["cell"]] = {**data, "folder": str(path.parent)}
+        return found
+
+    def _outcome(self, cell: str, launch: str) -> dict[str, Any]:
+        """Status, reason, attempt and log of a cell that is not measured."""
+        if self.cells[cell].get("skipped"):
+            return {"status": "skipped", "reason": self.cells[cell]["skipped"]}
+        last = next((one for one in reversed(self.attempts.get(launch, [])) if cell in (one.get("cells") or {})), None)
+        corrupt = self.set_aside.get(cell)
+        if corrupt and (last is None or corrupt["found_utc"] >= (last.get("finished_utc") or "")):
+            reason = f"its files were corrupt and were set aside: {corrupt['reason']}"
+            return {"status": "failed", "reason": reason, "log": corrupt["folder"]}
+        if last is None:
+            return {"status": "planned"}
+        said = last["cells"][cell]
+        failed = said["status"] == "failed"
+        if said["status"] == "ok":
+            said = {"reason": f"attempt {last['attempt']} measured it, its folder is gone"}
+        outcome = {"status": "failed" if failed else "planned", "reason": said.get("reason") or last.get("reason")}
+        if failed:
+            folder = self.results / "launches" / launch / f"attempt-{last['attempt']}"
+            logs = [folder / "server-0.log", folder / "progress.log"]
+            outcome |= {"attempt": last["attempt"], "log": str(next((log for log in logs if log.exists()), folder))}
+        return outcome
+
+    # -- rows ---------------------------------------------------------------
+
+    def _server_factors(self, launch: str) -> dict[str, Any]:
+        if launch not in self._factors:
+            spec = self.launches.get(launch) or self._json(self.results / "launches" / launch / "spec.json")
+            self._factors[launch] = factors(spec) if spec else {}
+        return self._factors[launch]
+
+    @cached_property
+    def _factors(self) -> dict[str, dict[str, Any]]:
+        return {}
+
+    def _cell_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for cell, spec in self.cells.items():
+            launch = spec["launch"]
+            part = self.parts.get(launch)
+            entry = part.entries.get(cell) if part else None
+            row = {"cell": cell, "launch": launch, **self._server_factors(launch), **load_factors(spec), "flags": []}
+            if entry:
+                row |= {"status": "ok", "cell_sha256": entry.cell_sha256, **entry.row}
+                self._add_launch_flags(row)
+            else:
+                row |= self._outcome(cell, launch)
+            rows.append(row)
+        return rows
+
+    def _add_launch_flags(self, row: dict[str, Any]) -> None:
+        """What the server said of itself against what was asked concerns every cell that it served."""
+        flags = self._launch_json(row["launch"], row["attempt"]).get("flags") or []
+        if flags:
+            row["flags"] = sorted({*row["flags"], *(flag["flag"] for flag in flags)})
+            row["flag_details"] = [*row["flag_details"], *flags]
+
+    def _launch_json(self, launch: str, attempt: int) -> dict[str, Any]:
+        key = (launch, attempt)
+        if key not in self._launch_records:
+            path = self.results / "launches" / launch / f"attempt-{attempt}" / "launch.json"
+            self._launch_records[key] = (self._json(path) if path.exists() else None) or {}
+        return self._launch_records[key]
+
+    @cached_property
+    def _launch_records(self) -> dict[tuple[str, int], dict[str, Any]]:
+        return {}
+
+    def _study_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for plan in self.plans:
+            study = plan["study"]
+            compare = study.get("compare") or {}
+            rows.append(
+                {
+                    **{name: study.get(name) for name in ("question", "sha256", "text")},
+                    "study": study["name"],
+                    "path": None if study.get("path") is None else str(study["path"]),
+                    "compare_factor": compare.get("factor"),
+                    "compare_baseline": None if compare.get("baseline") is None else str(compare["baseline"]),
+                    "slos": canonical_json(study.get("slo") or {}),
+                    "matrix": canonical_json(study.get("matrix") or {}),
+                    "launches": len(plan["launches"]),
+                    "cells": len(plan["cells"]),
+                }
+            )
+        return rows
+
+    def _study_cell_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"study": plan["study"]["name"], "cell": cell["id"], "launch": cell["launch"], "position": position}
+            for plan in self.plans
+            for position, cell in enumerate(plan["cells"])
+        ]
+
+    def _launch_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for launch in dict.fromkeys([*self.launches, *self.attempts]):
+            spec = self.launches.get(launch) or self._json(self.results / "launches" / launch / "spec.json")
+            if not spec:
+                continue
+            attempts = self.attempts.get(launch, [])
+            last = attempts[-1] if attempts else {"status": "planned", "reason": None}
+            started = attempt_columns(self._launch_json(launch, last["attempt"])) if attempts else {}
+            rows.append(
+                {
+                    "launch": launch,
+                    **self._server_factors(launch),
+                    "extra_args": list(spec.get("extra_args") or []),
+                    "environment": canonical_json(spec.get("environment") or {}),
+                    "gpus": Launch.from_dict(spec).layout.gpus,
+                    "status": last["status"],
+                    "reason": last.get("reason"),
+                    "attempts": len(attempts),
+                    **{name: started.get(name) for name in ("framework_version", "startup_s")},
+                }
+            )
+        return rows
+
+    def _attempt_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for launch, attempts in self.attempts.items():
+            for attempt in attempts:
+                record = self._launch_json(launch, attempt["attempt"])
+                said = {name: attempt.get(name) for name in ("attempt", "study", "status", "reason", "started_utc")}
+                job = canonical_json(attempt["job"]) if attempt.get("job") else None
+                ends = {"finished_utc": attempt.get("finished_utc"), "job": job}
+                rows.append({"launch": launch, **said, **ends, **attempt_columns(record)})
+        return rows
+
+    def _slo_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for plan in self.plans:
+            slos = plan["study"].get("slo") or {}
+            for cell in plan["cells"] if slos else []:
+                part = self.parts.get(cell["launch"])
+                if not part or cell["id"] not in part.entries:
+                    continue
+                for slo, limits in slos.items():
+                    names = {"study": plan["study"]["name"], "cell": cell["id"], "slo": slo}
+                    rows.append({**names, "limits": canonical_json(limits), **part.goodput(cell["id"], limits)})
+        return rows
+
+    def _probe_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for path in sorted((self.results / "probes").glob("*/*.json")):
+            document = self._json(path)
+            if document and "rows" in document:
+                rows += dataset_rows(document, str(path))
+        return rows
+
+
+def read(results: Path, table: str) -> pa.Table:
+    """A table of the dataset; UserError where it was not merged yet."""
+    path = results / "dataset" / f"{table}.parquet"
+    if not path.exists():
+        raise UserError(f"there is no {path}: run `python scripts/merge_dataset.py --results {results}` first")
+    return pq.read_table(path)
+
+
+def sentences(merged: Merged) -> Iterator[str]:
+    """What a person should know of a merge, a line each."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(merged.statuses.items())) or "none"
+    made, kept = len(merged.parts_made), merged.parts_kept
+    yield f"cells: {counts}; launches merged now: {made}, already up to date: {kept}"
+    for cell, reason in merged.corrupt.items():
+        yield f"set aside {cell}: {reason}; the same command measures it again"
+    yield from merged.warnings

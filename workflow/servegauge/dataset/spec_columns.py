@@ -1,0 +1,62 @@
+"""Columns of the dataset that come from specifications and from launch.json, not from requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from servegauge.contract.spec import Launch, canonical_json
+
+
+def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that say what a launch's server is, from `Launch.to_dict()`."""
+    layout = spec["layout"]
+    return {
+        "configuration": spec.get("configuration") or Launch.from_dict(spec).configuration,
+        "framework": spec["framework"],
+        "model": spec["model"]["name"],
+        "platform": spec["platform"]["name"],
+        **{name: layout.get(name, 1) for name in ("tp", "pp", "dp", "ep", "instances")},
+        "share_gpu": bool(layout.get("share_gpu")),
+        "repeat": spec["repeat"],
+        "options": canonical_json(spec.get("options") or {}),
+    }
+
+
+def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns that say what a cell is put under, from `Cell.to_dict()`."""
+    load = spec["load"]
+    return {
+        "prompts": spec["prompts"]["name"],
+        **{name: load.get(name) for name in ("rate_rps", "concurrency", "cache")},
+        "arrival": (load.get("arrival") or {}).get("process"),
+        "load": canonical_json(load),
+        "workload": spec["workload"]["id"],
+    }
+
+
+def attempt_columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of ATTEMPTS from launch.json; all null where there is none."""
+    starts = record.get("server_starts") or []
+    instances = starts[0].get("instances") or [] if starts else []
+    evidence = (instances[0].get("evidence") or {}) if instances else {}
+    return {
+        "hostname": _hostname(record.get("provenance") or {}),
+        "framework_version": evidence.get("version"),
+        "server_starts": len(starts),
+        "startup_s": starts[0].get("ready_s") if starts else None,
+        "startup_parts": canonical_json(evidence["startup_s"]) if evidence.get("startup_s") else None,
+        "flags": sorted({flag["flag"] for flag in record.get("flags") or []}),
+        "provenance": canonical_json(record) if record else None,
+    }
+
+
+def _hostname(provenance: Mapping[str, Any]) -> str | None:
+    """The node's name among the platform's facts."""
+    facts = (provenance.get("platform") or {}).get("value") or {}
+    for name in ("hostname", "host"):
+        fact = facts.get(name)
+        value = fact.get("value") if isinstance(fact, Mapping) else fact
+        if isinstance(value, str):
+            return value
+    return None

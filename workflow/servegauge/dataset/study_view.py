@@ -1,0 +1,196 @@
+"""One study's rows of the dataset as the comparison, the figures and the tables need them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from servegauge.base.errors import UserError
+from servegauge.contract import metrics
+from servegauge.contract.spec import canonical_json, number
+from servegauge.dataset import launch_parts, merge
+from servegauge.frameworks.base import OPTIONS
+
+SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share_gpu", *OPTIONS, "platform")
+LOAD_AXES = ("prompts", "rate", "concurrency", "cache")
+
+
+SAMPLE_FLAGS = ("p99_not_supported", "p95_not_supported")
+"""Flags that say how many requests there were, and nothing about how they were measured."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A statistic of a cell that is compared: its column in CELLS, and how to draw it again from requests."""
+
+    name: str
+    title: str
+    unit: str
+    column: str
+    family: str | None = None  # latency whose quantile it is; null: one number a cell
+    quantile: float | None = None
+    more_is_better: bool = False
+    error_column: str | None = None  # the instrument's own error of this statistic
+
+
+def _latency(family: str, title: str, quantile: float, error: str | None = None) -> Metric:
+    name = f"{family}_p{quantile * 100:.0f}"
+    column = f"instrument_{error}_error_s" if error else None
+    return Metric(name, f"{title} p{quantile * 100:.0f}", "s", f"{name}_s", family, quantile, error_column=column)
+
+
+METRICS = (
+    _latency("ttft", "TTFT", 0.5, "ttft_p50"),
+    _latency("ttft", "TTFT", 0.99, "ttft_p99"),
+    _latency("ttft_scheduled", "TTFT from schedule", 0.5, "ttft_p50"),
+    _latency("ttft_scheduled", "TTFT from schedule", 0.99, "ttft_p99"),
+    _latency("tpot", "TPOT", 0.5),
+    _latency("tpot", "TPOT", 0.99),
+    _latency("itl", "ITL", 0.5),
+    _latency("itl", "ITL", 0.99, "itl_p99"),
+    _latency("e2e", "E2E", 0.5),
+    _latency("e2e", "E2E", 0.99, "e2e_p99"),
+    Metric("achieved_rps", "Achieved rate", "1/s", "achieved_rps", more_is_better=True),
+    Metric("output_tokens_per_s", "Output tokens", "tokens/s", "output_tokens_per_s", more_is_better=True),
+)
+
+
+def goodput_metric(slo: str) -> Metric:
+    """Goodput under the SLO of this name; its column is added to the rows by `Study`."""
+    return Metric(f"goodput_rps:{slo}", f"Goodput ({slo})", "1/s", f"goodput_rps:{slo}", more_is_better=True)
+
+
+def label(axes: Mapping[str, Any]) -> str:
+    """Axis values as words: prompt sets and names stand alone, numbers get their axis' name."""
+    words = []
+    for axis, value in axes.items():
+        if value is None:
+            continue
+        if axis in ("framework", "model", "platform", "prompts"):
+            words.append(str(value))
+        elif axis in ("rate", "concurrency"):
+            words.append(f"{axis} {number(value)}{'/s' if axis == 'rate' else ''}")
+        else:
+            words.append(f"{axis} {level_text(value)}")
+    return ", ".join(words) or "everything"
+
+
+def level_text(level: Any) -> str:
+    """A level of a factor as a person writes it."""
+    if isinstance(level, bool):
+        return "on" if level else "off"
+    if isinstance(level, float | int):
+        return number(level)
+    return level if isinstance(level, str) else canonical_json(level)
+
+
+class Study:
+    """One study's rows of the dataset, ready to be compared, drawn and printed."""
+
+    def __init__(self, results: Path, name: str) -> None:
+        self.results, self.name = results, name
+        self._parts: dict[str, launch_parts.Part | None] = {}
+        studies = {row["study"]: row for row in merge.read(results, "studies").to_pylist()}
+        if name not in studies:
+            raise UserError(f"the dataset holds no study {name!r}; it holds {', '.join(studies) or 'none'}")
+        self.row: dict[str, Any] = studies[name]
+        self.matrix: dict[str, Any] = json.loads(self.row["matrix"])
+        self.slos: dict[str, dict[str, float]] = json.loads(self.row["slos"])
+        asked = merge.read(results, "study_cells")
+        asked = asked.filter(pc.equal(asked["study"], name)).sort_by("position")["cell"].to_pylist()
+        place = {cell: position for position, cell in enumerate(asked)}
+        cells = merge.read(results, "cells")
+        cells = cells.filter(pc.is_in(pc.cast(cells["cell"], "string"), pa.array(asked, pa.string())))
+        self.cells: list[dict[str, Any]] = sorted(cells.to_pylist(), key=lambda row: place[row["cell"]])
+        self._goodput()
+        self.axes = self._axes()
+        for row in self.cells:
+            row["axes"] = {axis: axis_value(row, axis) for axis in self.axes}
+        self.cells.sort(key=self._place)
+
+    def _place(self, row: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
+        """Where a cell stands in tables and figures: as the study names its axes' values, open loops first."""
+        place = []
+        for axis, value in row["axes"].items():
+            named = [canonical_json(one) for one in self.matrix.get(axis) or []]
+            key = canonical_json(value)
+            number = named.index(key) if key in named else value if isinstance(value, int | float) else len(named)
+            place.append((value is None, float(number), "" if value is None else key))
+        return [*place, (False, float(row["repeat"]), "")]
+
+    def _goodput(self) -> None:
+        by_cell = {row["cell"]: row for row in self.cells}
+        for row in merge.read(self.results, "cell_slos").to_pylist():
+            if row["study"] == self.name and row["cell"] in by_cell:
+                by_cell[row["cell"]][f"goodput_rps:{row['slo']}"] = row["goodput_rps"]
+
+    def _axes(self) -> list[str]:
+        """Axes that vary in this study, the repeat aside."""
+        named = {*self.matrix, *(axis for entry in self.matrix.get("include") or [] for axis in entry)}
+        axes = [axis for axis in (*SERVER_AXES, *LOAD_AXES) if axis not in OPTIONS or axis in named]
+        return [axis for axis in axes if len({canonical_json(axis_value(row, axis)) for row in self.cells}) > 1]
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """What is compared: the latencies, the rates, and the goodput under each SLO."""
+        return [*METRICS, *(goodput_metric(slo) for slo in self.slos)]
+
+    @property
+    def ok(self) -> list[dict[str, Any]]:
+        """Rows of measured cells."""
+        return [row for row in self.cells if row["status"] == "ok"]
+
+    def factor(self) -> tuple[str | None, Any]:
+        """The compared factor and its baseline: as the study says, else the platform, first one first."""
+        factor, baseline = self.row["compare_factor"], self.row["compare_baseline"]
+        if factor is None and "platform" in self.axes:
+            factor = "platform"
+        if factor is None:
+            return None, None
+        levels = self.levels(factor)
+        return factor, next(
+            (level for level in levels if level_text(level) == baseline or level == baseline), levels[0]
+        )
+
+    def levels(self, factor: str) -> list[Any]:
+        """Levels of `factor`, in the order in which the study names them."""
+        named = self.matrix.get(factor)
+        order = [canonical_json(level) for level in named] if isinstance(named, list) else []
+        found = {canonical_json(axis_value(row, factor)): axis_value(row, factor) for row in self.cells}
+        return [found[key] for key in sorted(found, key=lambda key: order.index(key) if key in order else len(order))]
+
+    def samples(self, row: Mapping[str, Any], families: Iterable[str]) -> dict[str, np.ndarray]:
+        """Latency -> sorted values of the window's ok requests of one cell, seconds (ITL: all gaps)."""
+        if row["launch"] not in self._parts:
+            self._parts[row["launch"]] = launch_parts.open_part(
+                self.results / "dataset", row["launch"], by_this_code=False
+            )
+        part = self._parts[row["launch"]]
+        if part is None or row["cell"] not in part.entries:
+            raise UserError(f"the dataset has no requests of {row['cell']}: run scripts/merge_dataset.py again")
+        families = list(families)
+        columns = ["phase", "status", *(f"{one}_s" for one in families if one != "itl")]
+        table = part.read(row["cell"], [*columns, *(["chunk_ns"] if "itl" in families else [])])
+        table = table.filter(pc.and_(pc.equal(table["phase"], "window"), pc.equal(table["status"], "ok")))
+        return {one: np.sort(metrics.values_of(table, one)) for one in families}
+
+
+def doubts(row: Mapping[str, Any]) -> list[str]:
+    """Flags of a cell that cast doubt on all its numbers; whether a p99 is supported is said beside each p99."""
+    return [flag for flag in row["flags"] or [] if flag not in SAMPLE_FLAGS]
+
+
+def axis_value(row: Mapping[str, Any], axis: str) -> Any:
+    """The value of an axis in a row of CELLS: a column, or one of the neutral server options."""
+    if axis == "rate":
+        return row["rate_rps"]
+    if axis in row:
+        return row[axis]
+    return json.loads(row["options"] or "{}").get(axis)

@@ -1,0 +1,1 @@
+"""What must lie on disk before a server can start: models and their shapes, the hub, environments, containers."""

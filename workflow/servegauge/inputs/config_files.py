@@ -1,0 +1,41 @@
+"""The named files under config/: found by name, checked against their schema, completed with its defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.yaml_schema import read_yaml, schema, validate, with_defaults
+
+
+def load_model(root: Path, name: str) -> dict[str, Any]:
+    """The model `name`: its file's keys, `name`, defaults, and `tokenizer` (its `source` unless the file says)."""
+    model = read_named(root, "models", "model", name)
+    return {**model, "tokenizer": model.get("tokenizer", model["source"])}
+
+
+def names(root: Path, folder: str) -> list[str]:
+    """Names of the files in config/`folder` under `root`, in alphabetical order."""
+    return sorted(path.stem for path in (root / "config" / folder).glob("*.yaml"))
+
+
+def file_of(root: Path, folder: str, name: str) -> Path:
+    """The file of `name` in config/`folder`; UserError lists the names that exist."""
+    known = names(root, folder)
+    if name not in known:
+        raise UserError(unknown_name(name, known, root / "config" / folder))
+    return root / "config" / folder / f"{name}.yaml"
+
+
+def unknown_name(name: str, known: list[str], folder: Path) -> str:
+    """The message for a file that is not there: the nearest name, and all of them."""
+    return f"there is no {folder / name}.yaml.{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}"
+
+
+def read_named(root: Path, folder: str, kind: str, name: str) -> dict[str, Any]:
+    """The file of `name` in config/`folder`, checked against the schema `kind`, with its defaults and its `name`."""
+    path = file_of(root, folder, name)
+    data, text = read_yaml(path)
+    validate(data, kind, path, text)
+    return {"name": name, **with_defaults(data, schema(kind))}

@@ -1,0 +1,1 @@
+"""A mock OpenAI-compatible server whose truth is known."""

@@ -1,0 +1,320 @@
+"""The load generator's own error, measured against the paced server, whose truth is known.
+
+For each point of a grid of loads: what the generator reports less what the server really did. `*_error_s` holds the
+differences of quantiles (reported p99 - true p99, signed), `*_paired_error_s` the quantiles of the differences request
+by request (or chunk by chunk). Truth: first token = first send - request received, on the server's clock, which is the
+client's. The short form takes seconds and runs on the node before every launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import write_json
+from servegauge.contract.spec import Load
+from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
+
+VERSION = 1  # 1: first published form
+TTFT_ERROR_LIMIT_S = 0.001  # what "carries a load" means: the p99 TTFT error stays below
+REACH = 2.0  # a load up to this many times a calibrated one is taken to be as well measured
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
+_START_S = 20.0
+_TOKEN = "word "  # about one token of prompt
+
+
+@dataclass(frozen=True)
+class Point:
+    """One load: closed loop with `streams`, or open loop with `rate_rps`. Times in seconds."""
+
+    streams: int | None = None
+    rate_rps: float | None = None
+    requests: int = 16
+    output_tokens: int = 16
+    prompt_tokens: int = 64
+    first_s: float = 0.02
+    gap_s: float = 0.01
+    tokens_per_chunk: int = 1
+    workers: int = 1
+
+    @property
+    def pace(self) -> tuple[float, float, int]:
+        return self.first_s, self.gap_s, self.tokens_per_chunk
+
+    @property
+    def words(self) -> str:
+        load = f"{self.streams} streams" if self.streams is not None else f"{self.rate_rps:g} req/s"
+        return f"{load}, {self.prompt_tokens} + {self.output_tokens} tokens"
+
+
+def _closed(streams: int, rounds: int, **fields: Any) -> Point:
+    return Point(streams=streams, requests=streams * rounds, **fields)
+
+
+SHORT: tuple[Point, ...] = (  # at every launch, so few and short: about 6 s
+    _closed(1, 5),
+    _closed(64, 4),
+    _closed(256, 3),
+    Point(rate_rps=100.0, requests=100),
+)
+FULL: tuple[Point, ...] = (
+    *(_closed(streams, max(4, 16 // streams), output_tokens=64) for streams in (1, 4, 16, 64, 128, 256, 512)),
+    *(Point(rate_rps=rate, requests=int(rate * 4), output_tokens=64) for rate in (5.0, 20.0, 50.0, 100.0, 200.0)),
+    *(_closed(64, 4, output_tokens=64, gap_s=gap) for gap in (0.002, 0.005, 0.05)),
+    *(_closed(8, 3, prompt_tokens=prompt) for prompt in (1024, 8192, 65536)),
+    *(_closed(64, 4, output_tokens=64, tokens_per_chunk=size) for size in (4, 16)),
+)
+
+
+@dataclass
+class PacedServer:
+    """A paced server in a process of its own, and its log."""
+
+    url: str
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    def truth(self) -> dict[str, dict[str, Any]]:
+        """What it really did since the last call, by request id."""
+        # A site's http_proxy must not see requests to the loopback.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"{self.url}/truth?clear=1", timeout=60) as reply:
+            return {entry["id"]: entry for entry in json.load(reply)["requests"]}
+
+
+@contextlib.contextmanager
+def paced_server(arguments: Sequence[str], cpu: int | None, folder: Path) -> Iterator[PacedServer]:
+    """Start the paced server on a free port, pinned to `cpu`, for the length of the block."""
+    port_file, log = folder / f"port-{time.monotonic_ns()}", folder / "paced.log"
+    argv = [
+        sys.executable,
+        "-m",
+        "servegauge.inputs.engines.paced.server",
+        "--port",
+        "0",
+        "--port-file",
+        str(port_file),
+        *arguments,
+    ]
+    if cpu is not None:
+        argv += ["--cpu", str(cpu)]
+    with log.open("ab") as stderr, subprocess.Popen(argv, stderr=stderr) as process:
+        try:
+            deadline = time.monotonic() + _START_S
+            while not (port_file.exists() and port_file.read_text()):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise UserError(f"the paced server did not start: {log.read_text().strip() or 'it said nothing'}")
+                time.sleep(0.01)
+            yield PacedServer(f"http://127.0.0.1:{port_file.read_text().strip()}", process)
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def write_workload(point: Point, path: Path, seed: int = 1) -> Path:
+    """The workload of a point; Poisson arrivals where it is an open loop."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = point.requests
+    times: list[float | None] = [None] * count
+    if point.rate_rps is not None:
+        times = list(np.cumsum(np.random.default_rng(seed).exponential(1 / point.rate_rps, count)))
+    columns = {
+        "request": pa.array(range(count), pa.int32()),
+        "phase": pa.array(["window"] * count),
+        "scheduled_s": pa.array(times, pa.float64()),
+        "prompt": pa.array([f"{number} " + _TOKEN * point.prompt_tokens for number in range(count)]),
+        "messages": pa.array([None] * count, pa.string()),
+        "prompt_tokens": pa.array([point.prompt_tokens] * count, pa.int32()),
+        "output_tokens": pa.array([point.output_tokens] * count, pa.int32()),
+    }
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | None) -> dict[str, Any]:
+    """Run one point and compare with the server's log."""
+    job = LoadJob(
+        base_urls=[server.url],
+        workload=str(write_workload(point, folder / "workload.parquet")),
+        out=str(folder),
+        model="paced",
+        phase="window",
+        mode="open" if point.streams is None else "closed",
+        concurrency=point.streams,
+        timeout_s=60.0,
+        cpus=cpus,
+        workers=point.workers,
+        cell="calibration",
+    )
+    server.truth()
+    result = run_load(job)
+    return {"load": asdict(point), **compare(result, server.truth(), point)}
+
+
+def compare(result: LoadResult, truth: Mapping[str, Mapping[str, Any]], point: Point) -> dict[str, Any]:
+    """Reported against true: see the module's text."""
+    import pyarrow.parquet as pq
+
+    reported: dict[str, list[float]] = {"ttft": [], "itl": [], "e2e": []}
+    true: dict[str, list[float]] = {"ttft": [], "itl": [], "e2e": []}
+    slips: list[float] = []
+    tokens = 0
+    rows = [row for row in pq.read_table(result.requests).to_pylist() if row["status"] == "ok"]
+    for row in rows:
+        said = truth[f"calibration-window-{row['request']}"]
+        sends, chunks = np.array(said["sends_ns"]), np.array(row["chunk_ns"])
+        tokens += row["output_tokens"]
+        true["ttft"].append(sends[0] - said["received_ns"])
+        reported["ttft"].append(chunks[0] - row["sent_ns"])
+        true["e2e"].append(sends[-1] - said["received_ns"])
+        reported["e2e"].append(chunks[-1] - row["sent_ns"])
+        true["itl"].extend(np.diff(sends))
+        reported["itl"].extend(np.diff(chunks))
+        plan_ns = (point.first_s + point.gap_s * point.tokens_per_chunk * np.arange(len(sends))) * 1e9
+        slips.extend(sends - said["received_ns"] - plan_ns)
+    cpu_s, window_s = result.instrument["cpu_s"], result.window_s
+    outcome: dict[str, Any] = {
+        "requests_ok": len(rows),
+        "counts": result.counts,
+        "tokens_per_s": tokens / window_s if window_s else None,
+        "server_slip_s": quantiles(slips),
+        "lateness_s": {key: result.instrument[f"lateness_{key}_s"] for key in ("p50", "p99", "max")},
+        "window_s": window_s,
+        "cpu_s": cpu_s,
+        "cpu_s_per_token": cpu_s / tokens if tokens else None,
+        "busiest_cpu_share": result.instrument["busiest_cpu_share"],
+    }
+    for metric in reported:
+        said, real = quantiles(reported[metric]), quantiles(true[metric])
+        outcome[f"{metric}_error_s"] = {key: said[key] - real[key] for key in said} if rows and said and real else {}
+        outcome[f"{metric}_paired_error_s"] = quantiles(np.subtract(reported[metric], true[metric]))
+        outcome[f"{metric}_reported_s"], outcome[f"{metric}_true_s"] = said, real
+    return outcome
+
+
+def quantiles(values_ns: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """p50, p90, p99 and max in seconds; empty for no values."""
+    if not len(values_ns):
+        return {}
+    return {key: float(np.quantile(values_ns, share)) / 1e9 for key, share in QUANTILES.items()}
+
+
+def limits(points: Sequence[Mapping[str, Any]], most_s: float = TTFT_ERROR_LIMIT_S) -> dict[str, Any]:
+    """The highest load of each kind up to which every measured point keeps its p99 TTFT error below `most_s`.
+
+    Null where not even the lowest one does. `*_tried` is the highest that was measured.
+    """
+    found: dict[str, Any] = {"ttft_p99_error_s": most_s, "tokens_per_s": None}
+    for kind in ("streams", "rate_rps"):
+        family = sorted((point for point in points if point["load"][kind] is not None), key=lambda p: p["load"][kind])
+        carried = None
+        for point in family:
+            if not carries(point, most_s):
+                break
+            carried = point["load"][kind]
+            found["tokens_per_s"] = max(found["tokens_per_s"] or 0.0, point["tokens_per_s"] or 0.0)
+        found[kind] = carried
+        found[f"{kind}_tried"] = family[-1]["load"][kind] if family else None
+    return found
+
+
+def carries(point: Mapping[str, Any], most_s: float = TTFT_ERROR_LIMIT_S) -> bool:
+    """True where the instrument's p99 TTFT error at this point is below `most_s`, in either direction."""
+    error = (point.get("ttft_error_s") or {}).get("p99")
+    return error is not None and abs(error) < most_s
+
+
+def calibrate(
+    short: bool = True,
+    cpus: Sequence[int] | None = None,
+    out: Path | None = None,
+    server_cpus: Sequence[int] | None = None,
+    points: Sequence[Point] | None = None,
+    on_point: Callable[[int, int, dict[str, Any]], None] = lambda number, total, point: None,
+) -> dict[str, Any]:
+    """Measure the generator on this node, pinned to `cpus`; writes the result to `out` (JSON) and returns it.
+
+    The paced server is pinned to the first of `server_cpus`, or else to a CPU outside `cpus`.
+    """
+    grid = list(points if points is not None else SHORT if short else FULL)
+    server_cpu = _server_cpu(cpus, server_cpus)
+    began, done = time.monotonic(), []
+    with tempfile.TemporaryDirectory(prefix="servegauge-calibration-") as name:
+        folder = Path(name)
+        # A server keeps one pace; points that share one share a server.
+        for pace in dict.fromkeys(point.pace for point in grid):
+            first_s, gap_s, size = pace
+            arguments = ["--first-s", str(first_s), "--gap-s", str(gap_s), "--tokens-per-chunk", str(size)]
+            with paced_server(arguments, server_cpu, folder) as server:
+                for point in (point for point in grid if point.pace == pace):
+                    done.append(measure(point, server, folder, list(cpus) if cpus else None))
+                    on_point(len(done), len(grid), done[-1])
+    result = {
+        "version": VERSION,
+        "short": short,
+        "cpus": list(cpus) if cpus else None,
+        "server_cpu": server_cpu,
+        "seconds": time.monotonic() - began,
+        "limits": limits(done),
+        "points": done,
+    }
+    if out is not None:
+        write_json(out, result)
+    return result
+
+
+def _server_cpu(cpus: Sequence[int] | None, server_cpus: Sequence[int] | None) -> int | None:
+    if server_cpus:
+        return server_cpus[0]
+    others = sorted(os.sched_getaffinity(0) - set(cpus or ()))
+    return others[-1] if others and len(os.sched_getaffinity(0)) > 1 else None
+
+
+def nearest(calibration: Mapping[str, Any] | None, load: Load) -> dict[str, Any] | None:
+    """The calibrated point nearest to `load`, on a logarithmic scale; null without calibration.
+
+    `beyond` is added: true where the instrument did not carry that point on this node, or where the load is more than
+    `REACH` times the highest that it was seen to carry.
+    """
+    size, kind = _size(load)
+    family = [point for point in (calibration or {}).get("points", ()) if point["load"][kind] is not None]
+    if calibration is None or not family:
+        return None
+    point = min(family, key=lambda point: abs(math.log(point["load"][kind] / size)))
+    carried = calibration["limits"][kind]
+    return {**point, "beyond": not carries(point) or carried is None or size > REACH * carried}
+
+
+def workers_needed(calibration: Mapping[str, Any] | None, load: Load) -> int:
+    """How many generator processes carry `load`, by calibration: one, or more where it and the CPUs say so."""
+    if calibration is None:
+        return 1
+    size, kind = _size(load)
+    carried = calibration["limits"][kind]
+    cpus = calibration["cpus"]
+    if carried is None or cpus is None:
+        return 1
+    return max(1, min(len(cpus), math.ceil(size / carried)))
+
+
+def _size(load: Load) -> tuple[float, str]:
+    """How large a load is, and in which measure."""
+    return (load.concurrency, "streams") if load.concurrency is not None else (load.rate_rps or 1.0, "rate_rps")

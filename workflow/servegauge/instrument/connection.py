@@ -1,0 +1,206 @@
+"""The hot path: one connection that sends prebuilt bytes and stamps every read; it parses no more than framing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, Protocol
+
+from servegauge.instrument.http_stream import Framing, MalformedResponse
+
+
+class Flight:
+    """One request on its way, with its raw stamps (ns, CLOCK_MONOTONIC; 0 where not reached) and its raw reads."""
+
+    __slots__ = (
+        "answer",
+        "closed",
+        "end_ns",
+        "error",
+        "instance",
+        "issued_ns",
+        "outcome",
+        "payload",
+        "reads",
+        "retried",
+        "reused",
+        "row",
+        "scheduled_ns",
+        "sent_ns",
+        "stamps",
+        "stream",
+    )
+
+    def __init__(self, row: int, payload: bytes, instance: int, scheduled_ns: int, stream: int = -1) -> None:
+        self.row = row  # place in the worker's share of the workload
+        self.payload = payload
+        self.instance = instance
+        self.scheduled_ns = scheduled_ns
+        self.stream = stream  # closed loop: the stream that it belongs to
+        self.issued_ns = 0  # handed to a connection, or began to wait for one
+        self.sent_ns = 0
+        self.end_ns = 0
+        self.reads: list[bytes] = []
+        self.stamps: list[int] = []
+        self.outcome: str | None = None  # null: a whole response came
+        self.error: str | None = None
+        self.reused = False
+        self.retried = False
+        self.closed = False  # the server closed the connection after the last read
+        self.answer: Any = None  # what the reads said, once understood
+
+
+class Owner(Protocol):
+    """What a connection needs of its worker."""
+
+    next_due_ns: int
+    closes: list[bool]  # by instance: it closes after each answer
+
+    def fire(self, now: int) -> None: ...
+
+    def landed(self, flight: Flight, connection: Connection, now: int) -> None: ...
+
+    def lost(self, connection: Connection, soon: bool = False) -> None: ...
+
+    def stale(self, flight: Flight, soon: bool = False) -> None: ...
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection to one instance. At most one request is on it at any time."""
+
+    __slots__ = (
+        "_feed",
+        "add_read",
+        "add_stamp",
+        "alive",
+        "carried",
+        "flight",
+        "framing",
+        "free_ns",
+        "instance",
+        "owner",
+        "partial_writes",
+        "transport",
+    )
+
+    SOON_NS = 100_000_000  # a close within this time after an answer is the server's habit, not its keep-alive limit;
+    # within this time after a request it crossed the request on its way, and the server never read it
+
+    def __init__(self, owner: Owner, instance: int) -> None:
+        self.owner = owner
+        self.instance = instance
+        self.framing = Framing()
+        self._feed = self.framing.feed
+        self.flight: Flight | None = None
+        self.carried = 0
+        self.partial_writes = 0
+        self.alive = False
+        self.free_ns = 0
+        self.transport: Any = None
+        self.add_read: Callable[[bytes], None]
+        self.add_stamp: Callable[[int], None]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        # Without room for buffering, resume_writing tells when the kernel took the last byte of a large request.
+        self.transport.set_write_buffer_limits(high=0)
+        self.alive = True
+        self.free_ns = monotonic_ns()
+
+    def send(self, flight: Flight) -> None:
+        """Send a request; `sent_ns` is when its last byte was handed to the kernel."""
+        self.flight = flight
+        flight.reused = self.carried > 0
+        self.carried += 1
+        self.add_read = flight.reads.append
+        self.add_stamp = flight.stamps.append
+        self.transport.write(flight.payload)
+        if self.transport.get_write_buffer_size():
+            self.partial_writes += 1
+        else:
+            flight.sent_ns = monotonic_ns()
+
+    def pause_writing(self) -> None:
+        """A write that the kernel did not take whole; see `resume_writing`."""
+
+    def resume_writing(self) -> None:
+        flight = self.flight
+        if flight is not None and not flight.sent_ns:
+            flight.sent_ns = monotonic_ns()
+
+    def data_received(self, data: bytes) -> None:
+        now = monotonic_ns()
+        flight = self.flight
+        if flight is None:  # bytes that nobody asked for: the connection cannot be trusted
+            self.drop()
+            return
+        self.add_stamp(now)
+        self.add_read(data)
+        try:
+            self._feed(data)
+        except MalformedResponse as error:
+            flight.outcome = "invalid"
+            flight.error = f"not HTTP: {error}"
+            self._land(flight, now, reusable=False)
+        else:
+            if self.framing.complete:
+                if not self.framing.keep_alive and self.framing.status == 200:
+                    self.owner.closes[self.instance] = True
+                self._land(flight, now, reusable=self.framing.keep_alive)
+        if now >= self.owner.next_due_ns:  # do not let a burst of reads delay a request that is due
+            self.owner.fire(now)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        by_server, self.alive = self.alive, False
+        flight = self.flight
+        now = monotonic_ns()
+        if flight is None:
+            self.owner.lost(self, soon=by_server and self.carried > 0 and now - self.free_ns < self.SOON_NS)
+            return
+        flight.closed = True
+        said = f": {error}" if error else ""
+        if self.framing.ends_with_connection and error is None:
+            self.owner.closes[self.instance] = True
+            self._land(flight, now, reusable=False)
+        elif flight.reads:
+            flight.outcome = "truncated"
+            flight.error = f"the server closed the connection inside its answer{said}"
+            self._land(flight, now, reusable=False)
+        elif flight.reused and not flight.retried and now - flight.issued_ns < self.SOON_NS:
+            # Closed before a byte of the answer: the server was done with this connection, whatever it said of keeping
+            # it alive, and never read the request. A server that died refuses the new connection.
+            self.flight = None
+            flight.retried = True
+            self.owner.stale(flight, soon=flight.issued_ns - self.free_ns < self.SOON_NS)
+        else:
+            flight.outcome = "connection_error"
+            flight.error = f"the server closed the connection without an answer{said}"
+            self._land(flight, now, reusable=False)
+
+    def abandon(self, outcome: str, error: str) -> None:
+        """Give up the request on this connection, for a timeout or a cancellation."""
+        flight = self.flight
+        if flight is not None:
+            flight.outcome = outcome
+            flight.error = error
+            self._land(flight, monotonic_ns(), reusable=False)
+
+    def drop(self) -> None:
+        """Close at once; the owner hears of it by `lost`."""
+        if self.alive:
+            self.alive = False
+            self.transport.abort()
+
+    def _land(self, flight: Flight, now: int, reusable: bool) -> None:
+        self.flight = None
+        flight.end_ns = now
+        self.free_ns = now
+        if reusable and self.alive and not self.transport.get_write_buffer_size():
+            self.framing.next()
+        else:
+            self.drop()
+        self.owner.landed(flight, self, now)

@@ -1,0 +1,277 @@
+"""The instrument: sends a frozen workload to OpenAI-compatible servers and stamps every read.
+
+`run_load(job)` starts the generator's own process or processes, lets them prepare (bytes built, connections open and
+warm), starts them at one moment of the clock that they share, and joins what they measured into one table with the
+schema REQUESTS_RAW. `python -m servegauge.instrument.coordinator JOB.json` does the same from a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from servegauge.base import forkserver
+from servegauge.base.errors import UserError, door
+from servegauge.base.files import sha256, whole_file
+from servegauge.base.forkserver import Offshoot
+from servegauge.instrument.job import LoadJob
+from servegauge.instrument.token_counts import Encoder
+
+__all__ = ["LoadJob", "LoadResult", "run_load"]
+# What the fork server imports, so that a generator process need not.
+PRELOADED = (
+    "servegauge.instrument.worker",
+    "servegauge.instrument.request_rows",
+    "uvloop",
+    "numpy",
+    "pandas",  # pyarrow imports it with the first table that it makes, which takes longer than all the others
+)
+_LEAD_S = 0.05  # from the order to start until the start, so that every worker has it in time
+_PREPARE_S = 600.0  # building bytes and opening connections; a worker that takes longer hangs
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What a run left.
+
+    `counts` is status -> requests of the window, `window_s` its length in seconds. `clock` has `window_start_ns` (the
+    monotonic time that is 0 in the table) and the epoch offsets at start and end. Null where no window ran.
+    """
+
+    requests: Path
+    counts: dict[str, int]
+    window_s: float | None
+    clock: dict[str, int | None]
+    instrument: dict[str, Any]
+    stopped: bool
+
+
+class _Process:
+    """One generator process and the lines that it writes."""
+
+    def __init__(self, job_file: Path, worker: int, api_key: str) -> None:
+        self.worker = worker
+        self.log = job_file.parent / f"worker-{worker}.log"
+        self.process = Offshoot("servegauge.instrument.worker", str(job_file), str(worker), log=self.log)
+        self.buffer = b""
+        self.progress = {"done": 0, "total": 0, "in_flight": 0}
+        self.events: dict[str, dict[str, Any]] = {}
+        self.ended = False
+        self.process.tell({"api_key": api_key})
+
+    def hear(self) -> None:
+        """Take in what it wrote."""
+        data = os.read(self.process.stdout.fileno(), 1 << 16)
+        if not data:
+            self.ended = True
+            return
+        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            name = event.pop("event")
+            if name == "progress":
+                self.progress = event
+            else:
+                self.events[event["phase"] if name == "phase" else name] = event
+
+    def check(self) -> None:
+        """UserError where it has failed."""
+        if "error" in self.events:
+            raise UserError(self.events["error"]["message"])
+        if self.ended and "done" not in self.events:
+            tail = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
+            code = self.process.wait()
+            said = "\n".join(tail) or "it wrote nothing"
+            raise UserError(f"load generator process {self.worker} ended with status {code}:\n{said}")
+
+
+class _Team:
+    """The generator processes of one run."""
+
+    def __init__(
+        self,
+        job: LoadJob,
+        folder: Path,
+        on_progress: Callable[[int, int, int], None] | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        job_file = folder / "job.json"
+        job_file.write_text(job.to_json(), encoding="utf-8")
+        self.on_progress = on_progress
+        self.should_stop = should_stop
+        self.stopping = False
+        forkserver.prepare(PRELOADED)
+        self.members = [_Process(job_file, worker, job.api_key) for worker in range(job.workers)]
+        self.selector = selectors.DefaultSelector()
+        for member in self.members:
+            self.selector.register(member.process.stdout, selectors.EVENT_READ, member)
+
+    def wait(self, event: str, timeout_s: float | None = None) -> None:
+        """Wait until every process has said `event`, or until all are done."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not all(event in member.events or "done" in member.events for member in self.members):
+            if deadline is not None and time.monotonic() > deadline:
+                raise UserError(f"the load generator did not say {event!r} within {timeout_s:g} s; see {self.logs()}")
+            try:
+                self._turn()
+            except KeyboardInterrupt:
+                self.stop()
+
+    def _turn(self) -> None:
+        for key, _ in self.selector.select(_POLL_S):
+            key.data.hear()
+            if key.data.ended:
+                self.selector.unregister(key.fileobj)
+        for member in self.members:
+            member.check()
+        if not self.stopping and self.should_stop():
+            self.stop()
+        if self.on_progress is not None:
+            each = [member.progress for member in self.members]
+            self.on_progress(*(sum(progress[key] for progress in each) for key in ("done", "total", "in_flight")))
+
+    def tell(self, order: dict[str, Any]) -> None:
+        for member in self.members:
+            member.process.tell(order)
+
+    def stop(self) -> None:
+        """Ask for an early end; what was measured is kept."""
+        self.stopping = True
+        self.tell({"stop": True})
+
+    def logs(self) -> str:
+        return ", ".join(str(member.log) for member in self.members)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for member in self.members:
+            member.process.close()
+            member.process.wait(5)
+            member.process.kill()
+        self.selector.close()
+
+
+def run_load(
+    job: LoadJob,
+    on_progress: Callable[[int, int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    between: Callable[[], None] | None = None,
+) -> LoadResult:
+    """Run `job`; writes `<job.out>/requests.parquet`. UserError where it cannot run.
+
+    `on_progress(done, total, in_flight)` is called a few times a second. `between` is called between the warm-up and
+    the window of a job with both (to reset a cache), with nothing in flight. When `should_stop` says so, or on Ctrl-C,
+    sending ends, what is in flight is recorded as cancelled, and what was measured is kept: `stopped` tells.
+    """
+    workload = Path(job.workload)
+    if not workload.is_file():
+        raise UserError(f"no workload at {workload}; compile it first (scripts/compile_workloads.py)")
+    if job.workload_sha256 is not None and (found := sha256(workload)) != job.workload_sha256:
+        raise UserError(f"{workload} has SHA-256 {found}, but {job.workload_sha256} is asked for; compile it again")
+    if job.tokenizer is not None:
+        Encoder(job.tokenizer)  # its absence is said now, not after the window
+    streams = job.concurrency if job.mode == "closed" else None
+    if streams is not None and job.workers > streams:
+        job = replace(job, workers=streams)  # a process without a stream would send nothing
+    out = Path(job.out)
+    out.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out, prefix=".loadgen."))
+    try:
+        team = _Team(job, folder, on_progress, should_stop)
+        try:
+            team.wait("ready", _PREPARE_S)
+            for phase in job.phases:
+                if team.stopping:
+                    break
+                if phase == "window" and len(job.phases) == 2 and between is not None:
+                    between()
+                team.tell({"phase": phase, "start_ns": time.monotonic_ns() + int(_LEAD_S * 1e9)})
+                team.wait(phase)
+            team.wait("done")
+        finally:
+            team.close()
+        return _joined(job, team, out / "requests.parquet")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
+    """One table and one account of the run from its workers'."""
+    from servegauge.instrument import request_rows  # pyarrow is not needed until here
+
+    finished = [member.events["done"] for member in team.members]
+    with whole_file(path) as temporary:
+        table = request_rows.join_parts([Path(event["part"]) for event in finished], temporary)
+    accounts = [event["instrument"].get("window") or event["instrument"].get("warmup") or {} for event in finished]
+    columns = table.select(["phase", "status", "sent_ns", "scheduled_ns"]).to_pydict()
+    window = [row[1:] for row in zip(*columns.values(), strict=True) if row[0] == "window"]
+    lateness = _lateness_s([(sent, scheduled) for _, sent, scheduled in window])
+    windows = [event["instrument"]["window"] for event in finished if "window" in event["instrument"]]
+
+    def total(key: str) -> int:
+        return sum(account.get(key, 0) for account in accounts)
+
+    instrument: dict[str, Any] = {
+        "workers": job.workers,
+        "cpus": [account.get("cpus") for account in accounts],
+        "cpu_s": sum(account.get("cpu_s", 0.0) for account in accounts),
+        "busiest_cpu_share": max((_share(account) for account in accounts), default=0.0),
+        "buffer_high_water": max((account.get("buffer_high_water", 0) for account in accounts), default=0),
+        "understood_in_window": total("understood_in_window"),
+        "connections_opened_in_window": total("connections_opened_in_window"),
+        "partial_writes": total("partial_writes"),
+        "involuntary_switches": total("involuntary_switches"),
+        **lateness,
+    }
+    counts: dict[str, int] = {}
+    for status, _, _ in window:
+        counts[status] = counts.get(status, 0) + 1
+    start_ns = next((event["start_ns"]["window"] for event in finished if "window" in event["start_ns"]), None)
+    first = windows[0] if windows else {}
+    clock = {
+        "window_start_ns": start_ns,
+        "epoch_offset_start_ns": first.get("epoch_offset_start_ns"),
+        "epoch_offset_end_ns": first.get("epoch_offset_end_ns"),
+    }
+    window_s = max((account["duration_s"] for account in windows), default=None)
+    stopped = any(event["stopped"] for event in finished)
+    return LoadResult(path, counts, window_s, clock, instrument, stopped)
+
+
+def _share(account: dict[str, Any]) -> float:
+    """CPU time of a worker over its window, 0 to 1."""
+    return account["cpu_s"] / account["duration_s"] if account.get("duration_s") else 0.0
+
+
+def _lateness_s(pairs: list[tuple[int | None, int]]) -> dict[str, float | None]:
+    """Quantiles of sent - scheduled, in seconds; null where nothing was sent."""
+    import numpy as np
+
+    lateness = [(sent - scheduled) / 1e9 for sent, scheduled in pairs if sent is not None]
+    if not lateness:
+        return {"lateness_p50_s": None, "lateness_p99_s": None, "lateness_max_s": None}
+    p50, p99 = np.quantile(lateness, [0.5, 0.99])
+    return {"lateness_p50_s": float(p50), "lateness_p99_s": float(p99), "lateness_max_s": max(lateness)}
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        raise UserError("usage: python -m servegauge.instrument.coordinator JOB.json (the fields of LoadJob)")
+    job = LoadJob.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    result = run_load(replace(job, api_key=os.environ.get("SERVEGAUGE_API_KEY", "")))
+    print(json.dumps({"requests": str(result.requests), "counts": result.counts, "instrument": result.instrument}))
+    return 130 if result.stopped else 0
+
+
+if __name__ == "__main__":
+    door(main)

@@ -1,0 +1,46 @@
+"""What one generator process has to send, and what it makes of what came back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from servegauge.instrument.connection import Flight
+from servegauge.instrument.http_stream import read_message
+from servegauge.instrument.job import LoadJob
+from servegauge.instrument.openai_api import Answer, understand
+
+
+@dataclass
+class Share:
+    """This worker's part of the workload: rows of a table, taken by position modulo the number of workers."""
+
+    columns: dict[str, list[Any]]
+    phases: dict[str, list[int]]  # phase -> places in the columns
+
+    @classmethod
+    def read(cls, job: LoadJob, worker: int) -> Share:
+        import pyarrow.parquet as pq
+
+        names = ["request", "phase", "scheduled_s", "prompt", "messages", "prompt_tokens", "output_tokens"]
+        columns = pq.read_table(job.workload, columns=names, use_threads=False).to_pydict()
+        mine: dict[str, list[int]] = {}
+        for phase in job.phases:
+            places = [place for place, name in enumerate(columns["phase"]) if name == phase]
+            if phase == "window" and job.mode == "open" and job.duration_s is not None:
+                places = [place for place in places if columns["scheduled_s"][place] < job.duration_s]
+            mine[phase] = list(islice(places, worker, None, job.workers))
+        return cls(columns, mine)
+
+    def timed(self, phase: str) -> bool:
+        """True where every request of the phase has its own time."""
+        return all(self.columns["scheduled_s"][place] is not None for place in self.phases[phase])
+
+
+def understood(flight: Flight) -> Answer:
+    """What came back on a flight, and its status: how it ended comes before what it said."""
+    answer = understand(read_message(flight.reads, flight.stamps, flight.closed), flight.end_ns)
+    if flight.outcome is not None:
+        answer.status, answer.error = flight.outcome, flight.error
+    return answer

@@ -1,0 +1,1 @@
+"""One server lifetime on a node: servers, cells, recorders, flags, provenance."""

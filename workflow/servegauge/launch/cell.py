@@ -1,0 +1,272 @@
+"""One cell on a live server: reset the cache, warm up, load, judge, save. A cell is saved whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, sha256, whole_folder, write_json
+from servegauge.base.progress import utc_now
+from servegauge.contract.spec import Cell, Load
+from servegauge.frameworks.base import Reset
+from servegauge.inputs import models
+from servegauge.instrument import calibrate
+from servegauge.instrument.coordinator import LoadResult, run_load
+from servegauge.instrument.job import LoadJob
+from servegauge.launch import cell_checks
+from servegauge.launch.live import LiveLaunch
+from servegauge.launch.recorders import scrape
+from servegauge.launch.recorders.gpu_sample import Sampler
+from servegauge.launch.recorders.scrape import Scraper
+
+STATUSES = ("ok", "failed", "not_run")
+METRICS_HZ = 2.0  # of reading the servers' metrics, where the study's `job.metrics_hz` is not in the order
+SAMPLE_HZ = 2.0  # of clocks, power and steal
+
+
+class CellFailed(Exception):
+    """Why a cell counts as failed; the text is its reason."""
+
+
+class CellNotRun(Exception):
+    """The job is to end before this cell could be measured; it is left for the next attempt."""
+
+
+def expected_s(load: Load, closed_s: float) -> float:
+    """About how long a cell takes, in seconds: exact for open loops but for the last answers, else `closed_s`."""
+    if load.rate_rps is None:
+        return closed_s
+    by_requests = load.requests / load.rate_rps if load.requests is not None else math.inf
+    window = min(by_requests, load.duration_s if load.duration_s is not None else math.inf)
+    passes = 2 if load.cache == "warm" else 1
+    return passes * window + load.warmup_requests / load.rate_rps + 3.0
+
+
+def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: str) -> dict[str, Any]:
+    """Measure `cell`; returns its outcome {"status", "reason", "flags"} and never raises for what the load did."""
+    target = run.results / "cells" / cell.id
+    for left_over in target.parent.glob(f".{cell.id}.*"):  # of a job that was killed while it measured this cell
+        shutil.rmtree(left_over, ignore_errors=True)
+    try:
+        measurement = _Measurement(run, cell, thresholds, title)
+        with whole_folder(target) as folder:
+            try:
+                record = measurement.into(folder)
+            except CellFailed as error:
+                measurement.keep_failed(folder, run.without_secrets(str(error)))
+                raise
+    except CellNotRun as error:
+        return {"status": "not_run", "reason": str(error)}
+    except CellFailed as error:
+        return {"status": "failed", "reason": run.without_secrets(str(error))}
+    except OSError as error:
+        # shutil collects what it could not copy in a list of (from, to, why).
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        return {"status": "failed", "reason": f"the cell could not be saved: {why}"}
+    except Exception as error:
+        # The boundary of rule 9: a mistake of ours in one cell must not take the others with it. The job's log has it.
+        traceback.print_exc()
+        reason = f"a defect of the pipeline: {type(error).__name__}: {error}; the traceback is in the job's log"
+        return {"status": "failed", "reason": run.without_secrets(reason)}
+    return {"status": "ok", "reason": None, "flags": [flag["flag"] for flag in record["flags"]]}
+
+
+class _Measurement:
+    def __init__(self, run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: str) -> None:
+        self.run, self.cell, self.load, self.title = run, cell, cell.load, title
+        self.thresholds = thresholds
+        self.framework = run.framework
+        self.reset: Reset | None = None
+        workload = run.results / "workloads" / cell.workload.id
+        self.workload_file = workload / "workload.parquet"
+        try:
+            self.workload = read_json(workload / "workload.json")
+        except (OSError, ValueError) as error:
+            raise CellFailed(
+                f"its workload {workload} cannot be read: {error}. Remove it and compile it again."
+            ) from error
+        self.record: dict[str, Any] = {
+            "version": 1,
+            "cell": cell.id,
+            "launch": cell.launch,
+            "attempt": run.attempt,
+            "study": run.study,
+            "workload": cell.workload.id,
+            "workload_sha256": self.workload["sha256"],
+            "spec": cell.to_dict(),
+            "started_utc": utc_now(),
+        }
+
+    def into(self, folder: Path) -> dict[str, Any]:
+        """Fill `folder` with everything of this cell; CellFailed or CellNotRun otherwise."""
+        self._reset_cache()
+        if self.load.cache == "warm":
+            self._warm_cache()
+        before = self._metrics()
+        scraper, sampler = self._watch(folder)
+        try:
+            result = self._run_load(folder, "both" if self.load.warmup_requests else "window")
+        except BaseException:
+            scraper.cancel()
+            sampler.cancel()
+            raise
+        zero_ns = result.clock["window_start_ns"]
+        scraper.stop(zero_ns)
+        sampler.stop(zero_ns)
+        after = self._metrics()
+        requests = pq.read_table(result.requests)
+        nearest = calibrate.nearest(self.run.calibration, self.load)
+        self.record |= {
+            "clock": result.clock,
+            "window": {"duration_s": result.window_s},
+            "cache_reset": asdict(self.reset),
+            "instrument": {**result.instrument, "calibration": nearest},
+            "scraper": scraper.said,
+            "sampler": sampler.said,
+            "node": sampler.said.get("node"),
+            "metrics_before": before,
+            "metrics_after": after,
+        }
+        self._refuse(requests)
+        gpu = folder / "gpu.parquet"
+        self.record["flags"] = cell_checks.flags(
+            requests,
+            self.cell,
+            self.record,
+            self.run.launch,
+            self.thresholds,
+            pq.read_table(gpu) if gpu.exists() else None,
+        )
+        self._seal(folder, "ok", None)
+        return self.record
+
+    # -- before -------------------------------------------------------------
+
+    def _reset_cache(self) -> None:
+        """Reset every instance's prefix cache; a refusal, whenever it comes, is what the cell keeps."""
+        resets = [self.framework.reset_cache(one.client, self.run.launch) for one in self.run.servers]
+        if self.reset is None or self.reset.ok:
+            self.reset = next((reset for reset in resets if not reset.ok), resets[0])
+
+    def _warm_cache(self) -> None:
+        """`cache: warm` sends the window's own prompts once before the window, and throws the answers away."""
+        with tempfile.TemporaryDirectory(dir=self.run.work) as folder:
+            self._run_load(Path(folder), "window")
+
+    def _metrics(self) -> dict[str, float] | None:
+        """The servers' counters now, by common name, of all instances together; null where there are none."""
+        if not self.framework.metrics_path:
+            return None
+        values: dict[str, list[float]] = {}
+        for one in self.run.servers:
+            reply = one.client.get(self.framework.metrics_path)
+            if not reply.ok:
+                return None
+            for name, value in scrape.snapshot(reply.text, self.framework.metrics).items():
+                values.setdefault(name, []).append(value)
+        return {name: scrape.combined(name, got) for name, got in values.items()}
+
+    def _watch(self, folder: Path) -> tuple[Scraper, Sampler]:
+        """Start what watches the servers and the node while the load runs, each in a process of its own."""
+        scraper, sampler = Scraper(), Sampler()
+        cpus = self.run.platform.get("placement", {}).get("load_cpus") or ()
+        hz = self.run.job.get("metrics_hz", METRICS_HZ)
+        if self.framework.metrics_path and hz:
+            urls = [one.base_url + self.framework.metrics_path for one in self.run.servers]
+            scraper.start(urls, self.run.api_key, self.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
+        sampler.start(folder / "gpu.parquet", SAMPLE_HZ, cpus)
+        return scraper, sampler
+
+    # -- the load -----------------------------------------------------------
+
+    def _run_load(self, folder: Path, phase: str) -> LoadResult:
+        load, run = self.load, self.run
+        job = LoadJob(
+            base_urls=[one.base_url for one in run.servers],
+            workload=str(self.workload_file),
+            workload_sha256=self.workload["sha256"],
+            out=str(folder),
+            model=run.servers[0].context.model_path if self.framework.model_is_path else run.launch.model["name"],
+            endpoint=load.endpoint,
+            phase=phase,
+            mode="open" if load.concurrency is None else "closed",
+            concurrency=load.concurrency,
+            stream=load.stream,
+            temperature=load.temperature,
+            ignore_eos=load.ignore_eos,
+            timeout_s=load.timeout_s,
+            max_in_flight=load.max_in_flight,
+            think_s=load.think_s,
+            duration_s=load.duration_s,
+            extra_body={
+                **self.framework.request_extras(run.launch),
+                **(self.framework.ignore_eos if load.ignore_eos else {}),
+            },
+            api_key=run.api_key,
+            cpus=list(run.platform.get("placement", {}).get("load_cpus") or []) or None,
+            workers=calibrate.workers_needed(run.calibration, load),
+            tokenizer=str(models.workload_tokenizer(self.cell.workload.tokenizer, run.root).parent),
+            cell=self.cell.id,
+            launch=run.launch.id,
+        )
+        # The warm-up may have left something in the cache that the window shares, such as a common prefix.
+        between = self._reset_cache if load.cache == "cold" else None
+        try:
+            result = run_load(job, self._progress, should_stop=self._end, between=between)
+        except UserError as error:
+            raise CellFailed(str(error)) from error
+        if result.stopped and run.stop.reason:
+            raise CellNotRun(f"interrupted: {run.stop.reason}")
+        return result
+
+    def _progress(self, done: int, total: int, in_flight: int) -> None:
+        if total:  # nothing is known while the connections are being opened
+            self.run.progress.count(f"{self.title}: {done}/{total} requests, {in_flight} in flight")
+
+    def _end(self) -> bool:
+        """True when going on is pointless: the job is to stop, or a server is gone."""
+        return self.run.stop() or not self.run.instances.alive()
+
+    # -- after --------------------------------------------------------------
+
+    def _refuse(self, requests: Any) -> None:
+        """CellFailed where nothing was measured: a server died, or no request of the window was answered."""
+        for number, one in enumerate(self.run.servers):
+            if not one.alive():
+                which = f"server {number}" if len(self.run.servers) > 1 else "the server"
+                raise CellFailed(f"{which} died during the cell: {one.how_it_ended()}\n{one.tail()}")
+        window = requests.filter(pc.equal(requests["phase"].cast(pa.string()), "window"))
+        statuses = window["status"].to_pylist()
+        if "ok" not in statuses:
+            errors = [error for error in window["error"].to_pylist() if error]
+            first = f"; the first said: {errors[0]}" if errors else ""
+            counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
+            raise CellFailed(f"none of {len(statuses)} requests was answered ({counts}){first}")
+
+    def _seal(self, folder: Path, status: str, reason: str | None) -> None:
+        """Write `cell.json` last, with the hash of every file that it vouches for."""
+        for scratch in folder.iterdir():
+            if scratch.suffix != ".parquet":
+                scratch.unlink()
+        files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())}
+        self.record |= {"status": status, "reason": reason, "finished_utc": utc_now(), "files": files}
+        write_json(folder / "cell.json", self.record)
+
+    def keep_failed(self, folder: Path, reason: str) -> None:
+        """Keep what there is of a failed cell with its attempt: its reason, and the requests that did come back."""
+        target = self.run.folder / "failed" / self.cell.id
+        self.record.setdefault("flags", [])
+        self._seal(folder, "failed", reason)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target)

@@ -1,0 +1,146 @@
+"""The servers of a launch on one node: started together, asked what they are, stopped to the last process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.progress import duration, utc_now
+from servegauge.contract.spec import Launch
+from servegauge.frameworks.base import Context, Evidence, Framework
+from servegauge.frameworks.reported_config import evidence_flags
+from servegauge.inputs import environments, models
+from servegauge.launch import provenance, server
+
+ONE_NODE: Mapping[str, Any] = {"rank": 0, "nodes": 1, "head": "127.0.0.1"}
+
+
+@dataclass
+class Instances:
+    """`running` holds what `start` started. `node` is this task among the launch's nodes: {"rank", "nodes", "head"}."""
+
+    launch: Launch
+    framework: Framework
+    node: Mapping[str, Any]
+    root: Path
+    logs: Path  # the attempt's folder
+    work: Path  # a private folder on the node's own disk
+    api_key: str  # one for all instances, never written to results
+    profile: bool = False
+    running: list[server.Server] = field(default_factory=list)
+
+    @property
+    def is_head(self) -> bool:
+        return self.node["rank"] == 0
+
+    @property
+    def platform(self) -> Mapping[str, Any]:
+        return self.launch.platform
+
+    def start(self, ready_s: float, give_up: Callable[[], bool], say: Callable[[str], None]) -> None:
+        """Start every instance and wait until all answer; a port that was taken meanwhile is tried once more.
+
+        `give_up()` ends the waiting. On a node that is not the head there is nobody to ask, so it does not wait.
+        """
+        for tries_left in (1, 0):
+            try:
+                self._start_once(ready_s, give_up)
+                return
+            except server.ServerError as error:
+                self.stop()
+                if not tries_left or give_up() or "address already in use" not in str(error).lower():
+                    raise
+                say("a port was taken by somebody else meanwhile; trying another")
+
+    def _start_once(self, ready_s: float, give_up: Callable[[], bool]) -> None:
+        self.running = []
+        one_by_one = self.launch.layout.share_gpu  # each takes its part of the memory that it finds free
+        cpus = (self.platform.get("placement") or {}).get("server_cpus") or ()
+        base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
+        for instance in range(self.launch.layout.instances):
+            log = self.logs / f"server-{instance}.log"
+            self.running.append(server.start(self.framework, self._context(instance), log, cpus, base))
+            if one_by_one:
+                self.running[-1].wait_ready(ready_s, give_up)
+        if self.is_head and not one_by_one:
+            for one in self.running:
+                one.wait_ready(ready_s, give_up)
+
+    def stop(self) -> None:
+        """End all of them; may be called at any time, more than once."""
+        for one in self.running:
+            one.stop()
+
+    def alive(self) -> bool:
+        return all(one.alive() for one in self.running)
+
+    def evidence(self, say: Callable[[str], None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """What the servers say of themselves, for `launch.json`, and flags where that is not what was asked."""
+        slowest = max(one.ready_s or 0.0 for one in self.running)
+        say(f"ready after {duration(slowest)}")
+        said = [self.framework.evidence(one.client, one.said()) for one in self.running]
+        flags = [flag for one in said for flag in evidence_flags(self.launch, one)]
+        described = [_describe(one, evidence) for one, evidence in zip(self.running, said, strict=True)]
+        return {"utc": utc_now(), "ready_s": slowest, "instances": described}, flags
+
+    def _variables(self) -> dict[str, str]:
+        """Environment of the platform, then of the study: the study wins."""
+        both = {**(self.platform.get("environment") or {}), **self.launch.environment}
+        return {name: str(value) for name, value in both.items()}
+
+    def _gpus(self, instance: int) -> tuple[str, ...]:
+        """The GPUs of one instance: its part of what Slurm gave the job, in order; none on a CPU platform."""
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        given = [name for name in visible.split(",") if name]
+        if not given:
+            given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
+        if not given:
+            return ()
+        here = self.launch.layout.gpus_per_instance // self.node["nodes"]
+        first = 0 if self.launch.layout.share_gpu else instance * here
+        if first + here > len(given):
+            raise server.ServerError(
+                f"instance {instance} needs GPUs {first} to {first + here - 1} of this job, which has {len(given)}: "
+                f"mend gres in config/platforms/{self.platform['name']}.yaml"
+            )
+        return tuple(given[first : first + here])
+
+    def _context(self, instance: int) -> Context:
+        private = self.work / f"instance-{instance}"
+        private.mkdir(mode=0o700, exist_ok=True)
+        context = Context(
+            launch=self.launch,
+            model_path=models.weights_path(self.launch.model, self.framework.weights, self.root),
+            port=server.free_port(),
+            # The API key is random, and only a launch that spans nodes is heard beyond the loopback.
+            host="0.0.0.0" if self.node["nodes"] > 1 else "127.0.0.1",
+            instance=instance,
+            served_name=self.launch.model["name"],
+            api_key=self.api_key,
+            python=environments.framework_python(self.framework.name, self.platform, self.root),
+            work=private,
+            gpus=self._gpus(instance),
+            node_rank=self.node["rank"],
+            nodes=self.node["nodes"],
+            head_address=self.node.get("head", ""),
+            head_port=self.node.get("head_port", 0),
+            profile=self.profile,
+        )
+        key_file = private / "api-key"
+        key_file.touch(mode=0o600)
+        key_file.write_text(context.api_key + "\n", encoding="utf-8")
+        return replace(context, api_key_file=key_file)
+
+
+def _describe(running: server.Server, evidence: Evidence) -> dict[str, Any]:
+    described = {
+        "argv": list(running.argv),
+        "environment": dict(running.environment),
+        "ready_s": running.ready_s,
+        "version": evidence.version,
+        "evidence": asdict(evidence),
+    }
+    return provenance.without_secrets(described, [running.context.api_key])

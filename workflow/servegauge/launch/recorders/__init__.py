@@ -1,0 +1,1 @@
+"""What records beside a cell: server metrics, node and GPU samples."""

@@ -1,0 +1,247 @@
+"""The node while it is under load: its GPUs' clocks, power, temperature, throttling; its CPUs' clocks and steal.
+
+`Sampler` runs `main` in a process of its own. GPUs are read from one `nvidia-smi` that
+repeats its query by itself; the CPUs from /proc and /sys. Rows stay in memory until `stop`, which writes
+`tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`tables.NODE_RAW`). `t_ns` is CLOCK_MONOTONIC,
+shifted by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is evidence beside the
+measurement, not the measurement: nothing here raises.
+
+The job goes in on standard input as one line of JSON; a second line, `zero_ns`, ends it; the end of the input without
+it, because whoever started us died, ends it without writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.forkserver import Offshoot
+from servegauge.node.node_facts import cpu_times
+from servegauge.node.reader import Node, Unreadable
+from servegauge.node.smi_loop import THROTTLING, GpuReader
+
+STOP_TIMEOUT_S = 30.0
+NODE_FILE = "node.parquet"
+MOST_CPUS = 32  # clocks are read from at most this many CPUs, spread evenly: reading one costs an interrupt on some
+
+
+class NodeReader:
+    """CPU clocks, steal and load, each null where this node does not tell."""
+
+    def __init__(self, node: Node | None = None) -> None:
+        self.node = node or Node()
+        self.rows: list[dict[str, Any]] = []
+        clocks = self.node.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+        self._clocks = clocks[:: max(1, -(-len(clocks) // MOST_CPUS))]
+        self._zones = self.node.glob("/sys/class/thermal/thermal_zone*/temp")
+        self._before = self._stat()
+
+    def _stat(self) -> tuple[dict[str, int], dict[str, int]]:
+        """(ticks of all CPUs, counters of /proc/stat); empty where it cannot be read."""
+        text = self.node.read_or("/proc/stat") or ""
+        try:
+            times = cpu_times(text)["cpu"]
+        except (Unreadable, ValueError):
+            return {}, {}
+        words = [line.split() for line in text.splitlines() if line.startswith(("ctxt ", "procs_running "))]
+        return times, {name: int(value) for name, value in words}
+
+    def read(self) -> None:
+        """Add a row."""
+        row: dict[str, Any] = {"t_ns": time.monotonic_ns()}
+        clocks = [value / 1000 for path in self._clocks if (value := _number(path)) is not None]
+        if not self._clocks:
+            found = re.findall(r"^cpu MHz\s*:\s*([\d.]+)", self.node.read_or("/proc/cpuinfo") or "", re.MULTILINE)
+            clocks = [float(text) for text in found]
+        row["cpu_mhz_mean"] = statistics.fmean(clocks) if clocks else None
+        row["cpu_mhz_min"] = min(clocks, default=None)
+        (before, counted), (times, counters) = self._before, self._stat()
+        self._before = times, counters
+        ticks = {kind: times[kind] - before[kind] for kind in times if kind in before}
+        total = sum(ticks.values())
+        row["busy_share"] = 1 - (ticks["idle"] + ticks["iowait"]) / total if total > 0 else None
+        row["steal_share"] = ticks["steal"] / total if total > 0 and ticks["steal"] >= 0 else None
+        load = (self.node.read_or("/proc/loadavg") or "").split()
+        row["load_1min"] = float(load[0]) if load and re.fullmatch(r"[\d.]+", load[0]) else None
+        row["running"] = counters.get("procs_running")
+        both = "ctxt" in counters and "ctxt" in counted
+        row["context_switches"] = counters["ctxt"] - counted["ctxt"] if both else None
+        available = re.search(r"^MemAvailable:\s+(\d+)", self.node.read_or("/proc/meminfo") or "", re.MULTILINE)
+        row["memory_available_bytes"] = int(available[1]) * 1024 if available else None
+        zones = [value / 1000 for path in self._zones if (value := _number(path)) is not None]
+        row["temperature_c"] = max(zones, default=None)
+        self.rows.append(row)
+
+
+def _number(path: Path) -> float | None:
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):  # a CPU that went offline, a zone that is asleep
+        return None
+
+
+# ---------------------------------------------------------------- the process
+
+
+def summary(gpu_rows: Sequence[dict[str, Any]], node_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the window's rows (`t_ns` from 0) say in short; null where there is nothing.
+
+    {"gpus": {number: {"samples", "throttled_share", "power_cap_share", "sm_clock_mhz": {"min", "median", "max"}, ...}},
+    "node": {"samples", "steal_share", "busy_share", "cpu_mhz_mean": {...}, "cpu_mhz_min": {...}}}. Shares are of
+    samples, 0 to 1; throttled: a reason of THROTTLING was active.
+    """
+    gpus: dict[str, Any] = {}
+    window = [row for row in gpu_rows if row["t_ns"] >= 0]
+    for number in sorted({row["gpu"] for row in window}):
+        rows = [row for row in window if row["gpu"] == number]
+        told = [set(row["throttle_reasons"].split(",")) for row in rows if row["throttle_reasons"] is not None]
+        gpus[str(number)] = {
+            "samples": len(rows),
+            "throttled_share": sum(bool(one & THROTTLING) for one in told) / len(told) if told else None,
+            "power_cap_share": sum("sw_power_cap" in one for one in told) / len(told) if told else None,
+            **{name: _spread(rows, name) for name in ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c")},
+        }
+    rows = [row for row in node_rows if row["t_ns"] >= 0]
+    shares = {}
+    for name in ("steal_share", "busy_share"):
+        found = [row[name] for row in rows if row[name] is not None]
+        shares[name] = statistics.fmean(found) if found else None
+    clocks = {name: _spread(rows, name) for name in ("cpu_mhz_mean", "cpu_mhz_min")}
+    return {"gpus": gpus, "node": {"samples": len(rows), **shares, **clocks}}
+
+
+def _spread(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float] | None:
+    found = [row[name] for row in rows if row[name] is not None]
+    return {"min": min(found), "median": statistics.median(found), "max": max(found)} if found else None
+
+
+def _write(rows: list[dict[str, Any]], schema: Any, out: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from servegauge.base.files import whole_file
+
+    with whole_file(out) as temporary:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+
+
+def main() -> int:
+    """The sampling process; see the module's docstring."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; whoever started us decides
+    job = json.loads(sys.stdin.buffer.raw.readline())
+    if job["cpus"]:
+        with contextlib.suppress(OSError):  # CPUs that this job may not use: placement is checked elsewhere
+            os.sched_setaffinity(0, job["cpus"])
+    node, gpus = NodeReader(), GpuReader(job["hz"])
+    try:
+        ended, missed = _sample(node, gpus, job["hz"])
+        gpus.close()
+        if ended is None:
+            return 0
+        print(json.dumps(_finish(node, gpus, ended, missed, Path(job["out"]))), flush=True)
+    finally:
+        gpus.close()
+    return 0
+
+
+def _sample(node: NodeReader, gpus: GpuReader, hz: float) -> tuple[int | None, int]:
+    """Read until standard input says `zero_ns` or ends: (zero_ns or null, ticks missed)."""
+    selector = selectors.DefaultSelector()
+    selector.register(sys.stdin, selectors.EVENT_READ)
+    if gpus.handle is not None:
+        selector.register(gpus.handle, selectors.EVENT_READ)
+    start, tick, missed = time.monotonic(), 1, 0
+    while True:
+        left = start + tick / hz - time.monotonic()
+        for key, _ in selector.select(max(0.0, left)):
+            if key.fileobj is sys.stdin:
+                line = sys.stdin.buffer.raw.readline().strip()
+                node.read()
+                return (int(line) if line else None), missed
+            if not gpus.read():
+                selector.unregister(key.fileobj)
+        if time.monotonic() >= start + tick / hz:
+            node.read()
+            following = int((time.monotonic() - start) * hz) + 1
+            missed += following - tick - 1
+            tick = following
+
+
+def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: Path) -> dict[str, Any]:
+    """Shift the stamps, write both files; what is told on standard output."""
+    from servegauge.contract.tables import GPU_RAW, NODE_RAW
+
+    for row in [*node.rows, *gpus.rows]:
+        row["t_ns"] -= zero_ns
+    said = {**summary(gpus.rows, node.rows), "gpu_reason": gpus.reason, "missed_ticks": missed, "files": []}
+    try:
+        if gpus.rows:
+            _write(gpus.rows, GPU_RAW, out)
+            said["files"].append(out.name)
+        _write(node.rows, NODE_RAW, out.with_name(NODE_FILE))
+        said["files"].append(NODE_FILE)
+    except OSError as error:
+        said["error"] = f"{out.parent} could not be written: {error.strerror or error}"
+    return said
+
+
+class Sampler:
+    """The node's state between `start` and `stop`, sampled in a process of its own."""
+
+    def __init__(self) -> None:
+        self._process: Offshoot | None = None
+        self._out: Path | None = None
+        self.said: dict[
+            str, Any
+        ] = {}  # after `stop`: see `summary`, and "gpu_reason", "missed_ticks", "files", "error"
+
+    def start(self, out: Path, hz: float, cpus: Sequence[int] = ()) -> None:
+        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it.
+
+        `cpus`: where the sampling process may run. Keep it off the server's.
+        """
+        if not hz > 0:
+            raise ValueError(f"hz is {hz}, it must be above 0")
+        self._out = out
+        job = {"out": str(out.absolute()), "hz": hz, "cpus": list(cpus)}
+        try:
+            self._process = Offshoot("servegauge.launch.recorders.gpu_sample")
+            self._process.tell(job)
+        except OSError as error:
+            self.said = {"error": f"the sampler could not be started: {error}"}
+
+    def stop(self, zero_ns: int = 0) -> Path | None:
+        """Read a last time and write; returns the GPUs' file, null where there is none (with the reason in `said`)."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        try:
+            process.tell(zero_ns)
+            self.said = json.loads(process.last_words(STOP_TIMEOUT_S))
+        except TimeoutError:
+            self.said = {"error": f"the sampler did not end within {STOP_TIMEOUT_S:.0f} s"}
+        except (ValueError, OSError):
+            self.said = {"error": f"the sampler ended with status {process.wait()} before it wrote"}
+        finally:
+            process.kill()
+        return self._out if self._out is not None and self._out.name in self.said.get("files", ()) else None
+
+    def cancel(self) -> None:
+        """End without writing."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # nvidia-smi dies with it
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

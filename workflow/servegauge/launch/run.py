@@ -1,0 +1,344 @@
+"""One launch, inside its job: check the node, start the server, measure its cells one after the other, stop it.
+
+This is the only place that orders cells. Everything that happens is written down as it happens, so that whatever dies,
+what was measured stays: a finished cell lies in `results/cells/`, a failed one with its reason in the attempt's folder.
+`run_launch` may be called again for the same attempt (a requeued job): it measures what is still missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from servegauge import __version__
+from servegauge.base import forkserver
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, write_json
+from servegauge.base.progress import Progress, duration, utc_now
+from servegauge.contract.spec import Cell, Launch, digest
+from servegauge.frameworks import framework
+from servegauge.instrument import calibrate, coordinator
+from servegauge.launch import cell as cell_run
+from servegauge.launch import provenance, server
+from servegauge.launch.instances import ONE_NODE, Instances
+from servegauge.launch.live import LiveLaunch
+from servegauge.launch.stop import Stop
+from servegauge.node import expectations
+
+# What the children of the fork server import before their first cell.
+PRELOADED = (
+    *coordinator.PRELOADED,
+    "servegauge.launch.recorders.scrape",
+    "servegauge.launch.recorders.gpu_sample",
+)
+READY_S = 1800.0  # where the study's `job.ready_timeout_s` is not in the order: large models load for many minutes
+FAILED_NODE = "failed-node-"  # what a node that is not the head leaves for the head when its part of a server failed
+
+
+class LaunchFailed(Exception):
+    """Why no further cell of this launch can be measured now; the text is the cells' reason."""
+
+
+def run_launch(order: Mapping[str, Any]) -> dict[str, Any]:
+    """Carry out `order` (see `submit.orders`) on this node; returns the outcome that becomes `attempt-<k>.json`."""
+    return LaunchRun(order).run()
+
+
+class LaunchRun:
+    """The state of one launch in its job."""
+
+    def __init__(self, order: Mapping[str, Any]) -> None:
+        self.order = order
+        self.root = Path(order.get("root") or ".").absolute()
+        self.results = self.root / order.get("results", "results")
+        self.launch = Launch.from_dict(order["launch"])
+        self.platform = self.launch.platform
+        self.job: Mapping[str, Any] = order.get("job") or {}
+        self.framework = framework(self.launch.framework)
+        self.folder = self.results / "launches" / self.launch.id / f"attempt-{order['attempt']}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress(self.folder / "progress.log")
+        self.stop = Stop(order.get("deadline_utc"))
+        self.api_key = ""  # one for all instances of this launch, never written to results
+        self.facts: dict[str, Any] | None = None
+        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.expected_s = 30.0  # of a closed-loop cell, until one was measured
+        self.record: dict[str, Any] = {
+            "version": 1,
+            "launch": self.launch.id,
+            "attempt": order["attempt"],
+            "study": order["study"],
+            "spec": self.launch.to_dict(),
+            "started_utc": utc_now(),
+            "server_starts": [],
+            "flags": [],
+        }
+
+    def run(self) -> dict[str, Any]:
+        """The whole life; never raises for anything that the launch itself did wrong."""
+        reason = None
+        with self._signals():
+            try:
+                self.api_key = self.framework.given_api_key() or server.new_api_key()
+                with self._work_folder() as self.work:
+                    self.instances = Instances(
+                        self.launch, self.framework, self._node, self.root, self.folder, self.work, self.api_key,
+                        profile=bool(self.order.get("profile")),
+                    )  # fmt: skip
+                    self._live()
+            except (LaunchFailed, server.ServerError, UserError) as error:
+                self.stop()  # where the time ran out meanwhile, that is the reason, and the cells are left for later
+                reason = self.stop.reason or self.without_secrets(str(error))
+            except OSError as error:  # a full disk, a results folder that is read-only: said, not lost in a traceback
+                reason = f"{type(error).__name__} on the node: {error}"
+        if reason:
+            with contextlib.suppress(OSError):
+                self.progress.say(f"launch failed: {reason}")
+        if self._is_head:
+            return self._finish(reason)
+        if reason:
+            with contextlib.suppress(OSError):
+                write_json(self.folder / f"{FAILED_NODE}{self._node['rank']}.json", {"reason": reason})
+        return {}
+
+    def _live(self) -> None:
+        """From the node's check to the last cell; the servers end with it."""
+        try:
+            self._check_node()
+            if not self._is_head:
+                self._start_servers()
+                self._serve_until_finished()
+                return
+            for old in self.folder.glob(f"{FAILED_NODE}*.json"):  # of an earlier start of this job
+                old.unlink()
+            forkserver.prepare(PRELOADED)
+            self._calibrate()
+            self._start_servers()
+            self._measure_cells()
+        finally:
+            self.instances.stop()
+
+    @property
+    def servers(self) -> list[server.Server]:
+        """The running instances, in their order."""
+        return self.instances.running
+
+    # -- the node -----------------------------------------------------------
+
+    @property
+    def _is_head(self) -> bool:
+        return self._node["rank"] == 0
+
+    @property
+    def _node(self) -> Mapping[str, Any]:
+        """This task among the launch's nodes: {"rank", "nodes", "head"}."""
+        return self.order.get("node") or ONE_NODE
+
+    @property
+    def _placement(self) -> Mapping[str, Any]:
+        return self.platform.get("placement") or {}
+
+    def _check_node(self) -> None:
+        """Facts of the node; refuse to measure where the platform's `expect` and the node disagree."""
+        self.facts = expectations.facts()
+        wrong = expectations.mismatches(self.platform.get("expect") or {}, self.facts)
+        cpus = {cpu for key in ("server_cpus", "load_cpus") for cpu in self._placement.get(key) or ()}
+        if missing := sorted(cpus - os.sched_getaffinity(0)):
+            wrong.append(f"placement names CPU {', '.join(map(str, missing))}, which this job may not use")
+        if wrong:
+            what = "; ".join(wrong)
+            raise LaunchFailed(
+                f"this node is not the platform {self.platform['name']!r}: {what}. "
+                f"Mend config/platforms/{self.platform['name']}.yaml or choose another partition."
+            )
+
+    def _calibrate(self) -> None:
+        """The instrument's own error on this node, before anything is measured with it."""
+        file = self.folder / "calibration.json"
+        cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
+        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
+        if self.job.get("calibrate") == "once" and kept.is_file():
+            self.progress.say("using this node's calibration of the load generator again")
+            self.calibration = read_json(kept)
+            write_json(file, self.calibration)
+            return
+        self.progress.say("calibrating the load generator on this node")
+        self.calibration = calibrate.calibrate(short=True, cpus=cpus, server_cpus=server_cpus, out=file)
+        write_json(kept, self.calibration)
+
+    @staticmethod
+    def _instrument(*cpus: Any) -> str:
+        """What a calibration holds for: this node since its boot, these CPUs, this version of the generator."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
+        allowed = sorted(os.sched_getaffinity(0))
+        return digest([os.uname().nodename, started, allowed, cpus, __version__, calibrate.VERSION], 12)
+
+    # -- the servers --------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _work_folder(self) -> Iterator[Path]:
+        """A private folder on the node's own disk for what the servers write."""
+        scratch = self.platform.get("scratch")
+        parent = os.path.expandvars(scratch) if scratch else None
+        work = Path(tempfile.mkdtemp(prefix="servegauge-", dir=parent if parent and Path(parent).is_dir() else None))
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def _start_servers(self) -> None:
+        """Start every instance, and keep what they say of themselves."""
+        count = self.launch.layout.instances
+        self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
+        ready_s = min(self.job.get("ready_timeout_s") or READY_S, self.stop.left_s())
+        self.instances.start(ready_s, self._give_up, self.progress.say)
+        if self._is_head:
+            start, flags = self.instances.evidence(self.progress.say)
+            self.record["server_starts"].append(start)
+            # A server that was started again may differ from the one before it; both served cells of this attempt.
+            self.record["flags"] += [flag for flag in flags if flag not in self.record["flags"]]
+            self._write_record()
+
+    def _give_up(self) -> bool:
+        """True when waiting for the server is pointless; raises what another node of the launch said of its part."""
+        for failed in self.folder.glob(f"{FAILED_NODE}*.json"):
+            node = failed.stem.removeprefix(FAILED_NODE)
+            raise LaunchFailed(f"on node {node} of the launch: {read_json(failed)['reason']}")
+        return self.stop()
+
+    def without_secrets(self, text: str) -> str:
+        """A reason as it may be read by everybody: a server's last words can hold its key."""
+        return str(provenance.without_secrets(text, [self.api_key]))
+
+    def _serve_until_finished(self) -> None:
+        """A node that is not the head keeps its part of the server running until the head has written its outcome."""
+        while not (self.folder / "outcome.json").exists() and not self.stop():
+            if not self.instances.alive():
+                raise LaunchFailed(f"the server's part on node {self._node['rank']} ended: {self.servers[0].tail()}")
+            time.sleep(1)
+
+    # -- the cells ----------------------------------------------------------
+
+    def _measure_cells(self) -> None:
+        wanted = [(Cell.from_dict(data), data.get("thresholds") or {}) for data in self.order["cells"]]
+        todo = []
+        for cell, thresholds in wanted:
+            if (self.results / "cells" / cell.id / "cell.json").exists():
+                self.outcomes[cell.id] = {"status": "ok", "reason": None}
+            else:
+                todo.append((cell, thresholds))
+        for index, (cell, thresholds) in enumerate(todo):
+            expected = [cell_run.expected_s(other.load, self.expected_s) for other, _ in todo[index:]]
+            if self.stop() or self.stop.left_s() < expected[0]:
+                self.stop.ask(
+                    f"{duration(max(0, self.stop.left_s()))} left of the job, a cell takes {duration(expected[0])}"
+                )
+                self.progress.say(
+                    f"stopping: {self.stop.reason}; {len(todo) - index} cells are left for the next attempt"
+                )
+                return
+            title = f"cell {index + 1}/{len(todo)} {cell.id}"
+            self.progress.say(f"{title} ({duration(sum(expected))} left in this launch)")
+            self._measure(cell, thresholds, title)
+
+    def _live_launch(self) -> LiveLaunch:
+        return LiveLaunch(
+            launch=self.launch,
+            study=self.order["study"],
+            attempt=self.order["attempt"],
+            job=self.job,
+            framework=self.framework,
+            instances=self.instances,
+            calibration=self.calibration,
+            api_key=self.api_key,
+            root=self.root,
+            results=self.results,
+            folder=self.folder,
+            work=self.work,
+            progress=self.progress,
+            stop=self.stop,
+            without_secrets=self.without_secrets,
+        )
+
+    def _measure(self, cell: Cell, thresholds: Mapping[str, Any], title: str) -> None:
+        """One cell; a server that died in it is started once more for the next ones."""
+        started = time.monotonic()
+        outcome = cell_run.measure(self._live_launch(), cell, thresholds, title)
+        self.outcomes[cell.id] = outcome
+        if cell.load.concurrency is not None and outcome["status"] == "ok":
+            self.expected_s = time.monotonic() - started
+        if outcome["status"] == "failed":
+            self.progress.say(f"failed: {outcome['reason']}")
+        if not self.stop() and not self.instances.alive():
+            self.instances.stop()
+            self.progress.say("the server is gone; starting it once more")
+            try:
+                self._start_servers()
+            except server.ServerError as error:
+                raise LaunchFailed(f"the server died and could not be started again: {error}") from error
+
+    # -- the end ------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM (scancel, preemption), SIGINT and SIGUSR2 (Slurm's warning) stop the cells, not the bookkeeping."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+        def handle(number: int, _frame: object) -> None:
+            self.stop.ask(f"the job got {signal.Signals(number).name} (cancelled, preempted or out of time)")
+
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _finish(self, reason: str | None) -> dict[str, Any]:
+        """The outcome: every cell that was asked for, ok, failed or not run, each with its reason."""
+        for data in self.order["cells"]:
+            left = (
+                {"status": "failed", "reason": reason} if reason else {"status": "not_run", "reason": self.stop.reason}
+            )
+            if self.stop.reason:
+                left["status"] = "not_run"
+            self.outcomes.setdefault(data["id"], left)
+        outcome = {
+            **{key: self.record[key] for key in ("version", "launch", "attempt", "study", "started_utc")},
+            "finished_utc": utc_now(),
+            "status": "failed" if reason else "ok",
+            "reason": reason or self.stop.reason,
+            "cells": self.outcomes,
+        }
+        counts = {
+            status: sum(cell["status"] == status for cell in self.outcomes.values()) for status in cell_run.STATUSES
+        }
+        self.record.update(outcome)
+        with contextlib.suppress(OSError):  # the disk is full: submit.py still gets the outcome, and says why
+            self._write_record()
+            write_json(self.folder / "outcome.json", outcome)
+            self.progress.say("done: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
+        return outcome
+
+    def _write_record(self) -> None:
+        """`launch.json`: what happened here, alone enough to answer what made a number."""
+        instances = self.record["server_starts"][-1]["instances"] if self.record["server_starts"] else []
+        if "provenance" not in self.record or len(self.record["provenance"]["servers"]["value"] or []) != len(
+            instances
+        ):
+            self.record["provenance"] = provenance.gather(
+                self.root, self.order, self.launch, self.facts, servers=instances, secrets=[self.api_key]
+            )
+        write_json(self.folder / "launch.json", self.record)

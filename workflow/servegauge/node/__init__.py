@@ -1,0 +1,1 @@
+"""What this machine is, what it should be, and what it does meanwhile."""

@@ -1,0 +1,277 @@
+"""Facts of a node's NVIDIA GPUs: what they are, how they are virtualized and how they are wired."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from servegauge.node import nvidia_smi, virtualization
+from servegauge.node.reader import Node, Unreadable, fact
+
+Read = tuple[Any, str]
+QUERY = "nvidia-smi -q -x"
+
+
+def _query(node: Node) -> dict[str, Any]:
+    try:
+        return nvidia_smi.parse_query(node.command("nvidia-smi", "-q", "-x"))
+    except ValueError as error:
+        raise Unreadable(str(error), QUERY) from None
+
+
+def _gpus(node: Node) -> list[dict[str, Any]]:
+    gpus = _query(node)["gpus"]
+    if not gpus:
+        raise Unreadable("nvidia-smi finds no GPU", QUERY)
+    return gpus
+
+
+def _each(node: Node, field: str) -> Read:
+    """One value where all GPUs agree, else the list of them in the order of the GPUs."""
+    values = [gpu[field] for gpu in _gpus(node)]
+    if all(value is None for value in values):
+        raise Unreadable(f"nvidia-smi says nothing of {field}", QUERY)
+    return (values[0] if all(value == values[0] for value in values) else values), QUERY
+
+
+@fact("NVIDIA GPUs that the node shows to this process")
+def gpu_count(node: Node) -> Read:
+    return len(_gpus(node)), QUERY
+
+
+@fact("GPU model; one name where all agree, else a list (so for every gpu_ fact of one value)")
+def gpu_model(node: Node) -> Read:
+    return _each(node, "model")
+
+
+@fact("UUIDs of the GPUs, in the driver's order")
+def gpu_uuids(node: Node) -> Read:
+    return [gpu["uuid"] for gpu in _gpus(node)], QUERY
+
+
+@fact("memory of one GPU, MiB")
+def gpu_memory_mib(node: Node) -> Read:
+    return _each(node, "memory_mib")
+
+
+@fact("NVIDIA driver version")
+def gpu_driver(node: Node) -> Read:
+    try:
+        return _query(node)["driver"], QUERY
+    except Unreadable:
+        match = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", node.read("/proc/driver/nvidia/version"))
+        return match and match[1], "/proc/driver/nvidia/version"
+
+
+@fact("highest CUDA version that the driver offers")
+def gpu_cuda(node: Node) -> Read:
+    return _query(node)["cuda"], QUERY
+
+
+@fact("ECC memory in use: true or false")
+def gpu_ecc(node: Node) -> Read:
+    return _each(node, "ecc")
+
+
+@fact("power limit of a GPU, W")
+def gpu_power_limit_w(node: Node) -> Read:
+    return _each(node, "power_limit_w")
+
+
+@fact("highest SM clock of a GPU, MHz")
+def gpu_clock_max_mhz(node: Node) -> Read:
+    return _each(node, "clock_max_mhz")
+
+
+@fact("PCIe generation that the GPU and its slot allow")
+def gpu_pcie_generation(node: Node) -> Read:
+    return _each(node, "pcie_generation_max")
+
+
+@fact("PCIe lanes of a GPU")
+def gpu_pcie_width(node: Node) -> Read:
+    return _each(node, "pcie_width_max")
+
+
+@fact("persistence mode: true or false")
+def gpu_persistence(node: Node) -> Read:
+    return _each(node, "persistence")
+
+
+@fact("compute mode: Default, Exclusive_Process, Prohibited")
+def gpu_compute_mode(node: Node) -> Read:
+    return _each(node, "compute_mode")
+
+
+@fact("Multi-Instance GPU mode on: true or false; false for a GPU that has none")
+def gpu_mig(node: Node) -> Read:
+    # a GPU without the feature says N/A: it is not partitioned, which is what is asked
+    values = [bool(gpu["mig"]) for gpu in _gpus(node)]
+    return (values[0] if len(set(values)) == 1 else values), QUERY
+
+
+@fact("profiles of the MIG devices of this node, such as 3g.40gb")
+def gpu_mig_profiles(node: Node) -> Read:
+    found = [
+        device["profile"] for gpu in nvidia_smi.parse_list(node.command("nvidia-smi", "-L")) for device in gpu["mig"]
+    ]
+    if not found:
+        raise Unreadable("no MIG device", "nvidia-smi -L")
+    return found, "nvidia-smi -L"
+
+
+@fact("vGPU profile, such as A100X-40C: the end of the product name inside a guest")
+def gpu_vgpu_profile(node: Node) -> Read:
+    if gpu_virtualization(node)[0] != "vgpu":
+        raise Unreadable("not a vGPU", QUERY)
+    return _each(node, "vgpu_profile")
+
+
+@fact("product that the vGPU is licensed for")
+def gpu_vgpu_product(node: Node) -> Read:
+    return _each(node, "license_product")
+
+
+@fact("vGPU licence in force: true or false (an unlicensed vGPU is throttled after some minutes)")
+def gpu_vgpu_licensed(node: Node) -> Read:
+    values = [gpu["license_status"] for gpu in _gpus(node)]
+    if not any(values):
+        raise Unreadable("nvidia-smi names no licence (usual outside a vGPU guest)", QUERY)
+    return all((value or "").lower().startswith("licensed") for value in values), f"{QUERY}: {values[0]}"
+
+
+# nvidia-smi's words (NVML's nvmlGpuVirtualizationMode_t) -> ours
+MODES = {
+    "none": "bare_metal",
+    "pass-through": "passthrough",
+    "passthrough": "passthrough",
+    "vgpu": "vgpu",
+    "host vgpu": "vgpu_host",
+    "host vsga": "vsga_host",
+}
+
+
+def gpu_evidence(node: Node) -> dict[str, Any]:
+    """What tells how the GPUs are virtualized: the driver's mode, the machine's kind, PCI ids."""
+    return {
+        "nvidia_smi_mode": [gpu["virtualization_mode"] for gpu in _gpus(node)],
+        "product": [gpu["model"] for gpu in _gpus(node)],
+        "pci": {gpu["pci_address"]: [gpu["pci_device"], gpu["pci_subsystem"]] for gpu in _gpus(node)},
+        "pci_sys": nvidia_devices(node) or None,
+        "machine": virtualization.decide(virtualization.evidence(node))[0],
+    }
+
+
+def nvidia_devices(node: Node) -> dict[str, dict[str, Any]]:
+    """NVIDIA's display and 3D controllers in /sys: {address: {device, subsystem, virtual_function, numa_node}}."""
+    found = {}
+    for path in node.glob("/sys/bus/pci/devices/*"):
+        name = node.name_of(path)
+        if node.read_or(f"{name}/vendor") == "0x10de" and (node.read_or(f"{name}/class") or "").startswith("0x03"):
+            found[path.name] = {
+                "device": node.read_or(f"{name}/device"),
+                "subsystem": node.read_or(f"{name}/subsystem_device"),
+                "virtual_function": node.path(f"{name}/physfn").exists(),
+                "numa_node": node.read_or(f"{name}/numa_node"),
+            }
+    return found
+
+
+@fact("how the GPUs reach this system: bare_metal, passthrough, vgpu, or vgpu_host and vsga_host for a hypervisor")
+def gpu_virtualization(node: Node) -> Read:
+    found = gpu_evidence(node)
+    modes = {(mode or "").lower() for mode in found["nvidia_smi_mode"]}
+    if len(modes) > 1:
+        raise Unreadable(f"the GPUs differ: {', '.join(sorted(modes))}", QUERY)
+    mode, said = MODES.get(modes.pop()), found["nvidia_smi_mode"][0]
+    grounds = [f"nvidia-smi's virtualization mode is {said}"]
+    if mode in ("bare_metal", None) and all(nvidia_smi.PROFILE.search(name or "") for name in found["product"]):
+        mode = "vgpu"
+        grounds.append(f"the product name {found['product'][0]!r} ends with a vGPU profile")
+    elif mode in ("bare_metal", None) and found["machine"] == "vm":
+        # A hypervisor that hides itself from the driver, or a driver that does not tell: a whole GPU in a virtual
+        # machine can only have been passed through.
+        mode = "passthrough"
+        grounds.append("the system is a virtual machine and the GPU is a whole one")
+    elif mode is None and found["machine"] == "bare_metal":
+        mode = "bare_metal"
+        grounds.append("no source knows of a hypervisor")
+    elif mode in ("passthrough", "vgpu") and found["machine"] == "bare_metal":
+        grounds.append("although the other sources know of no hypervisor: it hides itself")
+    if mode is None:
+        raise Unreadable(f"{grounds[0]}, which is not known, and nothing else tells", QUERY)
+    return mode, "; ".join(grounds)
+
+
+@fact("evidence for gpu_virtualization: nvidia-smi's mode, product names, PCI ids, the machine's own kind")
+def gpu_virtualization_evidence(node: Node) -> Read:
+    return gpu_evidence(node), f"{QUERY}, /sys/bus/pci/devices"
+
+
+@fact("NVIDIA display and 3D controllers on the PCI bus, also those hidden from this process")
+def gpu_pci_devices(node: Node) -> Read:
+    found = nvidia_devices(node)
+    if not found:
+        raise Unreadable("no NVIDIA display or 3D controller", "/sys/bus/pci/devices")
+    return found, "/sys/bus/pci/devices"
+
+
+@fact("all that nvidia-smi tells of each GPU: list of {index, model, uuid, pci_address, clocks, limits, ...}")
+def gpu_details(node: Node) -> Read:
+    return _gpus(node), QUERY
+
+
+def _topology(node: Node, *options: str) -> dict[str, Any]:
+    try:
+        return nvidia_smi.parse_matrix(node.command("nvidia-smi", "topo", *options))
+    except ValueError as error:
+        raise Unreadable(str(error), " ".join(["nvidia-smi topo", *options])) from None
+
+
+def _between_gpus(matrix: dict[str, Any]) -> list[str]:
+    """Links between two different GPUs, each pair once."""
+    gpus = [name for name in matrix["rows"] if name.startswith("GPU")]
+    return [matrix["rows"][a][b] for i, a in enumerate(gpus) for b in gpus[i + 1 :]]
+
+
+@fact("wiring: {device: {device: NV18 | PIX | PXB | PHB | NODE | SYS}} for GPUs and network cards")
+def gpu_topology(node: Node) -> Read:
+    found = _topology(node, "-m")
+    return {"links": found["rows"], "network_cards": found["nics"]}, "nvidia-smi topo -m"
+
+
+@fact("slowest link between two GPUs: NV18, PIX, PXB, PHB, NODE or SYS")
+def gpu_slowest_link(node: Node) -> Read:
+    links = _between_gpus(_topology(node, "-m"))
+    if not links:
+        raise Unreadable("one GPU: no link between two", "nvidia-smi topo -m")
+    return min(links, key=nvidia_smi.link_rank), "nvidia-smi topo -m"
+
+
+@fact("every GPU can read every other's memory (peer to peer): true or false")
+def gpu_peer_access(node: Node) -> Read:
+    links = _between_gpus(_topology(node, "-p2p", "r"))
+    if not links:
+        raise Unreadable("one GPU: no peer", "nvidia-smi topo -p2p r")
+    return all(link == "OK" for link in links), "nvidia-smi topo -p2p r"
+
+
+@fact("peer to peer matrix: OK, NS (not supported), CNS (chipset), GNS (GPU), TNS (topology), DR (disabled)")
+def gpu_peer_matrix(node: Node) -> Read:
+    return _topology(node, "-p2p", "r")["rows"], "nvidia-smi topo -p2p r"
+
+
+@fact("CPUs nearest to each GPU: {GPU0: list}")
+def gpu_cpu_affinity(node: Node) -> Read:
+    return _known_of(_topology(node, "-m")["cpus"])
+
+
+@fact("NUMA node of each GPU: {GPU0: node}")
+def gpu_numa(node: Node) -> Read:
+    return _known_of(_topology(node, "-m")["numa"])
+
+
+def _known_of(values: dict[str, str | None]) -> Read:
+    if not any(values.values()):
+        raise Unreadable("the columns are empty (usual in a virtual machine)", "nvidia-smi topo -m")
+    return values, "nvidia-smi topo -m"

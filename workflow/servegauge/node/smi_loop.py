@@ -1,0 +1,154 @@
+"""nvidia-smi repeating one query: which fields this driver has, what a line of it says, and the process itself.
+
+Not exercised on hardware of ours: written to the documented CSV output, and tested against a program that prints it.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import time
+import tty
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from servegauge.base import supervisor
+from servegauge.node.reader import Unreadable, run_command
+
+# Column of tables.GPU_RAW -> names that drivers have had for it, newest first, and the factor to our unit
+FIELDS: dict[str, tuple[tuple[str, ...], float]] = {
+    "gpu": (("index",), 1),
+    "uuid": (("uuid",), 1),
+    "sm_clock_mhz": (("clocks.sm", "clocks.current.sm"), 1),
+    "memory_clock_mhz": (("clocks.mem", "clocks.current.memory"), 1),
+    "power_w": (("power.draw.instant", "power.draw"), 1),
+    "temperature_c": (("temperature.gpu",), 1),
+    "utilisation": (("utilization.gpu",), 0.01),
+    "memory_used_bytes": (("memory.used",), 2**20),
+    "throttle_reasons": (("clocks_event_reasons.active", "clocks_throttle_reasons.active"), 1),
+}
+
+# Bits of nvmlClocksEventReasons (nvml.h), in the words of nvidia-smi. Those of an idle GPU and of clocks that somebody
+# set (gpu_idle, applications_clocks_setting, display_clock_setting) are no throttling and are left out.
+REASONS = {
+    0x4: "sw_power_cap",
+    0x8: "hw_slowdown",
+    0x10: "sync_boost",
+    0x20: "sw_thermal_slowdown",
+    0x40: "hw_thermal_slowdown",
+    0x80: "hw_power_brake_slowdown",
+}
+NOT_THROTTLING = 0x1 | 0x2 | 0x100
+# `sw_power_cap` alone is how many GPUs run at full load: the summary counts it apart from these.
+THROTTLING = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
+
+
+def reasons(mask: str) -> str | None:
+    """`0x...0024` as `sw_power_cap,sw_thermal_slowdown`; empty for none; null where the GPU does not tell."""
+    try:
+        bits = int(mask.strip(), 0)
+    except ValueError:
+        return None
+    named = [word for bit, word in REASONS.items() if bits & bit]
+    unknown = bits & ~(sum(REASONS) | NOT_THROTTLING)
+    return ",".join([*named, *([f"0x{unknown:x}"] if unknown else [])])
+
+
+def parse_line(line: str, columns: Sequence[str]) -> dict[str, Any] | None:
+    """One line of `--format=csv,noheader,nounits` as a row without `t_ns`; null where it is no such line."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != len(columns) or not cells[0].isdigit():
+        return None
+    row: dict[str, Any] = dict.fromkeys(FIELDS)
+    for column, cell in zip(columns, cells, strict=True):
+        if column == "throttle_reasons":
+            row[column] = reasons(cell)
+        elif column == "uuid":
+            row[column] = None if cell.startswith("[") else cell
+        elif re.fullmatch(r"-?\d+(\.\d+)?", cell):  # else [N/A], [Not Supported], [Unknown Error]
+            value = float(cell) * FIELDS[column][1]
+            row[column] = round(value) if column in ("gpu", "memory_used_bytes") else value
+    return row
+
+
+def usable_fields(ask: Callable[[list[str]], str]) -> dict[str, str]:
+    """Column -> name of the field that this driver has; fields that it does not know are left out.
+
+    `ask` runs a command, as `node.run_command`. Unreadable where there is no nvidia-smi, no driver or no GPU.
+    """
+    left = {column: list(names) for column, (names, _) in FIELDS.items()}
+    while True:
+        chosen = {column: names[0] for column, names in left.items() if names}
+        try:
+            answer = ask(_query(chosen))
+        except Unreadable as refused:
+            # Field "clocks_event_reasons.active" is not a valid field to query.
+            unknown = re.search(r'"([\w.]+)" is not a valid field', str(refused))
+            column = unknown and next((column for column, name in chosen.items() if name == unknown[1]), None)
+            if not column or column == "gpu":
+                raise
+            left[column].pop(0)
+            continue
+        if not any(parse_line(line, list(chosen)) for line in answer.splitlines()):
+            raise Unreadable(f"nvidia-smi answered {answer.strip()[:80]!r}", "nvidia-smi")
+        return chosen
+
+
+def _query(fields: dict[str, str]) -> list[str]:
+    return ["nvidia-smi", f"--query-gpu={','.join(fields.values())}", "--format=csv,noheader,nounits"]
+
+
+class GpuReader:
+    """One nvidia-smi that repeats its query; its lines come through a terminal, so that it holds none of them back."""
+
+    def __init__(self, hz: float) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.reason: str | None = None
+        self.handle: int | None = None
+        self._rest = b""
+        try:
+            self.fields = usable_fields(run_command)
+            self.handle, end = pty.openpty()
+            tty.setraw(end)
+            argv = [*_query(self.fields), f"--loop-ms={max(1, round(1000 / hz))}"]
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=end, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
+            )
+            os.close(end)
+        except (Unreadable, OSError) as error:
+            self.reason = str(error)
+
+    def read(self) -> bool:
+        """Take what has arrived; false when nvidia-smi has ended."""
+        now = time.monotonic_ns()
+        try:
+            data = os.read(self.handle, 65536)
+        except OSError:  # EIO: the other end of the terminal is closed
+            data = b""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if row := parse_line(line.decode(errors="replace"), list(self.fields)):
+                self.rows.append({"t_ns": now, **row})
+        if not data:
+            self.reason = f"nvidia-smi ended with status {self._process.wait()} while it was read"
+        return bool(data)
+
+    def close(self) -> None:
+        """End nvidia-smi."""
+        if self.handle is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        os.close(self.handle)
+        self.handle = None
+
+
+def _die_with_parent() -> None:
+    supervisor.prctl(supervisor.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""A study file becomes launches, cells, their order and their cost."""

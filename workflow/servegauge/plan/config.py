@@ -1,0 +1,281 @@
+"""What people wrote under config/, read, checked and resolved.
+
+`load_study` is the door: it returns one dictionary with everything that the rest of the pipeline needs of a study. A
+mistake in any file is a UserError that names the file, the line, the key, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from servegauge.base import redact
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
+from servegauge.frameworks import frameworks
+from servegauge.inputs.config_files import file_of, load_model, names, read_named, unknown_name
+from servegauge.node.expectations import check_expect
+from servegauge.plan import fit
+
+# Axes whose values are names of files under config/ (axis -> folder).
+FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
+NOT_AXES = ("repeat", "include", "exclude")
+_SECRET = (
+    "looks like a secret, and what stands in this file is kept with the results. Take it out (and, where it was "
+    "committed, revoke it): export it in the shell on the login node, whose environment every job inherits, or keep it "
+    "in a private file"
+)
+# Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
+# files that hold one (HF_TOKEN_PATH: ~/.token).
+_PLAIN = re.compile(r"(?!.{8})[+-]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?)|true|false|none|null|on|off|yes|no|", re.IGNORECASE)
+_PLACE_NAME = re.compile(r"(?:file|path|dir|map)$", re.IGNORECASE)
+_PLACE = re.compile(r"(?:[~/.]|\$\w+/|\$\{\w+\}/)[^\s:=@]*")
+Keys = list[str | int]
+
+
+def load_config(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """config/config.yaml under `root` with `overrides` (Snakemake's `--config`) over it and defaults filled in."""
+    path = root / "config" / "config.yaml"
+    data, text = read_yaml(path)
+    config = {**data, **overrides}
+    validate(config, "config", path, text)
+    return with_defaults(config, schema("config"))
+
+
+def load_study(root: Path, name: str) -> dict[str, Any]:
+    """The study `name` from config/studies/ under `root`, checked and resolved.
+
+    Returns the file's keys with defaults filled in (`matrix` with a list for each axis, `load.arrival` as a mapping),
+    and: `name`, `path`, `files` (paths of this and of every file that it names), `text`, `sha256` (of the text),
+    `models`, `platforms` and `prompts` (name to the contents of its file, see `load_model` and its siblings), `shapes`
+    (model name to what `fit.shape` says of it), `planning` (that part of config/config.yaml).
+    """
+    path = file_of(root, "studies", name)
+    data, text = read_yaml(path)
+    _with_lists(data)
+    validate(data, "study", path, text)
+    study = with_defaults(data, schema("study"))
+    study["matrix"] = with_defaults(study["matrix"], schema("study")["$defs"]["axes"])
+    if isinstance(study["load"]["arrival"], str):
+        study["load"]["arrival"] = {"process": study["load"]["arrival"]}
+    study["server"] = {**study["server"], "environment": _texts(study["server"].get("environment", {}))}
+
+    mistakes = [*_unknown_names(root, data), *_unknown_probes(data)] or [
+        *_load_mistakes(study),
+        *_comparison_mistakes(study),
+        *_server_secrets(study["server"]),
+    ]
+    _refuse(mistakes, path, text)
+
+    study.setdefault("compare", {"factor": "platform", "baseline": study["matrix"]["platform"][0]})
+    study["models"] = {name: load_model(root, name) for name in _asked(study, "model")}
+    study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
+    study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
+    study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
+    study["planning"] = load_config(root, {})["planning"]
+    study.update(
+        name=name,
+        files=[path.as_posix() for path in _files(root, study, path)],
+        path=path.as_posix(),
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+    return study
+
+
+def load_platform(root: Path, name: str) -> dict[str, Any]:
+    """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
+    platform = read_named(root, "platforms", "platform", name)
+    path = file_of(root, "platforms", name)
+    _refuse(_platform_secrets(platform), path, path.read_text(encoding="utf-8"))
+    check_expect(platform.get("expect"), f"{path}: expect")
+    placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
+    return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
+
+
+def load_prompts(root: Path, name: str) -> dict[str, Any]:
+    """The prompt set `name`: its file's keys as they stand there, and `name`."""
+    prompts = read_named(root, "prompts", "prompts", name)
+    path = file_of(root, "prompts", name)
+    for key in ("input_tokens", "output_tokens"):
+        length = prompts.get(key)
+        if isinstance(length, dict) and length.get("min", 1) > length.get("max", length.get("min", 1)):
+            raise UserError(f"{path}: {key}: min {length['min']} is more than max {length['max']}")
+        if isinstance(length, dict) and len(length.get("weights", length.get("values", []))) != len(
+            length.get("values", [])
+        ):
+            raise UserError(f"{path}: {key}: {len(length['weights'])} weights for {len(length['values'])} values")
+    return prompts
+
+
+def _refuse(mistakes: Iterable[tuple[Keys, str]], path: Path, text: str) -> None:
+    """UserError with the line and the key in `text`, the contents of `path`, of each mistake, if there is one."""
+    lines = [f"{path}:{line_of(text, keys)}: {dotted(keys)}: {message}" for keys, message in mistakes]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _with_lists(data: dict[str, Any]) -> None:
+    """Put a value that stands alone on an axis into a list, in place; wrong shapes are left to the schema."""
+    matrix = data.get("matrix")
+    if not isinstance(matrix, dict):
+        return
+    for key in ("include", "exclude"):
+        if isinstance(matrix.get(key), dict):
+            matrix[key] = [matrix[key]]
+    entries = [entry for key in ("include", "exclude") if isinstance(matrix.get(key), list) for entry in matrix[key]]
+    for axes in [matrix, *entries]:
+        if isinstance(axes, dict):
+            for key, value in axes.items():
+                if key not in NOT_AXES and value is not None and not isinstance(value, list):
+                    axes[key] = [value]
+
+
+def _axes(data: Mapping[str, Any]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+    """Every place of a study that names values of axes: the matrix, and each entry of include and exclude."""
+    yield ["matrix"], data["matrix"]
+    for key in ("include", "exclude"):
+        for position, entry in enumerate(data["matrix"].get(key, ())):
+            yield ["matrix", key, position], entry
+
+
+def _asked(study: Mapping[str, Any], axis: str) -> list[str]:
+    """Values of `axis` in the matrix and in include, each once, in order."""
+    entries = [study["matrix"], *study["matrix"].get("include", ())]
+    return list(dict.fromkeys(value for entry in entries for value in entry.get(axis, ())))
+
+
+def _files(root: Path, study: Mapping[str, Any], path: Path) -> list[Path]:
+    named = [file_of(root, folder, name) for axis, folder in FOLDERS.items() for name in _asked(study, axis)]
+    return [path, *named]
+
+
+def _unknown_names(root: Path, study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    for where, axes in _axes(study):
+        for axis, folder in FOLDERS.items():
+            known = names(root, folder)
+            for position, name in enumerate(axes.get(axis, ())):
+                if name not in known:
+                    yield [*where, axis, position], unknown_name(name, known, Path("config") / folder)
+        yield from _unknown_frameworks([*where, "framework"], enumerate(axes.get("framework", ())))
+    extra = study.get("server", {}).get("extra_args", ())
+    if isinstance(extra, dict):
+        yield from _unknown_frameworks(["server", "extra_args"], ((name, name) for name in extra))
+
+
+def _unknown_probes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    if "probes" in study:
+        from servegauge.probes import registry  # imports numpy, which a study without probes does not need
+
+        known = list(registry())
+        for position, name in enumerate(study["probes"]):
+            if name not in known:
+                message = f"there is no probe {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
+                yield ["probes", position], message
+
+
+def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> Iterator[tuple[Keys, str]]:
+    known = frameworks()
+    for key, name in found:
+        if name not in known:
+            choices = ", ".join(known) or "none"
+            yield [*where, key], f"there is no framework {name!r}.{did_you_mean(name, known)} There are: {choices}"
+
+
+def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    load, rates, streams = study["load"], _asked(study, "rate"), _asked(study, "concurrency")
+    if not rates and not streams:
+        yield (
+            ["matrix"],
+            "neither `rate` (requests a second, open loop) nor `concurrency` (closed loop); give one or both",
+        )
+    if streams and "requests" not in load:
+        yield ["load"], "`concurrency` needs `requests`: how many prompts are drawn; `duration_s` may stop it earlier"
+    elif "requests" not in load and "duration_s" not in load:
+        yield ["load"], "neither `requests` nor `duration_s`: say when the window ends"
+    if not load["stream"]:
+        for name, limits in study["slo"].items():
+            for metric in limits:
+                if metric.startswith(("ttft", "tpot")):
+                    yield ["slo", name, metric], "needs `load.stream: true`; without streaming only e2e_s is known"
+
+
+def _server_secrets(server: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    yield from _secret_variables(["server", "environment"], server["environment"])
+    extra = server.get("extra_args", ())
+    for keys, words in extra.items() if isinstance(extra, dict) else [(None, extra)]:
+        yield from _secret_words(["server", "extra_args", *([keys] if keys else [])], words)
+
+
+def _platform_secrets(platform: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    yield from _secret_variables(["environment"], platform.get("environment", {}))
+    yield from _secret_words(["slurm", "sbatch"], platform.get("slurm", {}).get("sbatch", ()))
+    for name, how in platform.get("frameworks", {}).items():
+        yield from _secret_words(["frameworks", name, "container_args"], how.get("container_args", ()))
+        for key in ("url", "container"):  # http://user:password@host
+            if redact.text(how.get(key, "")) != how.get(key, ""):
+                yield ["frameworks", name, key], _SECRET
+
+
+def _secret_variables(where: Keys, variables: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Variables whose value would be taken out of a record, but stands in the open in plans and specifications."""
+    for name, value in variables.items():
+        text = str(value)
+        if redact.text(text) != text or (redact.is_secret_name(name) and not _is_plain(name, text)):
+            yield [*where, name], _SECRET
+
+
+def _secret_words(where: Keys, words: Iterable[str]) -> Iterator[tuple[Keys, str]]:
+    """The same for a command line: `--api-key x`, `--env=HF_TOKEN=x`, `Authorization: Bearer x`."""
+    words = [str(word) for word in words]
+    for position, (word, kept) in enumerate(zip(words, redact.argv(words), strict=True)):
+        name, _, value = word.rpartition("=") if kept != redact.REMOVED else (words[position - 1], "", word)
+        if kept != word and not _is_plain(name, value):
+            yield [*where, position], _SECRET
+
+
+def _is_plain(name: str, value: str) -> bool:
+    """True where `value` is none, though `name` is a secret's: a small number, a switch, or where a file lies."""
+    return bool(_PLAIN.fullmatch(value) or (_PLACE_NAME.search(name) and _PLACE.fullmatch(value)))
+
+
+def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    known = [axis for axis in study["matrix"] if axis not in NOT_AXES]
+    for where, axes in _axes(study):
+        if where[1:2] == ["exclude"]:
+            for axis, values in axes.items():
+                have = _asked(study, axis) or [1]
+                for position, value in enumerate(values):
+                    if value not in have:
+                        message = f"takes out {value!r}, which is not on the axis.{did_you_mean(value, have)}"
+                        yield [*where, axis, position], f"{message} It has: {_list(have)}"
+    if "compare" in study:
+        factor, baseline = study["compare"]["factor"], study["compare"]["baseline"]
+        if factor not in known:
+            message = f"{factor!r} is not an axis of this study.{did_you_mean(factor, known)} Its axes: {_list(known)}"
+            yield ["compare", "factor"], message
+        elif baseline not in (have := _asked(study, factor)):
+            message = f"{baseline!r} is not on the axis {factor}.{did_you_mean(baseline, have)} It has: {_list(have)}"
+            yield ["compare", "baseline"], message
+
+
+def _list(values: Iterable[Any]) -> str:
+    return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in values)
+
+
+def _texts(variables: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in variables.items()}
+
+
+def _cpus(value: list[int] | str) -> list[int]:
+    """[0, 1, 2, 8] for "0-2,8"."""
+    if isinstance(value, list):
+        return value
+    numbers: list[int] = []
+    for part in value.split(","):
+        first, _, last = part.partition("-")
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers

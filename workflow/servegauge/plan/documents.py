@@ -1,0 +1,284 @@
+"""What is measured, what is missing, and what the rest will cost: everything known before a job is submitted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json
+from servegauge.contract.spec import Launch
+from servegauge.frameworks import framework
+from servegauge.frameworks.base import OPTIONS
+from servegauge.plan.estimate import Estimate, assumed, charged_gpus, estimate_cells, nodes, time_limit_min
+from servegauge.plan.expand import Plan
+
+
+@dataclass(frozen=True)
+class LaunchState:
+    """Where a launch stands. `measured` and `missing` are ids of cells in the order in which they run."""
+
+    attempts: int  # finished attempts; the next one has this number
+    measured: tuple[str, ...]
+    missing: tuple[str, ...]
+    skipped: int
+
+
+State = Mapping[str, LaunchState]
+
+
+def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
+    """Where each launch of `plan` stands, from the names in `results`/cells and `results`/launches alone."""
+    cells = results / "cells"
+    # Snakemake makes an empty folder for a cell that it is asked for by its file; only cell.json says measured.
+    wanted = {planned.cell.id for planned in plan.cells}
+    measured = {name for name in _entries(cells) & wanted if os.path.exists(f"{cells}/{name}/cell.json")}
+    started = _entries(results / "launches")
+    found = {}
+    for launch in plan.launches:
+        attempts = _attempts(results / "launches" / launch.id) if launch.id in started else 0
+        have: list[str] = []
+        missing: list[str] = []
+        skipped = 0
+        for planned in plan.cells_of(launch.id):
+            if planned.cell.id in measured:
+                have.append(planned.cell.id)
+            elif planned.skipped:
+                skipped += 1
+            else:
+                missing.append(planned.cell.id)
+        found[launch.id] = LaunchState(attempts, tuple(have), tuple(missing), skipped)
+    return found
+
+
+def _entries(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries}
+    except FileNotFoundError:
+        return set()
+
+
+def _attempts(folder: Path) -> int:
+    """Number of finished attempts: one more than the highest k of `attempt-<k>.json`."""
+    names = (name[len("attempt-") : -len(".json")] for name in _entries(folder) if name.endswith(".json"))
+    return max((int(name) + 1 for name in names if name.isdigit()), default=0)
+
+
+def estimate(plan: Plan, state: State, results: Path) -> dict[str, Estimate]:
+    """Launch id to what its missing cells will take."""
+    given = assumed(plan.study)
+    return {launch.id: _estimate(plan, state[launch.id], launch, results, given) for launch in plan.launches}
+
+
+def _estimate(plan: Plan, now: LaunchState, launch: Launch, results: Path, given: Mapping[str, float]) -> Estimate:
+    missing = set(now.missing)
+    cells = [planned.cell for planned in plan.cells_of(launch.id) if planned.cell.id in missing]
+    return estimate_cells(launch, cells, results, given)
+
+
+# -- for people ---------------------------------------------------------------
+
+
+def message(plan: Plan, state: State, launch_id: str, results: Path) -> str:
+    """One line of a dry-run: what is served, its cells, how many are measured, what it asks for, its minutes."""
+    launch, now = plan.launch(launch_id), state[launch_id]
+    cost = _estimate(plan, now, launch, results, assumed(plan.study))
+    total = len(now.measured) + len(now.missing)
+    parts = [f"{_count(total, 'cell')}, {len(now.measured)} measured"]
+    if now.skipped:
+        parts.append(f"{now.skipped} cannot work")
+    parts.append(asks(plan, launch, cost.minutes))
+    parts.append(f"about {_minutes(cost.minutes)}")
+    return f"{serves(plan, launch)}: " + "; ".join(part for part in parts if part)
+
+
+def serves(plan: Plan, launch: Launch) -> str:
+    """`vLLM serves qwen3-8b tp2 on h100-vgpu (prefix_cache false), repeat 1`: options only where they are axes."""
+    varied = [
+        f"{name} {_word(launch.options[name])}"
+        for name in OPTIONS
+        if name in launch.options and any(name in axes for axes in _axes(plan.study))
+    ]
+    options = f" ({', '.join(varied)})" if varied else ""
+    what = f"{framework(launch.framework).title} serves {launch.model['name']} {launch.layout.words()}"
+    return f"{what} on {launch.platform['name']}{options}, repeat {launch.repeat}"
+
+
+def _axes(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [study["matrix"], *study["matrix"].get("include", ())]
+
+
+def asks(plan: Plan, launch: Launch, minutes: float) -> str:
+    """What the job asks of Slurm; empty for a platform that says nothing of Slurm."""
+    if "slurm" not in launch.platform:
+        return ""
+    slurm, count = launch.platform["slurm"], nodes(launch)
+    parts = [_count(count, "node") + (" exclusively" if slurm.get("exclusive") else "")]
+    if launch.layout.gpus and launch.platform.get("gpus_per_node"):
+        parts.append(_count(launch.layout.gpus, "GPU"))
+    parts.extend(f"{key} {slurm[key]}" for key in ("partition", "account", "qos", "constraint") if key in slurm)
+    return "asks for " + ", ".join([*parts, f"{time_limit_min(plan.study, launch, minutes)} min"])
+
+
+def total(plan: Plan, state: State, results: Path, over_budget: bool = False) -> str:
+    """Launches, cells, minutes and GPU hours against the budget; UserError when beyond it, unless `over_budget`."""
+    return _total(plan, state, estimate(plan, state, results), results, over_budget)
+
+
+def _total(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Path, over_budget: bool) -> str:
+    sums = totals(plan, state, costs, results)
+    check_budget(plan, sums, over_budget)
+    cells = f"{_count(sums['cells'], 'cell')} ({sums['measured']} measured, {sums['missing']} to measure"
+    cells += f", {sums['skipped']} cannot work)" if sums["skipped"] else ")"
+    to_run = f"{sums['launches_to_run']} of {_count(sums['launches'], 'launch', 'launches')} to run"
+    text = f"study {plan.study['name']}: {to_run}, {cells}, about {_minutes(sums['minutes'])} one after the other"
+    if sums["gpu_hours"] or sums["gpu_hours_spent"] or sums["budget_gpu_hours"] is not None:
+        text += f"; {sums['gpu_hours']:.1f} GPU hours to come, {sums['gpu_hours_spent']:.1f} spent"
+        if sums["budget_gpu_hours"] is not None:
+            text += f", budget {sums['budget_gpu_hours']:g}"
+    return text
+
+
+def totals(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Path) -> dict[str, Any]:
+    """Sums over all launches; `gpu_hours` of what is to come, `gpu_hours_spent` by finished attempts."""
+    return {
+        "launches": len(plan.launches),
+        "launches_to_run": sum(bool(now.missing) for now in state.values()),
+        "cells": len(plan.cells),
+        "measured": sum(len(now.measured) for now in state.values()),
+        "missing": sum(len(now.missing) for now in state.values()),
+        "skipped": sum(now.skipped for now in state.values()),
+        "minutes": sum(cost.minutes for cost in costs.values()),
+        "gpu_hours": sum(cost.gpu_hours for cost in costs.values()),
+        "gpu_hours_spent": sum(_spent(launch, state[launch.id], results) for launch in plan.launches),
+        "budget_gpu_hours": plan.study.get("budget", {}).get("gpu_hours"),
+    }
+
+
+def _spent(launch: Launch, now: LaunchState, results: Path) -> float:
+    """GPU hours of a launch's finished attempts; an attempt that does not say its times counts nothing."""
+    gpus = charged_gpus(launch)
+    seconds = 0.0
+    for number in range(now.attempts if gpus else 0):
+        try:
+            attempt = read_json(results / "launches" / launch.id / f"attempt-{number}.json")
+            start, end = (datetime.fromisoformat(attempt[key]) for key in ("started_utc", "finished_utc"))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        seconds += (end - start).total_seconds()
+    return gpus * seconds / 3600
+
+
+def check_budget(plan: Plan, sums: Mapping[str, Any], over_budget: bool) -> None:
+    """UserError where the hours spent and to come are beyond the study's budget, unless `over_budget`."""
+    budget, needed = sums["budget_gpu_hours"], sums["gpu_hours"] + sums["gpu_hours_spent"]
+    if budget is None or over_budget or not sums["missing"] or needed <= budget:
+        return
+    raise UserError(
+        f"{plan.study['path']}: budget.gpu_hours: the plan takes {sums['gpu_hours']:.1f} GPU hours and "
+        f"{sums['gpu_hours_spent']:.1f} are spent, the budget is {budget:g}. Make the study smaller, raise the "
+        "budget, or go on with --config over_budget=true (scripts/plan.py: --over-budget)"
+    )
+
+
+# -- scripts/plan.py ----------------------------------------------------------
+
+
+def render(plan: Plan, results: Path, kind: str = "table") -> str:
+    """The plan as `table` (a line a launch), `csv` (a line a cell) or `json` (everything)."""
+    now = state(plan, results)
+    costs = estimate(plan, now, results)
+    if kind == "csv":
+        rows = list(cell_rows(plan, now))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+    sums = totals(plan, now, costs, results)
+    if kind == "json":
+        launches = [
+            {
+                "launch": launch.id,
+                "message": message(plan, now, launch.id, results),
+                **asdict(now[launch.id]),
+                "minutes": costs[launch.id].minutes,
+                "gpu_hours": costs[launch.id].gpu_hours,
+            }
+            for launch in plan.launches
+        ]
+        cells = list(cell_rows(plan, now))
+        return json.dumps({"study": plan.study["name"], "launches": launches, "cells": cells, "totals": sums}, indent=1)
+    lines = [plan.study["question"], ""]
+    lines += [f"{launch.id}\n    {message(plan, now, launch.id, results)}" for launch in plan.launches]
+    reasons = Counter(planned.skipped for planned in plan.cells if planned.skipped)
+    if reasons:
+        lines += ["", "Cannot work:", *(f"    {_count(count, 'cell')}: {why}" for why, count in reasons.most_common())]
+    notes = differences(plan)
+    if notes:
+        lines += ["", "Not quite the same everywhere:", *(f"    {note}" for note in notes)]
+    return "\n".join([*lines, "", _total(plan, now, costs, results, over_budget=True), ""])
+
+
+def cell_rows(plan: Plan, state: State) -> Iterable[dict[str, Any]]:
+    """One flat row per cell: its factors, and whether it is measured, missing or skipped, with the reason."""
+    for launch in plan.launches:
+        measured = set(state[launch.id].measured)
+        layout = asdict(launch.layout)
+        for planned in plan.cells_of(launch.id):
+            cell = planned.cell
+            status = "measured" if cell.id in measured else "skipped" if planned.skipped else "missing"
+            yield {
+                "cell": cell.id,
+                "launch": launch.id,
+                "framework": launch.framework,
+                "model": launch.model["name"],
+                **layout,
+                "platform": launch.platform["name"],
+                "options": json.dumps(launch.options, sort_keys=True),
+                "repeat": launch.repeat,
+                "prompts": cell.prompts["name"],
+                "rate_rps": cell.load.rate_rps,
+                "concurrency": cell.load.concurrency,
+                "cache": cell.load.cache,
+                "workload": cell.workload.id,
+                "status": status,
+                "reason": planned.skipped,
+            }
+
+
+def differences(plan: Plan) -> list[str]:
+    """Options in use that do not mean the same in all frameworks of the study, as their files say."""
+    if len({launch.framework for launch in plan.launches}) < 2:
+        return []
+    used = {(launch.framework, name) for launch in plan.launches for name in launch.options}
+    return [
+        f"{framework(name).title}, {option}: {framework(name).differences[option]}"
+        for name, option in sorted(used)
+        if option in framework(name).differences
+    ]
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _minutes(minutes: float) -> str:
+    return (
+        f"{minutes * 60:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    )
+
+
+def _word(value: Any) -> str:
+    return (
+        str(value).lower() if isinstance(value, bool) else json.dumps(value) if isinstance(value, dict) else str(value)
+    )

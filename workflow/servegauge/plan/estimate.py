@@ -1,0 +1,163 @@
+"""What measuring will take: start-up and cells of a job, GPUs that count, the time limit to ask for.
+
+Times come from the dataset where something like it was measured, and from `planning` in config/config.yaml where not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from servegauge.contract.spec import Cell, Launch, Load, canonical_json
+from servegauge.contract.yaml_schema import schema
+
+LIMIT_MARGIN = 1.5  # a job asks for so much more than the estimate,
+LIMIT_EXTRA_MIN = 10  # and for so many minutes on top; a job that ends early costs nothing
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the missing cells of a launch will take; all 0 where none is missing."""
+
+    startup_s: float
+    cells_s: float
+    gpus: int  # that count against the budget
+    measured_startup: bool  # the start-up time comes from the dataset, not from config.yaml
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of the job."""
+        return (self.startup_s + self.cells_s) / 60
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPUs times hours of the job."""
+        return self.gpus * self.minutes / 60
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Medians of what the dataset knows: start-up by launch, window by configuration and load."""
+
+    startup_s: Mapping[tuple[str, ...], float]
+    window_s: Mapping[tuple[str, ...], float]
+
+
+@cache
+def _measured(results: Path) -> _Measured:
+    """Read once per process, and pyarrow only where there is something to read."""
+    starts, windows = defaultdict(list), defaultdict(list)
+    for row in _rows(
+        results / "dataset" / "launches.parquet", ("configuration", "framework", "model", "platform", "startup_s")
+    ):
+        if row["startup_s"] is not None:
+            for key in _startup_keys(row["configuration"], row["framework"], row["model"], row["platform"]):
+                starts[key].append(row["startup_s"])
+    loads: dict[str, str] = {}  # the few loads of a study, as the dataset and as `Load.canonical` write them
+    for row in _rows(results / "dataset" / "cells.parquet", ("configuration", "prompts", "load", "window_s")):
+        if row["window_s"] is not None and row["load"]:
+            load = loads.setdefault(row["load"], "") or canonical_json(json.loads(row["load"]))
+            loads[row["load"]] = load
+            windows[row["configuration"], row["prompts"], load].append(row["window_s"])
+    return _Measured(
+        {key: statistics.median(values) for key, values in starts.items()},
+        {key: statistics.median(values) for key, values in windows.items()},
+    )
+
+
+def _startup_keys(configuration: str, name: str, model: str, platform: str) -> list[tuple[str, ...]]:
+    """What start-up times are looked up by, the most telling first."""
+    return [(configuration,), (name, model, platform), (name, model), (name, platform)]
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=list(columns)).to_pylist()
+    except (OSError, pa.ArrowInvalid, KeyError):
+        return []  # written by another version, or damaged: the estimate goes on without it, the merge will say so
+
+
+def assumed(study: Mapping[str, Any]) -> dict[str, float]:
+    """`planning` of config.yaml as `study` carries it, with the schema's defaults."""
+    defaults = schema("config")["properties"]["planning"]["properties"]
+    return {**{name: rule["default"] for name, rule in defaults.items()}, **study.get("planning", {})}
+
+
+def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed: Mapping[str, float]) -> Estimate:
+    """What a job that measures `cells` on `launch` will take; `assumed` is `planning` of config.yaml."""
+    if not cells:
+        return Estimate(0.0, 0.0, 0, False)
+    known = _measured(results)
+    platform = launch.platform["name"]
+    keys = _startup_keys(launch.configuration, launch.framework, launch.model["name"], platform)
+    startup = next((known.startup_s[key] for key in keys if key in known.startup_s), None)
+    gpus = charged_gpus(launch)
+    cells_s = sum(cell_seconds(cell, launch, assumed, known.window_s) for cell in cells)
+    return Estimate(
+        startup_s=assumed["startup_s" if gpus else "startup_cpu_s"] if startup is None else startup,
+        cells_s=cells_s,
+        gpus=gpus,
+        measured_startup=startup is not None,
+    )
+
+
+def cell_seconds(
+    cell: Cell, launch: Launch, assumed: Mapping[str, float], windows: Mapping[tuple[str, ...], float]
+) -> float:
+    """Seconds of one cell: overhead, warm-up, window and its last answer; the window as measured where it was."""
+    load, prompts = cell.load, cell.prompts
+    request = assumed["ttft_s"] + assumed["tpot_s"] * _mean_output(prompts, load) + load.think_s
+    window = windows.get((launch.configuration, prompts["name"], load.canonical))
+    if window is None:
+        window = min(_sending(load, load.requests, request), load.duration_s or math.inf)
+        window += request if load.concurrency is None else 0
+    warmup = window if load.cache == "warm" else _sending(load, load.warmup_requests, request)
+    return assumed["cell_overhead_s"] + warmup + window
+
+
+def _sending(load: Load, requests: int | None, request_s: float) -> float:
+    if requests is None:
+        return math.inf
+    return requests / load.rate_rps if load.rate_rps else math.ceil(requests / (load.concurrency or 1)) * request_s
+
+
+def _mean_output(prompts: Mapping[str, Any], load: Load) -> float:
+    length = load.output_tokens or prompts.get("output_tokens") or 256  # of a data set, nobody knows before reading it
+    if not isinstance(length, Mapping):
+        return length
+    if "values" in length:
+        weights = length.get("weights") or [1] * len(length["values"])
+        return sum(map(float.__mul__, map(float, length["values"]), map(float, weights))) / sum(weights)
+    return length.get("mean") or length.get("value") or (length.get("min", 1) + length.get("max", 512)) / 2
+
+
+def nodes(launch: Launch) -> int:
+    """Nodes that a launch needs."""
+    per_node = launch.platform.get("gpus_per_node", 0)
+    return math.ceil(launch.layout.gpus / per_node) if per_node else 1
+
+
+def charged_gpus(launch: Launch) -> int:
+    """GPUs that count against the budget: all of a node's where the job has the node for itself."""
+    per_node = launch.platform.get("gpus_per_node", 0)
+    if not per_node:
+        return 0
+    return per_node * nodes(launch) if launch.platform.get("slurm", {}).get("exclusive") else launch.layout.gpus
+
+
+def time_limit_min(study: Mapping[str, Any], launch: Launch, minutes: float) -> int:
+    """Minutes that the job of `launch` asks for, when its cells are estimated to take `minutes`."""
+    asked = (study.get("job") or {}).get("minutes") or math.ceil(minutes * LIMIT_MARGIN + LIMIT_EXTRA_MIN)
+    return min(asked, launch.platform.get("slurm", {}).get("time_min", asked))

@@ -1,0 +1,316 @@
+"""From a study to its launches and cells: pure, and fast enough for a hundred thousand cells.
+
+The order is part of the design of the experiment (blocks, randomised inside): a *block* is one repeat of everything but
+the platform. Launches of a block stand together, platforms shuffled inside it, so that a drift in time meets both sides
+of a pair; cells of a launch are shuffled too, the same way on every platform of the block. The shuffles come from the
+study's seed, and adding an axis value does not change the order of the others.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.spec import Cell, Data, Launch, Layout, Load, Workload, canonical_json
+from servegauge.frameworks import framework
+from servegauge.frameworks.base import OPTIONS
+from servegauge.plan import fit
+
+LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False}  # axis -> value without it
+LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
+CELL_AXES = ("prompts", "rate", "concurrency", "cache")  # what it is put under
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell of the study; `skipped` is the reason why it cannot work, or null."""
+
+    cell: Cell
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Launches in the order in which they are to run, and cells in the order of their launches, then of running."""
+
+    study: dict[str, Any]
+    launches: list[Launch]
+    cells: list[PlannedCell]
+
+    @cached_property
+    def _by_launch(self) -> dict[str, list[PlannedCell]]:
+        found: dict[str, list[PlannedCell]] = {launch.id: [] for launch in self.launches}
+        for planned in self.cells:
+            found[planned.cell.launch].append(planned)
+        return found
+
+    @cached_property
+    def _launch_by_id(self) -> dict[str, Launch]:
+        return {launch.id: launch for launch in self.launches}
+
+    @cached_property
+    def _cell_by_id(self) -> dict[str, PlannedCell]:
+        return {planned.cell.id: planned for planned in self.cells}
+
+    def launch(self, launch_id: str) -> Launch:
+        """The launch with this id."""
+        return self._launch_by_id[launch_id]
+
+    def cell(self, cell_id: str) -> PlannedCell:
+        """The cell with this id; UserError where the study has none such."""
+        if cell_id not in self._cell_by_id:
+            near = did_you_mean(cell_id, self._cell_by_id)
+            raise UserError(f"the study {self.study['name']!r} has no cell {cell_id!r}.{near}")
+        return self._cell_by_id[cell_id]
+
+    def cells_of(self, launch_id: str) -> list[PlannedCell]:
+        """Cells of a launch in the order in which they run."""
+        return self._by_launch[launch_id]
+
+    @cached_property
+    def workloads(self) -> list[Workload]:
+        """Every workload that a cell to be measured needs, once."""
+        needed = {id(planned.cell.workload): planned.cell.workload for planned in self.cells if not planned.skipped}
+        return list({workload.id: workload for workload in needed.values()}.values())
+
+    def selected(self, pattern: str) -> Plan:
+        """The plan with only those cells whose id matches the glob `pattern`, and the launches that have one."""
+        if pattern == "*":
+            return self
+        cells = [planned for planned in self.cells if fnmatch.fnmatchcase(planned.cell.id, pattern)]
+        if not cells:
+            some = ", ".join(planned.cell.id for planned in self.cells[:3])
+            raise UserError(f"no cell of the study {self.study['name']!r} matches {pattern!r}; its ids are like {some}")
+        wanted = {planned.cell.launch for planned in cells}
+        return Plan(self.study, [launch for launch in self.launches if launch.id in wanted], cells)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for results/plan/<study>.json; `from_dict` gives the plan back."""
+        thresholds = dict(self.study.get("validity", {}))
+        return {
+            "study": self.study,
+            "launches": [launch.to_dict() for launch in self.launches],
+            "cells": [
+                {**planned.cell.to_dict(), "skipped": planned.skipped, "thresholds": thresholds}
+                for planned in self.cells
+            ],
+            "workloads": [workload.to_dict() for workload in self.workloads],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Data) -> Plan:
+        """The plan that `to_dict` wrote."""
+        return cls(
+            study=dict(data["study"]),
+            launches=[Launch.from_dict(launch) for launch in data["launches"]],
+            cells=[PlannedCell(Cell.from_dict(cell), cell["skipped"]) for cell in data["cells"]],
+        )
+
+
+def expand(study: dict[str, Any]) -> Plan:
+    """Launches and cells of `study`, as `config.load_study` gives it."""
+    return _Expansion(study).plan()
+
+
+class _Expansion:
+    """One expansion: the study, and what its many cells share."""
+
+    def __init__(self, study: dict[str, Any]) -> None:
+        self.study = study
+        self.seed = study["load"]["seed"]
+        self.repeats = range(1, study["matrix"]["repeat"] + 1)
+        self.loads: dict[tuple[Any, ...], Load] = {}
+        self.workloads: dict[tuple[Any, ...], Workload] = {}
+        # (repeat, block) -> launch id -> (launch, cell id -> planned cell)
+        self.blocks: dict[tuple[int, str], dict[str, tuple[Launch, dict[str, PlannedCell]]]] = {}
+        self.order: dict[str, str] = {}  # cell or launch id -> what it is sorted by
+
+    def plan(self) -> Plan:
+        matrix = {key: value for key, value in self.study["matrix"].items() if key not in ("include", "exclude")}
+        self.add(matrix, self.study["matrix"].get("exclude", []))
+        for entry in self.study["matrix"].get("include", []):
+            replaced = {"rate", "concurrency"} if entry.keys() & {"rate", "concurrency"} else set()
+            self.add({**{key: value for key, value in matrix.items() if key not in replaced}, **entry}, [])
+
+        launches: list[Launch] = []
+        cells: list[PlannedCell] = []
+        for (repeat, block), members in sorted(self.blocks.items(), key=lambda item: item[0][0]):
+            for launch_id in sorted(members, key=lambda launch_id: self.order[launch_id]):
+                launch, planned = members[launch_id]
+                launches.append(launch)
+                cells.extend(planned[cell_id] for cell_id in self.shuffled(planned, repeat, block))
+        _check_unique(launch.id for launch in launches)
+        _check_unique(planned.cell.id for planned in cells)
+        return Plan(self.study, launches, cells)
+
+    def shuffled(self, planned: Mapping[str, PlannedCell], repeat: int, block: str) -> list[str]:
+        return sorted(planned, key=lambda cell_id: _shuffle(self.seed, repeat, block, self.order[cell_id]))
+
+    def add(self, matrix: Mapping[str, Any], exclude: list[Mapping[str, Any]]) -> None:
+        """Add the combinations of `matrix` that `exclude` does not take out."""
+        split = [
+            (
+                {axis: values for axis, values in entry.items() if axis in LAUNCH_AXES},
+                {axis: values for axis, values in entry.items() if axis in CELL_AXES},
+            )
+            for entry in exclude
+        ]
+        points = list(_points(matrix))
+        for combination in _combinations(matrix):
+            out = [cell for launch, cell in split if _fits(combination, launch)]
+            wanted = [point for point in points if not any(_fits(point, conditions) for conditions in out)]
+            if wanted:
+                self.add_launches(combination, wanted)
+
+    def add_launches(self, combination: Mapping[str, Any], points: list[Mapping[str, Any]]) -> None:
+        first = self.launch(combination, self.repeats[0])
+        reason = launch_skipped(first, self.study)
+        block = canonical_json({axis: value for axis, value in combination.items() if axis != "platform"})
+        skipped = [reason or cell_skipped(first, self.prompts(point), self.load(point)) for point in points]
+        for repeat in self.repeats:
+            launch = first if repeat == first.repeat else self.launch(combination, repeat)
+            members = self.blocks.setdefault((repeat, block), {})
+            _, planned = members.setdefault(launch.id, (launch, {}))
+            self.order[launch.id] = _shuffle(self.seed, repeat, block, combination["platform"])
+            for point, why in zip(points, skipped, strict=True):
+                cell = self.cell(launch, point)
+                planned[cell.id] = PlannedCell(cell, why)
+                self.order[cell.id] = f"{point['prompts']} {cell.load.words()}"
+
+    def launch(self, combination: Mapping[str, Any], repeat: int) -> Launch:
+        server, model = self.study["server"], self.study["models"][combination["model"]]
+        adapter = framework(combination["framework"])
+        defaults = {"context_tokens": model.get("context_tokens"), **adapter.fair_defaults}
+        options = {name: defaults[name] for name in defaults if name in adapter.supported}
+        options |= {name: server[name] for name in server if name in OPTIONS}
+        options |= {name: combination[name] for name in combination if name in OPTIONS}
+        extra = server.get("extra_args", [])
+        return Launch(
+            framework=combination["framework"],
+            model=model,
+            platform=self.study["platforms"][combination["platform"]],
+            layout=Layout(**{name: combination[name] for name in LAYOUT if name in combination}),
+            options={name: value for name, value in sorted(options.items()) if value is not None},
+            extra_args=tuple(extra.get(adapter.name, []) if isinstance(extra, dict) else extra),
+            environment=server.get("environment", {}),
+            repeat=repeat,
+        )
+
+    def prompts(self, point: Mapping[str, Any]) -> Data:
+        return self.study["prompts"][point["prompts"]]
+
+    def load(self, point: Mapping[str, Any]) -> Load:
+        key = (point["rate"], point["concurrency"], point["cache"])
+        if key not in self.loads:
+            values = {name: value for name, value in self.study["load"].items() if name != "arrival"}
+            arrival = self.study["load"]["arrival"] if point["concurrency"] is None else {"process": "closed"}
+            self.loads[key] = Load(
+                **values,
+                rate_rps=point["rate"],
+                concurrency=point["concurrency"],
+                arrival=arrival,
+                cache=point["cache"],
+            )
+        return self.loads[key]
+
+    def cell(self, launch: Launch, point: Mapping[str, Any]) -> Cell:
+        prompts, load = self.prompts(point), self.load(point)
+        # `cache` says how a workload is used, not what it is
+        key = (launch.model["name"], point["prompts"], point["rate"], point["concurrency"], launch.repeat)
+        if key not in self.workloads:
+            self.workloads[key] = Workload.of(launch.model, prompts, load, launch.repeat)
+        return Cell.of(launch, prompts, load, self.workloads[key])
+
+
+def _check_unique(ids: Iterable[str]) -> None:
+    """What was added twice is one by now; two things with one id would be measured once and counted twice."""
+    seen: set[str] = set()
+    for one in ids:
+        if one in seen:
+            raise UserError(
+                f"two different parts of the plan are both called {one}: their hashes agree by chance. Another "
+                "load.seed, or another name for one of the files in config/, gives other hashes"
+            )
+        seen.add(one)
+
+
+def _combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    axes = [axis for axis in LAUNCH_AXES if axis in matrix]
+    for values in itertools.product(*(matrix[axis] for axis in axes)):
+        yield dict(zip(axes, values, strict=True))
+
+
+def _points(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    sizes = [(rate, None) for rate in matrix.get("rate", [])] + [(None, n) for n in matrix.get("concurrency", [])]
+    for prompts, (rate, concurrency), cache in itertools.product(
+        matrix["prompts"], sizes, matrix.get("cache", ["cold"])
+    ):
+        yield {"prompts": prompts, "rate": rate, "concurrency": concurrency, "cache": cache}
+
+
+def _fits(values: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
+    """True where each axis of `conditions` has the value; layout sizes that a study does not name are 1."""
+    return all(values.get(axis, LAYOUT.get(axis)) in allowed for axis, allowed in conditions.items())
+
+
+def _shuffle(*key: Any) -> str:
+    """What to sort by for a shuffle that is the same in every version of Python and stable when values are added."""
+    return hashlib.sha256("|".join(map(str, key)).encode()).hexdigest()
+
+
+def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
+    """Why `launch` cannot work, known before anything is submitted; null where nothing speaks against it."""
+    platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
+    per_node, nodes = platform["gpus_per_node"], platform["nodes"]
+    shape = study["shapes"][launch.model["name"]]
+    here = platform.get("frameworks", {}).get(launch.framework, {})
+    if adapter.needs_gpu and not per_node and here.get("device") != "cpu":
+        return f"{adapter.title} needs a GPU, the platform {platform['name']} has none"
+    if per_node and layout.gpus > per_node * nodes:
+        have = f"{per_node} on one node" if nodes == 1 else f"{per_node} on each of {nodes} nodes"
+        return f"{layout.words()} takes {layout.gpus} GPUs, the platform {platform['name']} has {have}"
+    if layout.gpus_per_instance % layout.ep:
+        return f"ep{layout.ep} does not divide the {layout.gpus_per_instance} GPUs of a server ({layout.words()})"
+    if layout.ep > 1 and shape.get("experts") == 0:
+        return f"the model {launch.model['name']} has no experts to spread over ep{layout.ep}"
+    heads = shape.get("heads")
+    if heads and adapter.weights == "hf" and heads % layout.tp:
+        return f"the model {launch.model['name']} has {heads} attention heads, which tp{layout.tp} does not divide"
+    fraction = study.get("planning", {}).get("memory_fraction", fit.MEMORY_FRACTION)
+    ours = adapter.weights != "none"  # the memory of a server that runs already is not ours to count
+    return adapter.unsupported(launch) or (fit.too_large(launch, shape, fraction) if ours else None)
+
+
+def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
+    """Why this load cannot work on `launch`; null where nothing speaks against it."""
+    adapter = framework(launch.framework)
+    if load.endpoint not in adapter.endpoints:
+        return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"
+    if load.cache == "warm" and launch.options.get("prefix_cache") is False:
+        return "cache: warm needs the server option prefix_cache: true"
+    context = launch.options.get("context_tokens")
+    longest = _longest(prompts, load)
+    if context and longest and longest > context:
+        return f"prompt and answer take up to {longest} tokens, the server's context_tokens is {context}"
+    return None
+
+
+def _longest(prompts: Data, load: Load) -> int | None:
+    """Most tokens of one request of a prompt set; null where it has no limit or is known only from the data."""
+    total = 0
+    lengths = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
+    if "prefix" in prompts:
+        lengths.append(prompts["prefix"]["tokens"])
+    for length in lengths:
+        if isinstance(length, Mapping):
+            length = length.get("max") or length.get("value") or max(length.get("values", [0]))
+        if not length:
+            return None
+        total += length
+    return total

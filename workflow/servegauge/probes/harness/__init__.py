@@ -1,0 +1,1 @@
+"""How probes run, repeat and are checked."""

@@ -1,0 +1,206 @@
+"""What a probe is: cases to measure, rows that come of them. One file a probe; `probes.registry()` finds it.
+
+A probe runs in a process of its own (`run.py` starts it), in the driver's environment or in `envs/probes`, so this
+package needs the standard library and numpy, and torch only where `needs` says so.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from servegauge.probes.harness.stats import QUICK, Effort, median_interval, narrow_enough
+
+# The keys a row's variant may have; an absent key does not apply. Another key would be a second word for one of them.
+VARIANT_KEYS = (
+    "operation", "backend", "device", "dtype", "shape", "size_bytes", "direction", "memory", "threads", "ranks",
+    "nodes", "placement", "model", "tp", "tokens", "batch", "context_tokens", "block_tokens", "path",
+    "state", "in_place",
+)  # fmt: skip
+
+
+class Skip(Exception):
+    """This platform cannot run this case; the text says why. Becomes a row with status `skipped`, never a 0."""
+
+
+class Wrong(Exception):
+    """The case ran and its result is wrong against the reference. Becomes a row with status `failed`."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the probes table: a median with its 95 % interval and every sample, or the reason there is none.
+
+    `value`, `low`, `high` and `samples` are in `unit`; all three numbers are null unless `status` is ok, and low and
+    high are null below six samples. `detail` holds what explains the number: error against the reference, whether the
+    stated relative error was reached.
+    """
+
+    platform: str
+    probe: str
+    variant: Mapping[str, Any]
+    metric: str
+    unit: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    samples: Sequence[float] = ()
+    status: str = "ok"
+    reason: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "variant": dict(self.variant), "samples": list(self.samples)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a case gives back: samples of one metric, in `unit`, and details."""
+
+    metric: str
+    unit: str
+    samples: Sequence[float]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    verified: bool | None = None  # true: checked against a reference; null: there is nothing to check
+
+
+@dataclass(frozen=True)
+class Case:
+    """One variant of a probe. `metric` and `unit` name the row if `measure` cannot give one."""
+
+    variant: Mapping[str, Any]
+    metric: str
+    unit: str
+    measure: Callable[[], Measured | Iterable[Measured]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a probe is given. `models`: [{"name", "source", "tp": [1, 2]}], source being a folder or null.
+
+    `size` is quick (seconds, in the demo), full, or test (smallest sizes that still run every line).
+    """
+
+    platform: Mapping[str, Any]
+    size: str = "full"
+    models: Sequence[Mapping[str, Any]] = ()
+    peers: Sequence[Mapping[str, Any]] = ()  # [{"host", "port"}]: nodes of this job that answer the network probe
+    scratch: Path = Path(".cache/probes")
+    node: Mapping[str, Any] | None = None  # {"rank", "nodes", "head", "head_port"} in a job of several nodes
+    verbatim: Path | None = None  # where other programs' outputs are kept as they came
+    time_limit_s: float = 600.0
+    started_s: float = field(default_factory=time.monotonic)
+
+    @property
+    def quick(self) -> bool:
+        return self.size != "full"
+
+    @property
+    def effort(self) -> Effort:
+        return QUICK if self.quick else Effort()
+
+    @property
+    def server_cpus(self) -> list[int]:
+        """CPUs the study's server may use; without a placement all that this process may use."""
+        return self._cpus("server_cpus")
+
+    @property
+    def load_cpus(self) -> list[int]:
+        """CPUs the study's load generator may use."""
+        return self._cpus("load_cpus")
+
+    def _cpus(self, name: str) -> list[int]:
+        allowed = sorted(os.sched_getaffinity(0))
+        wanted = (self.platform.get("placement") or {}).get(name)
+        return [int(cpu) for cpu in wanted] if wanted else allowed
+
+    def sizes(self, test: Sequence[Any], quick: Sequence[Any], full: Sequence[Any]) -> Sequence[Any]:
+        """The sweep that belongs to this run's size."""
+        return {"test": test, "quick": quick, "full": full}[self.size]
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until no further case is started."""
+        return self.started_s + self.time_limit_s - time.monotonic()
+
+
+class Probe:
+    """Base of every probe: subclass it once in `probes/<name>.py`."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    measures: ClassVar[str]  # one sentence for the documentation and the report
+    needs: ClassVar[str] = "numpy"  # "numpy": the driver's environment is enough; "torch": envs/probes
+    pinned: ClassVar[bool] = True  # the process is held on the platform's server_cpus
+
+    def threads(self, context: Context) -> int:
+        """Threads that numerical libraries may start in this probe's process."""
+        return len(context.server_cpus)
+
+    def cases(self, context: Context) -> Iterator[Case]:
+        """Every variant this platform is asked for, in the order it is measured."""
+        raise NotImplementedError
+
+    def unsupported(self, context: Context) -> str | None:
+        """Why the whole probe cannot run here, or null."""
+        return None
+
+
+def run(probe: Probe, context: Context) -> Iterator[Row]:
+    """The rows of one probe: every case gives at least one row, whatever happens in it."""
+    platform = context.platform["name"]
+    reason = probe.unsupported(context)
+    if reason:
+        yield Row(platform, probe.name, {}, "any", "", status="skipped", reason=reason)
+        return
+    cases = probe.cases(context)
+    while True:
+        try:
+            case = next(cases, None)
+        except Skip as skip:  # what all further cases need is not there
+            yield Row(platform, probe.name, {}, "any", "", status="skipped", reason=str(skip))
+            return
+        if case is None:
+            return
+        unknown = set(case.variant) - set(VARIANT_KEYS)
+        if unknown:
+            raise ValueError(f"probe {probe.name}: variant keys {sorted(unknown)} are not in base.VARIANT_KEYS")
+        about = (platform, probe.name, case.variant)
+        if context.left_s <= 0:
+            reason = f"not started: the probe's time limit of {context.time_limit_s:g} s was used up"
+            yield Row(*about, case.metric, case.unit, status="skipped", reason=reason)
+            continue
+        try:
+            measured = case.measure()
+            measured = [measured] if isinstance(measured, Measured) else list(measured)
+        except Skip as skip:
+            yield Row(*about, case.metric, case.unit, status="skipped", reason=str(skip))
+            continue
+        except Exception as error:  # boundary: a case that breaks is a row, it must not cost the platform its others
+            reason = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+            yield Row(*about, case.metric, case.unit, status="failed", reason=reason)
+            continue
+        for one in measured:
+            value, low, high = median_interval(one.samples)
+            wanted = context.effort.relative_error
+            reached = narrow_enough(one.samples, wanted)
+            detail = {"relative_error": wanted, "reached": reached, "verified": one.verified, **one.detail}
+            yield Row(*about, one.metric, one.unit, value, low, high, list(one.samples), detail=detail)
+
+
+def per_second(amount: float, seconds: Sequence[float], scale: float) -> list[float]:
+    """Rates: `amount` per each of `seconds`, divided by `scale` (1e9 for giga)."""
+    return [amount / second / scale for second in seconds]
+
+
+def pin(cpus: Sequence[int]) -> None:
+    """Hold this process on `cpus`; CPUs that do not exist here are a Skip."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        have = sorted(os.sched_getaffinity(0))
+        raise Skip(f"CPUs {list(cpus)} of the platform's placement are not available ({have} are): {error}") from error

@@ -1,0 +1,1 @@
+"""One file per probe of a platform."""

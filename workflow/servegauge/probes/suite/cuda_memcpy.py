@@ -1,0 +1,116 @@
+"""Copies between host and GPU, inside a GPU and between peers. Cases of the memcpy probe; torch only."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from servegauge.probes.harness.base import Case, Context, Measured, Skip, Wrong, per_second
+from servegauge.probes.harness.numeric import cuda_timed, has_torch
+from servegauge.probes.harness.stats import Effort, repeat
+
+KiB, MiB = 1 << 10, 1 << 20
+
+
+def cuda_cases(context: Context) -> Iterator[Case]:
+    """Every copy that involves a GPU; one skipped case where there is none."""
+    about = {"operation": "copy", "device": "cuda"}
+    torch = importlib.import_module("torch") if has_torch() else None
+    if torch is None or not torch.cuda.is_available():
+        missing = "torch is not installed in this environment" if torch is None else "torch sees no CUDA device"
+        yield Case(about, "bandwidth_gb_s", "GB/s", partial(_skip, missing))
+        return
+    for size in context.sizes(
+        (64 * KiB,), (64 * KiB, 64 * MiB), (4 * KiB, 64 * KiB, MiB, 16 * MiB, 256 * MiB, 1 << 30)
+    ):
+        for memory in ("pinned", "pageable"):
+            for direction in ("host-to-device", "device-to-host"):
+                which = {**about, "size_bytes": size, "direction": direction, "memory": memory}
+                measure = partial(_host, torch, size, direction, memory == "pinned", context.effort)
+                yield Case(which, "bandwidth_gb_s", "GB/s", measure)
+        which = {**about, "size_bytes": size, "direction": "device-to-device"}
+        yield Case(which, "bandwidth_gb_s", "GB/s", partial(_inside, torch, size, context.effort))
+    for direction in ("host-to-device", "device-to-host"):
+        which = {**about, "size_bytes": 4, "direction": direction, "memory": "pinned"}
+        yield Case(which, "latency_us", "us", partial(_latency, torch, direction, context.effort))
+    yield from _peer_cases(torch, context)
+
+
+def _skip(reason: str) -> Measured:
+    raise Skip(reason)
+
+
+def _peer_cases(torch: Any, context: Context) -> Iterator[Case]:
+    count = torch.cuda.device_count()
+    about = {"operation": "copy", "device": "cuda", "direction": "peer-to-peer"}
+    if count < 2:
+        yield Case(about, "bandwidth_gb_s", "GB/s", partial(_skip, f"{count} GPU visible, a peer copy needs two"))
+        return
+    size = context.sizes(64 * KiB, 64 * MiB, 256 * MiB)
+    pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
+    for a, b in pairs if not context.quick else pairs[:2]:
+        which = {**about, "size_bytes": size, "path": f"{a}-{b}"}
+        yield Case(which, "bandwidth_gb_s", "GB/s", partial(_peer, torch, a, b, size, context.effort))
+
+
+def _host(torch: Any, size: int, direction: str, pinned: bool, effort: Effort) -> Measured:
+    host = torch.randint(0, 255, (size,), dtype=torch.uint8, pin_memory=pinned)
+    device = torch.empty(size, dtype=torch.uint8, device="cuda")
+    if direction == "device-to-host":
+        device.copy_(host)
+        source, target = device, torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    else:
+        source, target = host, device
+
+    def sample() -> float:
+        # The wall clock, because a pageable copy is staged by the CPU and events would not see all of it.
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        target.copy_(source, non_blocking=pinned)
+        torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    seconds = repeat(sample, effort)
+    if not torch.equal(target.cpu(), source.cpu()):
+        raise Wrong(f"{direction}: the copy differs from its source")
+    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), verified=True)
+
+
+def _inside(torch: Any, size: int, effort: Effort) -> Measured:
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    seconds = cuda_timed(torch, lambda i: target.copy_(source), effort)
+    if not torch.equal(target, source):
+        raise Wrong("device-to-device: the copy differs from its source")
+    return Measured("bandwidth_gb_s", "GB/s", per_second(2 * size, seconds, 1e9), verified=True)
+
+
+def _latency(torch: Any, direction: str, effort: Effort) -> Measured:
+    host = torch.zeros(1, dtype=torch.int32, pin_memory=True)
+    device = torch.zeros(1, dtype=torch.int32, device="cuda")
+    source, target = (host, device) if direction == "host-to-device" else (device, host)
+
+    def sample() -> float:
+        begin = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        torch.cuda.synchronize()
+        return (time.perf_counter() - begin) * 1e6
+
+    torch.cuda.synchronize()
+    return Measured("latency_us", "us", repeat(sample, effort))
+
+
+def _peer(torch: Any, a: int, b: int, size: int, effort: Effort) -> Measured:
+    access = torch.cuda.can_device_access_peer(a, b)
+    if not access:
+        raise Skip(f"no peer access from GPU {a} to GPU {b}")
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=f"cuda:{a}")
+    target = torch.empty(size, dtype=torch.uint8, device=f"cuda:{b}")
+    with torch.cuda.device(a):
+        seconds = cuda_timed(torch, lambda i: target.copy_(source), effort)
+    if not torch.equal(target.cpu(), source.cpu()):
+        raise Wrong(f"the copy from GPU {a} to GPU {b} differs from its source")
+    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), verified=True)

@@ -1,0 +1,1 @@
+"""The answer: figures, page, terminal."""

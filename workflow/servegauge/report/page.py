@@ -1,0 +1,330 @@
+"""A study's page: the question, the answer, how it was measured, and everything that limits the answer.
+
+`render` writes results/report/<study>.html, one self-contained file, and beside it a folder with the figures as SVG and
+the comparison as CSV. All numbers come from results/dataset/; the page computes nothing that compare.py did not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from servegauge import __version__
+from servegauge.base.files import whole_file, write_text
+from servegauge.base.progress import utc_now
+from servegauge.base.text import quantities, quantity, ratio_text, share_text
+from servegauge.compare.compare import Comparison, Overall, Ratio, compare
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import SAMPLE_FLAGS, Metric, Study, axis_value, doubts, label, level_text
+from servegauge.launch.cell_checks import DEFAULTS
+from servegauge.report import figure_style, figures, provenance_diff
+from servegauge.report.platform_section import PlatformSection, platform_section
+
+HEADLINE = ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p50", "output_tokens_per_s")
+TABLE = ("ttft_p50", "ttft_p99", "tpot_p50", "itl_p99", "e2e_p50", "e2e_p99", "achieved_rps", "output_tokens_per_s")
+MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
+MOST_CELLS = 500
+
+
+def render(results: Path, name: str, out: Path) -> None:
+    """Write the report of study `name` to `out`, and its figures and CSV into the folder of the same name."""
+    study = Study(results, name)
+    comparison = compare(study)
+    drawn = figures.draw(study, comparison)
+    platforms = platform_section(study, results, comparison)
+    folder = out.with_suffix("")
+    for figure in [*drawn, *([platforms.figure] if platforms.figure else [])]:
+        write_text(folder / f"{figure.name}.svg", figure.standalone)
+    write_text(folder / "comparison.csv", comparison_csv(comparison))
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(_context(study, comparison, drawn, platforms, results, folder))
+    )
+    with whole_file(out) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("servegauge.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        quantity=quantity, quantities=quantities, ratio=ratio_text, level=level_text, share=share_text
+    )
+    return environment
+
+
+def _context(
+    study: Study,
+    comparison: Comparison | None,
+    drawn: Sequence[figure_style.Figure],
+    platforms: PlatformSection,
+    results: Path,
+    folder: Path,
+) -> dict[str, Any]:
+    factor, baseline = study.factor()
+    return {
+        "study": study.row,
+        "name": study.name,
+        "factor": factor,
+        "baseline": baseline,
+        "levels": comparison.levels if comparison else [],
+        "method": method(study),
+        "answers": answers(comparison),
+        "notes": comparison.notes if comparison else [],
+        "comparison": comparison,
+        "table": _table(comparison),
+        "figures": [(figure, Markup(figure.inline)) for figure in drawn],
+        "statuses": Counter(row["status"] for row in study.cells),
+        "problems": [row for row in study.cells if row["status"] in ("failed", "skipped", "planned")][:MOST_CELLS],
+        "flags": flag_table(study),
+        "instrument": instrument(study),
+        "cells": study.cells[:MOST_CELLS],
+        "cells_left_out": max(0, len(study.cells) - MOST_CELLS),
+        "slos": study.slos,
+        "label": lambda row: label({axis: value for axis, value in row["axes"].items() if axis != factor}),
+        "level_of": lambda row: axis_value(row, factor) if factor else "",
+        "doubts": doubts,
+        "provenance": _provenance(study, comparison, results),
+        "platforms": platforms,
+        "roofline": Markup(platforms.figure.inline) if platforms.figure else None,
+        "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
+        "results": results,
+        "folder": folder,
+        "most_rows": MOST_ROWS,
+        "made_utc": utc_now(),
+        "version": __version__,
+    }
+
+
+# -- words and numbers --------------------------------------------------------
+
+
+def verdict(one: Ratio | Overall, clear: bool) -> str:
+    """`better`, `worse`, `same` (no clear difference) or `unknown` (no interval)."""
+    if one.low is None or one.high is None or one.ratio is None:
+        return "unknown"
+    if not clear or ratio_text(one.ratio) == "1.000":
+        return "same"
+    return "better" if (one.ratio > 1) == one.metric.more_is_better else "worse"
+
+
+def method(study: Study) -> list[str]:
+    """How it was measured, in a few sentences."""
+    rows = [row for row in study.cells if row["status"] != "skipped"] or study.cells
+    loads = [json.loads(row["load"]) for row in rows]
+
+    def names(column: str) -> str:
+        found = {row[column] for row in rows}
+        return ", ".join(str(level) for level in study.levels(column) if level in found)
+
+    def numbers(name: str) -> str:
+        found = [f"{value:g}" for value in sorted({load[name] for load in loads if load.get(name) is not None})]
+        return " to ".join((found[0], found[-1])) if len(found) > 6 else ", ".join(found)
+
+    launches, repeats = len({row["launch"] for row in rows}), max(row["repeat"] for row in rows)
+    kinds = []
+    if any(row["rate_rps"] is not None for row in rows):
+        processes = ", ".join(dict.fromkeys(row["arrival"] for row in rows if row["rate_rps"] is not None))
+        kinds.append(
+            f"open loop ({processes}) at {numbers('rate_rps')} requests/s, sent on time whatever the server did"
+        )
+    if any(row["concurrency"] is not None for row in rows):
+        kinds.append(f"closed loop with {numbers('concurrency')} stream{'s' * (numbers('concurrency') != '1')}")
+    size = [f"{numbers('requests')} requests"] if numbers("requests") else []
+    size += [f"{numbers('duration_s')} s"] if numbers("duration_s") else []
+    return [
+        f"{launches} launches (fresh servers) of {names('framework')} serving {names('model')} on {names('platform')}, "
+        f"{repeats} repeat{'s' * (repeats != 1)} of each, with the prompt sets {names('prompts')}.",
+        f"{'; '.join(kinds).capitalize()}. Each cell is {' or '.join(size) or 'a window'} after "
+        f"{numbers('warmup_requests')} requests of warm-up at temperature {numbers('temperature')}, from a workload "
+        "that was frozen beforehand and is byte for byte the same on every side of the comparison.",
+    ]
+
+
+def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
+    """Per level: a sentence, and a card per headline metric."""
+    if not comparison:
+        return []
+    found = []
+    for level in comparison.levels[1:]:
+        overall = {one.metric.name: one for one in comparison.overall if one.level == level}
+        cards = [_card(comparison, overall[name]) for name in HEADLINE if name in overall]
+        cards += [_card(comparison, one) for name, one in overall.items() if name.startswith("goodput")]
+        if cards:
+            found.append({"level": level, "cards": cards, "sentence": _sentence(comparison, overall)})
+    return found
+
+
+def _sentence(comparison: Comparison, overall: Mapping[str, Overall]) -> str:
+    """The headline: median TTFT where there is one, else whatever came first."""
+    one = overall.get("ttft_p50") or next(iter(overall.values()))
+    what = "Median TTFT" if one.metric.name == "ttft_p50" else one.metric.title
+    text = f"{what} on {level_text(one.level)} is {ratio_text(one.ratio)} × {level_text(comparison.baseline)}"
+    if one.low is not None and one.high is not None:
+        text += f" [{ratio_text(one.low)}, {ratio_text(one.high)}]"
+        text += ", no clear difference," if one.low <= 1 <= one.high else ""
+    if one.conditions == 1:
+        where = comparison.label(one.smallest.condition)
+        return text + (f" ({where})." if where != "everything" else ".")
+    return (
+        f"{text} over {one.conditions} conditions: from {ratio_text(one.smallest.ratio)} "
+        f"({comparison.label(one.smallest.condition)}) to {ratio_text(one.largest.ratio)} "
+        f"({comparison.label(one.largest.condition)})."
+    )
+
+
+def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
+    clear = one.low is not None and one.high is not None and not one.low <= 1 <= one.high
+    ratios = comparison.of(one.metric.name, level=one.level)
+    small = sum(not ratio.supported for ratio in ratios)
+    within = sum(ratio.within_instrument for ratio in ratios)
+    return {
+        "title": one.metric.title,
+        "one": one,
+        "verdict": verdict(one, clear),
+        "words": {"same": "no clear difference", "unknown": "no interval"}.get(
+            verdict(one, clear), verdict(one, clear)
+        ),
+        "small": small and f"{small} of {len(ratios)} samples too small for it",
+        "within": within and f"{within} of {len(ratios)} differences within the instrument's error",
+        "range": None
+        if one.conditions == 1
+        else f"{ratio_text(one.smallest.ratio)} to {ratio_text(one.largest.ratio)} by condition",
+    }
+
+
+# -- tables -------------------------------------------------------------------
+
+
+def _table(comparison: Comparison | None) -> dict[str, Any]:
+    """Metrics across, a row per condition and level."""
+    if not comparison:
+        return {"metrics": [], "rows": [], "left_out": 0}
+    wanted: list[Metric] = [
+        one for one in comparison.study.metrics if one.name in TABLE or one.name.startswith("goodput")
+    ]
+    wanted = [one for one in wanted if comparison.of(one.name)]
+    by_key: dict[tuple[str, str], dict[str, Ratio]] = defaultdict(dict)
+    for one in comparison.ratios:
+        by_key[(one.condition, level_text(one.level))][one.metric.name] = one
+    rows = [
+        {
+            "condition": comparison.label(condition),
+            "level": level,
+            "ratios": [(found.get(metric.name), verdict_of(found.get(metric.name))) for metric in wanted],
+            "any": next(iter(found.values())),
+        }
+        for (condition, level), found in by_key.items()
+    ]
+    return {"metrics": wanted, "rows": rows[:MOST_ROWS], "left_out": max(0, len(rows) - MOST_ROWS)}
+
+
+def verdict_of(one: Ratio | None) -> str:
+    """Verdict on one ratio; `unknown` where there is none."""
+    return "unknown" if one is None else verdict(one, one.clear)
+
+
+def comparison_csv(comparison: Comparison | None) -> str:
+    """Every ratio as CSV, one a line."""
+    out = io.StringIO()
+    axes = list(dict.fromkeys(axis for one in comparison.conditions.values() for axis in one)) if comparison else []
+    columns = ["value", "base_value", "ratio", "low", "high", "launches", "base_launches", "paired", "requests"]
+    columns += ["flagged", "base_flagged", "supported", "instrument_s"]
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*axes, "factor", "level", "baseline", "metric", "unit", *columns])
+    for one in comparison.ratios if comparison else []:
+        where = [comparison.conditions[one.condition].get(axis) for axis in axes]
+        names = [
+            comparison.factor,
+            level_text(one.level),
+            level_text(comparison.baseline),
+            one.metric.name,
+            one.metric.unit,
+        ]
+        writer.writerow([*where, *names, *(getattr(one, column) for column in columns)])
+    return out.getvalue()
+
+
+def flag_table(study: Study) -> list[dict[str, Any]]:
+    """Per flag: what raises it, and each cell that has it with value, threshold and detail; sample sizes last."""
+    meanings: dict[str, list[str]] = defaultdict(list)
+    for one in DEFAULTS.values():
+        meanings[one.flag].append(one.description)
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in study.ok:
+        for flag in json.loads(row["flag_details"] or "[]"):
+            found[flag["flag"]].append({**flag, "row": row})
+    return [
+        {
+            "flag": flag,
+            "meanings": meanings.get(flag, []),
+            "rows": rows[:MOST_CELLS],
+            "count": len({one["row"]["cell"] for one in rows}),
+        }
+        for flag, rows in sorted(found.items(), key=lambda item: (item[0] in SAMPLE_FLAGS, item[0]))
+    ]
+
+
+def instrument(study: Study) -> list[dict[str, Any]]:
+    """Per condition: the largest of the instrument's errors among its cells, beside the smallest median TTFT."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in study.ok:
+        groups[
+            label({axis: value for axis, value in row["axes"].items() if axis in ("prompts", "rate", "concurrency")})
+        ].append(row)
+
+    def worst(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
+        return max((row[column] for row in rows if row[column] is not None), key=abs, default=None)
+
+    found = []
+    for condition, rows in groups.items():
+        medians = [row["ttft_p50_s"] for row in rows if row["ttft_p50_s"]]
+        error = worst(rows, "instrument_ttft_p50_error_s")
+        found.append(
+            {
+                "condition": condition,
+                "ttft_p50": error,
+                "share": abs(error) / min(medians) if error is not None and medians else None,
+                "ttft_p99": worst(rows, "instrument_ttft_p99_error_s"),
+                "itl_p99": worst(rows, "instrument_itl_p99_error_s"),
+                "e2e_p99": worst(rows, "instrument_e2e_p99_error_s"),
+                "lateness_p99": worst(rows, "lateness_p99_s"),
+                "cpu": worst(rows, "instrument_cpu_s"),
+            }
+        )
+    return found
+
+
+# -- provenance ---------------------------------------------------------------
+
+
+def _provenance(study: Study, comparison: Comparison | None, results: Path) -> dict[str, Any]:
+    """Facts by level of the compared factor, from the attempts that measured the cells."""
+    factor = comparison.factor if comparison else None
+    levels = comparison.levels if comparison else [None]
+    wanted: dict[tuple[str, int], int] = {}
+    keys = [json.dumps(level, sort_keys=True) for level in levels]
+    for row in study.ok:
+        wanted[(row["launch"], row["attempt"])] = (
+            keys.index(json.dumps(axis_value(row, factor), sort_keys=True)) if factor else 0
+        )
+    records: list[list[dict[str, Any]]] = [[] for _ in levels]
+    for attempt in merge.read(results, "attempts").to_pylist():
+        place = wanted.get((attempt["launch"], attempt["attempt"]))
+        if place is not None:
+            records[place].append(provenance_diff.record_of(attempt))
+    return {"levels": levels, "found": provenance_diff.between(records)}

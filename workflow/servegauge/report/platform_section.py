@@ -1,0 +1,116 @@
+"""The report's section about the platforms themselves: probes beside probes, and how much of them the cells used."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.files import read_json
+from servegauge.compare.compare import Comparison
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import Study, label
+from servegauge.inputs.model_shape import ModelShape, UnknownShape, read_shape
+from servegauge.inputs.models import source_folder
+from servegauge.report.figure_style import Figure
+from servegauge.report.probe_ratios import ProbeRatio, probe_comparison, sentences
+from servegauge.report.roofline import Utilisation, ceilings, utilisation, variant_of
+from servegauge.report.roofline_figure import Panel, roofline_figure
+
+
+@dataclass
+class PlatformSection:
+    """`ratios`: farthest from 1 first. `not_run`: rows failed or skipped. `used`: per condition and platform."""
+
+    ratios: list[ProbeRatio] = field(default_factory=list)
+    sentences: list[str] = field(default_factory=list)
+    not_run: list[dict[str, Any]] = field(default_factory=list)
+    used: list[dict[str, Any]] = field(default_factory=list)
+    figure: Figure | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.ratios or self.not_run or self.used or self.figure)
+
+
+def platform_section(study: Study, results: Path, comparison: Comparison | None) -> PlatformSection:
+    """What the probes of the study's platforms say; empty where none was run."""
+    names = study.levels("platform")
+    rows = [row for row in merge.read(results, "probes").to_pylist() if row["platform"] in names]
+    if not rows:
+        return PlatformSection()
+    section = PlatformSection(not_run=[_told(row) for row in rows if row["status"] != "ok"])
+    if comparison and comparison.factor == "platform":
+        section.ratios = probe_comparison(rows, comparison.baseline, study.ok)
+        section.sentences = sentences(section.ratios)
+    plan = results / "plan" / f"{study.name}.json"
+    resolved = read_json(plan)["study"] if plan.exists() else {}
+    shapes = _shapes(resolved.get("models") or {})
+    panels = _panels(study, rows, resolved.get("platforms") or {}, shapes)
+    if any(panel.ceilings.memory_gb_s and panel.ceilings.tflops for panel in panels):
+        section.figure = roofline_figure(panels)
+        section.used = _used(study, panels, shapes)
+    return section
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    words = ", ".join(f"{key} {value}" for key, value in variant_of(row).items())
+    return {**row, "words": words}
+
+
+def _shapes(models: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelShape]:
+    """Shapes of the models whose config.json lies on this machine."""
+    found = {}
+    for name, model in models.items():
+        folder = source_folder(model)
+        if (folder / "config.json").is_file():
+            try:
+                found[name] = read_shape(folder)
+            except (UnknownShape, OSError, ValueError):  # its operations are not known: no utilisation, the rest stays
+                continue
+    return found
+
+
+def _panels(
+    study: Study,
+    rows: Sequence[Mapping[str, Any]],
+    platforms: Mapping[str, Mapping[str, Any]],
+    shapes: Mapping[str, ModelShape],
+) -> list[Panel]:
+    panels = []
+    for name in study.levels("platform"):
+        known = ceilings(rows, {"name": name, **platforms.get(name, {})})
+        mine = _with_shape(study, name, shapes)
+        cells = [utilisation(row, shapes[row["model"]], known) for row in mine]
+        dtype = next((shapes[row["model"]].dtype for row in mine), None)
+        panels.append(Panel(known, cells, rows, dtype))
+    return panels
+
+
+def _with_shape(study: Study, platform: str, shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
+    """The good cells of a platform whose model's operations are known."""
+    return [row for row in study.ok if row["platform"] == platform and row["model"] in shapes]
+
+
+def _used(study: Study, panels: Sequence[Panel], shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
+    """Means over launches of what the cells used, per condition and platform."""
+    groups: dict[tuple[str, str], list[Utilisation]] = defaultdict(list)
+    for panel in panels:
+        mine = _with_shape(study, panel.ceilings.platform, shapes)
+        for row, cell in zip(mine, panel.cells, strict=True):
+            rest = {axis: value for axis, value in row["axes"].items() if axis != "platform"}
+            groups[(label(rest), panel.ceilings.platform)].append(cell)
+
+    def mean(cells: Sequence[Utilisation], name: str) -> float | None:
+        values = [value for cell in cells if (value := getattr(cell, name)) is not None]
+        return sum(values) / len(values) if values else None
+
+    return [
+        {
+            "condition": condition,
+            "platform": platform,
+            **{name: mean(cells, name) for name in ("mfu", "mbu", "mfu_vendor", "mbu_vendor", "batch")},
+        }
+        for (condition, platform), cells in sorted(groups.items())
+    ]

@@ -1,0 +1,165 @@
+"""Platform beside platform: each probe's ratio to the baseline, and which phase of which cells pays for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from servegauge.probes.harness.stats import interval_ranks
+from servegauge.report.roofline import variant_of
+
+# Each side's median gets a 97.5 % interval: both hold together with 95 %, and so does the interval of the ratio.
+SIDE_CONFIDENCE = 0.975
+LESS_IS_BETTER = ("us", "s")
+# Metrics that are another one of the same samples: one of them is compared
+DERIVED = {
+    "collectives": ("time_us", "algbw_gb_s"), "model_gemm": ("tflops", "bandwidth_gb_s", "peak_percent"),
+    "attention": ("tflops", "bandwidth_gb_s"),
+}  # fmt: skip
+DECODE_TOKENS = 64  # rows of a matrix product up to which it is decode's, read from memory rather than computed
+DECODE_BYTES = 1 << 20  # of a collective: hidden size x tokens of a decode step x 2 bytes stays below
+UNITS = {
+    "size_bytes": "bytes", "threads": "threads", "ranks": "ranks", "nodes": "nodes", "tokens": "tokens",
+    "batch": "sequences", "context_tokens": "tokens of context", "block_tokens": "tokens a block",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ProbeRatio:
+    """One number of a platform over the same number of the baseline; `low` and `high` are its 95 % interval or null."""
+
+    platform: str
+    baseline: str
+    probe: str
+    variant: Mapping[str, Any]
+    metric: str
+    unit: str
+    value: float
+    baseline_value: float
+    low: float | None
+    high: float | None
+    pays: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.value / self.baseline_value
+
+    @property
+    def clear(self) -> bool:
+        """True when the interval does not hold 1."""
+        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
+
+    @property
+    def worse(self) -> bool:
+        return (self.ratio > 1) == (self.unit in LESS_IS_BETTER)
+
+    @property
+    def words(self) -> str:
+        """The variant in words: `all_reduce, 1048576 bytes, 2 ranks`."""
+        parts = []
+        for key, value in self.variant.items():
+            if key == "tp":
+                parts.append(f"TP={value}")
+            elif key == "in_place":
+                parts.append("in place" if value else "out of place")
+            elif key not in ("backend", "device"):
+                parts.append(f"{value} {UNITS[key]}" if key in UNITS else str(value))
+        return ", ".join(parts)
+
+    def sentence(self) -> str:
+        """`all_reduce ... (busbw_gb_s) is 0.09 of bare metal, and TP=2 pays it`; a gain has no payer."""
+        said = f"{self.probe}: {self.words} ({self.metric}) is {self.ratio:.2g} of {self.baseline} on {self.platform}"
+        return f"{said}, and {self.pays} pays it" if self.pays and self.worse else said
+
+
+def probe_comparison(
+    rows: Iterable[Mapping[str, Any]], baseline: str, cells: Iterable[Mapping[str, Any]] = ()
+) -> list[ProbeRatio]:
+    """The latest number of every probe on every platform over the baseline's, the farthest from 1 first.
+
+    `rows`: of the probes table. `cells`: of the cells table, to say which of their phases depends on each probe. What
+    was skipped or failed on either side has no ratio. Of metrics that follow from each other one is compared.
+    """
+    latest: dict[tuple[str, str, str, str], Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row.get("started_utc") or ""):
+        variant = "|".join(f"{key}={value}" for key, value in sorted(variant_of(row).items()))
+        latest[(row["platform"], row["probe"], variant, row["metric"])] = row
+    cells = list(cells)
+    found = []
+    for (platform, *what), row in latest.items():
+        base = latest.get((baseline, *what))
+        if row["metric"] in DERIVED.get(row["probe"], ()):
+            continue
+        if platform == baseline or base is None or not row["value"] or not base["value"]:
+            continue
+        low, high = ratio_interval(row["samples"] or (), base["samples"] or ())
+        variant = variant_of(row)
+        mine = [cell for cell in cells if cell["platform"] in (platform, baseline)]
+        about = (platform, baseline, row["probe"], variant, row["metric"], row["unit"])
+        pays = payer(row["probe"], variant, mine)
+        found.append(ProbeRatio(*about, row["value"], base["value"], low, high, pays))
+    return sorted(found, key=lambda one: (-abs(math.log(one.ratio)), one.platform, one.probe, one.words))
+
+
+def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[float | None, float | None]:
+    """95 % interval of the ratio of two medians from distribution-free intervals of each; null below seven samples."""
+    sides = []
+    for samples in (above, below):
+        ranks, ordered = interval_ranks(len(samples), SIDE_CONFIDENCE), sorted(samples)
+        if ranks is None or ordered[0] <= 0:
+            return None, None
+        sides.append((ordered[ranks[0]], ordered[ranks[1]]))
+    (low, high), (base_low, base_high) = sides
+    return low / base_high, high / base_low
+
+
+def payer(probe: str, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which phase of which of `cells` depends on this number, in words; null where none does."""
+    if not cells:
+        return None
+    operation = variant.get("operation")
+    if probe == "collectives":
+        return _collective(str(operation), int(variant.get("size_bytes") or 0), cells)
+    if probe in ("gemm", "model_gemm"):
+        flat = operation == "gemv" or int(variant.get("tokens") or DECODE_TOKENS + 1) <= DECODE_TOKENS
+        if probe == "model_gemm" and not any(cell["model"] == variant["model"] for cell in cells):
+            return None
+        return "every decoded token (TPOT)" if flat else "every prefill (TTFT)"
+    if probe == "attention":
+        return "every decoded token (TPOT)" if operation == "decode" else "every prefill (TTFT)"
+    if probe == "memcpy":
+        if variant.get("direction") == "peer-to-peer":
+            return _collective("all_reduce", 0, cells)
+        if variant.get("direction") in ("host-to-device", "device-to-host"):
+            return "each step that moves tokens to and from the GPU (TTFT, TPOT)"
+        return "every decoded token (TPOT)"
+    return {
+        "dispatch": "the CPU side of each step, most of all at short prompts and small batches (TTFT, TPOT)",
+        "network": "every request on its way in and every token on its way out (TTFT, E2E)",
+        "storage": "each server's start",
+    }.get(probe)
+
+
+def _collective(operation: str, size: int, cells: Sequence[Mapping[str, Any]]) -> str | None:
+    """Megatron's layout: all_reduce twice a layer for TP, all_to_all for experts (EP), send/recv for stages (PP)."""
+    axes = {"all_reduce": ("tp",), "all_gather": ("tp", "dp"), "reduce_scatter": ("tp", "dp"), "all_to_all": ("ep",),
+            "send_recv": ("pp",)}.get(operation, ())  # fmt: skip
+    sizes = {axis: sorted({int(cell.get(axis) or 1) for cell in cells} - {1}) for axis in axes}
+    named = [f"{axis.upper()}={size}" for axis, known in sizes.items() for size in known]
+    if not named:
+        return None
+    phase = "decode (TPOT)" if 0 < size <= DECODE_BYTES else "prefill (TTFT)"
+    return f"{' and '.join(named)} in {phase}" if size else " and ".join(named)
+
+
+def sentences(ratios: Sequence[ProbeRatio], most: int = 6) -> list[str]:
+    """The clearest losses that somebody pays, one for each probe, payer and platform, the worst first."""
+    seen, said = set(), []
+    for one in ratios:
+        key = (one.platform, one.probe, one.pays)
+        if one.clear and one.worse and one.pays and key not in seen:
+            seen.add(key)
+            said.append(one.sentence())
+    return said[:most]

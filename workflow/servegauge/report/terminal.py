@@ -1,0 +1,217 @@
+"""The end of a run, in the terminal: what was measured, what it says, what failed and what to do about it.
+
+Imported by the Snakefile on a login node: pyarrow and numpy are loaded only when there is something to show.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from servegauge.base.errors import UserError
+from servegauge.base.text import quantity, ratio_text
+
+if TYPE_CHECKING:
+    from servegauge.compare.compare import Comparison
+    from servegauge.dataset.study_view import Study
+
+COLUMNS = (  # heading, column of CELLS, metric of the comparison
+    ("TTFT p50", "ttft_p50_s", "ttft_p50"),
+    ("TTFT p99", "ttft_p99_s", "ttft_p99"),
+    ("TPOT p50", "tpot_p50_s", "tpot_p50"),
+    ("TPOT p99", "tpot_p99_s", "tpot_p99"),
+    ("E2E p50", "e2e_p50_s", "e2e_p50"),
+    ("E2E p99", "e2e_p99_s", "e2e_p99"),
+    ("achieved", "achieved_rps", "achieved_rps"),
+)
+MOST_CONDITIONS = 24
+MOST_FAILURES = 10
+PROFILE = "profiles/local"
+
+
+def show(results: Path, study: str, profile: str | None = None) -> int:
+    """Print the summary of `study` to the standard output; 1 where a cell failed, else 0.
+
+    Where nothing was merged yet, for example because the run ended early, it says so in one line.
+    """
+    try:
+        text, failed = summarise(results, study, profile or profile_of(sys.argv))
+    except UserError as error:
+        print(error)
+        return 0
+    print(text, flush=True)
+    return 1 if failed else 0
+
+
+def profile_of(argv: Sequence[str]) -> str:
+    """The profile in a command line of snakemake, so that what is printed can be pasted; the local one without."""
+    for position, word in enumerate(argv):
+        if word == "--profile" and position + 1 < len(argv):
+            return argv[position + 1]
+        if word.startswith("--profile="):
+            return word.partition("=")[2]
+    return PROFILE
+
+
+def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, int]:
+    """The summary as text, and how many cells failed. UserError where there is no dataset or no such study."""
+    from servegauge.compare.compare import compare
+    from servegauge.dataset.study_view import METRICS, Study
+
+    study = Study(results, name)
+    wanted = [metric for metric in study.metrics if metric in METRICS or metric.name.startswith("goodput")]
+    shown = {metric for _, _, metric in COLUMNS}
+    wanted = [metric for metric in wanted if metric.name in shown or metric.name.startswith("goodput")]
+    comparison = compare(study, wanted)
+    failed = [row for row in study.cells if row["status"] == "failed"]
+    lines = ["", f"Study {name}: {study.row['question'] or ''}".rstrip(": "), ""]
+    if study.ok:
+        lines += [*_table(study, comparison), ""]
+    lines += _notes(comparison)
+    lines += [*_counts(study), *_failures(failed, name, profile)]
+    dataset, page = results / "dataset", results / "report" / f"{name}.html"
+    lines += ["", f"Dataset  {dataset}/  (cells.parquet, requests/*.parquet, ...)"]
+    lines += [f"Report   {page}" + ("" if page.exists() else "  (not written yet)"), ""]
+    return "\n".join(lines), len(failed)
+
+
+def _table(study: Study, comparison: Comparison | None) -> list[str]:
+    """A row per condition and level; below each number of a level its ratio to the baseline."""
+    from servegauge.dataset.study_view import axis_value, label, level_text
+
+    factor, baseline = study.factor()
+    levels = comparison.levels if comparison else study.levels(factor) if factor else [None]
+    groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in study.ok:
+        condition = label({axis: value for axis, value in row["axes"].items() if axis != factor})
+        level = level_text(axis_value(row, factor)) if factor else ""
+        groups.setdefault(condition, {}).setdefault(level, []).append(row)
+    slo = next(iter(study.slos), None)
+    columns = [*COLUMNS, *([(f"goodput {slo}", f"goodput_rps:{slo}", f"goodput_rps:{slo}")] if slo else [])]
+    table = [["condition", factor or "", *(heading for heading, _, _ in columns)]]
+    keys = {comparison.label(key): key for key in comparison.conditions} if comparison else {}
+    for condition, by_level in list(groups.items())[:MOST_CONDITIONS]:
+        named = False
+        for level in levels:
+            rows = by_level.get(level_text(level) if factor else "")
+            if not rows:
+                continue
+            other = level if level != baseline else next((one for one in levels if one != baseline), None)
+            found = [
+                next(iter(comparison.of(metric, keys[condition], other)), None) if comparison else None
+                for _, _, metric in columns
+            ]
+            # With two levels, the values are those of the ratio: of paired launches only.
+            paired = [one if len(levels) == 2 or level != baseline else None for one in found]
+            values = [
+                _text(
+                    column, _mean(rows, column) if one is None else one.base_value if level == baseline else one.value
+                )
+                for (_, column, _), one in zip(columns, paired, strict=True)
+            ]
+            table.append(["" if named else condition, level_text(level) if factor else "", *values])
+            named = True
+            if level != baseline and any(found):
+                table.append(["", "  ratio", *(_ratio(one) if one else "" for one in found)])
+    lines = _aligned(table)
+    if len(groups) > MOST_CONDITIONS:
+        lines.append(f"... and {len(groups) - MOST_CONDITIONS} more conditions, see the report")
+    if comparison and comparison.overall:
+        lines += ["", *_overall(comparison)]
+    return lines
+
+
+def _mean(rows: Sequence[dict[str, Any]], column: str) -> float | None:
+    """Mean over launches; null where none has the value."""
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _text(column: str, value: float | None) -> str:
+    return quantity(value, "s" if column.endswith("_s") else "1/s")
+
+
+def _ratio(one: Any) -> str:
+    if one.ratio is None:
+        return "–"
+    marks = ("" if one.supported else "+") + ("*" if one.flagged or one.base_flagged else "")
+    return f"x {ratio_text(one.ratio)}{marks}"
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Columns side by side: words to the left, numbers to the right, a rule below the heading."""
+    widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
+    lines = []
+    for row in table:
+        words = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
+        numbers = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join([*words, *numbers]).rstrip())
+    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:]]
+
+
+def _overall(comparison: Comparison) -> Iterator[str]:
+    """One line per level and headline metric: the mean ratio with its interval."""
+    from servegauge.dataset.study_view import level_text
+
+    for one in comparison.overall:
+        if one.metric.name in ("ttft_p50", "tpot_p50", "e2e_p50"):
+            interval = f" [{ratio_text(one.low)}, {ratio_text(one.high)}]" if one.low is not None else ""
+            over = f" over {one.conditions} conditions" if one.conditions > 1 else ""
+            base = level_text(comparison.baseline)
+            yield f"{one.metric.title} on {level_text(one.level)}: {ratio_text(one.ratio)} x {base}{interval}{over}"
+
+
+def _notes(comparison: Comparison | None) -> Iterator[str]:
+    """Marks and limits; a ratio is never shown without them."""
+    if not comparison or not comparison.ratios:
+        return
+    if any(not one.supported for one in comparison.ratios):
+        yield "+ the sample is too small for this quantile"
+    if any(one.flagged or one.base_flagged for one in comparison.ratios):
+        yield "* a cell on either side is flagged"
+    for note in comparison.notes:
+        yield from textwrap.wrap(note, 110, initial_indent="note: ", subsequent_indent="      ")
+    yield ""
+
+
+def _counts(study: Study) -> Iterator[str]:
+    from servegauge.dataset.study_view import SAMPLE_FLAGS, doubts
+
+    counts = Counter(row["status"] for row in study.cells)
+    flagged = [row for row in study.ok if doubts(row)]
+    said = [f"{counts['ok']} ok", f"{counts['failed']} failed", f"{counts['skipped']} skipped"]
+    if counts["planned"]:
+        said.append(f"{counts['planned']} not run yet")
+    yield f"Cells    {', '.join(said)}; {len(flagged)} of the ok ones flagged"
+    names = Counter(flag for row in study.ok for flag in row["flags"])
+    if names:
+        order = sorted(names, key=lambda name: (name in SAMPLE_FLAGS, name))
+        yield "Flags    " + ", ".join(f"{name} {names[name]}" for name in order)
+
+
+def _failures(failed: Sequence[dict[str, Any]], name: str, profile: str) -> Iterator[str]:
+    """For each failed cell: reason, where its log lies, and the command that runs it again."""
+    if not failed:
+        return
+    yield ""
+    yield "Failed:"
+    for row in failed[:MOST_FAILURES]:
+        lines = (row["reason"] or "no reason was recorded").splitlines()
+        yield f"  {row['cell']}"
+        yield from textwrap.wrap(lines[0], 110, initial_indent="    ", subsequent_indent="    ")
+        if row["log"]:
+            yield f"    log: {row['log']}"
+    if len(failed) > MOST_FAILURES:
+        yield f"  ... and {len(failed) - MOST_FAILURES} more, see the report"
+    command = f"snakemake --profile {profile} --config study={name}"
+    yield "Run them again (only what is missing is measured):"
+    yield f"  {command}"
+    if len(failed) > 1:
+        yield "One of them alone:"
+    else:
+        yield "It alone:"
+    yield f"  {command} -- results/cells/{failed[0]['cell']}/cell.json"

@@ -1,0 +1,195 @@
+"""A launch, attempt after attempt: what `scripts/measure_launch.py` and `scripts/measure_cell.py` do.
+
+An attempt that was submitted by an earlier run, which was killed or cancelled, is taken first: waited for if its job
+still runs, its outcome written if not. Then what is still missing is measured in the next attempt. An attempt is never
+run twice, so a record of what made a number is never written over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, write_json
+from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
+from servegauge.submit.orders import attempt_folder, find_launch, is_measured, write_order
+
+
+@dataclass
+class Run:
+    """What the attempts of one call share."""
+
+    plan: Path
+    launch: str
+    mode: str
+    results: Path
+    run: str  # module:function that the job is given
+    root: Path = field(default_factory=Path.cwd)
+    cells: str = "*"
+    poll_s: float = POLL_S
+    log: TextIO | None = None
+
+    def say(self, text: str) -> None:
+        """One line to the terminal and to the log; neither may be there any more."""
+        for stream in (sys.stderr, self.log):
+            with contextlib.suppress(OSError, ValueError):
+                if stream is not None:
+                    print(text, file=stream, flush=True)
+
+    def attempt_file(self, attempt: int) -> Path:
+        """`attempt-<k>.json`: its presence says that the attempt has finished."""
+        return attempt_folder(self.results, self.launch, attempt).with_suffix(".json")
+
+    def next_attempt(self) -> int:
+        """The first attempt that has not finished."""
+        attempt = 0
+        while self.attempt_file(attempt).exists():
+            attempt += 1
+        return attempt
+
+    def measure(self, attempt: int) -> dict[str, Any]:
+        """Measure what is missing, from `attempt` on; the outcome of the last attempt. Raises what submit.py raises."""
+        outcome = None
+        while True:
+            known = (attempt_folder(self.results, self.launch, attempt) / "job.json").exists()
+            order = self._order(attempt, known)
+            if not order["cells"]:
+                return outcome or self._nothing_missing(order)
+            try:
+                outcome = submit_and_wait(order, self.mode, self.poll_s, self._failed_nodes(order), self.say)
+            except Cancelled as cancelled:
+                if cancelled.outcome:
+                    self._write(attempt, cancelled.outcome)
+                raise
+            self._write(attempt, outcome)
+            self.say(f"{self.launch}: attempt {attempt}: {_counts(outcome)}")
+            if known:
+                attempt += 1  # it was submitted by an earlier run: this one has not measured anything yet
+            elif _goes_on(order, outcome):
+                self._order_rest(order, outcome)
+                attempt += 1
+                self.say(f"{self.launch}: going on with attempt {attempt}, as the study says (job: continue)")
+            else:
+                return outcome
+
+    def _order(self, attempt: int, known: bool) -> dict[str, Any]:
+        """The order of `attempt`: the one it was given if it was, else made from the plan."""
+        file = attempt_folder(self.results, self.launch, attempt) / "order.json"
+        if known and file.exists():
+            return {"run": self.run, **read_json(file)}
+        return write_order(self.plan, self.launch, attempt, self.results, self.root, self.cells, self.run)
+
+    def _order_rest(self, order: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+        """The next attempt's order: the cells that were not run. Failed ones are for a person to look at first."""
+        rest = [cell for cell in order["cells"] if outcome["cells"][cell["id"]]["status"] == "not_run"]
+        attempt = order["attempt"] + 1
+        folder = attempt_folder(self.results, self.launch, attempt)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "order.json", {**order, "attempt": attempt, "cells": rest})
+
+    def _failed_nodes(self, order: Mapping[str, Any]) -> list[str]:
+        """Nodes that failed under earlier attempts of this launch, where the study wants to avoid them."""
+        if not (order.get("job") or {}).get("exclude_failed_nodes"):
+            return []
+        nodes = []
+        for attempt in range(order["attempt"]):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                outcome = read_json(self.attempt_file(attempt))
+                nodes += outcome["job"].get("failed_nodes") or []
+        return sorted(set(nodes))
+
+    def _nothing_missing(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        outcome = {
+            "version": 1, "launch": self.launch, "attempt": order["attempt"], "study": order["study"], "status": "ok",
+            "reason": "nothing was missing", "cells": {}, "job": None, "started_utc": None, "finished_utc": None,
+        }  # fmt: skip
+        self._write(order["attempt"], outcome)
+        self.say(f"{self.launch}: nothing is missing")
+        return outcome
+
+    def _write(self, attempt: int, outcome: Mapping[str, Any]) -> None:
+        try:
+            write_json(self.attempt_file(attempt), outcome)
+        except OSError as error:
+            raise UserError(
+                f"{self.attempt_file(attempt)} cannot be written: {error.strerror}. What was measured is in "
+                f"{self.results / 'cells'}; make room and give the same command again."
+            ) from error
+
+
+def _goes_on(order: Mapping[str, Any], outcome: Mapping[str, Any]) -> bool:
+    """Whether the next attempt follows by itself: time ran out, the study says so, and this attempt got somewhere."""
+    states = [cell["status"] for cell in outcome["cells"].values()]
+    wanted = (order.get("job") or {}).get("continue", True)
+    out_of_time = outcome["status"] == "ok" or (outcome.get("job") or {}).get("state") == "TIMEOUT"
+    return bool(wanted and out_of_time and "not_run" in states and "ok" in states)
+
+
+def _counts(outcome: Mapping[str, Any]) -> str:
+    states = [cell["status"] for cell in outcome["cells"].values()]
+    text = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "failed", "not_run") if state in states)
+    return text + (f" ({outcome['reason']})" if outcome.get("reason") else "")
+
+
+def _run(
+    plan: Path, launch: str, submit: str, results: Path, run: str, cells: str, poll_s: float, log: Path | None
+) -> Run:
+    stream = None
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        stream = log.open("a", encoding="utf-8")
+    return Run(plan, launch, submit, results, run, cells=cells or "*", poll_s=poll_s, log=stream)
+
+
+def measure_launch(
+    plan: Path, launch: str, attempt: int, submit: str, out: Path, run: str, cells: str = "*", poll_s: float = POLL_S,
+    log: Path | None = None,
+) -> int:  # fmt: skip
+    """Measure the missing cells of `launch` and write `out`, its `attempt-<k>.json`. Returns the exit status.
+
+    `run` names the function that measures on the node, as module:function.
+
+    0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
+    """
+    results = _results_of(out, 3)
+    attempts = _run(plan, launch, submit, results, run, cells, poll_s, log)
+    if out.resolve() != attempts.attempt_file(attempt).resolve():
+        raise UserError(
+            f"--out {out} does not name attempt {attempt} of {launch}; it should be {attempts.attempt_file(attempt)}."
+        )
+    try:
+        attempts.measure(attempt)
+    except Cancelled as cancelled:
+        return 128 + cancelled.number
+    return 0
+
+
+def measure_cell(
+    plan: Path, cell: str, submit: str, out: Path, run: str, poll_s: float = POLL_S, log: Path | None = None
+) -> int:
+    """Measure one cell in a launch of its own, as the launch's next attempt. 1 with the reason where it failed."""
+    results = _results_of(out, 3)
+    with contextlib.suppress(OSError):
+        os.rmdir(out.parent)  # Snakemake makes the folder of an output; here the folder itself says "measured"
+    if is_measured(results, cell):
+        return 0
+    attempts = _run(plan, find_launch(plan, cell), submit, results, run, cell, poll_s, log)
+    try:
+        outcome = attempts.measure(attempts.next_attempt())
+    except Cancelled as cancelled:
+        return 128 + cancelled.number
+    if is_measured(results, cell):
+        return 0
+    said = outcome["cells"].get(cell) or {}
+    raise UserError(f"{cell} was not measured: {said.get('reason') or outcome.get('reason')}")
+
+
+def _results_of(out: Path, levels: int) -> Path:
+    """The results folder that `out`, so many levels below it, lies in."""
+    return Path(*out.parts[:-levels]) if len(out.parts) > levels else Path("results")

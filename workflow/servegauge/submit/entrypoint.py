@@ -1,0 +1,274 @@
+"""What runs on the node: take the machine, learn when the job ends and which rank this is, carry out the order.
+
+`run_order` is what submitit's pickle names, so it holds a path and two module names and nothing else. The same
+function runs as `python -m servegauge.submit.entrypoint ORDER` where the node is ours already (`inline`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, whole_file, write_json
+from servegauge.contract.spec import Layout
+from servegauge.submit import slurm_commands
+from servegauge.submit.orders import is_measured
+
+# One for everybody on this machine, whatever their TMPDIR.
+MACHINE_LOCK = Path(os.environ.get("SERVEGAUGE_MACHINE_LOCK", "/tmp/servegauge-machine.lock"))
+HEAD_WAIT_S = 120.0  # for the first node of a launch that spans several to say where it is
+
+
+class Interrupted(Exception):
+    """A signal that asks for the end came before there was anything to end."""
+
+
+def run_order(order_file: str, run: str) -> dict[str, Any]:
+    """Carry out the order in `order_file` on this node and return its outcome; {} on a node that is not the first.
+
+    Called by submitit in each task of the job. A requeued job calls it again: what is measured is not measured again.
+    `run` names the function that measures, as module:function; it gets the order.
+    """
+    path = Path(order_file)
+    order = read_json(path)
+    os.chdir(order["root"])
+    folder = path.parent
+    rank, nodes = _rank()
+    order["start"] = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    signals = EndSignals()
+    with machine_lock(f"{order['launch']['id']}, attempt {order['attempt']}"):
+        if rank == 0:
+            if failed := _failed_nodes(folder):
+                return _not_measured(order, failed)
+            _say_started(folder, nodes)
+        order["deadline_utc"] = deadline(order)
+        order["node"] = {"rank": rank, "nodes": nodes, **_head(folder, rank, nodes)}
+        # Imported here, on the node: the process that submits and waits never loads pyarrow or numpy.
+        module, _, name = run.partition(":")
+        function = getattr(importlib.import_module(module), name)
+        signals.begun = True
+        return function(order)
+
+
+class EndSignals:
+    """Until the launch has its own handlers, TERM, INT and Slurm's USR2 end the job at once, and say so.
+
+    submitit's handlers would ignore TERM and requeue on USR2; neither is wanted: the launch stops by itself. Once it
+    has begun, a signal that comes before or after its own handlers changes nothing: the outcome must not be lost to it.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._end)
+
+    def _end(self, number: int, _frame: object) -> None:
+        if not self.begun:
+            raise Interrupted(f"the job got {signal.Signals(number).name} before its launch began")
+
+
+# -- the machine ----------------------------------------------------------
+
+
+@contextlib.contextmanager
+def machine_lock(holder: str) -> Iterator[None]:
+    """Hold this machine alone; waits for the launch that has it. Inside a Slurm job the node is Slurm's to give.
+
+    The lock ends with its process, however that ends. `holder` is what a waiting launch says it waits for.
+    """
+    if "SLURM_JOB_ID" in os.environ:
+        yield
+        return
+    with _open_shared(MACHINE_LOCK) as file:
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    file.seek(0)
+                    print(f"waiting for this machine: {file.read().strip() or 'another launch'} has it", flush=True)
+                    said = True
+                time.sleep(0.2)
+        with contextlib.suppress(OSError):  # somebody else's file: then it says nothing about us
+            file.seek(0)
+            file.truncate()
+            file.write(f"{holder} (process {os.getpid()})\n")
+            file.flush()
+        yield
+
+
+def _open_shared(path: Path) -> TextIO:
+    """Open a lock file that other users may have made; without O_CREAT first, which a sticky /tmp would refuse."""
+    try:
+        return path.open("r+", encoding="utf-8")
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            os.fchmod(handle, 0o666)
+            return os.fdopen(handle, "r+", encoding="utf-8")
+        return path.open("r+", encoding="utf-8")
+    except PermissionError:
+        return path.open("r", encoding="utf-8")
+
+
+# -- time -----------------------------------------------------------------
+
+
+def deadline(order: Mapping[str, Any]) -> float | None:
+    """When the job ends, in seconds since the epoch: Slurm's word, else the study's minutes from now, else null."""
+    if "SLURM_JOB_ID" in os.environ:
+        end = os.environ.get("SLURM_JOB_END_TIME", "")
+        return float(end) if end.isdigit() else _scontrol_end(os.environ["SLURM_JOB_ID"])
+    minutes = (order.get("job") or {}).get("minutes")
+    return time.time() + 60.0 * float(minutes) if minutes else None
+
+
+def _scontrol_end(job: str) -> float | None:
+    """End of `job` as `scontrol` says it, in this machine's time zone; null where it has none or does not answer."""
+    text = _ask(["scontrol", "show", "job", "-o", job])
+    for field in text.split():
+        if field.startswith("EndTime="):
+            with contextlib.suppress(ValueError):  # "Unknown": the partition has no limit
+                return datetime.fromisoformat(field.removeprefix("EndTime=")).timestamp()
+    return None
+
+
+def _ask(argv: list[str]) -> str:
+    """Standard output of a short command, or nothing where it fails: the measuring goes on without it."""
+    if shutil.which(argv[0]) is None:
+        return ""
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+# -- nodes ----------------------------------------------------------------
+
+
+def _rank() -> tuple[int, int]:
+    """This task's rank and how many there are; one task on each node."""
+    if "SLURM_PROCID" not in os.environ or "SLURM_STEP_ID" not in os.environ:
+        return 0, 1
+    return int(os.environ["SLURM_PROCID"]), int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+
+
+def _head(folder: Path, rank: int, nodes: int) -> dict[str, Any]:
+    """Address and port of the first node, which says so in a file beside the order; the others wait for it."""
+    if nodes == 1:
+        return {"head": "127.0.0.1", "head_port": 0}
+    # A requeued job starts on other nodes: the name tells this start's file from an earlier one's.
+    start = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    file = folder / f"head-{start}.json"
+    if rank == 0:
+        name = os.environ.get("SLURMD_NODENAME", "")
+        try:
+            socket.getaddrinfo(name, None)
+        except OSError:
+            name = socket.gethostname()
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            port = listener.getsockname()[1]
+        write_json(file, {"head": name, "head_port": port})
+    end = time.monotonic() + HEAD_WAIT_S
+    while not file.exists():
+        if time.monotonic() > end:
+            raise UserError(f"the first node of this launch did not write {file} within {HEAD_WAIT_S:.0f} s")
+        time.sleep(0.2)
+    return read_json(file)
+
+
+# -- starts, and what is left of an earlier one ---------------------------
+
+
+def _say_started(folder: Path, nodes: int) -> None:
+    """Leave word of who runs this attempt. Of a start that was interrupted, the outcome goes and the record stays."""
+    for old in [folder / "outcome.json", *folder.glob("job-*/*_result.pkl")]:
+        old.unlink(missing_ok=True)
+    # What made the cells of the start before: on another node, perhaps, with another calibration.
+    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    for name in ("launch", "calibration") if start else ():
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"{name}.json").rename(folder / f"{name}-start-{start - 1}.json")
+    names = os.environ.get("SLURM_JOB_NODELIST") or socket.gethostname()
+    write_json(
+        folder / "running.json",
+        {
+            "job": os.environ.get("SLURM_JOB_ID"),
+            "start": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "nodes": names,
+            "number_of_nodes": nodes,
+            "started_s": time.time(),
+        },
+    )
+
+
+def _failed_nodes(folder: Path) -> dict[str, str]:
+    """Nodes of an earlier start of this very job that are out of service, with Slurm's words."""
+    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        return {}
+    try:
+        before = read_json(folder / "running.json")
+    except (OSError, ValueError):
+        return {}
+    if before.get("job") != os.environ.get("SLURM_JOB_ID"):
+        return {}
+    try:
+        return slurm_commands.failed_nodes(before["nodes"])
+    except slurm_commands.SlurmSilent:
+        return {}
+
+
+def _not_measured(order: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
+    """The outcome of a start that measures nothing, because the start before it lost its node."""
+    reason = slurm_commands.say_failed(failed)
+    results = Path(order["root"]) / order["results"]
+    cells = {
+        cell["id"]: {"status": "ok", "reason": None}
+        if is_measured(results, cell["id"])
+        else {"status": "not_run", "reason": reason}
+        for cell in order["cells"]
+    }
+    return {"status": "failed", "reason": reason, "cells": cells, "failed_nodes": list(failed)}
+
+
+def layout_of(order: Mapping[str, Any]) -> Layout:
+    """The parallel layout of the order's launch."""
+    return Layout(**order["launch"]["layout"])
+
+
+def main() -> int:
+    """`python -m servegauge.submit.entrypoint ORDER RUN FOLDER`: run it, and leave the outcome as submitit would."""
+    order_file, run, folder = sys.argv[1:]
+    result = Path(folder) / "inline_0_result.pkl"
+    try:
+        said = ("success", run_order(order_file, run))
+    except BaseException:
+        said = ("error", traceback.format_exc())
+    if said[1]:  # only the first node has an outcome
+        with whole_file(result, 0o600) as temporary:
+            temporary.write_bytes(pickle.dumps(said))
+    return 0 if said[0] == "success" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

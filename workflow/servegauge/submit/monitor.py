@@ -1,0 +1,417 @@
+"""Submit a launch's order, wait for its job, and take its outcome: the only door to a node.
+
+An attempt's folder knows its job (`job.json`), from before the moment it is submitted. Whatever becomes of this process
+and of its machine, `submit_and_wait` with the same order finds the job pending, running or ended, and never submits
+twice. The waiting process is small: neither pandas nor pyarrow is imported, and Slurm is asked no more often than set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, write_json
+from servegauge.base.progress import duration, utc_now
+from servegauge.submit.backends import InlineSubmitter, LocalSubmitter, SlurmSubmitter, Submitter
+from servegauge.submit.orders import attempt_folder, is_measured
+from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSilent, failed_nodes
+
+MODES = ("slurm", "local", "inline")
+POLL_S = 30.0
+CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
+RESULT_S = 15.0  # a shared file system may take that long to show what a node wrote
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Say = Callable[[str], None]
+
+
+class Cancelled(Exception):
+    """This process was asked to end; its job is cancelled. `number` is the signal, `outcome` what was measured."""
+
+    def __init__(self, number: int, outcome: dict[str, Any]) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number, self.outcome = number, outcome
+
+
+def submit_and_wait(
+    order: Mapping[str, Any],
+    mode: str,
+    poll_s: float = POLL_S,
+    exclude: Sequence[str] = (),
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Run `order` by `mode` (slurm, local or inline) and return its outcome, which becomes `attempt-<k>.json`.
+
+    The order's cells are all in the outcome: ok, failed or not_run, each with its reason. An order that was submitted
+    before is waited for, or its outcome taken. `exclude`: nodes to avoid. UserError where nothing could be submitted;
+    Cancelled after SIGINT, SIGTERM or SIGHUP.
+    """
+    if mode not in MODES:
+        raise UserError(f"submit={mode!r} is unknown; choose one of {', '.join(MODES)}.")
+    return Attempt(order, mode, poll_s, exclude, say or _print).run()
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError):  # whoever read this is gone; the job is not
+        print(text, file=sys.stderr, flush=True)
+
+
+class Attempt:
+    """One attempt of a launch, seen from the process that waits for it."""
+
+    def __init__(self, order: Mapping[str, Any], mode: str, poll_s: float, exclude: Sequence[str], say: Say) -> None:
+        self.order, self.exclude = order, exclude
+        self.results = Path(order["root"]) / order["results"]
+        self.launch = order["launch"]["id"]
+        self.folder = attempt_folder(self.results, self.launch, order["attempt"])
+        self.file = self.folder / "job.json"
+        self.queue = Queue(self.results, poll_s)
+        self.say: Say = lambda text: say(f"{self.launch}: {text}")
+        self.record: dict[str, Any] = {"version": 1, "mode": mode, "state": "new"}
+        self.signal = 0
+        self._progress = 0  # bytes of progress.log that were said
+
+    def run(self) -> dict[str, Any]:
+        """Submit if nobody did, wait, and return the outcome."""
+        with self._ending(), self._alone():
+            if self.file.exists():
+                self.record = read_json(self.file)
+            if self.record["state"] == "ended":
+                return self._outcome(JobState(**self.record["ended"]))
+            job = self._find() if self.record["state"] != "new" else None
+            if job is None:
+                job = self._submit()
+            else:
+                self.say(f"found its job {job}; waiting for it")
+            state = self._wait(job)
+            if self.signal:
+                name = signal.Signals(self.signal).name
+                state = JobState(job, "CANCELLED", f"this run got {name} and cancelled the job", state.nodes)
+            self._note(state="ended", ended=vars(state) | {"job": job}, failed_nodes=self._failed_nodes(state))
+            outcome = self._outcome(state)
+        if self.signal:
+            raise Cancelled(self.signal, outcome)
+        return outcome
+
+    def _failed_nodes(self, state: JobState) -> list[str]:
+        """Nodes to blame, where Slurm blames one."""
+        if state.state == "NODE_FAIL":
+            with contextlib.suppress(SlurmSilent):
+                return list(failed_nodes(state.nodes)) or [state.nodes]
+        return list((self._result(state.job) or {}).get("failed_nodes") or [])
+
+    # -- submitting ---------------------------------------------------------
+
+    @property
+    def submitter(self) -> Submitter:
+        """How this attempt is, or was, submitted: what job.json says wins over what is asked for now."""
+        if not hasattr(self, "_submitter"):
+            folder = self.folder.resolve() / self.record["folder"]
+            if self.record["mode"] == "slurm":
+                self._submitter: Submitter = SlurmSubmitter(folder, self.order, self.queue, self.exclude)
+            elif self.record["mode"] == "local":
+                self._submitter = LocalSubmitter(folder, self.order)
+            else:
+                self._submitter = InlineSubmitter(folder, self.order)
+        return self._submitter
+
+    def _submit(self) -> str:
+        """Note what is about to be submitted, submit it, note its id. Killed in between, `_find` makes up for it."""
+        with self._writable():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not (self.folder / "order.json").exists():
+                write_json(self.folder / "order.json", self.order)
+            token = f"job-{secrets.token_hex(4)}"
+            (self.folder / token).mkdir(mode=0o700)
+            self._note(state="submitting", folder=token, host=os.uname().nodename, submitted_s=time.time())
+        try:
+            job = self.submitter.submit()
+        except UserError:
+            self.file.unlink(missing_ok=True)  # nothing was submitted: the next try starts anew
+            raise
+        self._note(state="submitted", job=job)
+        cells = f"{len(self.order['cells'])} cells"
+        self.say(f"submitted job {job} ({cells})" if self._is_slurm else f"started on this machine ({cells})")
+        return job
+
+    def _find(self) -> str | None:
+        """The job that was submitted by an earlier process; null where that process was killed before it did."""
+        if not self._is_slurm and self.record.get("host") != os.uname().nodename:
+            raise UserError(
+                f"{self.folder} was started on {self.record.get('host')}, and this is {os.uname().nodename}. Give the "
+                f"same command there, or remove {self.file} if that machine is lost."
+            )
+        job = self.record.get("job")
+        while job is None:
+            try:
+                job = self.submitter.find()
+                break
+            except SlurmSilent as error:
+                self.say(f"cannot ask Slurm whether a job was submitted ({error}); trying again")
+                self._sleep(self.queue.poll_s)
+                if self.signal:
+                    raise Cancelled(self.signal, {}) from error
+        if job is not None:
+            self._note(state="submitted", job=job)
+        return job
+
+    @property
+    def _is_slurm(self) -> bool:
+        return bool(self.record["mode"] == "slurm")
+
+    def _note(self, **changes: Any) -> None:
+        self.record |= changes
+        try:
+            write_json(self.file, self.record)
+        except OSError as error:
+            raise UserError(
+                f"{self.file} cannot be written: {error.strerror}. What was measured stays, and a job that runs goes "
+                "on; mend that and give the same command again: it finds the job."
+            ) from error
+
+    # -- waiting ------------------------------------------------------------
+
+    def _wait(self, job: str) -> JobState:
+        """Until the job has ended, or until this process is asked to end and has cancelled it."""
+        said, said_s, silent, cancelled_s = "", time.monotonic(), False, 0.0
+        state = None
+        while True:
+            self._relay()
+            if self.signal and not cancelled_s:
+                cancelled_s = time.monotonic()
+                error = self.submitter.cancel(job)
+                what = f"job {job}" if self._is_slurm else "its process"
+                self.say(f"cancelling {what}: this run got {signal.Signals(self.signal).name}")
+                if error:
+                    self.say(f"could not cancel {what}: {error}. Do it by hand: scancel {job}")
+                self.queue.poll_s = min(self.queue.poll_s, 5.0)
+            if self._finished(job):
+                # A job shorter than the time between two questions was never seen but pending.
+                return state if state and state.state != "PENDING" else JobState(job, "COMPLETED")
+            try:
+                state = self.submitter.state(job, self.record["submitted_s"]) or state
+                if silent:
+                    self.say("Slurm answers again")
+                silent = False
+            except SlurmSilent as error:
+                if not silent:
+                    self.say(f"Slurm does not answer ({error}); the job goes on without it, waiting")
+                silent = True
+            if state and not state.live and not silent:
+                return state
+            if cancelled_s and time.monotonic() - cancelled_s > CANCEL_S:
+                self.say(f"job {job} has not ended {duration(CANCEL_S)} after it was cancelled; leaving it to Slurm")
+                return state or JobState(job, "UNKNOWN")
+            line = self._describe(job, state)
+            if line != said or (time.monotonic() - said_s > 600 and "pending" in line):
+                said, said_s = line, time.monotonic()
+                if line:
+                    self.say(line)
+            self._sleep(2.0 if self._is_slurm else 0.25)
+
+    def _finished(self, job: str) -> bool:
+        """True when the job's outcome is there and final, without asking Slurm.
+
+        An outcome with cells that were not run may be that of a job that Slurm puts back into the queue.
+        """
+        if not self.submitter.result_file(job).exists():
+            return False
+        result = self._result(job)
+        return result is not None and not any(cell["status"] == "not_run" for cell in result["cells"].values())
+
+    def _describe(self, job: str, state: JobState | None) -> str:
+        """What a person should know of the job's state, or nothing."""
+        if not self._is_slurm or state is None or state.state == "COMPLETING":
+            return ""
+        if state.state == "PENDING":
+            why = state.reason.strip("()")
+            return f"job {job} is pending" + (f": {why}{PENDING.get(why, '')}" if why not in ("", "None") else "")
+        return f"job {job} is {state.state.lower()}" + (f" on {state.nodes}" if state.nodes else "")
+
+    def _relay(self) -> None:
+        """Pass on what the job says of its progress."""
+        with contextlib.suppress(OSError), (self.folder / "progress.log").open("rb") as file:
+            file.seek(self._progress)
+            text = file.read()
+            whole = text.rfind(b"\n") + 1
+            self._progress += whole
+            for line in text[:whole].decode("utf-8", "replace").splitlines():
+                self.say(line)
+
+    def _sleep(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        already = self.signal
+        while time.monotonic() < end and self.signal == already:
+            time.sleep(min(0.25, max(0.0, end - time.monotonic())))
+
+    @contextlib.contextmanager
+    def _ending(self) -> Iterator[None]:
+        """INT, TERM and HUP are noted and acted upon by `_wait`; a second INT ends this process at once."""
+
+        def note(number: int, _frame: object) -> None:
+            if self.signal and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = self.signal or number
+
+        # What the caller ignores stays ignored: HUP under nohup, INT of a script's background process.
+        heard = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One process waits for an attempt; another one waits for that one. The lock ends with its process."""
+        with self._writable():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("a")
+        with file:
+            said = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if not said:
+                        self.say("another process waits for this attempt; waiting for it")
+                        said = True
+                    self._sleep(1.0)
+                    if self.signal:
+                        # The job belongs to the other process; it is not ours to cancel.
+                        raise Cancelled(self.signal, {}) from None
+                except OSError:
+                    break  # this file system knows no locks; job.json still keeps us from submitting twice
+            yield
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or self.folder} cannot be written: {error.strerror}. Nothing was submitted."
+            ) from error
+
+    # -- the outcome --------------------------------------------------------
+
+    def _outcome(self, state: JobState) -> dict[str, Any]:
+        """What the job says, corrected by what lies in `results/cells/`, with how the job ended."""
+        result = self._result(state.job)
+        end = time.monotonic() + RESULT_S
+        while result is None and state.state in ("COMPLETED", "UNKNOWN") and time.monotonic() < end:
+            time.sleep(0.5)
+            result = self._result(state.job)
+        good = state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED") and result is not None
+        reason = (result or {}).get("reason") if good else self._why(state)
+        cells = {cell["id"]: self._cell(cell["id"], result or {}, reason) for cell in self.order["cells"]}
+        outcome = {
+            "version": 1,
+            "launch": self.launch,
+            "attempt": self.order["attempt"],
+            "study": self.order["study"],
+            "started_utc": _utc(self.record.get("submitted_s")),
+            "finished_utc": utc_now(),
+            **(result or {}),
+            "status": "failed" if not good else (result or {}).get("status", "failed"),
+            "reason": reason,
+            "cells": cells,
+        }
+        job = {key: self.record.get(key) for key in ("mode", "job", "host", "folder")}
+        # A slow squeue may still call a job running that has left its outcome: then it has completed.
+        end_state = "COMPLETED" if good else state.state
+        outcome["job"] = job | {
+            "state": end_state,
+            "reason": state.reason or None,
+            "nodes": state.nodes or None,
+            "failed_nodes": self.record.get("failed_nodes") or [],
+        }
+        return outcome
+
+    def _cell(self, cell: str, result: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+        if is_measured(self.results, cell):
+            return {"status": "ok", "reason": None}
+        said = (result.get("cells") or {}).get(cell)
+        if said and said["status"] != "ok":
+            return dict(said) if said["status"] == "failed" or not reason else {**said, "reason": reason}
+        if said:
+            return {"status": "failed", "reason": f"it was measured, but results/cells/{cell} is not there"}
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            failed = read_json(self.folder / "failed" / cell / "cell.json")
+            return {"status": "failed", "reason": failed["reason"]}
+        return {"status": "not_run", "reason": reason}
+
+    def _result(self, job: str) -> dict[str, Any] | None:
+        """What the first task returned; from the attempt's folder where that could not be written."""
+        try:
+            said, value = pickle.loads(self.submitter.result_file(job).read_bytes())
+            if said == "success":
+                return dict(value)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            pass
+        with contextlib.suppress(OSError, ValueError):
+            return dict(read_json(self.folder / "outcome.json"))
+        return None
+
+    def _why(self, state: JobState) -> str:
+        """How a job that left no outcome ended, for people."""
+        if state.state == "NODE_FAIL" and "NODE_FAIL" in state.reason:
+            return state.reason
+        words = [
+            f"job {state.job} ended as {state.state}" if self._is_slurm else "its process ended without an outcome"
+        ]
+        if meaning := MEANING.get(state.state):
+            words.append(meaning)
+        if state.reason and state.reason not in ("None", "NonZeroExitCode", state.state):
+            words.append(state.reason)
+        if state.nodes and self._is_slurm:
+            words.append(f"node {state.nodes}")
+        if state.state in ("FAILED", "ENDED", "COMPLETED", "UNKNOWN") and (last := self._last_line(state.job)):
+            words.append(f"its last line: {last}")
+        return "; ".join(words)
+
+    def _last_line(self, job: str) -> str:
+        try:
+            text = self.submitter.log_file(job).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        lines = [
+            line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("srun:", "slurmstepd:"))
+        ]
+        return lines[-1] if lines else ""
+
+
+# What a pending job's reason means, where waiting alone may not help. The platform's file is what to mend.
+PENDING = {
+    "PartitionTimeLimit": " (it asks for more time than the partition gives: time_min)",
+    "PartitionNodeLimit": " (it asks for more nodes than the partition gives)",
+    "ReqNodeNotAvail": " (its nodes are down, drained or reserved)",
+    "BadConstraints": " (no node has what it asks for: constraint, gres, cpus_per_task, mem_gb)",
+    "JobHeldAdmin": " (held by an administrator)",
+    "JobHeldUser": " (held by you; scontrol release lets it go)",
+    "InvalidAccount": " (the account may not use this partition: account)",
+    "InvalidQOS": " (the QOS may not be used: qos)",
+    "Resources": " (waiting for free nodes)",
+    "Priority": " (others come first)",
+    "launch failed requeued held": " (its node could not start it; scontrol release lets it try again)",
+    "BeginTime": " (it was put back into the queue and may start again shortly)",
+}
+
+
+def _utc(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

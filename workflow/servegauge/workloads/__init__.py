@@ -1,0 +1,1 @@
+"""Prompt sets and arrival processes, frozen: the same bytes on every platform."""

@@ -1,0 +1,253 @@
+"""Frozen workloads: prompts, arrival times and answer lengths of a cell, compiled once, hashed, replayed everywhere.
+
+`results/workloads/<id>/workload.parquet` has one row per request, the warm-up's first (schema below), and
+`workload.json` says what it was made of. The bytes depend on the specification, the tokenizer's file, the data set's
+file and the locked libraries only, so that every platform and framework gets the same ones.
+
+Arrival times of the warm-up follow the same process at the same rate from a time 0 of their own; for replay, steps and
+ramp, whose shape belongs to the window, they are poisson. Closed loops have no times: a stream sends when it is free.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, sha256, whole_folder, write_json
+from servegauge.contract.spec import Load, Workload
+from servegauge.inputs import models
+from servegauge.workloads import tokenizer as tokens
+from servegauge.workloads.arrivals import arrival_times
+from servegauge.workloads.prompts import Prompt, draw_prompts, unchanged_sha256
+
+VERSION = 1  # of the schema below
+PARQUET, JSON = "workload.parquet", "workload.json"
+WINDOW_ONLY = ("replay", "steps", "ramp")
+FEW = 8  # workloads; below it, starting further processes takes longer than compiling
+
+
+def _column(name: str, kind: pa.DataType, description: str, unit: str = "", nullable: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable, {"description": description, "unit": unit})
+
+
+SCHEMA = pa.schema(
+    [
+        _column("request", pa.int32(), "number of the request, 0 for the first of the warm-up"),
+        _column("phase", pa.string(), "warmup or window"),
+        _column(
+            "scheduled_s", pa.float64(), "when to send it, from the start of its phase; null: closed loop", "s", True
+        ),
+        _column("prompt", pa.string(), "text for the completions endpoint"),
+        _column(
+            "messages", pa.string(), "messages for the chat endpoint as JSON; null: the prompt is the message", "", True
+        ),
+        _column("prompt_tokens", pa.int32(), "tokens of the prompt, special tokens included", "tokens"),
+        _column("output_tokens", pa.int32(), "tokens of answer to ask for", "tokens"),
+    ]
+)
+
+
+def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any]:
+    """Compile `workload` into the folder `out / workload.id` and return its `workload.json`.
+
+    Does nothing where the folder is there, whole, and made of the same files. UserError where a tokenizer or data set
+    is missing, where one has changed since (then the workload would be another one under the same name), and where the
+    window would be empty.
+    """
+    folder = out / workload.id
+    if folder.exists():
+        return _present(folder, root)
+    tokenizer = models.workload_tokenizer(workload.tokenizer, root)
+    load = Load(**workload.load)
+    # One seed for each thing that is drawn: another arrival process leaves the prompts as they are drawn.
+    prompt_seed, warmup_seed, window_seed = (
+        int(seed) for seed in np.random.SeedSequence(workload.seed).generate_state(3, np.uint64)
+    )
+    warmup = _times(load, load.warmup_requests, None, warmup_seed, root, warmup=True)
+    window = _times(load, load.requests, load.duration_s, window_seed, root)
+    if not len(window):
+        raise UserError(
+            f"workload {workload.id}: no request arrives in {load.duration_s:g} s at {load.rate_rps:g} requests a "
+            "second; lengthen the window"
+        )
+    drawn = draw_prompts(
+        workload.prompts, tokens.load(tokenizer), len(warmup) + len(window), prompt_seed, load.output_tokens, root
+    )
+    table = _table(warmup, window, drawn.prompts)
+    try:
+        with whole_folder(folder) as temporary:
+            write_parquet(table, temporary / PARQUET)
+            described = {
+                "version": VERSION,
+                "id": workload.id,
+                "sha256": sha256(temporary / PARQUET),
+                "requests": len(window),
+                "warmup_requests": len(warmup),
+                "last_scheduled_s": None if window[-1] is None else float(window[-1]),
+                "prompt_tokens": _summary(table, "prompt_tokens"),
+                "output_tokens": _summary(table, "output_tokens"),
+                "files": _sources(workload, drawn.source, tokenizer, root),
+                "prompts": dict(drawn.source),
+                "spec": workload.to_dict(),
+            }
+            write_json(temporary / JSON, described)
+    except FileExistsError:  # another process compiled the same one meanwhile
+        return _present(folder, root)
+    return described
+
+
+def read_workload(path: Path) -> pa.Table:
+    """The workload at `path` (its folder or its Parquet file), after its bytes were checked against `workload.json`."""
+    folder = path if path.is_dir() else path.parent
+    file = folder / PARQUET
+    try:
+        expected = read_json(folder / JSON)["sha256"]
+        found = sha256(file)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no workload in {folder}: {error.filename} is missing. {_again(folder)}") from error
+    if found != expected:
+        raise UserError(f"{file} has SHA-256 {found}, but was frozen as {expected}. {_again(folder)}")
+    return pq.read_table(file, schema=SCHEMA)
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Write `table` so that equal tables give equal bytes: one row group, fixed encoding, nothing of time or place."""
+    pq.write_table(
+        table, path, row_group_size=max(1, table.num_rows), compression="zstd", compression_level=3, version="2.6",
+        data_page_version="1.0", use_dictionary=["phase"], write_statistics=True, store_schema=True,
+    )  # fmt: skip
+
+
+def compile_plan(
+    plan: Path, out: Path, results: Path, root: Path, processes: int = 1, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Compile the missing workloads of the plan file into `results / workloads` and list all of them in the file `out`.
+
+    The list: `{"study", "workloads": {id: {"sha256", "requests", "warmup_requests"}}}`. One UserError names everything
+    that could not be compiled.
+    """
+    try:
+        data = read_json(plan)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no plan {plan}; make it with scripts/write_plan.py") from error
+    wanted = [Workload.from_dict(entry) for entry in data["workloads"]]
+    folder = results / "workloads"
+    missing = sum(not (folder / workload.id).exists() for workload in wanted)
+    say(f"{len(wanted)} workloads, {missing} to compile")
+    compiled: dict[str, Any] = {}
+    mistakes: dict[str, str] = {}
+
+    def keep(workload: Workload, described: Mapping[str, Any] | str) -> None:
+        if isinstance(described, str):
+            mistakes.setdefault(described, workload.id)
+            return
+        compiled[workload.id] = {key: described[key] for key in ("sha256", "requests", "warmup_requests")}
+        size = described["prompt_tokens"]["mean"]
+        say(
+            f"{len(compiled)}/{len(wanted)} {workload.id}: {described['requests']} requests, {size:.0f} tokens a prompt"
+        )
+
+    if processes < 2 or missing < FEW:
+        for workload in wanted:
+            keep(workload, _try_compile(workload, root, folder))
+    else:
+        # Each process works on one core; the tokenizers library would start threads for all cores in each.
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, mp_context=context) as pool:
+            jobs = [(workload, pool.submit(_try_compile, workload, root, folder)) for workload in wanted]
+            for workload, job in jobs:
+                keep(workload, job.result())
+    if mistakes:
+        raise UserError("\n".join(f"{text} (needed by {name} and perhaps others)" for text, name in mistakes.items()))
+    listed = {"study": data["study"]["name"], "workloads": compiled}
+    write_json(out, listed)
+    return listed
+
+
+def _try_compile(workload: Workload, root: Path, folder: Path) -> dict[str, Any] | str:
+    """`workload.json`, or the text of what the user has to mend."""
+    try:
+        return compile_workload(workload, root, folder)
+    except UserError as error:
+        return str(error)
+
+
+def _times(
+    load: Load, requests: int | None, duration_s: float | None, seed: int, root: Path, warmup: bool = False
+) -> list[float | None]:
+    """Seconds from the start of the phase for each request, or nulls for a closed loop."""
+    if load.concurrency is not None:
+        if requests is None:
+            raise UserError("a closed loop (concurrency) needs load.requests: how many requests to send")
+        return [None] * requests
+    if warmup and not requests:
+        return []
+    arrival = load.arrival if not (warmup and load.arrival["process"] in WINDOW_ONLY) else {"process": "poisson"}
+    return arrival_times(arrival, load.rate_rps, requests, duration_s, seed, root).tolist()
+
+
+def _table(warmup: list[float | None], window: list[float | None], prompts: list[Prompt]) -> pa.Table:
+    count = len(prompts)
+    columns = {
+        "request": range(count),
+        "phase": ["warmup"] * len(warmup) + ["window"] * len(window),
+        "scheduled_s": [*warmup, *window],
+        "prompt": [prompt.text for prompt in prompts],
+        "messages": [prompt.messages for prompt in prompts],
+        "prompt_tokens": [prompt.prompt_tokens for prompt in prompts],
+        "output_tokens": [prompt.output_tokens for prompt in prompts],
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def _summary(table: pa.Table, name: str) -> dict[str, float]:
+    """Least, mean and most of a column over the window."""
+    values = table.filter(pa.compute.equal(table["phase"], "window"))[name].to_numpy()
+    return {"min": int(values.min()), "mean": round(float(values.mean()), 3), "max": int(values.max())}
+
+
+def _sources(workload: Workload, source: Mapping[str, Any], tokenizer: Path, root: Path) -> dict[str, str]:
+    """SHA-256 of every file that shaped this workload, by its path as the configuration writes it."""
+    inside = tokenizer.is_relative_to(root)
+    files = {str(tokenizer.relative_to(root) if inside else tokenizer): unchanged_sha256(tokenizer)}
+    if "path" in source:
+        files[source["path"]] = source["sha256"]
+    arrival = workload.load["arrival"]
+    if arrival["process"] == "replay":
+        files[arrival["path"]] = sha256(root / arrival["path"])
+    return files
+
+
+def _present(folder: Path, root: Path) -> dict[str, Any]:
+    """`workload.json` of a compiled workload, after its bytes and its sources were checked."""
+    try:
+        described = read_json(folder / JSON)
+        found = sha256(folder / PARQUET)
+    except (FileNotFoundError, json.JSONDecodeError) as error:
+        raise UserError(f"{folder} is damaged: {error}. {_again(folder)}") from error
+    if found != described["sha256"]:
+        raise UserError(f"{folder / PARQUET} is not what was frozen. {_again(folder)}")
+    for name, frozen in described["files"].items():
+        path = root / os.path.expandvars(os.path.expanduser(name))
+        # A data set that is gone does no harm: what was taken of it is frozen.
+        if path.is_file() and unchanged_sha256(path) != frozen:
+            raise UserError(
+                f"{path} has changed since {folder.name} was frozen with it, so cells measured before and after would "
+                "not be the same. Restore it, or give the changed one another name."
+            )
+    return described
+
+
+def _again(folder: Path) -> str:
+    return f"Delete {folder} and run again: it is compiled to the same bytes."
