@@ -15,6 +15,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from servegauge.frameworks import frameworks
 from servegauge.launch.recorders.scrape import COMMON, Scraper, Watch, parse, snapshot
 
 MAPPING = {
@@ -79,6 +80,32 @@ def test_common_names_beside_raw_ones() -> None:
 def test_snapshot_sums_counts_and_averages_shares() -> None:
     assert snapshot(TEXT, MAPPING) == {"requests_running": 5.0, "kv_usage": 0.375, "cache_hit_tokens": 42.0}
     assert snapshot("", MAPPING) == {}, "what the server does not say is absent, not 0"
+
+
+@pytest.mark.parametrize("name", sorted(frameworks()))
+def test_a_counter_that_is_shown_from_its_first_event_on_is_0_until_then(name: str) -> None:
+    """Of every framework: no hit, no preemption, and on a fresh server no request, is a 0, not a gap."""
+    mapping = frameworks()[name].metrics
+    counters = {"cache_hit_tokens", "preemptions"} & set(mapping)
+    hidden = {raw for counter in counters for raw in mapping[counter]}
+    raws = sorted({raw for raws in mapping.values() for raw in raws} - hidden)
+    if not raws:
+        pytest.skip("it has no metrics")
+    page = "".join(f"{raw} 3.0\n" for raw in raws)
+    found = snapshot(page, mapping)
+    assert {counter: found.get(counter) for counter in counters} == dict.fromkeys(counters, 0.0)
+    zeros = [sample for sample in parse(page, mapping) if sample.metric in counters]
+    assert [(sample.raw, sample.labels, sample.value) for sample in zeros] == [
+        (mapping[counter][0], "{}", 0.0) for counter in mapping if counter in counters
+    ]
+
+
+def test_what_every_request_counts_is_0_until_a_request_was_counted_and_then_unknown() -> None:
+    mapping = {"prompt_tokens": ["x:prompt_total"], "output_tokens": ["x:output_total"], "requests_running": ["x:run"]}
+    assert snapshot("x:run 0\n", mapping) == {"requests_running": 0.0, "prompt_tokens": 0.0, "output_tokens": 0.0}
+    assert snapshot("x:output_total 0\n", mapping) == {"prompt_tokens": 0.0, "output_tokens": 0.0}
+    assert snapshot("x:output_total 7\n", mapping) == {"output_tokens": 7.0}, "renamed in another version: no 0"
+    assert snapshot("y:other 7\n", mapping) == {}, "the page of something else"
 
 
 def test_one_number_of_the_server_may_be_two_of_ours() -> None:

@@ -6,9 +6,10 @@ at its own ticks (start + k / hz): an instance that does not answer holds up no 
 counted, not made up for.
 
 Rows (`tables.SERVER_METRICS`): `t_ns` is CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, half-way between
-asking and having the answer. Samples that a framework's file maps to a common name are kept at every scrape; all other
-samples at the first scrape and whenever their value changed, so a reader carries the last value forward. `_created`
-samples (the moment a counter was born) are dropped. Non-finite values are null.
+asking and having the answer. Samples that a framework's file maps to a common name are kept at every scrape (a counter
+that its server shows only from the first event on is 0 until then); all other samples at the first scrape and whenever
+their value changed, so a reader carries the last value forward. `_created` samples (the moment a counter was born) are
+dropped. Non-finite values are null.
 """
 
 from __future__ import annotations
@@ -48,6 +49,12 @@ COMMON: dict[str, tuple[str, str, str]] = {
     "ttft_sum_s": ("sum of the server's own times to first token since the start", "s", "sum"),
     "ttft_count": ("requests in ttft_sum_s", "requests", "sum"),
 }
+# Many servers show a counter only from its first event on. These events may never come: absent is 0.
+OCCASIONAL = frozenset({"cache_hit_tokens", "preemptions"})
+# These grow with every request: absent is 0 until one of them has grown; then it is a name that this server lacks.
+EVERY_REQUEST = frozenset(
+    {"cache_query_tokens", "prompt_tokens", "output_tokens", "requests_finished", "ttft_sum_s", "ttft_count"}
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,17 @@ class Sample:
 
 
 def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
-    """Samples of a Prometheus text. `mapping`: common name -> the server's own names. ValueError for a broken text."""
+    """Samples of a Prometheus text. `mapping`: common name -> the server's own names. ValueError for a broken text.
+
+    A counter in `mapping` that the text does not have yet is a sample of 0 without labels (see `OCCASIONAL`), if the
+    text has any other name in `mapping`: else it is not this server's.
+    """
     common: dict[str, list[str | None]] = {}  # a server's number may stand for two of ours
     for name, raws in mapping.items():
         for raw in raws:
             common.setdefault(raw, []).append(name)
+    seen: set[str] = set()
+    grown = False
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name.endswith("_created"):
@@ -73,11 +86,20 @@ def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
             labels = json.dumps(sample.labels, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             value = float(sample.value)
             for name in common.get(sample.name, [None]):
+                if name is not None:
+                    seen.add(name)
+                    grown = grown or (name in EVERY_REQUEST and value > 0)
                 yield Sample(name, sample.name, labels, value if math.isfinite(value) else None)
+    for name in [name for name in mapping if seen and name not in seen]:
+        if name in OCCASIONAL or (name in EVERY_REQUEST and not grown):
+            yield Sample(name, mapping[name][0], "{}", 0.0)
 
 
 def snapshot(text: str, mapping: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """Common metric -> one number for one server: summed or averaged as `COMMON` says. Absent ones are left out."""
+    """Common metric -> one number for one server: summed or averaged as `COMMON` says.
+
+    Absent gauges are left out, and so are absent counters that are not 0 for sure (see `parse`).
+    """
     values: dict[str, list[float]] = {}
     for sample in parse(text, mapping):
         if sample.metric is not None and sample.value is not None:
