@@ -1,1 +1,1 @@
-"""The statistics: which differences between platforms the data can carry."""
+"""The statistics: which differences between platforms the data can carry. The core knows plain arrays only."""
