@@ -22,12 +22,22 @@ PROGRAM = textwrap.dedent(
     """
     import http.server, os, signal, subprocess, sys
     mode, port = sys.argv[1], int(sys.argv[2])
+    WORKER = "import signal, sys, time\\n" \\
+        "signal.signal(signal.SIGTERM, lambda *_: (open('worker-terminated', 'w').close(), sys.exit(0)))\\n" \\
+        "print(1, flush=True)\\ntime.sleep(300)"
     if mode == "dies":
         sys.exit("no such model")
     if mode == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # a grandchild that leaves the process group and loses its parent
         subprocess.Popen(["sh", "-c", "setsid sleep 300 & echo $! > grandchild"])
+    if mode in ("with a worker", "with a worker, deaf"):
+        # Its worker notes a SIGTERM that did not come from it.
+        worker = subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE)
+        worker.stdout.readline()
+        def end(*_):
+            worker.kill(); worker.wait(); sys.exit(0)
+        signal.signal(signal.SIGTERM, end if mode == "with a worker" else signal.SIG_IGN)
     class Handler(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_): pass
         def do_GET(self):
@@ -96,6 +106,22 @@ def test_nothing_survives_a_stubborn_server(tmp_path, monkeypatch):
     assert not gone(grandchild)
     running.stop()
     assert gone(grandchild)
+    assert "SIGKILL" in running.how_it_ended()
+
+
+def test_a_server_is_asked_to_end_before_its_workers_are(tmp_path, monkeypatch):
+    running = begin(tmp_path, "with a worker")
+    running.wait_ready(20)
+    began = time.monotonic()
+    running.stop()
+    assert running.how_it_ended() == "exit status 0"
+    assert not (tmp_path / "worker-terminated").exists(), "its worker was ended by it, not by us"
+    assert time.monotonic() - began < 5, "nobody waits for a server that has ended"
+    monkeypatch.setattr(server, "GRACE_S", 2.0)
+    running = begin(tmp_path, "with a worker, deaf")
+    running.wait_ready(20)
+    running.stop()
+    assert (tmp_path / "worker-terminated").exists(), "a server that does not end is not waited for alone"
     assert "SIGKILL" in running.how_it_ended()
 
 

@@ -138,7 +138,7 @@ class Server:
         raise ServerError(f"the server was not ready within {deadline_s:.0f} s\n{self.tail()}")
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL, to every process of the server; returns when none is left."""
+        """SIGTERM to the first process, then to every one, then SIGKILL; returns when none is left."""
         if self.process.stdin and not self.process.stdin.closed:
             self.process.stdin.close()
         try:
