@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from graphlib import CycleError, TopologicalSorter
 
@@ -76,6 +77,16 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         TopologicalSorter({name: imports(tree) - {name} for name, tree in TREES.items()}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_rules_and_scripts_import_modules_that_exist() -> None:
+    """Snakemake runs what stands in a rule's function only at the end of a run: too late to find a wrong name."""
+    files = [*ROOT.glob("workflow/rules/*.smk"), ROOT / "Snakefile", *ROOT.glob("scripts/*.py")]
+    for file in files:
+        for module, names in re.findall(r"^ *from (servegauge[\w.]*) import (.+)$", file.read_text(), re.MULTILINE):
+            found = vars(importlib.import_module(module))
+            for name in re.findall(r"(\w+)(?: as \w+)?", names):
+                assert name in found or f"{module}.{name}" in MODULES, f"{file.name}: {module} has no {name}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests" / "unit").rglob("test_*.py")), ids=lambda path: path.name)

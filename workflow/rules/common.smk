@@ -81,9 +81,9 @@ def probe_needs(wildcards):
 
 def finished():
     """Say how the run ended; the exit status is 1 when a cell failed."""
-    from servegauge import summary
+    from servegauge.report import terminal
 
-    return summary.show(PIPELINE.results, PIPELINE.name)
+    return terminal.show(PIPELINE.results, PIPELINE.name)
 
 
 @atexit.register
