@@ -114,7 +114,7 @@ def _mentions(path: Path, root: Path) -> bool:
 def test_killed_around_the_submission_it_is_submitted_once(site, when):
     [launch] = site.plan({"s": 1.0})
     code = (
-        "import os, signal, runpy, sys; from servegauge import submitters as s; submit = s.LocalSubmitter.submit\n"
+        "import os, signal, runpy, sys; from servegauge.submit import backends as s; submit = s.LocalSubmitter.submit\n"
         "def dies(self):\n"
         f"    {'submit(self)' if when == 'after' else 'pass'}; os.kill(os.getpid(), signal.SIGKILL)\n"
         "s.LocalSubmitter.submit = dies; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"

@@ -117,7 +117,7 @@ def test_a_port_that_is_taken_by_somebody_else(clone, tmp_path):
         "        open(marker, 'w').close(); return int(os.environ['TAKEN'].rpartition('/')[2])\n"
         "    return port\n"
         "if 'TAKEN' in os.environ and 'submitit' in ' '.join(__import__('sys').orig_argv):\n"
-        "    from servegauge import server\n"
+        "    from servegauge.launch import server\n"
         "    server.free_port = taken_once(server.free_port)\n"
     )
     with socket.socket() as other:
