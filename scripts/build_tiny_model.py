@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.base.errors import door
+from servegauge.base.errors import run_and_exit
 from servegauge.inputs.engines.tiny_sizes import SIZES
 from servegauge.inputs.models import build_model
 
@@ -21,4 +21,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

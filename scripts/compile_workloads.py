@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.base.errors import door
+from servegauge.base.errors import run_and_exit
 from servegauge.workloads.compile import compile_plan
 
 
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

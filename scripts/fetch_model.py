@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from servegauge.base.errors import door
+from servegauge.base.errors import run_and_exit
 from servegauge.inputs.hub import fetch_folder, fetch_named
 
 
@@ -32,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from servegauge.base.errors import door
+from servegauge.base.errors import run_and_exit
 from servegauge.cli.measure import measure_launch
 from servegauge.submit.monitor import MODES, POLL_S
 
@@ -30,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

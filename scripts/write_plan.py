@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from servegauge.base.errors import door
+from servegauge.base.errors import run_and_exit
 from servegauge.base.files import write_json
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
@@ -19,4 +19,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

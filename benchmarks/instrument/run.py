@@ -29,7 +29,7 @@ from typing import Any
 from table import heading, markdown, one_line
 from tools import OURS, PEERS, ROOT, Reported, Tool
 
-from servegauge.base.errors import UserError, did_you_mean, door
+from servegauge.base.errors import UserError, did_you_mean, run_and_exit
 from servegauge.base.files import write_json, write_text
 from servegauge.instrument.calibrate import PacedServer, Point, paced_server, quantiles
 from servegauge.launch.cell_checks import DEFAULTS
@@ -200,4 +200,4 @@ def _machine() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

@@ -1,4 +1,4 @@
-"""How long planning takes: `snakemake -n` of studies of 10,000 and 100,000 cells, with `scripts/plan.py` beside it.
+"""How long planning takes: `snakemake -n` of studies of 10,000 and 100,000 cells, with `servegauge plan` beside it.
 
 Each study is planned in a copy of the workflow in a temporary folder, so nothing of this checkout is touched: once with
 nothing measured, and once with everything measured but one cell. Nothing is run and no engine is needed. Beside each
@@ -97,8 +97,8 @@ def runs(cells: int) -> list[Run]:
         plan = expand(load_study(root, "planning"))
         assert len(plan.cells) == cells, len(plan.cells)
         dry_run = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "-n", "--config", "study=planning"]
-        script = [sys.executable, "scripts/plan.py", "planning"]
-        found = [timed("scripts/plan.py", script, root), timed("snakemake -n, nothing measured", dry_run, root)]
+        script = [sys.executable, "-m", "servegauge.cli", "plan", "planning"]
+        found = [timed("servegauge plan", script, root), timed("snakemake -n, nothing measured", dry_run, root)]
         measure(root, plan)
         return [*found, timed("snakemake -n, one cell missing", dry_run, root)]
 

@@ -20,7 +20,7 @@ def user(cluster, tmp_path):
 
 
 def doctor(user: User) -> tuple[int, str]:
-    argv = [sys.executable, "scripts/doctor.py", "--profile", "profiles/hlrs", "--study", "lost"]
+    argv = [sys.executable, "-m", "servegauge.cli", "doctor", "--profile", "profiles/hlrs", "--study", "lost"]
     environment = {**os.environ, "PYTHONPATH": str(user.root / "workflow")}
     done = subprocess.run(argv, cwd=user.root, env=environment, capture_output=True, text=True, timeout=200)
     return done.returncode, done.stdout + done.stderr

@@ -28,13 +28,13 @@ def options(url: str = "http://127.0.0.1:9", **fields: object) -> Options:
 
 
 def command(*arguments: str) -> list[str]:
-    return [sys.executable, "scripts/load.py", "--model", "m", *arguments]
+    return [sys.executable, "-m", "servegauge.cli", "load", "--model", "m", *arguments]
 
 
 def test_a_run_prints_a_table_and_writes_the_requests_of_a_cell(tmp_path, capsys):
     out = tmp_path / "made" / "run.parquet"
     with paced(tmp_path, *FAST) as server:
-        status = load.run(options(server.url, requests=6, prompts="synthetic:8,4", out=out))
+        status = load.measure(options(server.url, requests=6, prompts="synthetic:8,4", out=out))
     said = capsys.readouterr().out
     assert status == 0
     assert "6 ok" in said
@@ -50,7 +50,7 @@ def test_the_same_as_json_in_an_open_loop(tmp_path, capsys):
             server.url, concurrency=None, rate=50.0, requests=5, warmup=2, prompts="synthetic:8,4", json=True,
             out=tmp_path / "run.parquet",
         )  # fmt: skip
-        load.run(given)
+        load.measure(given)
     summary = json.loads(capsys.readouterr().out)
     assert summary["statuses"] == {"ok": 5}
     assert summary["ttft_p50_s"] > 0.02
@@ -99,14 +99,14 @@ def test_a_frozen_workload_is_replayed(tmp_path, capsys):
     path = workload(tmp_path / "w", window=3, scheduled_s=[0.0, 0.01, 0.02])
     with paced(tmp_path, *FAST) as server:
         given = options(server.url, concurrency=None, prompts=str(path), out=tmp_path / "run.parquet")
-        assert load.run(given) == 0
+        assert load.measure(given) == 0
     assert [row["scheduled_ns"] for row in rows_of(tmp_path / "run.parquet")] == [0, 10_000_000, 20_000_000]
 
 
 def test_no_answer_at_all_is_exit_status_1(tmp_path, capsys):
     with paced(tmp_path, *FAST, "--fault", "http_error:status=429") as server:
         given = options(server.url, requests=3, prompts="synthetic:8,4", out=tmp_path / "run.parquet")
-        assert load.run(given) == 1
+        assert load.measure(given) == 1
     said = capsys.readouterr().out
     assert "3 http_error" in said
     assert "HTTP 429" in said
@@ -144,13 +144,13 @@ def test_options_that_do_not_belong_together(fields, said):
 )
 def test_options_that_cannot_be_used_are_refused_before_anything_is_sent(fields, said):
     with pytest.raises(UserError, match=said):
-        load.run(options(**fields))
+        load.measure(options(**fields))
 
 
 def test_a_prompt_set_needs_the_tokenizer(tmp_path):
     (tmp_path / "set.yaml").write_text("{kind: synthetic, input_tokens: 5, output_tokens: 5}")
     with pytest.raises(UserError, match="--tokenizer"):
-        load.run(options(prompts=str(tmp_path / "set.yaml")))
+        load.measure(options(prompts=str(tmp_path / "set.yaml")))
 
 
 def test_the_door_says_one_line_and_no_traceback():

@@ -250,7 +250,7 @@ def test_table_csv_and_json_say_the_same(tree: Tree, results: Path) -> None:
     assert f"{skipped} cannot work" in table
 
 
-# -- scripts/plan.py ----------------------------------------------------------
+# -- the plan as text ----------------------------------------------------------
 
 
 def _script(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

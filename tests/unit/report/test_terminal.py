@@ -122,7 +122,7 @@ def test_the_scripts_have_help(script):
 
 def test_the_script_ends_with_1_where_a_cell_failed_and_2_for_a_mistake(made):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "scripts/summary.py", *words, "--results", str(made[0])]
+        argv = [sys.executable, "-m", "servegauge.cli", "report", "--text", *words, "--results", str(made[0])]
         return subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
 
     assert run("demo").returncode == 1

@@ -18,7 +18,7 @@ def did_you_mean(found: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def door(main: Callable[[], int | None]) -> None:
+def run_and_exit(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave: UserError becomes one message and exit status 2, Ctrl-C becomes 130."""
     try:
         sys.exit(main() or 0)

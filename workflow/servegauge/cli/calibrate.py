@@ -1,7 +1,8 @@
-"""What `scripts/calibrate.py` does: run the grid, show each point as it comes, say what this node carries."""
+"""`servegauge calibrate`: run the grid, show each point as it comes, say what load this node's instrument carries."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -12,10 +13,31 @@ from typing import Any
 from servegauge.base.errors import UserError
 from servegauge.instrument.calibrate import calibrate
 
+HELP = "Measure the load generator's own error on this node, against the paced server, over a grid of loads."
+EXAMPLE = """
+  servegauge calibrate --short
+  servegauge calibrate --cpus 2,3 --server-cpus 4 --out calibration.json
+
+error = reported - true. The short form takes some seconds and runs before every launch; the full one takes minutes.
+"""
 COLUMNS = ("load", "tokens/s", "TTFT p50", "p99", "max", "ITL p99", "E2E p99", "late p99", "CPU us/token")
 
 
-def run(short: bool, cpus: str | None, server_cpus: str | None, out: Path, as_json: bool) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--short", action="store_true", help="the few points that run before every launch")
+    add("--cpus", metavar="N,N,...", help="pin the generator to these CPUs")
+    add("--server-cpus", metavar="N,...", help="pin the paced server; default: a CPU outside --cpus")
+    add("--out", type=Path, default=Path("calibration.json"), help="default: calibration.json")
+    add("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand: exit status."""
+    return measure(arguments.short, arguments.cpus, arguments.server_cpus, arguments.out, arguments.json)
+
+
+def measure(short: bool, cpus: str | None, server_cpus: str | None, out: Path, as_json: bool) -> int:
     """Calibrate and report; `cpus` and `server_cpus` are lists with commas. UserError for CPUs that are not ours."""
     if not as_json:
         print("error of the instrument (reported - true) in ms")

@@ -1,4 +1,4 @@
-"""Is this site ready? One short job per platform, asked before any GPU hour is spent, and a table of what to mend.
+"""`servegauge doctor`: is this site ready? One short job per platform before any GPU hour is spent, and a table.
 
 The job is submitted as a launch's is, by the same code; on the node it holds the platform's `expect:` against the facts
 with the code that refuses to measure. A check never stops the others.
@@ -6,6 +6,7 @@ with the code that refuses to measure. A check never stops the others.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import socket
@@ -23,9 +24,13 @@ from servegauge.contract.yaml_schema import read_yaml
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
 from servegauge.submit import slurm_commands
-from servegauge.submit.monitor import Cancelled, submit_and_wait
+from servegauge.submit.monitor import MODES, Cancelled, submit_and_wait
 from servegauge.submit.orders import attempt_folder
 
+HELP = "Check a site before any GPU hour is spent: a short job per platform, and a table of what to change."
+EXAMPLE = """
+  servegauge doctor --profile profiles/hlrs --study vgpu-vs-bare-metal
+"""
 RUN = "servegauge.cli.doctor:examine"
 FREE_GB = 5.0  # asked of the results folder and of the scratch folder
 CLOCK_S = 1.0  # clocks that differ by more make times of the login node and of the node hard to compare
@@ -45,6 +50,18 @@ class Check:
 
 
 Found = tuple[bool | None, str, str]  # ok, what was found, what to do
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--profile", type=Path, help="folder of a Snakemake profile, such as profiles/hlrs")
+    add("--study", help="name of a file in config/studies/; default: as config/config.yaml says")
+    add("--submit", choices=MODES, help="how jobs reach their node; default: as the profile says")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand: exit status."""
+    return doctor(arguments.profile, arguments.study, arguments.submit)
 
 
 # -- on the login node ----------------------------------------------------

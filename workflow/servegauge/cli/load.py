@@ -1,7 +1,8 @@
-"""What `scripts/load.py` does: options to a workload and a job, progress while it runs, a summary at the end."""
+"""`servegauge load`: options to a workload and a job, progress while it runs, a summary at the end."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -24,10 +25,19 @@ import yaml
 from servegauge.base.errors import UserError
 from servegauge.cli.load_summary import as_text, summarise
 from servegauge.contract.spec import Load
+from servegauge.instrument import openai_api
 from servegauge.instrument.coordinator import LoadJob, run_load
 from servegauge.workloads import arrivals, prompts
 from servegauge.workloads import tokenizer as tokens
 from servegauge.workloads.compile import SCHEMA
+
+HELP = "Put any OpenAI-compatible endpoint under load and measure it; nothing else of the workflow is needed."
+EXAMPLE = """
+  servegauge load --base-url http://localhost:8000 --model M --rate 20 --duration 60 --prompts synthetic:64,128
+  servegauge load --base-url http://localhost:8000 --model M --concurrency 64 --requests 512 --out run.parquet
+
+Writes one row per request (docs/data-dictionary.md, requests) and prints a summary. Ctrl-C keeps what was measured.
+"""
 
 # Common words that nearly every vocabulary holds as one token, for endpoints whose tokenizer is not at hand.
 _WORDS = (
@@ -38,9 +48,68 @@ _WORDS = (
 _STREAM_ROUNDS = 4  # requests a stream of a closed loop, where neither --requests nor --duration says
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--base-url",
+        action="append",
+        required=True,
+        metavar="URL",
+        help="http[s]://host:port; again for each instance",
+    )
+    add("--model", required=True, help="model name in each request")
+    add("--endpoint", choices=tuple(openai_api.PATHS), default="completions", help="default: completions")
+    group = parser.add_argument_group("load: an open loop by --rate, or a closed one by --concurrency")
+    add = group.add_argument
+    add("--rate", type=float, metavar="RPS", help="requests per second, sent on time whatever the server does")
+    add("--concurrency", type=int, metavar="N", help="streams that each send when their last answer is complete")
+    add("--requests", type=int, metavar="N", help="how many; default in a closed loop: 4 a stream")
+    add("--duration", type=float, metavar="S", help="seconds; a closed loop stops sending then")
+    add(
+        "--arrival",
+        choices=arrivals.PROCESSES,
+        default="poisson",
+        help="arrival process of an open loop; default: poisson",
+    )
+    add("--shape", type=float, help="of gamma arrivals: 1 is Poisson, less is burstier")
+    add("--size", type=int, help="of burst arrivals: requests at once")
+    add("--factors", metavar="F,F,...", help="of steps and ramp: the rate's factors, such as 0.5,1,2")
+    add("--replay", type=Path, metavar="FILE", help="of replay: recorded times, one a line, in seconds")
+    add("--think", type=float, default=0.0, metavar="S", help="closed loop: seconds between answer and next request")
+    add("--max-in-flight", type=int, metavar="N", help="hold requests back beyond N; the wait counts as lateness")
+    add("--warmup", type=int, default=0, metavar="N", help="requests sent before, and not measured; default: 0")
+    group = parser.add_argument_group("requests")
+    add = group.add_argument
+    add(
+        "--prompts",
+        default="synthetic:64,128",
+        metavar="SET",
+        help="synthetic:INPUT,OUTPUT tokens; a file of config/prompts/ (with --tokenizer); or a workload.parquet",
+    )
+    add("--tokenizer", type=Path, metavar="FOLDER", help="with tokenizer.json: exact prompt lengths, and counts")
+    add("--seed", type=int, default=0, help="of prompts and arrival times; default: 0")
+    add("--temperature", type=float, default=0.0, help="default: 0")
+    add("--no-stream", action="store_true", help="ask for whole answers; then there is no TTFT")
+    add("--stop-at-eos", action="store_true", help="let the model end answers itself (no ignore_eos in requests)")
+    add("--extra-body", default="{}", metavar="JSON", help="fields added to each request, or that replace ours")
+    add("--timeout", type=float, default=300.0, metavar="S", help="most seconds for an answer; default: 300")
+    group = parser.add_argument_group("connection and process")
+    add = group.add_argument
+    add("--api-key-env", metavar="NAME", help="environment variable that holds the API key")
+    add("--ca-file", metavar="FILE", help="certificates to trust for https")
+    add("--insecure", action="store_true", help="do not verify the server's certificate")
+    add("--cpus", metavar="N,N,...", help="pin the generator's processes to these CPUs")
+    add("--workers", type=int, default=1, metavar="N", help="generator processes; default: 1")
+    group = parser.add_argument_group("result")
+    add = group.add_argument
+    add("--out", type=Path, default=Path("run.parquet"), metavar="FILE", help="default: run.parquet")
+    add("--json", action="store_true", help="print the summary as JSON")
+    add("--quiet", action="store_true", help="no progress")
+
+
 @dataclass(frozen=True)
 class Options:
-    """The options of `scripts/load.py`, by the names of its command line."""
+    """The options of `servegauge load`, by the names of its command line."""
 
     base_url: list[str]
     model: str
@@ -119,7 +188,12 @@ class Options:
         )
 
 
-def run(options: Options) -> int:
+def run(arguments: argparse.Namespace) -> int:
+    """The subcommand: exit status."""
+    return measure(Options(**vars(arguments)))
+
+
+def measure(options: Options) -> int:
     """Run the load that `options` ask for; returns the exit status: 0, 1 if no request was answered, 130 if stopped."""
     load = options.load
     extra, cpus = _json_object(options.extra_body), _numbers(options.cpus, int, "--cpus") if options.cpus else None

@@ -1,4 +1,4 @@
-"""A run of `scripts/load.py` in numbers: the columns that a cell would have, its flags, and a table for people."""
+"""A run of `servegauge load` in numbers: the columns that a cell would have, its flags, and a table for people."""
 
 from __future__ import annotations
 

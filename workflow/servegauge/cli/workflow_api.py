@@ -41,7 +41,7 @@ class Pipeline:
         if not self._selected(cell.cell.id for cell in self.plan.cells):
             raise UserError(
                 f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
-                f"`python scripts/plan.py {self.name} --format csv` lists their names."
+                f"`servegauge plan {self.name} --format csv` lists their names."
             )
 
     # -- targets ------------------------------------------------------------

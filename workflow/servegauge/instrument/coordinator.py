@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base import forkserver
-from servegauge.base.errors import UserError, door
+from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import sha256, whole_file
 from servegauge.base.forkserver import Offshoot
 from servegauge.instrument.job import LoadJob
@@ -274,4 +274,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

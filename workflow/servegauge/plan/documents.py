@@ -186,11 +186,11 @@ def check_budget(plan: Plan, sums: Mapping[str, Any], over_budget: bool) -> None
     raise UserError(
         f"{plan.study['path']}: budget.gpu_hours: the plan takes {sums['gpu_hours']:.1f} GPU hours and "
         f"{sums['gpu_hours_spent']:.1f} are spent, the budget is {budget:g}. Make the study smaller, raise the "
-        "budget, or go on with --config over_budget=true (scripts/plan.py: --over-budget)"
+        "budget, or go on with --config over_budget=true (servegauge plan: --over-budget)"
     )
 
 
-# -- scripts/plan.py ----------------------------------------------------------
+# -- the plan as text ----------------------------------------------------------
 
 
 def render(plan: Plan, results: Path, kind: str = "table") -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from servegauge.base.errors import UserError, did_you_mean, door
+from servegauge.base.errors import UserError, did_you_mean, run_and_exit
 from servegauge.base.files import read_json, write_json
 
 
@@ -180,4 +180,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

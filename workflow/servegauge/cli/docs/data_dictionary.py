@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from servegauge.base.errors import UserError, door
+from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import write_text
 from servegauge.contract.tables import PARTED, TABLES
 
@@ -85,4 +85,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

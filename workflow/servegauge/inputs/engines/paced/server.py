@@ -29,7 +29,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from servegauge.base.errors import UserError, door
+from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.linux import hold_many_connections, run_soon
 from servegauge.inputs.engines.paced.options import Fault, Pace, parser
 from servegauge.inputs.engines.paced.wire import Wire, http_reply
@@ -405,4 +405,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    door(main)
+    run_and_exit(main)

@@ -1,0 +1,84 @@
+"""`servegauge status`: what of a study is measured, running, pending and failed."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from servegauge.base.progress import duration, utc_now
+from servegauge.plan import documents
+from servegauge.plan.config import load_config, load_study
+from servegauge.plan.expand import expand
+from servegauge.submit.status import LaunchStatus, statuses
+
+HELP = "Show what of a study is measured, running, pending and failed."
+EXAMPLE = """
+  servegauge status demo
+  servegauge status vgpu-vs-bare-metal --watch 30
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("study", nargs="?", help="name of a file in config/studies/; default: the one of config/config.yaml")
+    add("--results", type=Path, default=Path("results"), help="default: results")
+    add("--watch", nargs="?", type=float, const=10.0, metavar="S", help="show it again every S seconds (10)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    root = Path()
+    plan = expand(load_study(root, arguments.study or load_config(root, {})["study"]))
+    while True:
+        text = "\n".join(lines(plan, arguments.results))
+        if arguments.watch is None:
+            print(text)
+            return 0
+        clear = "\033[2J\033[H" if sys.stdout.isatty() else ""
+        print(f"{clear}{utc_now()}\n{text}", flush=True)
+        time.sleep(max(1.0, arguments.watch))
+
+
+def lines(plan: documents.Plan, results: Path) -> Iterator[str]:
+    """The status of every launch that was tried, under the study's counts."""
+    state = documents.state(plan, results)
+    found, trouble = statuses(results, {name: now.attempts for name, now in state.items()})
+    measured, missing = (sum(len(getattr(now, key)) for now in state.values()) for key in ("measured", "missing"))
+    done = sum(not now.missing for now in state.values())
+    # A cell that failed in one attempt and was measured in a later one is no failure.
+    failed = {
+        cell: (one.launch, why)
+        for one in found
+        for cell, why in (one.failed or {}).items()
+        if cell in state[one.launch].missing
+    }
+    active = [one for one in found if one.state != "ended"]
+    pending = [one for one in active if one.state in ("pending", "submitting")]
+    yield (
+        f"study {plan.study['name']}: {done} of {len(state)} launches and {measured} of {measured + missing} cells "
+        f"measured; {len(active) - len(pending)} launches running, {len(pending)} pending, {len(failed)} cells failed"
+    )
+    if trouble:
+        yield trouble
+    for title, some in (("Running", [one for one in active if one not in pending]), ("Pending", pending)):
+        if some:
+            yield f"\n{title}:"
+            for one in some:
+                yield from _active(one)
+    if failed:
+        yield "\nFailed:"
+        for cell, (launch, why) in failed.items():
+            yield f"  {cell}\n    {why.splitlines()[0] if why else 'no reason was recorded'}  ({launch})"
+
+
+def _active(one: LaunchStatus) -> Iterator[str]:
+    words = [f"attempt {one.attempt}"]
+    words += [f"job {one.job}"] if one.job else []
+    words += [f"on {one.node}"] if one.node else []
+    words += [one.reason] if one.reason else []
+    words += [f"{duration(one.left_s)} left"] if one.left_s is not None else []
+    yield f"  {one.launch}: {', '.join(words)}"
+    if one.doing:
+        yield f"    {one.doing}"
