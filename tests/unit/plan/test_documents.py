@@ -19,7 +19,7 @@ from servegauge.base.files import write_json
 from servegauge.plan import documents as planning
 from servegauge.plan import estimate
 from servegauge.plan.expand import Plan, expand
-from tests.unit.study_tree import REPOSITORY, Tree, copy_config
+from tests.unit.study_tree import Tree, copy_config
 
 BUSY = {"framework": "fast"}
 
@@ -253,33 +253,31 @@ def test_table_csv_and_json_say_the_same(tree: Tree, results: Path) -> None:
 # -- the plan as text ----------------------------------------------------------
 
 
-def _script(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    script = REPOSITORY / "scripts" / "plan.py"
-    return subprocess.run(
-        [sys.executable, str(script), *arguments], cwd=root, capture_output=True, text=True, timeout=60
-    )
+def _plan(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "servegauge.cli", "plan", *arguments]
+    return subprocess.run(argv, cwd=root, capture_output=True, text=True, timeout=60)
 
 
-def test_the_script_shows_a_plan_and_a_mistake_is_one_line(tmp_path: Path) -> None:
+def test_the_command_shows_a_plan_and_a_mistake_is_one_line(tmp_path: Path) -> None:
     copy_config(tmp_path)
-    shown = _script(tmp_path, "demo", "--format", "csv", "--cells", "*-own-cpu-r1-*")
+    shown = _plan(tmp_path, "demo", "--format", "csv", "--cells", "*-own-cpu-r1-*")
     assert shown.returncode == 0, shown.stderr
     rows = list(csv.DictReader(io.StringIO(shown.stdout)))
     assert rows
     assert {(row["platform"], row["repeat"]) for row in rows} == {("own-cpu", "1")}
-    wrong = _script(tmp_path, "dmeo")
+    wrong = _plan(tmp_path, "dmeo")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: there is no config/studies/dmeo.yaml. Did you mean 'demo'? There are: demo")
     assert wrong.stderr.count("\n") == 1
 
 
-def test_the_script_says_when_a_plan_is_over_its_budget(tmp_path: Path) -> None:
+def test_the_command_says_when_a_plan_is_over_its_budget(tmp_path: Path) -> None:
     copy_config(tmp_path)
     study = tmp_path / "config/studies/vgpu-vs-bare-metal.yaml"
     study.write_text(study.read_text().replace("gpu_hours: 120", "gpu_hours: 1"))
-    over = _script(tmp_path, "vgpu-vs-bare-metal")
+    over = _plan(tmp_path, "vgpu-vs-bare-metal")
     assert over.returncode == 2
     assert "vgpu-vs-bare-metal-r" not in over.stderr
     assert "the budget is 1. Make the study smaller" in over.stderr
     assert "24 launches" in over.stdout, "the plan is shown all the same"
-    assert _script(tmp_path, "vgpu-vs-bare-metal", "--over-budget").returncode == 0
+    assert _plan(tmp_path, "vgpu-vs-bare-metal", "--over-budget").returncode == 0

@@ -112,14 +112,6 @@ def test_the_snakefile_does_not_load_pyarrow_with_it():
     assert answer.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("script", ["merge_dataset", "render_report", "summary"])
-def test_the_scripts_have_help(script):
-    answer = subprocess.run(
-        [sys.executable, f"scripts/{script}.py", "--help"], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    assert "--results" in answer.stdout
-
-
 def test_the_script_ends_with_1_where_a_cell_failed_and_2_for_a_mistake(made):
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "servegauge.cli", "report", "--text", *words, "--results", str(made[0])]
