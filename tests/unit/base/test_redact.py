@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import stat
 import string
 import time
+import urllib.parse
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +145,8 @@ def test_shapes(found, kept):
 @pytest.mark.parametrize(
     "plain",
     ["the key is good", "output_tokens: 128", "http://127.0.0.1:8000/v1/completions", "user@host", "a token passed",
+     "KeyError: 'limits'",
+     "Decode batch, #token: 200, token usage: 0.02, #cached-token: 0, #queue-req: 0",
      "rate: [1, 2]\nprompts: [chat]\n", "basic idea", "see https://example.org/a@b", "monkey=1"],
 )  # fmt: skip
 def test_plain_text_stays(plain):
@@ -200,3 +205,48 @@ def test_numbers_and_nulls_keep_their_type():
     assert redact.clean({"a": 1, "b": 2.5, "c": None, "d": True, "api_key": 12345678}, ["12345678"]) == {
         "a": 1, "b": 2.5, "c": None, "d": True, "api_key": redact.REMOVED,
     }  # fmt: skip
+
+
+def test_a_sealed_log_keeps_everything_but_secrets(tmp_path, monkeypatch):
+    monkeypatch.setattr(redact, "PIECE_BYTES", 64)  # several pieces
+    log = tmp_path / "server-0.log"
+    kept = [
+        b"started \xff\x00 \xe2\x96\x88\r\n",
+        b"max_tokens=512 tokenizer_path='/m' page_size=1\n",
+        b"no newline at the end",
+    ]
+    leaks = [
+        f"server_args={{'api_key': '{SECRET}', 'port': 8000}}\n".encode(),
+        f"GET /v1/models?key={urllib.parse.quote(SECRET, safe='')}\n".encode(),
+        b"launch_command: --api-key other-key-of-another-start --port 1\n",
+        b"Authorization: Bearer abcdefghijkl\n",
+    ]
+    log.write_bytes(kept[0] + leaks[0] + kept[1] + b"".join(leaks[1:]) + kept[2])
+    log.chmod(0o600)
+    redact.seal(log, [SECRET])
+    sealed = log.read_bytes()
+    assert all(line in sealed for line in kept)
+    assert all(text not in sealed for text in (SECRET.encode(), b"unlikely_4711", b"other-key", b"abcdefghijkl"))
+    assert b"'port': 8000" in sealed
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [log]
+    before = log.stat()
+    redact.seal(log, [SECRET])
+    assert (log.stat().st_ino, log.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns), "nothing to remove"
+    redact.seal(tmp_path / "absent.log")
+
+
+def test_a_log_that_cannot_be_sealed_is_not_kept(tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def full(path, mode=0o644):
+        raise OSError(28, "No space left on device")
+        yield
+
+    log, plain = tmp_path / "server-0.log", tmp_path / "progress.log"
+    log.write_text(f"key {SECRET}\n")
+    plain.write_text("nothing here\n")
+    monkeypatch.setattr(redact, "whole_file", full)
+    for path in (log, plain):
+        redact.seal(path, [SECRET])
+    assert not log.exists()
+    assert plain.exists()

@@ -18,6 +18,7 @@ from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Context, Framework
 from servegauge.launch import server
 
+KEY = "sesame-open-4711"
 PROGRAM = textwrap.dedent(
     """
     import http.server, os, signal, subprocess, sys
@@ -43,6 +44,7 @@ PROGRAM = textwrap.dedent(
         def do_GET(self):
             self.send_response(503 if mode == "never" else 200); self.end_headers(); self.wfile.write(b"{}")
     print("started", flush=True)
+    print("server_args={'api_key': '%s'}" % os.environ.get("TOY_KEY"), flush=True)
     http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
     """
 )
@@ -55,10 +57,13 @@ class Toy(Framework):
     def argv(self, ctx):
         return [sys.executable, "-c", PROGRAM, ctx.launch.options["mode"], str(ctx.port)]
 
+    def environment(self, ctx):
+        return {"TOY_KEY": ctx.api_key}
+
 
 def begin(tmp_path: Path, mode: str, **platform) -> server.Server:
     launch = Launch("toy", {"name": "m"}, {"name": "here", **platform}, options={"mode": mode})
-    context = Context(launch, "m", server.free_port(), work=tmp_path)
+    context = Context(launch, "m", server.free_port(), work=tmp_path, api_key=KEY)
     return server.start(Toy(), context, tmp_path / "server.log")
 
 
@@ -75,10 +80,21 @@ def test_ready_then_stopped(tmp_path):
     assert running.ready_s > 0
     family = supervisor.descendants(running.process.pid)
     assert family
+    assert KEY in running.said(), "it prints its options, as servers do"
     running.stop()
     assert not running.alive()
     assert all(gone(process) for process in family)
+    said = (tmp_path / "server.log").read_text()
+    assert "started" in said
+    assert KEY not in said, "its log is kept"
     assert stat.S_IMODE((tmp_path / "server.log").stat().st_mode) == 0o600
+
+
+def test_the_end_of_a_log_begins_with_a_whole_line(tmp_path):
+    """Half a line can hold half a key, which no search by value finds."""
+    log = tmp_path / "log"
+    log.write_text(f"options {'x' * 40_000} {KEY} {'y' * (16_384 - 5 - len(KEY))}\nlast\n")
+    assert server.tail(log) == "  | last"
 
 
 def test_a_server_that_dies_says_why(tmp_path):

@@ -11,17 +11,23 @@ import base64
 import json
 import re
 import shlex
+import stat
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+from servegauge.base.files import whole_file
 
 REMOVED = "***"
 NOT_KEPT = "(not kept)"  # a variable that is neither a secret nor known to matter: its name stays
+PIECE_BYTES = 4 * 2**20  # of a file, cleaned at once
 MIN_SECRET = 8  # shorter strings cannot be told from ordinary text; removing them would damage it without hiding them
 
 # Inside a name, in any case, with or without separators: HF_TOKEN, api-key, apikey, dbPassword, PGPASSWORD, MYSQL_PWD
 _SECRET_NAME = re.compile(
-    r"(?<!mon)(?<!tur)key(?!board|word|frame|note|stroke)"
+    r"(?<!mon)(?<!tur)key(?!board|word|frame|note|stroke|error)"
     r"|token(?!i[sz])"
     r"|secret|passw|passphrase|passcode|sshpass|credential|authoriz|(?:^|[^a-z])auth(?:$|[^a-z])|bearer|cookie|private"
     r"|(?<=.)(?<!^old)pwd|signature|connection_?string|(?:^|[_-])(?:dsn|sas|jwt|pat)(?:$|[_-])",
@@ -79,6 +85,7 @@ _WORD = re.compile(r"[^\s,;&\"'{}\[\]()<>\\]+")
 _REST_OF_LINE = re.compile(r"[^\n,;\"'{}\[\]\\]+")
 
 
+@lru_cache(maxsize=4096)  # a log repeats its names in every line
 def is_secret_name(name: str) -> bool:
     """True for names of variables, options and fields whose value is a secret: HF_TOKEN, --api-key, dbPassword."""
     plain = name.strip().lstrip("-")
@@ -89,7 +96,11 @@ def _drops(name: str, value: str) -> bool:
     """Whether `value` under `name` is dropped; a number under a name of counts (`max_tokens`) is kept."""
     if not is_secret_name(name):
         return False
-    return not (_NUMBER.fullmatch(value.strip("\"' ")) and _COUNTED.search(name))
+    value = value.strip("\"' ")
+    if not _NUMBER.fullmatch(value):
+        return True
+    # "#new-token: 200" of an engine's log is a count, too.
+    return not (_COUNTED.search(name) or (name.endswith("token") and len(value) < MIN_SECRET))
 
 
 def spellings(secrets: Iterable[str]) -> list[str]:
@@ -115,6 +126,32 @@ def spellings(secrets: Iterable[str]) -> list[str]:
 def text(value: str, secrets: Iterable[str] = ()) -> str:
     """`value` without anything that is, or looks like, a secret."""
     return _text(value, spellings(secrets))
+
+
+def seal(log: Path, secrets: Iterable[str] = ()) -> None:
+    """Rewrite a log that nobody writes to any more without anything that is, or looks like, a secret.
+
+    Its mode and what is no text in it stay, and a log without secrets is not touched. One that holds some and cannot be
+    rewritten, on a full disk, is removed.
+    """
+    spelled = spellings(secrets)
+    if not log.is_file() or all(_text(piece, spelled) == piece for piece in _pieces(log)):
+        return
+    try:
+        with (
+            whole_file(log, stat.S_IMODE(log.stat().st_mode)) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as new,
+        ):
+            new.writelines(_text(piece, spelled) for piece in _pieces(log))
+    except OSError:
+        log.unlink()
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    """The text of a file in pieces of whole lines, so that a large one needs no large memory."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        while lines := file.readlines(PIECE_BYTES):
+            yield "".join(lines)
 
 
 def _text(value: str, spelled: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
@@ -76,7 +77,7 @@ def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: s
         return {"status": "failed", "reason": f"the cell could not be saved: {why}"}
     except Exception as error:
         # The boundary of rule 9: a mistake of ours in one cell must not take the others with it. The job's log has it.
-        traceback.print_exc()
+        print(run.without_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
         reason = f"a defect of the pipeline: {type(error).__name__}: {error}; the traceback is in the job's log"
         return {"status": "failed", "reason": run.without_secrets(reason)}
     return {"status": "ok", "reason": None, "flags": [flag["flag"] for flag in record["flags"]]}
@@ -225,6 +226,7 @@ class _Measurement:
         try:
             result = run_load(job, self._progress, should_stop=self._end, between=between)
         except UserError as error:
+            self._refuse_dead()  # what a dead server said is worth more than that nobody can connect to it
             raise CellFailed(str(error)) from error
         if result.stopped and run.stop.reason:
             raise CellNotRun(f"interrupted: {run.stop.reason}")
@@ -240,12 +242,16 @@ class _Measurement:
 
     # -- after --------------------------------------------------------------
 
-    def _refuse(self, requests: Any) -> None:
-        """CellFailed where nothing was measured: a server died, or no request of the window was answered."""
+    def _refuse_dead(self) -> None:
+        """CellFailed where a server died."""
         for number, one in enumerate(self.run.servers):
             if not one.alive():
                 which = f"server {number}" if len(self.run.servers) > 1 else "the server"
                 raise CellFailed(f"{which} died during the cell: {one.how_it_ended()}\n{one.tail()}")
+
+    def _refuse(self, requests: Any) -> None:
+        """CellFailed where nothing was measured: a server died, or no request of the window was answered."""
+        self._refuse_dead()
         window = requests.filter(pc.equal(requests["phase"].cast(pa.string()), "window"))
         statuses = window["status"].to_pylist()
         if "ok" not in statuses:

@@ -61,7 +61,9 @@ class Instances:
         cpus = (self.platform.get("placement") or {}).get("server_cpus") or ()
         base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
         for instance in range(self.launch.layout.instances):
-            log = self.logs / f"server-{instance}.log"
+            # Each node writes and seals its own; the head's has the plain name.
+            part = "" if self.is_head else f"-node-{self.node['rank']}"
+            log = self.logs / f"server-{instance}{part}.log"
             self.running.append(server.start(self.framework, self._context(instance), log, cpus, base))
             if one_by_one:
                 self.running[-1].wait_ready(ready_s, give_up)

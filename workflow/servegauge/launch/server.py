@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servegauge.base import supervisor
+from servegauge.base import redact, supervisor
 from servegauge.base.files import write_text
 from servegauge.frameworks.base import Context, Framework, Reply
 from servegauge.inputs.containers import contained
@@ -138,7 +138,7 @@ class Server:
         raise ServerError(f"the server was not ready within {deadline_s:.0f} s\n{self.tail()}")
 
     def stop(self) -> None:
-        """SIGTERM to the first process, then to every one, then SIGKILL; returns when none is left."""
+        """SIGTERM to the first process, then to every one, then SIGKILL; when none is left, its log is sealed."""
         if self.process.stdin and not self.process.stdin.closed:
             self.process.stdin.close()
         try:
@@ -152,18 +152,22 @@ class Server:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             time.sleep(0.02)
+        # Servers print their options, API key included.
+        redact.seal(self.log, [self.context.api_key, *redact.secret_values({**os.environ, **self.environment})])
 
 
 def tail(log: Path, lines: int = 15) -> str:
     """The last `lines` lines of a log file, indented; says so where there is none."""
     try:
         with log.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - 16_384))
+            begin = max(0, file.seek(0, os.SEEK_END) - 16_384)
+            file.seek(begin)
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return "  (no log)"
-    last = [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+    # Half a line may hold half a secret, which nothing recognises.
+    whole = text.splitlines()[1 if begin else 0 :]
+    last = [line.rstrip() for line in whole if line.strip()][-lines:]
     return "\n".join(f"  | {line}" for line in last) or "  (the log is empty)"
 
 

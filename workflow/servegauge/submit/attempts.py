@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
@@ -114,6 +115,10 @@ class Run:
         return outcome
 
     def _write(self, attempt: int, outcome: Mapping[str, Any]) -> None:
+        # The job sealed its servers' logs, if nothing killed it; its own output is nobody's else to seal.
+        for log in attempt_folder(self.results, self.launch, attempt).rglob("*"):
+            if log.suffix in (".log", ".out", ".err") and log.is_file():
+                redact.seal(log, redact.secret_values(os.environ))
         try:
             write_json(self.attempt_file(attempt), outcome)
         except OSError as error:
