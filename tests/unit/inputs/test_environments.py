@@ -160,7 +160,9 @@ def test_the_script_names_what_there_is(root: Path, repository: Path) -> None:
 
 
 def test_every_lock_is_hashed_and_names_no_index(repository: Path) -> None:
-    for lock in (repository / "envs").glob("*.txt"):
+    locks = sorted((repository / "envs").rglob("*.txt"))
+    assert {lock.parent.name for lock in locks} == {"envs", "extra"}
+    for lock in locks:
         text = lock.read_text()
         assert "--hash=sha256:" in text, lock
         assert "--index" not in text, lock

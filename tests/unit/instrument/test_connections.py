@@ -110,20 +110,22 @@ def test_an_answer_without_a_length_ends_with_its_connection(tmp_path):
 
 
 def test_a_keep_alive_that_ran_out_just_then_is_sent_again(tmp_path):
+    dropped: list[int] = []
+
     def behave(server: Script, connection: socket.socket, number: int) -> None:
-        server.request(connection)
-        connection.sendall(with_length())
-        if number == 1:  # gone exactly when the next request comes
-            server.request(connection)
+        if server.request(connection):
+            connection.sendall(with_length())
+        if not dropped and server.request(connection):  # gone exactly when the stream's next request comes
+            dropped.append(number)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             return
         answer_all(server, connection, number)
 
-    path = workload(tmp_path, window=2, scheduled_s=[0.0, 0.8])
     with script(behave) as server:
-        given = job(server, path, tmp_path, mode="open", concurrency=None, reserve=1, max_in_flight=1)
-        rows = rows_of(run_load(given).requests)
+        rows = rows_of(run_load(job(server, workload(tmp_path, window=2), tmp_path)).requests)
     assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert len(dropped) == 1
+    assert len(server.requests) == 3, "the second request was not sent again"
 
 
 def test_a_request_that_was_read_and_dropped_is_an_error_and_not_sent_again(tmp_path):
