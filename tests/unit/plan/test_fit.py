@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from servegauge.contract.spec import Launch
-from servegauge.plan import fit
+from servegauge.contract.spec import Launch, Load
+from servegauge.frameworks import framework
+from servegauge.plan import documents, fit
 from servegauge.plan.expand import expand
 from tests.unit.study_tree import LLAMA, Tree
 
@@ -178,15 +179,15 @@ def test_the_share_of_memory_is_the_studys_then_the_configurations(tree: Tree) -
     launch, known = _launch(tree, tp=[2], memory_fraction=[0.9])
     assert fit.too_large(launch, known) is None
     launch, known = _launch(tree, tp=[2], memory_fraction=[0.8])
-    assert "room for 64.0 GB" in (fit.too_large(launch, known) or "")
+    assert "room for 68.7 GB" in (fit.too_large(launch, known) or "")
     launch, known = _launch(tree, tp=[2])
     assert fit.too_large(launch, known, 0.9) is None
-    assert "room for 64.0 GB" in (fit.too_large(launch, known, 0.8) or "")
+    assert "room for 68.7 GB" in (fit.too_large(launch, known, 0.8) or "")
 
 
 def test_instances_that_share_a_gpu_share_its_memory(tree: Tree) -> None:
     launch, known = _launch(tree, tp=[2], instances=[2], share_gpu=[True])
-    assert "room for 36.0 GB" in (fit.too_large(launch, known) or "")
+    assert "room for 38.7 GB" in (fit.too_large(launch, known) or "")
     launch, known = _launch(tree, tp=[2], instances=[2])
     assert fit.too_large(launch, known) is None
 
@@ -199,3 +200,113 @@ def test_main_memory_holds_every_part(tree: Tree) -> None:
     tree.write("config/platforms/cpu.yaml", {**here, "memory_gb": 150})
     launch, known = _launch(tree, "cpu", tp=[2])
     assert fit.too_large(launch, known) is None
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+
+
+def test_a_quantized_model_is_counted_as_it_is_stored(tree: Tree) -> None:
+    """Planned from config.json alone: 70 billion parameters in 4 bits fit on one GPU of 80 GB."""
+    tree.write("models/large/config.json", {**LLAMA, "quantization_config": AWQ})
+    launch, known = _launch(tree, tp=[1])
+    assert known["quantized"] == "awq"
+    assert known["weight_bytes"] == pytest.approx(36.7e9, rel=0.01)
+    assert fit.too_large(launch, known) is None
+    launch, known = _launch(tree, tp=[1], quantization=["awq"], dtype=["float16"])
+    assert fit.weight_bytes(launch, known) == known["weight_bytes"], "the data type of activations is not the weights'"
+
+
+def test_quantized_in_an_unknown_way_is_no_reason_to_skip(tree: Tree) -> None:
+    tree.write("models/large/config.json", {**LLAMA, "quantization_config": {"quant_method": "aqlm", "nbits": 2}})
+    launch, known = _launch(tree, tp=[1])
+    assert known["weight_bytes"] is None
+    assert "quantized by 'aqlm'" in known["reason"]
+    assert fit.too_large(launch, known) is None
+    tree.write("models/large/config.json", LLAMA)
+    launch, known = _launch(tree, tp=[1], quantization=["gptq"])
+    assert fit.weight_bytes(launch, known) is None, "the study says gptq, config.json does not say of what width"
+
+
+def test_a_cache_that_is_not_known_is_no_reason_to_skip(tree: Tree) -> None:
+    tree.write("models/large/config.json", {**LLAMA, "model_type": "novel", "mamba_d_state": 16})
+    launch, known = _launch(tree, tp=[1])
+    assert known["kv"] is None
+    assert "not all attention" in known["reason"]
+    assert (fit.too_large(launch, known), fit.requests_that_fit(launch, known)) == (None, None)
+
+
+def test_a_million_tokens_of_a_hybrid_fit_where_its_few_caches_do(tree: Tree) -> None:
+    layers = (["linear_attention"] * 3 + ["full_attention"]) * 20
+    tree.write("models/large/config.json", {**LLAMA, "layer_types": layers, "quantization_config": AWQ})
+    launch, known = _launch(tree, tp=[2], context_tokens=[1_000_000])
+    assert fit.per_device(launch, known)[1] == 1_000_000 * 20 * 2 * 8 * 128 * 2 / 2
+    assert fit.too_large(launch, known) is None
+    tree.write("models/large/config.json", {**LLAMA, "quantization_config": AWQ})
+    launch, known = _launch(tree, tp=[2], context_tokens=[1_000_000])
+    assert "does not fit" in (fit.too_large(launch, known) or "")
+
+
+def test_weights_in_32_bits_are_loaded_in_16_by_most_engines(tree: Tree) -> None:
+    tree.write("models/large/config.json", {**LLAMA, "torch_dtype": "float32"})
+    launch, known = _launch(tree, tp=[2])
+    assert known["weight_bytes"] == 4 * 68_976_648_192
+    assert fit.weight_bytes(launch, known) == 2 * 68_976_648_192
+    assert fit.per_device(launch, known)[1] == 4096 * 320 * 1024 / 2
+    launch, known = _launch(tree, tp=[2], dtype=["float32"])
+    assert fit.weight_bytes(launch, known) == 4 * 68_976_648_192
+    assert fit.per_device(launch, known)[1] == 4096 * 640 * 1024 / 2
+
+
+def test_how_many_requests_fit_by_hand(tree: Tree) -> None:
+    launch, known = _launch(tree, tp=[2])
+    room = 80 * 2**30 * 0.9 - 68_976_648_192
+    assert fit.requests_that_fit(launch, known) == room // (4096 * 160 * 1024) == 12
+    assert fit.requests_that_fit(launch, known, 1024) == room // (1024 * 160 * 1024)
+    launch, known = _launch(tree, tp=[2], instances=[2])
+    assert fit.requests_that_fit(launch, known) == 2 * 12, "two servers, each with GPUs of its own"
+    launch, known = _launch(tree, tp=[1])
+    assert fit.requests_that_fit(launch, known) == 0
+
+
+def test_a_share_of_what_the_weights_leave_and_a_server_that_knows_no_share(tree: Tree, monkeypatch) -> None:
+    launch, known = _launch(tree, tp=[2], memory_fraction=[0.8])
+    assert fit.too_large(launch, known)
+    monkeypatch.setattr(type(framework("fast")), "fraction_of_free", True)
+    assert fit.too_large(launch, known) is None, "0.8 of the 17 GB beside the weights hold one request"
+    assert fit.requests_that_fit(launch, known) == (80 * 2**30 - 68_976_648_192) * 0.8 // (4096 * 160 * 1024)
+    monkeypatch.setattr(type(framework("fast")), "supported", {})
+    launch, known = _launch(tree, tp=[2])
+    assert fit.room(launch, 0.5).fraction == 1
+
+
+@pytest.mark.parametrize(
+    ("load", "options", "held"),
+    [
+        ({"concurrency": 64}, {}, 64),
+        ({"concurrency": 64, "requests": 10}, {}, 10),
+        ({"concurrency": 64}, {"max_batch": 16}, 16),
+        ({"rate_rps": 4.0}, {}, None),
+        ({"rate_rps": 4.0, "max_in_flight": 30}, {}, 30),
+        ({"rate_rps": 4.0, "arrival": {"process": "burst", "size": 20}}, {}, 20),
+    ],
+)
+def test_what_a_cell_holds_at_once(load: dict[str, Any], options: dict[str, Any], held: int | None) -> None:
+    launch = Launch("fast", {"name": "m"}, {"name": "p"}, options=options)
+    assert fit.held_at_once(launch, Load(**load)) == held
+
+
+def test_the_plan_says_which_cells_hold_more_than_fits(tree: Tree) -> None:
+    tree.write("config/prompts/long.yaml", {"description": "x", "kind": "synthetic", "input_tokens": 3000,
+                                            "output_tokens": 1000})  # fmt: skip
+    study = tree.study(
+        matrix={"model": "large", "framework": "fast", "platform": "metal", "tp": [2], "prompts": ["long"],
+                "concurrency": [4, 64], "rate": [1]},
+        load={"requests": 200},
+    )  # fmt: skip
+    plan = expand(study)
+    assert {planned.skipped for planned in plan.cells} == {None}, "they wait; they are no reason to skip"
+    assert documents.shortages(plan) == [
+        "fast large tp2 on metal: the KV cache has room for at most 12 requests of 4000 tokens, long conc64 holds 64: "
+        "the others wait or are preempted"
+    ]
+    assert "Fits, but not all at once:\n    fast large tp2" in documents.render(plan, tree.root / "results")

@@ -146,6 +146,7 @@ class Framework:
     exercised: ClassVar[str]  # how far: "real server, CPU" | "own parser" | "not exercised"
     weights: ClassVar[str] = "hf"  # "hf" folder, "gguf" file, or "none" for a server that is not ours to start
     needs_gpu: ClassVar[bool] = True
+    fraction_of_free: ClassVar[bool] = False  # memory_fraction is the KV cache's, of what the weights leave free
     ready_path: ClassVar[str] = "/health"
     metrics_path: ClassVar[str | None] = "/metrics"
     # requests name the model by its path, not by the name it is served under

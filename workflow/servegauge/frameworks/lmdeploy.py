@@ -10,6 +10,7 @@ from servegauge.frameworks.base import FAIR_DEFAULTS, Context, Framework
 class LmDeploy(Framework):
     name = "lmdeploy"
     title = "LMDeploy"
+    fraction_of_free = True
     source = "LMDeploy 0.18.0, its own argument parser"
     exercised = "own parser"
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('lmdeploy'))")

@@ -15,6 +15,7 @@ CONFIG = "trtllm.yaml"
 class TensorRtLlm(Framework):
     name = "tensorrt_llm"
     title = "TensorRT-LLM"
+    fraction_of_free = True
     source = "TensorRT-LLM 1.2, tensorrt_llm/commands/serve.py, llmapi/llm_args.py and metrics/collector.py, read"
     exercised = "not exercised"
     metrics_path = "/prometheus/metrics"

@@ -21,6 +21,7 @@ START = (
 class Transformers(Framework):
     name = "transformers"
     title = "transformers serve"
+    fraction_of_free = True
     source = "transformers 5.23.0, `transformers serve --help` and generation/configuration_utils.py"
     exercised = "real server, CPU"
     needs_gpu = False

@@ -2,7 +2,8 @@
 
 The one reading of config.json in the project: the plan asks whether a model fits, the probes ask for its GEMM shapes,
 the roofline for operations and bytes. Formulas: docs/roofline.md. Read for decoders with gated MLPs and grouped-query
-or latent attention, dense or mixture of experts (FAMILIES); other families give their cache, and null for the rest.
+or latent attention, dense or mixture of experts (families.py); others give their cache (kv_cache.py), and null for the
+rest with the reason. Of a multimodal model it is the language part: images have towers of their own.
 """
 
 from __future__ import annotations
@@ -14,28 +15,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# model_type of config.json whose layers are the ones described here
-FAMILIES = (
-    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "phi3",
-    "gemma", "gemma2", "gemma3_text", "olmo2", "granite",
-)  # fmt: skip
-DTYPE_BYTES = {
-    "float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "float8": 1.0, "float8_e4m3fn": 1.0, "fp8": 1.0, "fp32": 4.0,
-    "fp16": 2.0, "bf16": 2.0,
-}  # fmt: skip
+from servegauge.inputs.config_json import Config, UnknownShape
+from servegauge.inputs.families import DEFAULTS, FAMILIES, Family, tied_by_class
+from servegauge.inputs.kv_cache import (
+    CacheGroup,
+    bytes_of,
+    cache_groups,
+    cache_value_bytes,
+    head_size,
+    kv_heads,
+    layer_count,
+)
 
-
-class UnknownShape(ValueError):
-    """The config lacks what is asked for; the text says what."""
-
-
-@dataclass(frozen=True)
-class CacheGroup:
-    """Layers with the same KV cache: `values` numbers per token and layer, kept for `window` tokens (null: all)."""
-
-    layers: int
-    values: int
-    window: int | None = None
+__all__ = ["CacheGroup", "Matrix", "ModelShape", "UnknownShape", "bytes_of", "from_config", "read_shape"]
 
 
 @dataclass(frozen=True)
@@ -87,13 +79,17 @@ class ModelShape:
     rope_dim: int = 0
     nope_dim: int = 0
     value_dim: int = 0
+    gated: bool = True
     cache: tuple[CacheGroup, ...] = ()
     small_weights: int = 0  # norms, biases and gates: in the parameters, in no matrix product worth counting
+    unknown_weights: str | None = None  # why weights and operations cannot be counted
+    unknown_cache: str | None = None  # why the cache cannot be told; `cache` is empty then
+    whole: bool = True  # false: the language part of a larger model
 
     @property
     def known(self) -> bool:
-        """True where layers are built as FAMILIES are, so that weights and operations can be counted."""
-        return self.family in FAMILIES
+        """True where weights, operations and cache can be counted."""
+        return self.unknown_weights is None and self.unknown_cache is None
 
     @property
     def latent(self) -> bool:
@@ -119,7 +115,8 @@ class ModelShape:
         heads = self.heads // tp
         found = self._latent_attention(heads) if self.latent else self._grouped_attention(heads, tp)
         if self.dense_layers:
-            found.append(Matrix("ffn_up_gate", self.hidden, 2 * self.ffn // tp, self.dense_layers))
+            wide = 2 * self.ffn if self.gated else self.ffn
+            found.append(Matrix("ffn_up_gate" if self.gated else "ffn_up", self.hidden, wide // tp, self.dense_layers))
             found.append(Matrix("ffn_down", self.ffn // tp, self.hidden, self.dense_layers))
         if self.sparse_layers:
             many, used, width = self.experts, self.experts_per_token, self.expert_ffn // tp
@@ -152,8 +149,8 @@ class ModelShape:
 
     @cached_property
     def parameters(self) -> int | None:
-        """All weights; null for families that are not known."""
-        if not self.known:
+        """All weights; null where they are not known (`unknown_weights`)."""
+        if self.unknown_weights:
             return None
         matrices = sum(matrix.weights for matrix in self.matrices())
         embedding = 0 if self.tied else self.vocab * self.hidden  # tied: the output head is the embedding
@@ -161,8 +158,8 @@ class ModelShape:
 
     @cached_property
     def expert_parameters(self) -> int | None:
-        """Weights in routed experts; null for families that are not known."""
-        if not self.known:
+        """Weights in routed experts; null where they are not known."""
+        if self.unknown_weights:
             return None
         return sum(matrix.weights for matrix in self.matrices() if matrix.experts > 1)
 
@@ -174,30 +171,28 @@ class ModelShape:
         used = sum(matrix.weights_used for matrix in self.matrices() if matrix.experts > 1)
         return self.parameters - self.expert_parameters + used
 
-    def kv_values(self, tokens: int = 1) -> int:
-        """Numbers cached for one sequence of `tokens`, all layers: 2 x KV heads x head size each, or MLA's latent."""
+    def kv_values(self, tokens: int = 1) -> int | None:
+        """Numbers cached for one sequence of `tokens`, all layers; null where the cache is not known."""
+        if self.unknown_cache:
+            return None
         return sum(group.layers * group.values * min(tokens, group.window or tokens) for group in self.cache)
 
-    def kv_bytes(self, tokens: int = 1, dtype: str | None = None) -> float:
-        """Bytes of the cache of one sequence of `tokens`; `dtype` of the cache, else the model's (16 bit for fp8)."""
-        return self.kv_values(tokens) * (cache_value_bytes(dtype) if dtype else max(2.0, bytes_of(self.dtype)))
+    def kv_bytes(self, tokens: int = 1, dtype: str | None = None) -> float | None:
+        """Bytes of the cache of one sequence of `tokens`; `dtype` of the cache, else the model's (16 bit for fp8).
+
+        Null where the cache is not known (`unknown_cache`).
+        """
+        if self.unknown_cache:
+            return None
+        each = cache_value_bytes(dtype) if dtype else max(2.0, bytes_of(self.dtype))
+        return sum(
+            group.layers * group.values * min(tokens, group.window or tokens) * (group.value_bytes or each)
+            for group in self.cache
+        )
 
     def _need_known(self) -> None:
-        if not self.known:
-            raise UnknownShape(f"the layers of {self.family!r} are not known here; known: {', '.join(FAMILIES)}")
-
-
-def bytes_of(dtype: str | None) -> float:
-    """Bytes of one number of a data type as config.json or a study spells it; 16 bit where it is not said."""
-    return DTYPE_BYTES.get((dtype or "bfloat16").removeprefix("torch."), 2.0)
-
-
-def cache_value_bytes(dtype: str) -> float:
-    """Bytes of one number in a KV cache, whose names are the engines' (fp8_e5m2, q8_0, ...)."""
-    # GGML's block formats hold 32 values and their scales.
-    blocks = {"q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32}
-    plain = {"f32": 4.0, "f16": 2.0, "int8": 1.0, "int4": 0.5}
-    return 1.0 if dtype.startswith("fp8") else {**DTYPE_BYTES, **plain, **blocks}.get(dtype, 2.0)
+        if self.unknown_weights:
+            raise UnknownShape(self.unknown_weights)
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -206,75 +201,133 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def from_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape that a config.json's contents describe; UnknownShape where it lacks what every transformer has."""
-    text = config.get("text_config", config)  # of a multimodal model, the language part
+    """The shape that a config.json's contents describe; UnknownShape where it lacks what every model has.
+
+    What follows from a part that is absent or not understood is null with the reason: `unknown_weights`,
+    `unknown_cache`.
+    """
+    read = Config(config, DEFAULTS)
+    layers, hidden = layer_count(read), read.need("hidden")
     try:
-        return _from_text(text, config)
-    except KeyError as error:
-        raise UnknownShape(f"config.json has no {error.args[0]!r}") from error
-
-
-def _from_text(text: Mapping[str, Any], config: Mapping[str, Any]) -> ModelShape:
-    family, layers, heads = text.get("model_type", ""), text["num_hidden_layers"], text["num_attention_heads"]
-    experts = text.get("num_local_experts") or text.get("num_experts") or text.get("n_routed_experts") or 0
-    expert_ffn = (text.get("moe_intermediate_size") or text["intermediate_size"]) if experts else 0
-    shared = expert_ffn * (text.get("n_shared_experts") or 0) + (text.get("shared_expert_intermediate_size") or 0)
-    latent = text.get("kv_lora_rank") or 0
-    shape = {
-        "family": family,
+        cache, unknown_cache = cache_groups(read), None
+    except UnknownShape as error:
+        cache, unknown_cache = (), str(error)
+    heads = read.size("heads") or 0
+    try:
+        sizes, unknown_weights = _sizes(read, layers), None
+    except UnknownShape as error:
+        sizes, unknown_weights = {"experts": _experts(read)}, str(error)
+    dtype = read.text.get("dtype") or read.text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
+    tied = read.either("tie_word_embeddings")
+    found = {
+        "family": read.family,
         "layers": layers,
-        "hidden": text["hidden_size"],
+        "hidden": hidden,
         "heads": heads,
-        "kv_heads": text.get("num_key_value_heads") or heads,
-        "head_dim": text.get("head_dim") or text["hidden_size"] // heads,
-        "ffn": text["intermediate_size"],
-        "vocab": text["vocab_size"],
-        "dtype": text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype"),
-        "tied": bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+        "kv_heads": kv_heads(read) if heads else 0,
+        "head_dim": head_size(read) if heads else 0,
+        "ffn": read.size("ffn") or 0,
+        "vocab": read.size("vocab") or 0,
+        "dtype": dtype,
+        "tied": tied_by_class(read.family) if tied is None else bool(tied),
+        "kv_lora_rank": read.get("kv_lora_rank") or 0,
+        "rope_dim": (read.get("qk_rope_head_dim") or 0) if read.get("kv_lora_rank") else 0,
+        "cache": cache,
+        "unknown_cache": unknown_cache,
+        "unknown_weights": unknown_weights,
+        "whole": not read.nested and "vision_config" not in config and "audio_config" not in config,
+        **sizes,
+    }
+    return ModelShape(**found)
+
+
+def _sizes(read: Config, layers: int) -> dict[str, Any]:
+    """What weights and operations need beyond the sizes that every model has; UnknownShape where it is not known."""
+    family = FAMILIES.get(read.family)
+    if family is None:
+        raise UnknownShape(f"the layers of {read.family!r} are not known here; known: {', '.join(FAMILIES)}")
+    if "block_configs" in read or read.get("is_encoder_decoder") or read.get("num_kv_shared_layers"):
+        raise UnknownShape(f"the layers of this {read.family!r} are not all alike")
+    vocab, ffn, experts = read.need("vocab"), read.need("ffn"), _experts(read) or 0
+    latent = bool(read.get("kv_lora_rank"))
+    for key in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim") if latent else ():
+        if not isinstance(read.get(key), int):
+            raise UnknownShape(f"config.json has no {key!r}")
+    expert_ffn = (read.get("moe_intermediate_size") or ffn) if experts else 0
+    shared = expert_ffn * (read.get("n_shared_experts") or 0) + (read.get("shared_expert_intermediate_size") or 0)
+    if read.family == "llama4_text":  # the widths of its dense layers and of its experts have names of their own
+        shared, ffn = expert_ffn, read.get("intermediate_size_mlp", ffn)
+    shape: dict[str, Any] = {
+        "ffn": ffn,
+        "vocab": vocab,
         "experts": experts,
-        "experts_per_token": (text.get("num_experts_per_tok") or 1) if experts else 0,
+        "experts_per_token": (read.get("num_experts_per_tok") or 1) if experts else 0,
         "expert_ffn": expert_ffn,
         "shared_ffn": shared if experts else 0,
-        "sparse_layers": _sparse_layers(text, layers) if experts else 0,
-        "kv_lora_rank": latent,
-        "q_lora_rank": (text.get("q_lora_rank") or 0) if latent else 0,
-        "rope_dim": text["qk_rope_head_dim"] if latent else 0,
-        "nope_dim": text["qk_nope_head_dim"] if latent else 0,
-        "value_dim": text["v_head_dim"] if latent else 0,
+        "sparse_layers": _sparse_layers(read, layers) if experts else 0,
+        "q_lora_rank": (read.get("q_lora_rank") or 0) if latent else 0,
+        "nope_dim": read.get("qk_nope_head_dim") if latent else 0,
+        "value_dim": read.get("v_head_dim") if latent else 0,
+        "gated": family.gated,
     }
-    plain = ModelShape(**shape)
-    return ModelShape(**shape, cache=_cache(text, plain), small_weights=_small_weights(text, plain))
+    return {**shape, "small_weights": _small_weights(read, family, layers, shape)}
 
 
-def _cache(text: Mapping[str, Any], shape: ModelShape) -> tuple[CacheGroup, ...]:
-    values = shape.kv_lora_rank + shape.rope_dim if shape.latent else 2 * shape.kv_heads * shape.head_dim
-    kinds = text.get("layer_types") or ["full_attention"] * shape.layers
-    full = sum(kind in ("full_attention", "attention") for kind in kinds)
-    sliding = sum(kind == "sliding_attention" for kind in kinds)
-    if "layer_types" not in text and text.get("sliding_window") and text.get("use_sliding_window", True):
-        pattern = text.get("sliding_window_pattern")
-        full = shape.layers // pattern if pattern else 0
-        sliding = shape.layers - full
-    groups = (CacheGroup(full, values), CacheGroup(sliding, values, text.get("sliding_window")))
-    return tuple(group for group in groups if group.layers)
+def _experts(read: Config) -> int | None:
+    """Routed experts of a sparse layer; 0 for a dense model, null where the file speaks of experts in another way."""
+    found = read.size("experts")
+    if found is None and any("expert" in key or key.startswith("moe") for key in read.text if read.text[key]):
+        return None
+    inner = read.get("ffn_config")
+    if isinstance(inner, Mapping) and inner.get("moe_num_experts"):
+        return inner["moe_num_experts"]
+    return found or 0
 
 
-def _sparse_layers(text: Mapping[str, Any], layers: int) -> int:
-    dense_first, step = text.get("first_k_dense_replace", 0), text.get("decoder_sparse_step") or 1
-    never = set(text.get("mlp_only_layers") or ())
+def _sparse_layers(read: Config, layers: int) -> int:
+    """Layers with experts."""
+    chosen = read.get("moe_layers")
+    if isinstance(chosen, list):
+        return len(chosen)
+    dense_first = read.get("first_k_dense_replace") or 0
+    step = read.get("decoder_sparse_step") or read.get("interleave_moe_layer_step") or 1
+    never = set(read.get("mlp_only_layers") or ())
     return sum(layer >= dense_first and (layer + 1) % step == 0 and layer not in never for layer in range(layers))
 
 
-def _small_weights(text: Mapping[str, Any], shape: ModelShape) -> int:
+def _small_weights(read: Config, family: Family, layers: int, sizes: Mapping[str, Any]) -> int:
     """Norms, biases, gates of shared experts and routers' corrections, over all layers."""
-    family, size = shape.family, shape.head_dim
-    layer = (4 if family in ("gemma2", "gemma3_text") else 2) * shape.hidden
-    if shape.latent:
-        layer += shape.kv_lora_rank + shape.q_lora_rank
-    elif family in ("qwen3", "qwen3_moe", "gemma3_text"):
-        layer += 2 * size  # norms of queries and keys
-    elif family in ("qwen2", "qwen2_moe"):
-        layer += size * (shape.heads + 2 * shape.kv_heads)  # biases
-    sparse = shape.hidden if text.get("shared_expert_intermediate_size") else 0
-    sparse += shape.experts if family == "deepseek_v3" else 0
-    return shape.layers * layer + shape.sparse_layers * sparse + shape.hidden
+    hidden, heads, kv, size = read.need("hidden"), read.need("heads"), kv_heads(read), head_size(read)
+    norm = hidden * family.norm_values
+    layer, sparse = family.norms * norm, 0
+    if read.get("kv_lora_rank"):
+        layer += read.get("kv_lora_rank") + sizes["q_lora_rank"]
+    elif family.head_norms and (family.head_norms_key is None or read.get(family.head_norms_key)):
+        layer += 2 * size if family.head_norms == "head" else (heads + kv) * size
+    elif read.family in ("cohere", "cohere2") and read.get("use_qk_norm"):
+        layer += (heads + kv) * size
+    bias = _biased(read, family)
+    layer += (heads + 2 * kv) * size if "qkv" in bias else 0
+    layer += hidden if bias.endswith("o") else 0
+    if family.sinks:
+        layer += heads
+    dense = layers - sizes["sparse_layers"]
+    if read.get(family.mlp_bias_key, family.mlp_bias) if family.mlp_bias_key else family.mlp_bias:
+        layer += (sizes["ffn"] * (2 if family.gated else 1) + hidden) if dense else 0
+    if sizes["experts"]:
+        sparse += hidden if read.get("shared_expert_intermediate_size") else 0
+        sparse += sizes["experts"] if family.router_correction else 0
+        if family.expert_bias:
+            sparse += sizes["experts"] * (2 * sizes["expert_ffn"] + hidden + 1)
+    return layers * layer + sizes["sparse_layers"] * sparse + norm
+
+
+def _biased(read: Config, family: Family) -> str:
+    """Which projections of the attention have a bias: `qkvo`, `qkv`, or an empty text."""
+    if family.bias_key is None or family.bias_key not in read:
+        found = family.bias
+    else:
+        found = family.bias_of if read.get(family.bias_key) else ""
+    if read.family == "seed_oss" and read.get("attention_out_bias"):
+        found += "o"
+    return found

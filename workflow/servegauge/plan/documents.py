@@ -18,6 +18,7 @@ from servegauge.base.files import read_json
 from servegauge.contract.spec import Launch
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
+from servegauge.plan import fit
 from servegauge.plan.estimate import Estimate, assumed, charged_gpus, estimate_cells, nodes, time_limit_min
 from servegauge.plan.expand import Plan
 
@@ -223,6 +224,8 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
     reasons = Counter(planned.skipped for planned in plan.cells if planned.skipped)
     if reasons:
         lines += ["", "Cannot work:", *(f"    {_count(count, 'cell')}: {why}" for why, count in reasons.most_common())]
+    if short := shortages(plan):
+        lines += ["", "Fits, but not all at once:", *(f"    {note}" for note in short)]
     notes = differences(plan)
     if notes:
         lines += ["", "Not quite the same everywhere:", *(f"    {note}" for note in notes)]
@@ -254,6 +257,20 @@ def cell_rows(plan: Plan, state: State) -> Iterable[dict[str, Any]]:
                 "status": status,
                 "reason": planned.skipped,
             }
+
+
+def shortages(plan: Plan) -> list[str]:
+    """Cells that will hold more requests than the KV cache has room for, each configuration and load once."""
+    fraction = plan.study.get("planning", {}).get("memory_fraction", fit.MEMORY_FRACTION)
+    found: dict[tuple[str, str, str], str | None] = {}
+    for planned in plan.cells:
+        launch, cell = plan.launch(planned.cell.launch), planned.cell
+        key = (launch.configuration, cell.prompts["name"], cell.load.words())
+        if planned.skipped or key in found or framework(launch.framework).weights == "none":
+            continue
+        shape = plan.study["shapes"].get(launch.model["name"], {})
+        found[key] = fit.shortage(launch, shape, cell.prompts, cell.load, fraction)
+    return [note for note in found.values() if note]
 
 
 def differences(plan: Plan) -> list[str]:

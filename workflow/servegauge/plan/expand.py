@@ -295,22 +295,7 @@ def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
     if load.cache == "warm" and launch.options.get("prefix_cache") is False:
         return "cache: warm needs the server option prefix_cache: true"
     context = launch.options.get("context_tokens")
-    longest = _longest(prompts, load)
+    longest = fit.longest_request(prompts, load)
     if context and longest and longest > context:
         return f"prompt and answer take up to {longest} tokens, the server's context_tokens is {context}"
     return None
-
-
-def _longest(prompts: Data, load: Load) -> int | None:
-    """Most tokens of one request of a prompt set; null where it has no limit or is known only from the data."""
-    total = 0
-    lengths = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
-    if "prefix" in prompts:
-        lengths.append(prompts["prefix"]["tokens"])
-    for length in lengths:
-        if isinstance(length, Mapping):
-            length = length.get("max") or length.get("value") or max(length.get("values", [0]))
-        if not length:
-            return None
-        total += length
-    return total

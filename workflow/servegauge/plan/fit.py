@@ -1,17 +1,19 @@
-"""Does a model fit? Weights and KV cache from the model's own config.json (read by model_shape.py).
+"""Does a model fit, and how many of its requests? Weights and KV cache from its config.json (inputs.model_shape).
 
     weights   = bytes of the tensors (safetensors headers or index, or the GGUF file's size where the framework loads
-                that), else parameters x bytes of the data type
+                that), else what config.json says of parameters, data type and quantization
     KV cache  = sum over attention layers of  values x min(tokens, window) x bytes of the cache's data type
                 values = 2 x KV heads x head size (keys and values), or with latent attention (MLA) the size of the
-                latent and of the rotary part, once; window only for sliding attention; layers without a growing
-                cache (linear attention, state space) count nothing
+                latent and of the rotary part, once; window only for sliding and chunked attention; layers without a
+                growing cache (linear attention, state space) count nothing
     per GPU   = weights / (tp x pp), experts / (ep x pp) where experts are spread
                 + KV cache / pp / min(tp, KV heads); a latent cannot be split by tp
 
-The question answered is the weakest one: do the weights and the cache of *one* request of `context_tokens` fit into the
-share of memory that the server may take? Activations and buffers come on top, so "fits" is no promise, but "does not
-fit" is one. What cannot be told is null with the reason, and never a reason to skip.
+A launch is left out of a study for the weakest question alone: do the weights and the cache of *one* request of
+`context_tokens` fit into the share of memory that the server may take? Activations and buffers come on top, so "fits"
+is no promise, but "does not fit" is one. How many requests fit at once is told beside it, at most: a cell that will
+hold more makes the others wait, or makes the engine preempt. What cannot be told is null with the reason, and never a
+reason to skip.
 """
 
 from __future__ import annotations
@@ -19,21 +21,26 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
-from servegauge.contract.spec import Launch
+from servegauge.contract.spec import Data, Launch, Load
 from servegauge.frameworks import framework
-from servegauge.inputs.model_shape import bytes_of, cache_value_bytes, from_config
+from servegauge.inputs.config_json import UnknownShape
+from servegauge.inputs.kv_cache import bytes_of, cache_value_bytes
+from servegauge.inputs.model_shape import from_config
 from servegauge.inputs.models import gguf_file, source_folder
+from servegauge.inputs.weights import stored_bytes
 
 MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study nor config.yaml says
+# Makers count a GPU's memory in 2^30 bytes: an H100 "of 80 GB" has 81559 MiB
+GPU_GB = 2.0**30
 
 UNKNOWN = (
-    "parameters", "expert_parameters", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads", "experts", "how",
-    "reason",
+    "parameters", "expert_parameters", "expert_share", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads",
+    "experts", "quantized", "how", "reason",
 )  # fmt: skip
 
 Shape = Mapping[str, Any]
@@ -42,9 +49,10 @@ Shape = Mapping[str, Any]
 def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     """What the planner knows of a model's size; each value is null where it cannot be told, `reason` says why.
 
-    `parameters`, `expert_parameters` (the part of them in routed experts), `weight_bytes`, `gguf_bytes`, `dtype`,
-    `kv` (a list of {layers, values, window}: numbers per token and layer), `kv_heads` (null for a latent cache),
-    `heads`, `experts` (0 for a dense model), `how` (where the figures come from), `reason`.
+    `parameters`, `expert_parameters` and `expert_share` (the part of the weights in routed experts, in numbers and as a
+    share of the bytes), `weight_bytes`, `gguf_bytes`, `dtype`, `kv` (a list of {layers, values, window, value_bytes}:
+    numbers per token and layer), `kv_heads` (null for a latent cache), `heads`, `experts` (0 for a dense model),
+    `quantized` (how the stored weights are), `how` (where the figures come from), `reason`.
     """
     known: dict[str, Any] = dict.fromkeys(UNKNOWN)
     known["dtype"] = model.get("dtype")
@@ -61,7 +69,7 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         known["how"] = "config.json"
     except OSError:
         known["reason"] = f"{_short(config, root)} is not on this machine"
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         known["reason"] = f"{_short(config, root)} is not understood: {error}"
     stored = tensor_bytes(folder)
     if stored is not None:
@@ -72,26 +80,47 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         if "kv_values_per_token" in given:
             known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
         known["how"], known["reason"] = "the model's file", None
-    if known["weight_bytes"] is None and known["parameters"] is not None:
-        known["weight_bytes"] = int(known["parameters"] * bytes_of(known["dtype"]))
+        if known["weight_bytes"] is None and known["parameters"] is not None and not known["quantized"]:
+            known["weight_bytes"] = int(known["parameters"] * bytes_of(known["dtype"]))
     return known
 
 
 def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, Any]:
-    """`parameters`, `expert_parameters`, `kv`, `kv_heads`, `heads`, `experts`, `dtype` of a config.json's contents.
+    """What `shape` gives, as far as a config.json's contents tell it; `dtype` replaces the file's.
 
-    UnknownShape where it lacks what every transformer has.
+    UnknownShape where it lacks what every model has.
     """
     found = from_config(config)
+    quantization = quantized_as(config)
+    reasons = [found.unknown_weights, found.unknown_cache]
+    weights: tuple[int, int] | None = None
+    try:
+        weights = stored_bytes(found if dtype is None else replace(found, dtype=dtype), quantization)
+    except UnknownShape as error:
+        reasons[0] = str(error)
     return {
         "parameters": found.parameters,
         "expert_parameters": found.expert_parameters,
-        "kv": [asdict(group) for group in found.cache],
+        "expert_share": weights[1] / weights[0] if weights else None,
+        "weight_bytes": weights[0] if weights else None,
+        "kv": None if found.unknown_cache else [asdict(group) for group in found.cache],
         "kv_heads": None if found.latent else found.kv_heads,
-        "heads": found.heads,
+        "heads": found.heads or None,
         "experts": found.experts,
+        "quantized": str(quantization.get("quant_method") or "yes") if quantization else None,
         "dtype": dtype or found.dtype,
+        "reason": "; ".join(reason for reason in reasons if reason) or None,
     }
+
+
+def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The quantization that a config.json describes, of the model or of its language part; null where none."""
+    parts = [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
+    for part in parts:
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(part.get(key), dict) and part[key]:
+                return part[key]
+    return None
 
 
 def tensor_bytes(folder: Path) -> int | None:
@@ -122,57 +151,171 @@ def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | 
         return None
     # The cache of a model with 8-bit weights has 16 bits unless it is asked for fewer.
     each = max(2.0, bytes_of(known.get("dtype"))) if kv_dtype in (None, "auto") else cache_value_bytes(kv_dtype)
-    held = (group["layers"] * group["values"] * min(tokens, group["window"] or tokens) for group in known["kv"])
-    return sum(held) * each
+    return sum(
+        group["layers"] * group["values"] * min(tokens, group["window"] or tokens) * (group.get("value_bytes") or each)
+        for group in known["kv"]
+    )
 
 
 def weight_bytes(launch: Launch, known: Shape) -> float | None:
-    """Bytes of the weights as this launch loads them, over all GPUs of one instance without replication."""
+    """Bytes of the weights as this launch loads them, over all GPUs of one instance without replication.
+
+    The least that they can take where engines differ; null where it cannot be told.
+    """
     if framework(launch.framework).weights == "gguf":
         return known.get("gguf_bytes")
+    if known.get("quantized"):
+        return known.get("weight_bytes")
     kind, parameters = launch.options.get("quantization"), known.get("parameters")
     if kind == "fp8" and parameters and bytes_of(known.get("dtype")) > 1:
         return float(parameters)
+    if kind not in (None, "none", "fp8"):  # quantized, although config.json knows nothing of it
+        return None
     dtype = launch.options.get("dtype")
-    if dtype not in (None, "auto") and parameters and kind in (None, "none"):
-        return parameters * bytes_of(dtype)
-    return known.get("weight_bytes")
+    if dtype not in (None, "auto"):
+        return parameters * bytes_of(dtype) if parameters else known.get("weight_bytes")
+    stored = known.get("weight_bytes")
+    # Most engines load a model that is stored in 32 bits in 16.
+    return stored / 2 if stored is not None and bytes_of(known.get("dtype")) > 2 else stored
 
 
-def per_device(launch: Launch, known: Shape) -> tuple[float, float] | None:
-    """Bytes of weights and of one request's KV cache on each GPU (or in main memory); null where it cannot be told."""
-    weights, tokens = weight_bytes(launch, known), launch.options.get("context_tokens")
-    cache = kv_bytes(known, tokens, launch.options.get("kv_cache_dtype")) if tokens else None
+def cache_dtype(launch: Launch, known: Shape) -> str | None:
+    """The data type that this launch's KV cache has; null: the model's own."""
+    for name in ("kv_cache_dtype", "dtype"):
+        if launch.options.get(name) not in (None, "auto"):
+            return launch.options[name]
+    return "bfloat16" if bytes_of(known.get("dtype")) > 2 else None
+
+
+def per_device(launch: Launch, known: Shape, tokens: int | None = None) -> tuple[float, float] | None:
+    """Bytes of weights and of one request's KV cache on each GPU (or in main memory); null where it cannot be told.
+
+    A request of `tokens`, or of the server's `context_tokens`.
+    """
+    weights, tokens = weight_bytes(launch, known), tokens or launch.options.get("context_tokens")
+    cache = kv_bytes(known, tokens, cache_dtype(launch, known)) if tokens else None
     if weights is None or cache is None:
         return None
     layout = launch.layout
-    share = (known.get("expert_parameters") or 0) / known["parameters"] if known.get("parameters") else 0.0
+    share = known.get("expert_share")
+    if share is None:
+        share = (known.get("expert_parameters") or 0) / known["parameters"] if known.get("parameters") else 0.0
     spread = max(layout.ep, layout.tp)
     on_each = weights * ((1 - share) / layout.tp + share / spread) / layout.pp
     return on_each, cache / layout.pp / min(layout.tp, known.get("kv_heads") or 1)
 
 
-def too_large(launch: Launch, known: Shape, default_fraction: float = MEMORY_FRACTION) -> str | None:
-    """Why the model cannot fit on the launch's platform; null where it fits or where nobody can tell."""
-    platform = launch.platform
+@dataclass(frozen=True)
+class Room:
+    """Where one server's weights and cache must fit. `place`: `on each GPU` or `in main memory`.
+
+    `bytes` there are, of which a server takes the share `fraction`: of all, or with `of_free` of what the weights
+    leave. `copies`: parts of one server that share the room; `servers`: servers of the launch, each with such a room.
+    """
+
+    bytes: float
+    fraction: float
+    of_free: bool
+    place: str
+    copies: int
+    servers: int
+
+    def for_cache(self, weights: float) -> float:
+        """Bytes that `weights` (of one part) leave for the KV cache; below 0 where they do not fit themselves."""
+        all_parts = weights * self.copies
+        return (self.bytes - all_parts) * self.fraction if self.of_free else self.bytes * self.fraction - all_parts
+
+
+def room(launch: Launch, default_fraction: float = MEMORY_FRACTION) -> Room | None:
+    """What one server of this launch may take; null where the platform does not say its memory."""
+    platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
     here = platform.get("frameworks", {}).get(launch.framework, {})
     on_gpu = bool(platform.get("gpus_per_node")) and here.get("device") != "cpu"
     have = platform.get("gpu", {}).get("memory_gb") if on_gpu else platform.get("memory_gb")
-    needed = per_device(launch, known)
-    if needed is None or have is None:
+    if have is None:
         return None
-    fraction = launch.options.get("memory_fraction", default_fraction) if on_gpu else 1.0
-    servers = launch.layout.instances if launch.layout.share_gpu or not on_gpu else 1
-    copies = 1 if on_gpu else launch.layout.tp * launch.layout.pp  # main memory holds every part
-    room = have * fraction / servers
-    weights, cache = (part * copies / 1e9 for part in needed)
-    if weights + cache <= room:
+    shared = layout.instances if layout.share_gpu or not on_gpu else 1
+    if not on_gpu:  # main memory holds every part
+        return Room(have * 1e9 / shared, 1.0, False, "in main memory", layout.tp * layout.pp, layout.instances)
+    # A server that cannot be told a share takes what it needs.
+    fraction = launch.options.get("memory_fraction", default_fraction if "memory_fraction" in adapter.supported else 1)
+    return Room(have * GPU_GB / shared, fraction, adapter.fraction_of_free, "on each GPU", 1, layout.instances)
+
+
+def too_large(launch: Launch, known: Shape, default_fraction: float = MEMORY_FRACTION) -> str | None:
+    """Why the model cannot fit on the launch's platform; null where it fits or where nobody can tell."""
+    needed, where = per_device(launch, known), room(launch, default_fraction)
+    if needed is None or where is None:
         return None
-    where = "on each GPU" if on_gpu else "in main memory"
+    weights, cache = (part * where.copies for part in needed)
+    if cache <= where.for_cache(needed[0]):
+        return None
     tokens = launch.options["context_tokens"]
+    has = where.bytes * (1 if where.of_free else where.fraction)
     return (
-        f"the model {launch.model['name']} does not fit: weights {weights:.1f} GB and the KV cache of one request of "
-        f"{tokens} tokens {cache:.1f} GB {where}, the platform {platform['name']} has room for {room:.1f} GB"
+        f"the model {launch.model['name']} does not fit: weights {weights / 1e9:.1f} GB and the KV cache of one "
+        f"request of {tokens} tokens {cache / 1e9:.1f} GB {where.place}, the platform {launch.platform['name']} has "
+        f"room for {has / 1e9:.1f} GB"
+    )
+
+
+def requests_that_fit(
+    launch: Launch, known: Shape, tokens: int | None = None, default_fraction: float = MEMORY_FRACTION
+) -> int | None:
+    """Most requests of `tokens` (or of `context_tokens`) whose KV cache all servers of the launch hold at once.
+
+    Null where it cannot be told, and for a model whose cache does not grow. Engines keep fewer: activations, graphs and
+    half-filled blocks take a part of the room.
+    """
+    needed, where = per_device(launch, known, tokens), room(launch, default_fraction)
+    if needed is None or where is None or not needed[1]:
+        return None
+    each = int(where.for_cache(needed[0]) // (needed[1] * where.copies))
+    return max(0, each) * launch.layout.dp * where.servers
+
+
+def held_at_once(launch: Launch, load: Load) -> int | None:
+    """Requests that a cell under this load has on the servers at once, at most; null where only a run can tell.
+
+    A closed loop holds its concurrency, a burst its size; at a rate it depends on how long each takes.
+    """
+    if load.concurrency is not None:
+        most: int | None = load.concurrency
+    else:
+        most = load.arrival.get("size") if load.arrival.get("process") == "burst" else load.max_in_flight
+    batch = launch.options.get("max_batch")
+    limits = [most, load.requests, batch and batch * launch.layout.instances * launch.layout.dp]
+    return min(limit for limit in limits if limit) if most else None
+
+
+def longest_request(prompts: Data, load: Load) -> int | None:
+    """Most tokens of one request of a prompt set; null where it has no limit or is known only from the data."""
+    total = 0
+    lengths = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
+    if "prefix" in prompts:
+        lengths.append(prompts["prefix"]["tokens"])
+    for length in lengths:
+        if isinstance(length, Mapping):
+            length = length.get("max") or length.get("value") or max(length.get("values", [0]))
+        if not length:
+            return None
+        total += length
+    return total
+
+
+def shortage(
+    launch: Launch, known: Shape, prompts: Data, load: Load, default_fraction: float = MEMORY_FRACTION
+) -> str | None:
+    """What to know of a cell whose requests do not all fit at once; null where they do or nobody can tell."""
+    held, tokens = held_at_once(launch, load), longest_request(prompts, load)
+    fit = requests_that_fit(launch, known, tokens, default_fraction) if held else None
+    if held is None or fit is None or held <= fit:
+        return None
+    tokens = tokens or launch.options["context_tokens"]
+    return (
+        f"{launch.framework} {launch.model['name']} {launch.layout.words()} on {launch.platform['name']}: the KV cache "
+        f"has room for at most {fit} requests of {tokens} tokens, {prompts['name']} {load.words()} holds {held}: the "
+        "others wait or are preempted"
     )
 
 

@@ -1,0 +1,122 @@
+"""Decoder families whose layers are described exactly, by config.json's model_type: what the sizes alone do not say.
+
+Norms, biases, tied embeddings and class defaults of each; a family is here only where the parameters that follow are
+the published ones (tests/unit has the table). Read from the published configuration and modelling classes of Hugging
+Face transformers, and from the published weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is not said by sizes.
+
+    `tied`: the output head is the embedding, where config.json does not say. `norms`: norms of the hidden size in a
+    layer, each with `norm_values` numbers for one (2 with a bias). `head_norms`: norms of queries and keys: one vector
+    of the head's size for each of the two (`head`), one as wide as all heads (`all`), or none. `bias`: what the
+    projections have by class: `qkv`, `qkvo`, or nothing; `bias_key` names the key that decides where the file has it,
+    for the projections `bias_of`. `gated`: the MLP has a gate (three matrices, else two).
+    """
+
+    tied: bool = False
+    norms: int = 2
+    norm_values: int = 1
+    head_norms: str = ""
+    head_norms_key: str | None = None
+    bias: str = ""
+    bias_key: str | None = "attention_bias"
+    bias_of: str = "qkvo"
+    mlp_bias: bool = False
+    mlp_bias_key: str | None = "mlp_bias"
+    gated: bool = True
+    router_correction: bool = False  # one number for each expert beside the router
+    expert_bias: bool = False
+    sinks: bool = False  # one number for each head
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+_GEMMA3_TEXT = {
+    "vocab_size": 262208, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "sliding_window": 4096,
+}  # fmt: skip
+_LLAMA = {
+    "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "intermediate_size": 11008,
+}  # fmt: skip
+_MISTRAL = {**_LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336, "sliding_window": 4096}
+_MISTRAL3 = {**_MISTRAL, "vocab_size": 131072, "num_hidden_layers": 34, "head_dim": 128, "sliding_window": None}
+_QWEN2 = {
+    "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "intermediate_size": 22016,
+}  # fmt: skip
+_LLAMA4_TEXT = {
+    "vocab_size": 202048, "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40,
+    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+    "num_local_experts": 16, "num_experts_per_tok": 1,
+}  # fmt: skip
+
+_QWEN2_FAMILY = Family(bias="qkv", bias_key=None, defaults=_QWEN2)
+_QWEN3_FAMILY = Family(head_norms="head")
+_DEEPSEEK_V3 = Family(router_correction=True)
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(defaults=_LLAMA),
+    "mistral": Family(bias_key=None, defaults=_MISTRAL),
+    "ministral3": Family(bias_key=None, defaults=_MISTRAL3),
+    "mixtral": Family(bias_key=None),
+    "qwen2": _QWEN2_FAMILY,
+    "qwen2_vl": _QWEN2_FAMILY,
+    "qwen2_vl_text": _QWEN2_FAMILY,
+    "qwen2_5_vl": _QWEN2_FAMILY,
+    "qwen2_5_vl_text": _QWEN2_FAMILY,
+    "qwen2_moe": Family(bias="qkv", bias_key=None),
+    "qwen3": _QWEN3_FAMILY,
+    "qwen3_vl_text": _QWEN3_FAMILY,
+    "qwen3_moe": _QWEN3_FAMILY,
+    "qwen3_vl_moe_text": _QWEN3_FAMILY,
+    "deepseek_v2": Family(),
+    "deepseek_v3": _DEEPSEEK_V3,
+    "kimi_k2": _DEEPSEEK_V3,
+    "phi3": Family(bias_key=None),
+    "gemma": Family(tied=True),
+    "gemma2": Family(tied=True, norms=4),
+    "gemma3_text": Family(tied=True, norms=4, head_norms="head", defaults=_GEMMA3_TEXT),
+    "olmo2": Family(head_norms="all"),
+    "olmo3": Family(head_norms="all"),
+    "olmoe": Family(head_norms="all"),
+    "granite": Family(),
+    "granitemoe": Family(),
+    "glm": Family(bias="qkv", bias_of="qkv"),
+    "glm4": Family(bias="qkv", bias_of="qkv", norms=4),
+    "glm4_moe": Family(bias_of="qkv", head_norms="head", head_norms_key="use_qk_norm", router_correction=True),
+    "gpt_oss": Family(bias="qkvo", expert_bias=True, sinks=True),
+    "seed_oss": Family(bias="qkv", bias_of="qkv"),
+    "smollm3": Family(tied=True),
+    "cohere": Family(tied=True, norms=1),
+    "cohere2": Family(tied=True, norms=1),
+    "starcoder2": Family(
+        tied=True, norm_values=2, bias="qkvo", bias_key="use_bias", mlp_bias=True, mlp_bias_key="use_bias", gated=False
+    ),
+    "exaone4": Family(head_norms="head", bias_key=None),
+    "ernie4_5": Family(tied=True, bias_key="use_bias", mlp_bias_key="use_bias"),
+    "hunyuan_v1_dense": Family(head_norms="head"),
+    "arcee": Family(gated=False),
+    "internlm2": Family(bias_key="bias"),
+    "llama4_text": Family(defaults=_LLAMA4_TEXT),
+    "minimax_m2": Family(head_norms="all", bias_key=None, router_correction=True),
+    "dots1": Family(head_norms="head", router_correction=True),
+}
+# What a language model is called where only the model around it is named
+DEFAULTS: dict[str, Mapping[str, Any]] = {name: family.defaults for name, family in FAMILIES.items()}
+# The output head is the embedding in these too; their weights are not described, their caches are
+TIED_ELSEWHERE = ("gemma3n_text", "gemma4_text", "lfm2", "recurrent_gemma", "zamba", "zamba2", "falcon", "gpt2")
+
+
+def tied_by_class(family: str) -> bool:
+    """Whether a family ties the output head to the embedding where config.json does not say."""
+    return FAMILIES[family].tied if family in FAMILIES else family in TIED_ELSEWHERE

@@ -1,0 +1,174 @@
+"""Bytes of a model's weights as its config.json says they are stored, quantized ones included.
+
+Computed for planning, where the files are not at hand; the bytes of files that are there count instead. A linear layer
+of n numbers quantized to b bits takes n x (b + overhead) / 8 bytes; the overhead is the scales and zero points of its
+groups. Embedding, norms and what the file leaves out of the quantization keep the model's own data type. A way of
+quantizing that is not known here gives null with the reason, so that nothing is skipped for it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from servegauge.inputs.config_json import UnknownShape
+from servegauge.inputs.kv_cache import bytes_of
+from servegauge.inputs.model_shape import Matrix, ModelShape
+
+# What a layer's matrices are called in published checkpoints, for the lists of what is not quantized
+MODULES = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_out": ("self_attn.o_proj",),
+    "kv_down": ("self_attn.kv_a_proj_with_mqa",),
+    "kv_up": ("self_attn.kv_b_proj",),
+    "q_down": ("self_attn.q_a_proj",),
+    "q_up": ("self_attn.q_b_proj", "self_attn.q_proj"),
+    "ffn_up_gate": ("mlp.gate_proj", "mlp.up_proj"),
+    "ffn_up": ("mlp.up_proj", "mlp.c_fc"),
+    "ffn_down": ("mlp.down_proj", "mlp.c_proj"),
+    "router": ("mlp.gate", "mlp.router", "block_sparse_moe.gate", "feed_forward.router"),
+    "expert_up_gate": ("mlp.experts.0.gate_proj", "mlp.experts.0.up_proj"),
+    "expert_down": ("mlp.experts.0.down_proj",),
+    "shared_up_gate": ("mlp.shared_experts.gate_proj", "mlp.shared_expert.gate_proj"),
+    "shared_down": ("mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj"),
+}
+# Bits a number with the scales of its group, where the method itself fixes them:
+#   mxfp4: 4 and an 8-bit exponent for each 32; nvfp4: 4 and an fp8 scale for each 16; nf4, fp4: 4 and a 32-bit scale
+#   for each 64 (about 8 bits where the scales are quantized, too)
+FIXED = {"mxfp4": 4 + 8 / 32, "nvfp4": 4 + 8 / 16, "nf4": 4 + 32 / 64, "fp4": 4 + 32 / 64, "int8": 8.0, "fp8": 8.0}
+GROUPED = (
+    "awq",
+    "gptq",
+    "gptq_marlin",
+    "awq_marlin",
+    "auto-round",
+    "auto_round",
+    "intel/auto-round",
+    "moe_wna16",
+    "marlin",
+)
+
+
+def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> tuple[int, int]:
+    """(bytes of all weights, of those in routed experts). UnknownShape where they cannot be told, with the reason."""
+    if shape.parameters is None:
+        raise UnknownShape(shape.unknown_weights or "the weights are not known")
+    whole = bytes_of(shape.dtype)
+    if not quantization:
+        return int(shape.parameters * whole), int((shape.expert_parameters or 0) * whole)
+    bits, whole = _bits(quantization), max(2.0, whole)  # `dtype: float8` names the quantized ones
+    kept = tuple(_kept(quantization))
+    # The head is left as it is unless the file says otherwise, and routers always; MXFP4 is for experts alone.
+    left = {"router"} if quantization.get("lm_head") is True else {"router", "output_head"}
+    only_experts = str(quantization.get("quant_method")).lower() == "mxfp4"
+    total = experts = 0.0
+    for matrix in shape.matrices():
+        plain = matrix.name in left or (only_experts and matrix.experts == 1) or _is_kept(matrix, kept, shape)
+        size = matrix.weights * (whole if plain else bits / 8)
+        total += size
+        experts += size if matrix.experts > 1 else 0
+    embedding = 0 if shape.tied else shape.vocab * shape.hidden
+    return int(total + (embedding + shape.small_weights) * whole), int(experts)
+
+
+def _bits(quantization: Mapping[str, Any]) -> float:
+    """Bits for one number of a quantized layer, scales included."""
+    method = str(quantization.get("quant_method") or quantization.get("quant_algo") or "").lower()
+    if method in ("", "none"):
+        if "bits" not in quantization:
+            raise UnknownShape("quantization_config names no quant_method")
+        method = "gptq"
+    if method in GROUPED:
+        return _grouped(quantization.get("bits") or quantization.get("w_bit"), quantization)
+    if method == "bitsandbytes":
+        if quantization.get("load_in_4bit") or quantization.get("_load_in_4bit"):
+            kind = quantization.get("bnb_4bit_quant_type", "fp4")
+            twice = quantization.get("bnb_4bit_use_double_quant")
+            return 4 + 8 / 64 + 32 / (64 * 256) if twice else FIXED.get(kind, FIXED["fp4"])
+        return 8.0
+    if method in ("fp8", "fbgemm_fp8", "finegrained_fp8"):
+        block = quantization.get("weight_block_size")
+        return 8 + (32 / (block[0] * block[1]) if isinstance(block, list) and len(block) == 2 else 0)
+    if method == "compressed-tensors":
+        return _compressed(quantization)
+    if method in ("modelopt", "modelopt_fp4"):
+        algorithm = str(quantization.get("quant_algo") or _inside(quantization, "quantization", "quant_algo")).lower()
+        known = {"fp8": 8.0, "nvfp4": FIXED["nvfp4"], "w4a16_nvfp4": FIXED["nvfp4"], "fp8_pb_wo": 8 + 32 / 128**2}
+        if algorithm in known:
+            return known[algorithm]
+        raise UnknownShape(f"quantized by modelopt as {algorithm!r}, whose bytes are not known here")
+    if method in FIXED:
+        return FIXED[method]
+    if method in ("exl2", "exl3") and isinstance(quantization.get("bits"), int | float):
+        return float(quantization["bits"])
+    if method == "hqq" and isinstance(_inside(quantization, "quant_config", "weight_quant_params"), Mapping):
+        return _grouped(
+            quantization["quant_config"]["weight_quant_params"].get("nbits"),
+            quantization["quant_config"]["weight_quant_params"],
+        )
+    raise UnknownShape(f"quantized by {method!r}, whose bytes are not known here")
+
+
+def _grouped(bits: Any, about: Mapping[str, Any]) -> float:
+    """`bits`, and for each group a 16-bit scale and a zero point as wide as a number."""
+    if not isinstance(bits, int | float) or not 1 <= bits <= 16:
+        raise UnknownShape(f"quantization_config has no bits that are understood: {bits!r}")
+    group = about.get("group_size") or about.get("q_group_size") or 128
+    return bits + ((16 + bits) / group if group > 0 else 0)  # -1: one group for a column
+
+
+def _compressed(quantization: Mapping[str, Any]) -> float:
+    widths = []
+    for group in (quantization.get("config_groups") or {}).values():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if not isinstance(weights, Mapping) or not isinstance(weights.get("num_bits"), int):
+            raise UnknownShape("quantization_config.config_groups without the bits of weights")
+        size, bits = weights.get("group_size"), weights["num_bits"]
+        packed = str(group.get("format") or quantization.get("format") or "")
+        scale = 8 if "nvfp4" in packed or "mxfp4" in packed else 16
+        widths.append(bits + (scale / size if isinstance(size, int) and size > 0 else 0))
+    if not widths:
+        raise UnknownShape("quantization_config has no config_groups")
+    if len(set(widths)) > 1:
+        raise UnknownShape("quantization_config gives its layers different bits")
+    return widths[0]
+
+
+def _inside(data: Mapping[str, Any], *keys: str) -> Any:
+    for key in keys:
+        data = data.get(key) if isinstance(data, Mapping) else None  # type: ignore[assignment]
+    return data
+
+
+def _kept(quantization: Mapping[str, Any]) -> Iterable[str]:
+    """Names and patterns of what is not quantized."""
+    for key in ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules", "llm_int8_skip_modules"):
+        yield from (str(name) for name in quantization.get(key) or ())
+
+
+def _is_kept(matrix: Matrix, kept: tuple[str, ...], shape: ModelShape) -> bool:
+    """Whether all layers of a matrix are left out; one that is left out in some layers counts as quantized."""
+    if not kept:
+        return False
+    names = MODULES.get(matrix.name, ())
+    first = shape.layers - matrix.layers if matrix.name.startswith(("expert", "shared", "router")) else 0
+    some = [first + position for position in {0, matrix.layers // 2, matrix.layers - 1}]
+    return any(all(_named(f"model.layers.{layer}.{name}", kept) for layer in some) for name in names)
+
+
+def _named(module: str, kept: tuple[str, ...]) -> bool:
+    for pattern in kept:
+        if pattern.startswith("re:"):
+            try:
+                if re.match(pattern[3:], module):
+                    return True
+            except re.error:
+                continue
+        elif "*" in pattern:
+            if fnmatch.fnmatchcase(module, f"{pattern}*") or fnmatch.fnmatchcase(module, f"*.{pattern}*"):
+                return True
+        elif f".{pattern}." in f".{module}.":
+            return True
+    return False
