@@ -233,3 +233,107 @@ def test_real_outputs_agree_with_their_own_summaries():
         for row in run.rows:
             assert row.busbw_gb_s / row.algbw_gb_s == pytest.approx(busbw_factor(run.collective, run.ranks), rel=1e-3)
             assert row.size_bytes / row.time_us / 1e3 == pytest.approx(row.algbw_gb_s, rel=1e-3)
+
+
+# ---------------------------------------------------------------- runs that died
+
+START = """\
+# Collective test starting: sendrecv_perf
+# nThread 1 nGpus 9 minBytes 8 maxBytes 64 step: 2(factor) iters: 20
+#
+"""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "node1: Test CUDA failure common.cu:1018 'invalid device ordinal'\n .. node1 pid 12: Test failure",
+        "node1: Test NCCL failure common.cu:1005 'unhandled system error'",
+        "srun: error: node1: task 0: Segmentation fault (core dumped)",
+        "[node1:01234] *** Process received signal ***\n[node1:01234] Signal: 11\n/lib/x",
+        "slurmstepd: error: *** STEP 7.0 ON node1 CANCELLED AT 2026-11-26T10:00:00 DUE TO TIME LIMIT ***",
+        "all_reduce_perf: error while loading shared libraries: libnccl.so.2: cannot open shared object file",
+        "mpirun noticed that process rank 0 with PID 0 on node node1 exited on signal 9 (Killed).\n-----------------",
+        "Killed",
+    ],
+)
+@pytest.mark.parametrize("after", [START, START + DEVICES])
+def test_a_run_that_died_before_its_table_is_a_run_and_the_next_is_another(said, after):
+    first, second = parse(after + said + "\n" + NEW)
+    assert (first.collective, first.rows, first.failure) == ("sendrecv", [], said.splitlines()[0])
+    assert (second.collective, second.failure, len(second.rows), second.ranks) == ("all_reduce", None, 4, 2)
+    assert [run.failure for run in parse(NEW + after + said + "\n")] == [None, said.splitlines()[0]]
+
+
+@pytest.mark.parametrize("beginning", [START.splitlines()[0] + "\n", START, START + DEVICES])
+def test_a_run_that_ended_without_a_word_is_a_run_too(beginning):
+    first, second = parse(beginning + NEW)
+    assert (first.collective, first.failure, first.rows) == ("sendrecv", "it ended before its table", [])
+    assert second == parse("\n" * beginning.count("\n") + NEW)[0]
+    assert [run.failure for run in parse(NEW + beginning)] == [None, "it ended before its table"]
+
+
+def test_an_old_build_that_died_is_told_from_the_next_by_its_settings():
+    settings = OLD.splitlines()[0] + "\n"
+    first, second = parse(settings + "node-a: Test CUDA failure common.cu:1 'x'\n" + OLD)
+    assert (first.failure is None, second.failure, len(second.rows)) == (False, None, 2)
+
+
+def test_a_row_that_was_never_ended_belongs_to_the_run_that_died():
+    cut = NEW[: NEW.index("     2097152")] + "     2097152        524288     float  node-a:1:2 [0] NCCL INFO x\n"
+    first, second = parse(cut + "node-a: Test NCCL failure all_reduce.cu:44 'x'\n" + NEW)
+    assert (len(first.rows), len(second.rows)) == (2, 4)
+
+
+def test_json_of_a_run_that_died_says_why():
+    run = parse_json(
+        json.dumps({"version": 3, "args": ["./all_gather_perf"], "errors": ["", "invalid device ordinal"]})
+    )
+    assert (run.collective, run.failure, run.rows) == ("all_gather", "invalid device ordinal", [])
+
+
+# ---------------------------------------------------------------- AMD's rccl-tests, as published outputs have it
+
+
+def rccl(settings, device):
+    devices = "".join(
+        f"#   Rank  {rank} Pid   1001 on node-a device  {rank} [{device}] AMD Instinct MI300X\n" for rank in (0, 1)
+    )
+    table = OLD[OLD.index("#                                                     out-of-place") :]
+    return f"{settings}\n#\nrccl-tests: Version develop:33cc4df\n# Using devices\n{devices}{RCCL_LINES}#\n{table}"
+
+
+RCCL_LINES = """\
+RCCL version : 2.27.7-develop:29e1567
+HIP version  : 7.0.51831-a3e329ad8
+ROCm version : 7.0.1.0-42-9428210
+Hostname     : node-a.example
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "device"),
+    [
+        (
+            "# nThread 1 nGpus 2 minBytes 8 maxBytes 134217728 step: 2(factor) warmup iters: 5 iters: 20 agg iters: 1 "
+            "validation: 1 graph: 0",
+            "0000:07:00",
+        ),
+        (
+            "# nThread: 1 nGpus: 2 minBytes: 8 maxBytes: 134217728 step: 2(factor) warmupIters: 5 "
+            "iters: 20 validation: 1",
+            "0000:c9:00.0",
+        ),
+        (
+            "# nThreads: 1 nGpus: 2 nRanks: 1 minBytes: 8 maxBytes: 134217728 step: 2(factor) warmupIters: 5 iters: 20 "
+            "validation: 1 ",
+            "0000:83:00.0",
+        ),
+    ],
+)  # fmt: skip
+def test_rccl_tests_of_three_generations(settings, device):
+    (run,) = parse(rccl(settings, device))
+    assert (run.ranks, run.iterations, run.settings["warmup_iters"], run.settings["max_bytes"]) == (2, 20, 5, 134217728)
+    assert (run.version, run.nccl_version, run.failure) == ("develop:33cc4df", "2.27.7-develop:29e1567", None)
+    assert (run.devices[1].pci, run.devices[1].model) == (device, "AMD Instinct MI300X")
+    assert [row.busbw_gb_s for row in run.rows] == [20.97, 20.16]

@@ -3,7 +3,11 @@
 Read from the sources of nccl-tests (github.com/NVIDIA/nccl-tests, 2019 to 2.19.6: src/common.cu, src/util.cu). The
 text's columns have changed several times (a root column, `error` became `#wrong`, timestamps, per-iteration columns),
 and each table says in its header which it has. Lines of NCCL_DEBUG may lie between, even inside a row. A file may hold
-several runs. Every other line is an error with its number and the reason: a guess would become a number in a dataset.
+several runs, and one that died is a run with its failure: the next one is another. Every other line is an error with
+its number and the reason: a guess would become a number in a dataset.
+
+AMD's rccl-tests (github.com/ROCm/rccl-tests) prints the same tables between lines of its own. They are read as outputs
+that others published show them (2021 to 2025); no run on hardware of ours was seen.
 """
 
 from __future__ import annotations
@@ -11,8 +15,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from servegauge.probes.nccl_runs import Device, Measurement, NcclOutputError, Run, busbw_factor
+
+__all__ = ["Device", "Measurement", "NcclOutputError", "Run", "busbw_factor", "parse", "parse_json"]
 
 KNOWN_JSON_VERSIONS = (1, 2, 3)
 
@@ -24,97 +31,28 @@ UNITS = {
     "i_min": "(us)", "i_max": "(us)", "i_p99": "(us)", "i_cv%": "(%)",
 }  # fmt: skip
 DEBUG = re.compile(
-    r"(\[\d{4}-\d\d-\d\d[ T][\d:.]+\] )?[\w.-]+:\d+:\d+ \[[\d, -]+\] .*|NCCL version \d.*", re.ASCII
+    r"(\[\d{4}-\d\d-\d\d[ T][\d:.]+\] )?[\w.-]+:\d+:\d+ \[[\d, -]+\] .*|NCCL version \d.*"
+    r"|(?:HIP version|ROCm version|Hostname|Librccl path)\s*: .*",
+    re.ASCII,
 )  # fmt: skip
 DEVICE = re.compile(
     r"#\s+Rank\s+(?P<rank>\d+)(?:\s+Group\s+(?P<group>\d+))?\s+Pid\s+\d+ on\s+(?P<host>\S+)\s+device\s+(?P<device>\d+)"
-    r" \[(?P<pci>[0-9a-fA-Fx:]+)\] (?P<model>.+)"
+    r" \[(?P<pci>[0-9a-fA-Fx:.]+)\] (?P<model>.+)"
 )
-FAILURE = re.compile(r"Test (NCCL|CUDA) failure|Test failure|Test timeout|NCCL failure|CUDA failure|Out of memory")
-SETTINGS = re.compile(r"# nThread (\d+) nGpus (\d+) minBytes (\d+) maxBytes (\d+) step: (\d+)\((factor|bytes)\) (.*)")
+RCCL = re.compile(r"(rccl-tests: Version|RCCL version) ?:?\s*(\S*).*")
+FAILURE = re.compile(
+    r"Test (?:NCCL|CUDA|HIP) failure|Test failure|Test timeout|[NR]CCL failure|(?:CUDA|HIP) failure|Out of memory"
+    # what is said of a process that died: by its own last words, the kernel, or the launcher
+    r"|Segmentation fault|\b(?:Killed|Aborted|Bus error|Terminated)\b|terminate called|\*\*\* Process received signal"
+    r"|error while loading shared libraries|symbol lookup error|(?:srun|slurmstepd|slurmd): error:"
+    r"|\b(?:mpirun|mpiexec|prterun|orted)\b.*(?:detected|noticed|exited|unable|abort)|exited on signal \d+"
+)
+SETTINGS = re.compile(
+    r"# nThreads?:? (\d+) nGpus:? (\d+)(?: nRanks:? (?P<ranks>\d+))? minBytes:? (\d+) maxBytes:? (\d+) "
+    r"step: (\d+)\((factor|bytes)\) (?P<rest>.*)"
+)
+NUMBERS = re.compile(r"\s*\d+\s+\d+\s")  # how a row begins
 NULL_BODY = re.compile(r"\S {32,}")  # out-of-place left blank: trace replay measures in-place only
-
-
-class NcclOutputError(ValueError):
-    """A line that is not understood. The text names the source, the line's number, the line and the reason."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """One rank's GPU."""
-
-    rank: int
-    host: str
-    device: int
-    pci: str
-    model: str
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One size, one placement. Time in microseconds, bandwidths in 10^9 bytes per second.
-
-    `wrong` is the number of wrong elements, null where the test did not check (`N/A`). Builds before 2.12 print a
-    largest relative error instead: it is `error` then, and `wrong` is null. `times_us` are the single iterations where
-    the build writes them (-I 1), else empty: `time_us` is then a mean over `Run.iterations`.
-    """
-
-    size_bytes: int
-    count: int
-    dtype: str
-    redop: str | None
-    root: int | None
-    in_place: bool
-    time_us: float
-    algbw_gb_s: float
-    busbw_gb_s: float
-    wrong: float | None = None
-    error: float | None = None
-    cpu_time: bool = False
-    times_us: tuple[float, ...] = ()
-
-
-@dataclass
-class Run:
-    """One test of one collective. `collective` is null where an old build does not print its own name."""
-
-    line: int
-    collective: str | None = None
-    version: str | None = None
-    nccl_version: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    devices: list[Device] = field(default_factory=list)
-    rows: list[Measurement] = field(default_factory=list)
-    out_of_bounds: int | None = None
-    average_busbw_gb_s: float | None = None
-    failure: str | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def ranks(self) -> int:
-        return len(self.devices)
-
-    @property
-    def hosts(self) -> int:
-        return len({device.host for device in self.devices})
-
-    @property
-    def iterations(self) -> int | None:
-        return self.settings.get("iters")
-
-
-def busbw_factor(collective: str, ranks: int) -> float:
-    """busbw / algbw, as nccl-tests defines it (doc/PERFORMANCE.md): what crosses the slowest link, over the size.
-
-    ValueError for a collective it does not define.
-    """
-    if collective == "all_reduce":
-        return 2 * (ranks - 1) / ranks
-    if collective in ("all_gather", "reduce_scatter", "all_to_all", "alltoall", "alltoallv", "gather", "scatter"):
-        return (ranks - 1) / ranks
-    if collective in ("broadcast", "reduce", "send_recv", "sendrecv", "hypercube"):
-        return 1.0
-    raise ValueError(f"nccl-tests defines no bus bandwidth for {collective!r}")
 
 
 def parse(text: str, source: str = "nccl-tests output") -> list[Run]:
@@ -142,7 +80,7 @@ class _Text:
             self.line = raw.rstrip()
             self._one(self.line)
         self.line = "(end)"
-        if self.pending:
+        if self.pending and not (self.run and self.run.failure):
             raise self.refuse("a row was begun and never ended")
         self._finish()
         if not self.runs:
@@ -152,10 +90,16 @@ class _Text:
     def _one(self, line: str) -> None:
         if not line.strip() or DEBUG.fullmatch(line.strip()):
             return
-        if FAILURE.search(line) and not line.startswith("#"):
-            self._open().failure = self._open().failure or line.strip()
-        elif line.startswith("#"):
+        if line.startswith("#"):
             self._comment(line)
+        elif FAILURE.search(line):
+            self._open().failure = self._open().failure or line.strip()
+            self.pending = ""
+        elif match := RCCL.fullmatch(line.strip()):
+            name = "version" if match[1].startswith("rccl") else "nccl_version"
+            setattr(self._open(), name, match[2] or None)
+        elif self.run is not None and self.run.failure and not NUMBERS.match(line):
+            self.run.notes.append(line.strip())  # what else is said of a run that died
         else:
             self._row(line)
 
@@ -170,14 +114,15 @@ class _Text:
         run, self.run = self.run, None
         if run is None:
             return
+        self.pending = ""
         if run.failure is None:
             if self.columns is None:
-                if run.devices or run.settings:
-                    raise self.refuse(f"the run of line {run.line} has no table")
-                return  # only comments
-            if run.average_busbw_gb_s is None:
+                if not (run.devices or run.settings or run.collective):
+                    return  # only comments
+                run.failure = "it ended before its table"
+            elif run.average_busbw_gb_s is None:
                 raise self.refuse(f"the run of line {run.line} ends without 'Avg bus bandwidth': it was cut off")
-            if not run.devices:
+            elif not run.devices:
                 raise self.refuse(f"the run of line {run.line} names no devices, so its ranks are unknown")
         self.runs.append(run)
 
@@ -186,8 +131,7 @@ class _Text:
         if not words:
             return
         first = " ".join(words[:2])
-        starts = first in ("nccl-tests version", "Collective test") and words[2:3] != ["concluded:"]
-        if (starts or words[0] == "nThread") and self.run is not None and (self.closed or self.columns is not None):
+        if self.run is not None and self._starts_another(self.run, line, words):
             self._finish()
         run = self._open()
         if first == "nccl-tests version":
@@ -199,7 +143,7 @@ class _Text:
         elif line.startswith("# Collective test concluded:"):
             if run.collective != words[-1].removesuffix("_perf"):
                 raise self.refuse(f"the end of another test than {run.collective}")
-        elif words[0] == "nThread":
+        elif words[0] in ("nThread", "nThread:", "nThreads:"):
             self._settings(line)
         elif words[0] == "Rank":
             self._device(line)
@@ -219,16 +163,26 @@ class _Text:
         else:
             run.notes.append(line[1:].strip())
 
+    def _starts_another(self, run: Run, line: str, words: list[str]) -> bool:
+        """Whether a comment is the first of the next run: these lines come once, in this order, before everything."""
+        begun = bool(self.closed or self.columns is not None or run.failure or run.devices or run.settings)
+        if line.startswith("# nccl-tests version"):
+            return begun or run.collective is not None or run.version is not None
+        if line.startswith("# Collective test starting:"):
+            return begun or run.collective is not None
+        return begun and words[0] in ("nThread", "nThread:", "nThreads:")
+
     def _settings(self, line: str) -> None:
         match = SETTINGS.fullmatch(line)
         if not match:
             raise self.refuse("a line of settings in another form than known")
         settings = self._open().settings
         names = ("threads", "gpus_per_thread", "min_bytes", "max_bytes", "step")
-        settings.update(zip(names, map(int, match.groups()[:5]), strict=True))
-        settings["step_kind"] = match[6]
-        for name, value in re.findall(r"([a-z_ ]+): (\d+)", match[7]):
-            settings[name.strip().replace(" ", "_")] = int(value)
+        found = [match[1], match[2], match[4], match[5], match[6]]
+        settings.update(zip(names, map(int, found), strict=True))
+        settings["step_kind"] = match[7]
+        for name, value in re.findall(r"([A-Za-z_ ]+): (\d+)", match["rest"]):
+            settings[name.strip().replace(" ", "_").replace("warmupIters", "warmup_iters")] = int(value)
 
     def _device(self, line: str) -> None:
         match = DEVICE.fullmatch(line.rstrip())
@@ -331,6 +285,9 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
     if data.get("version") not in KNOWN_JSON_VERSIONS:
         raise refuse(f"version {data.get('version')!r} of the format; known are {KNOWN_JSON_VERSIONS}")
     missing = [key for key in ("args", "config", "results", "average_bus_bandwidth") if key not in data]
+    said = next((str(error) for error in data.get("errors") or [] if error), None)
+    if missing and said and "args" in data:
+        return Run(line=1, collective=_name(data["args"]), failure=said)
     if missing:
         raise refuse(f"{', '.join(missing)} is absent: the test did not come to its end")
     config = dict(data["config"])
@@ -340,13 +297,13 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
     ]
     run = Run(
         line=1,
-        collective=str(data["args"][0]).rpartition("/")[2].removesuffix("_perf"),
+        collective=_name(data["args"]),
         nccl_version=str(data["nccl_version"]) if "nccl_version" in data else None,
         settings={**config, "iters": config.get("iterations")},
         devices=devices,
         out_of_bounds=(data.get("out_of_bounds") or {}).get("count"),
         average_busbw_gb_s=_bandwidth(data["average_bus_bandwidth"]["bandwidth"]),
-        failure=next((error for error in data.get("errors", []) if error), None),
+        failure=said,
     )
     for index, result in enumerate(data["results"]):
         for key, in_place in (("out_of_place", False), ("in_place", True)):
@@ -358,6 +315,10 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
             except (KeyError, TypeError, ValueError) as error:
                 raise refuse(f"result {index}, {key}: {type(error).__name__} {error}") from error
     return run
+
+
+def _name(argv: Sequence[str]) -> str:
+    return str(argv[0]).rpartition("/")[2].removesuffix("_perf")
 
 
 def _bandwidth(value: Any) -> float | None:
