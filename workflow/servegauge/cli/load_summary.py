@@ -8,10 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from servegauge.contract import metrics
+from servegauge.contract import metric_registry, metrics
+from servegauge.contract.metric import LOAD
 from servegauge.contract.spec import Cell, Load, Workload
 from servegauge.instrument.coordinator import LoadResult
 from servegauge.launch import cell_checks
+
+IN_HEAD = ("achieved_rps", "output_tokens_per_s")  # beside what was offered and what was sent
 
 
 def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) -> dict[str, Any]:
@@ -41,10 +44,13 @@ def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) 
 def as_text(summary: Mapping[str, Any]) -> str:
     """The summary as a table for people; latencies in ms."""
     rows = [("", "mean", "p50", "p90", "p99", "95 % interval of p99")]
-    for metric in ("ttft", "tpot", "itl", "e2e", "ttft_scheduled", "e2e_scheduled", "lateness"):
-        low, high = _ms(summary[f"{metric}_p99_low_s"]), _ms(summary[f"{metric}_p99_high_s"])
-        values = [_ms(summary[f"{metric}_{name}_s"]) for name in ("mean", "p50", "p90", "p99")]
-        rows.append((f"{metric}, ms", *values, f"{low} to {high}"))
+    for metric in metric_registry.distributions():
+        scale, unit = (1e3, "ms") if metric.unit == "s" else (1.0, metric.unit)
+        values = [
+            _scaled(summary.get(metric.column_of(name)), scale)
+            for name in ("mean", "p50", "p90", "p99", "p99_low", "p99_high")
+        ]
+        rows.append((f"{metric.name}, {unit}", *values[:4], f"{values[4]} to {values[5]}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in
              enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
@@ -57,6 +63,11 @@ def as_text(summary: Mapping[str, Any]) -> str:
         "",
     ]
     instrument = summary["instrument"]
+    head[-1:-1] = [
+        f"{one.title:<13} {_number(summary[one.column])} {one.unit}"
+        for one in metric_registry.shown(LOAD)
+        if one.family is None and one.name not in IN_HEAD
+    ]
     tail = ["", f"generator     {instrument['cpu_s']:.2f} s of CPU, {instrument['workers']} process(es)"]
     tail += [f"failed        {status}: {error}" for status, error in summary["first_errors"].items()]
     tail += [f"flag          {flag['flag']}: {flag['detail']}" for flag in summary["flags"]]
@@ -66,8 +77,8 @@ def as_text(summary: Mapping[str, Any]) -> str:
     return "\n".join([*head, *lines, *tail, f"written       {summary['out']}"])
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.2f}"
+def _scaled(value: float | None, scale: float) -> str:
+    return "-" if value is None else f"{value * scale:.2f}"
 
 
 def _number(value: float | None) -> str:

@@ -9,49 +9,18 @@ requests per second, `_tokens` tokens. Undefined is null, never 0 or NaN. Words 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-VERSION = 1  # 1: first published form
+from servegauge.contract import metric_registry
+from servegauge.contract.columns import VERSION, WORD, WORDS, SchemaError, conform, from_rows
+from servegauge.contract.columns import check_file as check_file
+from servegauge.contract.columns import column as _column
+from servegauge.contract.columns import key as _key
+from servegauge.contract.columns import table_schema as _schema
 
-WORD = pa.dictionary(pa.int32(), pa.string())
-WORDS = pa.list_(pa.string())
-
-METRICS: dict[str, str] = {
-    "ttft": "first token - sent",
-    "ttft_scheduled": "first token - scheduled, so that time waited before sending counts too",
-    "tpot": "(last token - first token) / (output tokens - 1) of one request, null below two tokens",
-    "itl": "gap between two chunks of one request, all gaps of the cell pooled (a chunk may hold several tokens)",
-    "e2e": "last token - sent",
-    "e2e_scheduled": "last token - scheduled",
-    "lateness": "sent - scheduled",
-}
-"""Latencies that are summarised per cell, as `<metric>_<quantile>_s`."""
-
-QUANTILES: dict[str, float] = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
-"""Quantiles that are summarised per cell; `_low_s` and `_high_s` are their distribution-free 95 % interval."""
-
-
-class SchemaError(ValueError):
-    """A table or a file is not what its schema says. The text names the column, what was found and what is asked."""
-
-
-def _column(name: str, kind: pa.DataType, description: str, unit: str = "", null: bool = True) -> pa.Field:
-    metadata = {"description": description, **({"unit": unit} if unit else {})}
-    return pa.field(name, kind, nullable=null, metadata=metadata)
-
-
-def _key(name: str, description: str) -> pa.Field:
-    return _column(name, WORD, description, null=False)
-
-
-def _schema(table: str, description: str, columns: Iterable[pa.Field]) -> pa.Schema:
-    metadata = {"table": table, "description": description, "servegauge_schema": str(VERSION)}
-    return pa.schema(list(columns), metadata=metadata)
-
+__all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
 
 _CELL = _key("cell", "id of the cell: one load run on a live launch")
 _LAUNCH = _key("launch", "id of the launch: one server lifetime, the unit of replication")
@@ -138,43 +107,34 @@ ATTEMPTS = _schema(
 )
 
 
-def _summary_columns() -> list[pa.Field]:
-    """`<metric>_mean_s`, and per quantile the value and its interval."""
-    columns = []
-    for metric, formula in METRICS.items():
-        columns.append(_column(f"{metric}_mean_s", pa.float64(), f"mean of {metric}: {formula}", "s"))
-        for quantile, share in QUANTILES.items():
-            name = f"{metric}_{quantile}"
-            said = f"{share:.0%} quantile of {metric}"
-            columns += [
-                _column(f"{name}_s", pa.float64(), f"{said}: {formula}", "s"),
-                _column(f"{name}_low_s", pa.float64(), f"lower end of the 95 % interval of the {said}", "s"),
-                _column(f"{name}_high_s", pa.float64(), f"upper end of the 95 % interval of the {said}", "s"),
-            ]
-    return columns
+def _summary_columns() -> Iterator[pa.Field]:
+    """What `metrics.summarise` gives: a column per number, a mean and quantiles with intervals per distribution."""
+    for metric in metric_registry.per_cell():
+        yield _column(metric.column, pa.int32() if metric.whole else pa.float64(), metric.formula, metric.unit)
+    for metric in metric_registry.distributions():
+        name, formula, unit = metric.name, metric.formula, metric.unit
+        yield _column(metric.column_of("mean"), pa.float64(), f"mean of {name}: {formula}", unit)
+        for which, share in metric.quantiles.items():
+            text = f"{share:.0%} quantile of {name}"
+            low, high = (f"{end} end of the 95 % interval of the {text}" for end in ("lower", "upper"))
+            yield _column(metric.column_of(which), pa.float64(), f"{text}: {formula}", unit)
+            yield _column(metric.column_of(f"{which}_low"), pa.float64(), low, unit)
+            yield _column(metric.column_of(f"{which}_high"), pa.float64(), high, unit)
 
 
-SUMMARY = (
-    _column("requests", pa.int32(), "requests of the window, failed ones included", "requests"),
-    _column("requests_ok", pa.int32(), "requests that were answered in full", "requests"),
-    _column("error_share", pa.float64(), "requests not ok / requests", "1"),
-    _column("window_s", pa.float64(), "duration of the window, from its start to the last answer", "s"),
-    _column("offered_rps", pa.float64(), "scheduled requests / time over which they were scheduled", "1/s"),
-    _column("achieved_rps", pa.float64(), "requests ok / window", "1/s"),
-    _column("input_tokens_per_s", pa.float64(), "prompt tokens of requests ok / window", "tokens/s"),
-    _column("output_tokens_per_s", pa.float64(), "output tokens of requests ok / window", "tokens/s"),
-    _column("prompt_tokens_mean", pa.float64(), "mean prompt length (ISL) of requests ok", "tokens"),
-    _column("output_tokens_mean", pa.float64(), "mean output length (OSL) of requests ok", "tokens"),
-    _column("cached_tokens_share", pa.float64(), "prompt tokens served from a prefix cache / prompt tokens", "1"),
-    *_summary_columns(),
-)
+SUMMARY = tuple(_summary_columns())
 """Columns of CELLS that `metrics.summarise` computes from the window's requests."""
 
 INSTRUMENT = (
-    _column("instrument_ttft_p50_error_s", pa.float64(), "reported - true median TTFT at the nearest load", "s"),
-    _column("instrument_ttft_p99_error_s", pa.float64(), "reported - true p99 of TTFT at the nearest load", "s"),
-    _column("instrument_itl_p99_error_s", pa.float64(), "reported - true p99 of ITL at the nearest load", "s"),
-    _column("instrument_e2e_p99_error_s", pa.float64(), "reported - true p99 of E2E at the nearest load", "s"),
+    *(
+        _column(
+            metric.error_column(which),
+            pa.float64(),
+            f"{metric.title} {which}: reported - true, at the nearest load",
+            metric.unit,
+        )
+        for metric, which in metric_registry.calibrated()
+    ),
     _column("instrument_load", pa.string(), "the calibrated load nearest to the cell's, as JSON"),
     _column("instrument_cpu_s", pa.float64(), "CPU time of the load generator in the window", "s"),
     _column("instrument_workers", pa.int32(), "processes of the load generator", "processes"),
@@ -226,9 +186,10 @@ CELL_SLOS = _schema(
         _CELL,
         _key("slo", "name of the SLO in the study"),
         _column("limits", pa.string(), "upper limits of the SLO as JSON, for example ttft_s"),
-        _column("requests_attained", pa.int32(), "requests ok that meet every limit", "requests"),
-        _column("attained_share", pa.float64(), "requests that meet every limit / all requests of the window", "1"),
-        _column("goodput_rps", pa.float64(), "requests that meet every limit / window", "1/s"),
+        *(
+            _column(metric.column, pa.int32() if metric.whole else pa.float64(), metric.formula, metric.unit)
+            for metric in metric_registry.per_slo()
+        ),
     ],
 )
 
@@ -268,13 +229,9 @@ _REQUEST_RAW = (
     _column("text_sha256", pa.string(), "SHA-256 of the output text in UTF-8"),
 )
 
-DERIVED = (
-    _column("lateness_s", pa.float64(), "(sent_ns - scheduled_ns) / 1e9", "s"),
-    _column("ttft_s", pa.float64(), "(first_token_ns - sent_ns) / 1e9", "s"),
-    _column("ttft_scheduled_s", pa.float64(), "(first_token_ns - scheduled_ns) / 1e9", "s"),
-    _column("e2e_s", pa.float64(), "(last_ns - sent_ns) / 1e9", "s"),
-    _column("e2e_scheduled_s", pa.float64(), "(last_ns - scheduled_ns) / 1e9", "s"),
-    _column("tpot_s", pa.float64(), "(last_ns - first_token_ns) / 1e9 / (output_tokens - 1); null below 2 tokens", "s"),
+DERIVED = tuple(
+    _column(metric.column, pa.float64(), metric.stamps or metric.formula, metric.unit)
+    for metric in metric_registry.stored()
 )
 """Columns that `metrics.derive` adds; null for a request that is not ok (lateness: for one that was never sent)."""
 
@@ -387,62 +344,3 @@ TABLES: dict[str, pa.Schema] = {
 
 PARTED = ("requests", "server_metrics", "gpu", "node")
 """Tables that are folders of one Parquet file per launch; the others are one file."""
-
-
-def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """`table` with exactly the columns of `schema`: ordered, cast, absent nullable ones as nulls.
-
-    Raises SchemaError for an unknown column, an absent one that must not be null, a value that cannot be cast, and a
-    null where none is allowed.
-    """
-    name = (schema.metadata or {}).get(b"table", b"").decode()
-    unknown = sorted(set(table.column_names) - set(schema.names))
-    if unknown:
-        raise SchemaError(f"table {name}: unknown columns {', '.join(unknown)}; it has {', '.join(schema.names)}")
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            if not field.nullable:
-                raise SchemaError(f"table {name}: column {field.name} is absent; it must be {field.type}")
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        column = table.column(field.name)
-        if column.type != field.type:
-            try:
-                column = column.cast(field.type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                found = f"{column.type}, asked is {field.type}: {error}"
-                raise SchemaError(f"table {name}: column {field.name} is {found}") from error
-        if not field.nullable and column.null_count:
-            raise SchemaError(f"table {name}: column {field.name} has {column.null_count} nulls; it must have none")
-        columns.append(column)
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def from_rows(rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
-    """A table of `schema` from dicts; keys outside the schema are an error, absent keys are null."""
-    rows = list(rows)
-    unknown = sorted({key for row in rows for key in row} - set(schema.names))
-    if unknown:
-        raise SchemaError(f"unknown columns {', '.join(unknown)}; there are {', '.join(schema.names)}")
-    arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
-    return conform(pa.Table.from_arrays(arrays, names=schema.names), schema)
-
-
-def check_file(path: Path, schema: pa.Schema) -> int:
-    """Rows of the Parquet file at `path`, whose columns must be those of `schema`; reads only the footer.
-
-    Raises SchemaError where the columns differ, pyarrow.ArrowInvalid or OSError where the file cannot be read.
-    """
-    found = pq.read_metadata(path)
-    columns = found.schema.to_arrow_schema()
-    for field in schema:
-        index = columns.get_field_index(field.name)
-        if index < 0:
-            raise SchemaError(f"{path}: column {field.name} is absent")
-        if columns.field(index).type != field.type:
-            raise SchemaError(f"{path}: column {field.name} is {columns.field(index).type}, asked is {field.type}")
-    unknown = sorted(set(columns.names) - set(schema.names))
-    if unknown:
-        raise SchemaError(f"{path}: unknown columns {', '.join(unknown)}")
-    return found.num_rows

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract import metric_registry
 
 SCHEMAS = Path(__file__).with_name("schemas")
 SHOWN = 10  # mistakes of one file that are printed
@@ -69,8 +70,33 @@ def _trouble(error: yaml.YAMLError, text: str) -> str:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """The schema called `name`, for example "study"; its file is `schemas/<name>.schema.yaml`."""
-    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+    """The schema called `name`, for example "study"; its file is `schemas/<name>.schema.yaml`.
+
+    Where a mapping's properties are those of a registry, `x-registry` names it and they are filled in here.
+    """
+    found = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+    _fill(found)
+    return found
+
+
+def _fill(rule: Any) -> None:
+    """Put the properties of registries where `rule` names them, in place, at any depth."""
+    if isinstance(rule, dict):
+        if (registry := rule.pop("x-registry", None)) is not None:
+            rule["properties"] = _REGISTRIES[registry]()
+        for below in rule.values():
+            _fill(below)
+    elif isinstance(rule, list):
+        for below in rule:
+            _fill(below)
+
+
+def _slo_limits() -> dict[str, Any]:
+    limits = [metric for metric in metric_registry.stored() if metric.limit]
+    return {one.column: {"type": "number", "exclusiveMinimum": 0, "description": one.limit} for one in limits}
+
+
+_REGISTRIES = {"slo_limits": _slo_limits}
 
 
 @cache

@@ -19,19 +19,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
-from servegauge.contract import metrics, tables
-from servegauge.contract.spec import canonical_json
+from servegauge.contract import metric_registry, metrics, tables
+from servegauge.contract.spec import canonical_json, digest
 
 FOOTER = "servegauge_part"
 ROW_GROUP = 1 << 20  # rows; a cell begins a row group of its own
-SLO_COLUMNS = ("status", "phase", "ttft_s", "ttft_scheduled_s", "tpot_s", "e2e_s", "e2e_scheduled_s")
+SLO_COLUMNS = ("status", "phase", *(field.name for field in tables.DERIVED))
 
-_SUMMARISED = [name for name in tables.REQUESTS.names if name not in ("chunk_tokens", "cell", "launch", "error")]
+_NEEDED = {name for metric in metric_registry.metrics().values() for name in metric.needs}
+_SUMMARISED = [
+    name for name in tables.REQUESTS.names if name in _NEEDED or name not in ("chunk_tokens", "cell", "launch", "error")
+]
 """What a summary may need: without the other lists, taking the window's rows costs half."""
 
-_SOURCES = (Path(metrics.__file__), Path(tables.__file__), Path(__file__))
-CODE = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:12]
-"""Parts that other formulas made are made again."""
+FORMAT = 2
+"""Of a part: raise it when `measured` gives other numbers for the same cell. Metrics have versions of their own."""
+
+CODE = digest(
+    [
+        FORMAT,
+        metrics.formulas_version(),
+        [[table, field.name, str(field.type)] for table in tables.PARTED for field in tables.TABLES[table]],
+    ],
+    12,
+)
+"""Parts that other formulas, or for other columns, made are made again."""
 
 
 class CorruptCell(Exception):
@@ -286,8 +298,7 @@ def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
         "instrument_cpu_s": instrument.get("cpu_s"),
         "instrument_workers": instrument.get("workers"),
         **_calibrated(instrument.get("calibration") or {}),
-        **{name: summary.get(name) for name in (column.name for column in tables.SUMMARY)},
-        "window_s": window_s,
+        **summary,
     }
     row["p99_supported"] = (row["requests_ok"] or 0) >= metrics.required_sample(0.99)
     return row
@@ -295,14 +306,8 @@ def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
 
 def _calibrated(point: Mapping[str, Any]) -> dict[str, Any]:
     """The instrument's own error at the calibrated load nearest to the cell's."""
-
-    def error(metric: str, quantile: str) -> float | None:
-        return (point.get(f"{metric}_error_s") or {}).get(quantile)
-
-    return {
-        "instrument_ttft_p50_error_s": error("ttft", "p50"),
-        "instrument_ttft_p99_error_s": error("ttft", "p99"),
-        "instrument_itl_p99_error_s": error("itl", "p99"),
-        "instrument_e2e_p99_error_s": error("e2e", "p99"),
-        "instrument_load": canonical_json(point["load"]) if point.get("load") else None,
+    errors = {
+        metric.error_column(which): (point.get(f"{metric.name}_error_s") or {}).get(which)
+        for metric, which in metric_registry.calibrated()
     }
+    return {**errors, "instrument_load": canonical_json(point["load"]) if point.get("load") else None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servegauge.base.errors import UserError
-from servegauge.contract import metrics
+from servegauge.contract import metric_registry, metrics
+from servegauge.contract.metric import Statistic as Metric
 from servegauge.contract.spec import canonical_json, number
 from servegauge.dataset import launch_parts, merge
 from servegauge.frameworks.base import OPTIONS
@@ -26,45 +27,23 @@ SAMPLE_FLAGS = ("p99_not_supported", "p95_not_supported")
 """Flags that say how many requests there were, and nothing about how they were measured."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A statistic of a cell that is compared: its column in CELLS, and how to draw it again from requests."""
-
-    name: str
-    title: str
-    unit: str
-    column: str
-    family: str | None = None  # latency whose quantile it is; null: one number a cell
-    quantile: float | None = None
-    more_is_better: bool = False
-    error_column: str | None = None  # the instrument's own error of this statistic
+METRICS = tuple(metric_registry.compared())
+"""The statistics of a cell that are compared, as their declarations say."""
 
 
-def _latency(family: str, title: str, quantile: float, error: str | None = None) -> Metric:
-    name = f"{family}_p{quantile * 100:.0f}"
-    column = f"instrument_{error}_error_s" if error else None
-    return Metric(name, f"{title} p{quantile * 100:.0f}", "s", f"{name}_s", family, quantile, error_column=column)
-
-
-METRICS = (
-    _latency("ttft", "TTFT", 0.5, "ttft_p50"),
-    _latency("ttft", "TTFT", 0.99, "ttft_p99"),
-    _latency("ttft_scheduled", "TTFT from schedule", 0.5, "ttft_p50"),
-    _latency("ttft_scheduled", "TTFT from schedule", 0.99, "ttft_p99"),
-    _latency("tpot", "TPOT", 0.5),
-    _latency("tpot", "TPOT", 0.99),
-    _latency("itl", "ITL", 0.5),
-    _latency("itl", "ITL", 0.99, "itl_p99"),
-    _latency("e2e", "E2E", 0.5),
-    _latency("e2e", "E2E", 0.99, "e2e_p99"),
-    Metric("achieved_rps", "Achieved rate", "1/s", "achieved_rps", more_is_better=True),
-    Metric("output_tokens_per_s", "Output tokens", "tokens/s", "output_tokens_per_s", more_is_better=True),
-)
-
-
-def goodput_metric(slo: str) -> Metric:
-    """Goodput under the SLO of this name; its column is added to the rows by `Study`."""
-    return Metric(f"goodput_rps:{slo}", f"Goodput ({slo})", "1/s", f"goodput_rps:{slo}", more_is_better=True)
+def goodput_metrics(slo: str) -> list[Metric]:
+    """The metrics per SLO under the one of this name; their columns are added to the rows by `Study`."""
+    return [
+        replace(
+            one,
+            name=f"{one.name}:{slo}",
+            title=f"{one.title} ({slo})",
+            column=f"{one.column}:{slo}",
+            heading=f"{one.heading} {slo}",
+            slo=slo,
+        )
+        for one in metric_registry.shown_per_slo("")
+    ]
 
 
 def label(axes: Mapping[str, Any]) -> str:
@@ -129,7 +108,8 @@ class Study:
         by_cell = {row["cell"]: row for row in self.cells}
         for row in merge.read(self.results, "cell_slos").to_pylist():
             if row["study"] == self.name and row["cell"] in by_cell:
-                by_cell[row["cell"]][f"goodput_rps:{row['slo']}"] = row["goodput_rps"]
+                for metric in metric_registry.per_slo():
+                    by_cell[row["cell"]][f"{metric.column}:{row['slo']}"] = row[metric.column]
 
     def _axes(self) -> list[str]:
         """Axes that vary in this study, the repeat aside."""
@@ -140,7 +120,11 @@ class Study:
     @property
     def metrics(self) -> list[Metric]:
         """What is compared: the latencies, the rates, and the goodput under each SLO."""
-        return [*METRICS, *(goodput_metric(slo) for slo in self.slos)]
+        return [*METRICS, *(metric for slo in self.slos for metric in goodput_metrics(slo))]
+
+    def shown(self, view: str) -> list[Metric]:
+        """What a view (`contract.metric.VIEWS`) shows of this study."""
+        return [metric for metric in self.metrics if view in metric.views]
 
     @property
     def ok(self) -> list[dict[str, Any]]:
@@ -176,8 +160,9 @@ class Study:
         if part is None or row["cell"] not in part.entries:
             raise UserError(f"the dataset has no requests of {row['cell']}: run scripts/merge_dataset.py again")
         families = list(families)
-        columns = ["phase", "status", *(f"{one}_s" for one in families if one != "itl")]
-        table = part.read(row["cell"], [*columns, *(["chunk_ns"] if "itl" in families else [])])
+        asked = [metric_registry.metrics()[one] for one in families]
+        columns = [name for one in asked for name in ((one.column,) if one.per_request else one.needs)]
+        table = part.read(row["cell"], list(dict.fromkeys(["phase", "status", *columns])))
         table = table.filter(pc.and_(pc.equal(table["phase"], "window"), pc.equal(table["status"], "ok")))
         return {one: np.sort(metrics.values_of(table, one)) for one in families}
 

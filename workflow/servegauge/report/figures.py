@@ -18,6 +18,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from servegauge.compare.compare import Comparison, Ratio
+from servegauge.contract.metric import CARD
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import Study, axis_value, label, level_text
 from servegauge.report.figure_style import MARKERS, MUTED, SERIES, STYLE, Figure, finish, legend, nothing
@@ -87,9 +88,7 @@ def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
     title = "Ratio to the baseline"
     if not comparison or not comparison.ratios:
         return nothing("ratios", title, "nothing is compared: no condition was measured on both sides")
-    wanted = [
-        name for name in ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p50", "output_tokens_per_s") if comparison.of(name)
-    ]
+    wanted = [one.name for one in comparison.study.shown(CARD) if not one.slo and comparison.of(one.name)]
     far = {
         key: max((abs(math.log(one.ratio)) for one in comparison.of(wanted[0], key) if one.ratio), default=0.0)
         for key in comparison.conditions

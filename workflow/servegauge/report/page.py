@@ -22,14 +22,13 @@ from servegauge.base.files import whole_file, write_text
 from servegauge.base.progress import utc_now
 from servegauge.base.text import quantities, quantity, ratio_text, share_text
 from servegauge.compare.compare import Comparison, Overall, Ratio, compare
+from servegauge.contract.metric import CARD, TABLE
 from servegauge.dataset import merge
-from servegauge.dataset.study_view import SAMPLE_FLAGS, Metric, Study, axis_value, doubts, label, level_text
+from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
 from servegauge.launch.cell_checks import DEFAULTS
 from servegauge.report import figure_style, figures, provenance_diff
 from servegauge.report.platform_section import PlatformSection, platform_section
 
-HEADLINE = ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p50", "output_tokens_per_s")
-TABLE = ("ttft_p50", "ttft_p99", "tpot_p50", "itl_p99", "e2e_p50", "e2e_p99", "achieved_rps", "output_tokens_per_s")
 MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
 MOST_CELLS = 500
 
@@ -162,8 +161,7 @@ def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
     found = []
     for level in comparison.levels[1:]:
         overall = {one.metric.name: one for one in comparison.overall if one.level == level}
-        cards = [_card(comparison, overall[name]) for name in HEADLINE if name in overall]
-        cards += [_card(comparison, one) for name, one in overall.items() if name.startswith("goodput")]
+        cards = [_card(comparison, overall[one.name]) for one in comparison.study.shown(CARD) if one.name in overall]
         if cards:
             found.append({"level": level, "cards": cards, "sentence": _sentence(comparison, overall)})
     return found
@@ -214,10 +212,7 @@ def _table(comparison: Comparison | None) -> dict[str, Any]:
     """Metrics across, a row per condition and level."""
     if not comparison:
         return {"metrics": [], "rows": [], "left_out": 0}
-    wanted: list[Metric] = [
-        one for one in comparison.study.metrics if one.name in TABLE or one.name.startswith("goodput")
-    ]
-    wanted = [one for one in wanted if comparison.of(one.name)]
+    wanted = [one for one in comparison.study.shown(TABLE) if comparison.of(one.name)]
     by_key: dict[tuple[str, str], dict[str, Ratio]] = defaultdict(dict)
     for one in comparison.ratios:
         by_key[(one.condition, level_text(one.level))][one.metric.name] = one

@@ -14,20 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.text import quantity, ratio_text
+from servegauge.contract.metric import SENTENCE, TERMINAL
 
 if TYPE_CHECKING:
     from servegauge.compare.compare import Comparison
     from servegauge.dataset.study_view import Study
 
-COLUMNS = (  # heading, column of CELLS, metric of the comparison
-    ("TTFT p50", "ttft_p50_s", "ttft_p50"),
-    ("TTFT p99", "ttft_p99_s", "ttft_p99"),
-    ("TPOT p50", "tpot_p50_s", "tpot_p50"),
-    ("TPOT p99", "tpot_p99_s", "tpot_p99"),
-    ("E2E p50", "e2e_p50_s", "e2e_p50"),
-    ("E2E p99", "e2e_p99_s", "e2e_p99"),
-    ("achieved", "achieved_rps", "achieved_rps"),
-)
 MOST_CONDITIONS = 24
 MOST_FAILURES = 10
 PROFILE = "profiles/local"
@@ -60,13 +52,10 @@ def profile_of(argv: Sequence[str]) -> str:
 def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, int]:
     """The summary as text, and how many cells failed. UserError where there is no dataset or no such study."""
     from servegauge.compare.compare import compare
-    from servegauge.dataset.study_view import METRICS, Study
+    from servegauge.dataset.study_view import Study
 
     study = Study(results, name)
-    wanted = [metric for metric in study.metrics if metric in METRICS or metric.name.startswith("goodput")]
-    shown = {metric for _, _, metric in COLUMNS}
-    wanted = [metric for metric in wanted if metric.name in shown or metric.name.startswith("goodput")]
-    comparison = compare(study, wanted)
+    comparison = compare(study, study.shown(TERMINAL))
     failed = [row for row in study.cells if row["status"] == "failed"]
     lines = ["", f"Study {name}: {study.row['question'] or ''}".rstrip(": "), ""]
     if study.ok:
@@ -90,9 +79,8 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
         condition = label({axis: value for axis, value in row["axes"].items() if axis != factor})
         level = level_text(axis_value(row, factor)) if factor else ""
         groups.setdefault(condition, {}).setdefault(level, []).append(row)
-    slo = next(iter(study.slos), None)
-    columns = [*COLUMNS, *([(f"goodput {slo}", f"goodput_rps:{slo}", f"goodput_rps:{slo}")] if slo else [])]
-    table = [["condition", factor or "", *(heading for heading, _, _ in columns)]]
+    columns = [one for one in study.shown(TERMINAL) if one.slo in (None, next(iter(study.slos), None))]
+    table = [["condition", factor or "", *(one.heading for one in columns)]]
     keys = {comparison.label(key): key for key in comparison.conditions} if comparison else {}
     for condition, by_level in list(groups.items())[:MOST_CONDITIONS]:
         named = False
@@ -102,16 +90,17 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
                 continue
             other = level if level != baseline else next((one for one in levels if one != baseline), None)
             found = [
-                next(iter(comparison.of(metric, keys[condition], other)), None) if comparison else None
-                for _, _, metric in columns
+                next(iter(comparison.of(one.name, keys[condition], other)), None) if comparison else None
+                for one in columns
             ]
             # With two levels, the values are those of the ratio: of paired launches only.
             paired = [one if len(levels) == 2 or level != baseline else None for one in found]
             values = [
-                _text(
-                    column, _mean(rows, column) if one is None else one.base_value if level == baseline else one.value
+                quantity(
+                    _mean(rows, column.column) if one is None else one.base_value if level == baseline else one.value,
+                    column.unit,
                 )
-                for (_, column, _), one in zip(columns, paired, strict=True)
+                for column, one in zip(columns, paired, strict=True)
             ]
             table.append(["" if named else condition, level_text(level) if factor else "", *values])
             named = True
@@ -129,10 +118,6 @@ def _mean(rows: Sequence[dict[str, Any]], column: str) -> float | None:
     """Mean over launches; null where none has the value."""
     values = [row[column] for row in rows if row.get(column) is not None]
     return sum(values) / len(values) if values else None
-
-
-def _text(column: str, value: float | None) -> str:
-    return quantity(value, "s" if column.endswith("_s") else "1/s")
 
 
 def _ratio(one: Any) -> str:
@@ -158,7 +143,7 @@ def _overall(comparison: Comparison) -> Iterator[str]:
     from servegauge.dataset.study_view import level_text
 
     for one in comparison.overall:
-        if one.metric.name in ("ttft_p50", "tpot_p50", "e2e_p50"):
+        if SENTENCE in one.metric.views:
             interval = f" [{ratio_text(one.low)}, {ratio_text(one.high)}]" if one.low is not None else ""
             over = f" over {one.conditions} conditions" if one.conditions > 1 else ""
             base = level_text(comparison.baseline)

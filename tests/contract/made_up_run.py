@@ -1,0 +1,62 @@
+"""Everything that a made-up declaration must be seen in, made in a process of its own: `python -m ... FOLDER`.
+
+The registries' packages look into the folders of tests/contract/made_up/ as well, as if the files lay in them; no
+other line knows the made-up ones. What came of it is written to FOLDER/seen.json.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.files import write_json
+
+MADE_UP = Path(__file__).with_name("made_up")
+REGISTRIES = {"metric_registry": "servegauge.contract.metric_registry"}
+"""Folder of tests/contract/made_up/ -> the package into which its files would be put."""
+
+
+def main(folder: Path) -> None:
+    for name, package in REGISTRIES.items():
+        importlib.import_module(package).__path__.append(str(MADE_UP / name))
+    write_json(folder / "seen.json", seen(folder))
+
+
+def seen(folder: Path) -> dict[str, Any]:
+    """Schemas, documentation, dataset, report and summaries of a small study, as text or plain data."""
+    from servegauge.cli import load_summary
+    from servegauge.cli.docs.data_dictionary import data_dictionary
+    from servegauge.contract import metric_registry, metrics, tables
+    from servegauge.contract.yaml_schema import schema
+    from servegauge.dataset import merge
+    from servegauge.report import page, terminal
+    from tests import synthetic
+
+    synthetic.make_results(folder)
+    results = folder / "results"
+    merge.merge(results)
+    page.render(results, "demo", folder / "demo.html")
+    requests = synthetic.raw_requests("c", "l", synthetic.Shape())
+    window = requests.filter(metrics.in_window(requests))
+    run = {
+        **metrics.summarise(window, 10.0),
+        **{"statuses": {}, "first_errors": {}, "flags": [], "notes": [], "stopped": False, "out": ""},
+        "instrument": {"cpu_s": 0.0, "workers": 1},
+    }
+    return {
+        "tables": {name: schema.names for name, schema in tables.TABLES.items()},
+        "slo_limits": list(schema("study")["properties"]["slo"]["additionalProperties"]["properties"]),
+        "compared": [one.name for one in metric_registry.compared()],
+        "data_dictionary": data_dictionary(),
+        "cells": [row for row in merge.read(results, "cells").to_pylist() if row["status"] == "ok"],
+        "page": (folder / "demo.html").read_text(encoding="utf-8"),
+        "comparison.csv": (folder / "demo" / "comparison.csv").read_text(encoding="utf-8"),
+        "terminal": terminal.summarise(results, "demo")[0],
+        "load": load_summary.as_text(run),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

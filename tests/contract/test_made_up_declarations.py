@@ -1,0 +1,51 @@
+"""Adding one is one file: a made-up one of each kind is found in all places where the real ones are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict[str, Any]:
+    """What `made_up_run` made."""
+    folder = tmp_path_factory.mktemp("made-up")
+    words = [sys.executable, "-m", "tests.contract.made_up_run", str(folder)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "seen.json").read_text(encoding="utf-8"))
+
+
+def test_a_metric_is_in_the_schemas(seen) -> None:
+    assert "made_up_byte_s" in seen["tables"]["requests"]
+    assert {"made_up_byte_p99_high_s", "made_up_byte_mean_s", "made_up_reuse"} <= set(seen["tables"]["cells"])
+    assert "made_up_byte_s" in seen["slo_limits"]
+
+
+def test_a_metric_is_documented(seen) -> None:
+    assert "| `made_up_byte_s` (per request) | made-up: first byte - sent | s | less |" in seen["data_dictionary"]
+    assert "| `made_up_reuse` (per cell) |" in seen["data_dictionary"]
+
+
+def test_a_metric_is_computed(seen) -> None:
+    assert len(seen["cells"]) > 10
+    for row in seen["cells"]:
+        assert 0 < row["made_up_byte_p50_low_s"] < row["made_up_byte_p50_s"] < row["ttft_p50_s"]
+        assert row["made_up_reuse"] == row["requests_ok"]
+
+
+def test_a_metric_is_compared_and_shown(seen) -> None:
+    assert {"made_up_byte_p50", "made_up_reuse"} <= set(seen["compared"])
+    assert ",made_up_byte_p50,s," in seen["comparison.csv"]
+    assert ",made_up_reuse,requests," in seen["comparison.csv"]
+    for name in ("Made-up byte p50", "Made-up reuse"):
+        assert name in seen["page"]
+        assert name in seen["terminal"]
+    assert "made_up_byte, ms" in seen["load"]
+    assert "Made-up reuse" in seen["load"]

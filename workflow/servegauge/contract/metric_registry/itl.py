@@ -1,0 +1,18 @@
+"""Time between chunks."""
+
+from servegauge.contract.metric import COMPARED, LESS, LOAD, TABLE, Metric
+
+ITL = Metric(
+    name="itl",
+    title="ITL",
+    formula="gap between two chunks of one request, all gaps of the cell pooled (a chunk may hold several tokens)",
+    note="not stored: differences of `chunk_ns`; `chunk_tokens`: tokens in each",
+    unit="s",
+    position=53,
+    better=LESS,
+    values=lambda requests: requests.ok.gaps_s(),
+    needs=("chunk_ns",),
+    pooled="all gaps of the window's answered requests",
+    views={"p50": (COMPARED, LOAD), "p99": (COMPARED, TABLE, LOAD)},
+    calibrated=("p99",),
+)

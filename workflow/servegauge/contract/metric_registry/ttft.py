@@ -1,0 +1,39 @@
+"""Time to first token."""
+
+from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, SENTENCE, TABLE, TERMINAL, Metric
+
+TTFT = Metric(
+    name="ttft",
+    title="TTFT",
+    formula="first token - sent",
+    stamps="(first_token_ns - sent_ns) / 1e9",
+    note="client side; the empty first chunk of a chat answer is no token",
+    unit="s",
+    position=50,
+    better=LESS,
+    per_request=lambda requests: requests.seconds("first_token_ns", "sent_ns"),
+    pooled="answered requests of the window",
+    limit="Longest time from sending to the first token.",
+    views={
+        "p50": (COMPARED, CARD, TABLE, TERMINAL, SENTENCE, LOAD),
+        "p99": (COMPARED, CARD, TABLE, TERMINAL, LOAD),
+    },
+    calibrated=("p50", "p99"),
+)
+
+TTFT_SCHEDULED = Metric(
+    name="ttft_scheduled",
+    title="TTFT from schedule",
+    formula="first token - scheduled, so that time waited before sending counts too",
+    stamps="(first_token_ns - scheduled_ns) / 1e9",
+    note="with it, a client that sends late cannot hide queueing (coordinated omission)",
+    unit="s",
+    position=51,
+    better=LESS,
+    per_request=lambda requests: requests.seconds("first_token_ns", "scheduled_ns"),
+    pooled="answered requests of the window",
+    limit="The same from the scheduled time.",
+    views={"p50": (COMPARED, LOAD), "p99": (COMPARED, LOAD)},
+    calibrated=("p50", "p99"),
+    calibrated_as="ttft",
+)
