@@ -1,0 +1,81 @@
+"""Read a profiler's capture of a server: where each step's time went, on the CPU and on the GPU."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from pathlib import Path
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import whole_file
+from servegauge.traces import build, phases, requests
+
+HELP = "Show where a traced server's time went: phases on CPU and GPU, kernels, copies, gaps."
+EXAMPLE = """
+  servegauge trace vllm.sqlite --out traces/vllm
+  servegauge trace rank0.json.gz rank1.json.gz --requests run.parquet --out traces/tp2
+
+FILE is a report of nsys (.nsys-rep, where nsys is installed), its sqlite export, or a trace of PyTorch's profiler
+(.json, .json.gz); several are the ranks of one capture. DIR gets one Parquet file per table and phases.csv;
+docs/traces.md says what they mean.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="what the profiler wrote; one file a rank")
+    parser.add_argument(
+        "--requests",
+        metavar="RUN.parquet",
+        type=Path,
+        help="requests of the traced window, as `servegauge load` wrote them",
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder for the tables; without it they are not written"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the phase table, and write the tables."""
+    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
+        raise UserError(f"--out {arguments.out}: a file; give a folder, which is made where it is absent")
+    window = requests.read(arguments.requests) if arguments.requests else None
+    capture = build.read(arguments.files)
+    tables = build.tables(build.name_of(arguments.files[0]), capture, window)
+    rows = phases.phases(tables)
+    print(_head(tables))
+    if rows:
+        print(phases.text(rows))
+        if rows[-1]["phase"] == "sampling":
+            print("sampling is a part of the steps above it")
+    for sentence in phases.sentences(rows):
+        print(sentence)
+    if arguments.out is not None:
+        build.write(tables, arguments.out)
+        with whole_file(arguments.out / "phases.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, phases.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"tables: {arguments.out}")
+    return 0
+
+
+def _head(tables: dict) -> str:
+    """What was read, and what it cannot answer."""
+    lines = []
+    for row in tables["traces"].to_pylist():
+        where = f"rank {row['rank']}" + ("" if row["device"] is None else f", device {row['device']}")
+        name = f" ({row['device_name']})" if row["device_name"] else ""
+        share = "" if row["attributed_share"] is None else f", {row['attributed_share']:.1%} of them in steps"
+        what = " ".join(filter(None, (row["profiler"], row["version"], f"schema {row['schema'] or 'unknown'}")))
+        steps = f"{row['steps']} steps ({row['phase_source']})"
+        lines.append(
+            f"{row['file']}: {what}, {where}{name}: {steps}, {row['kernels']:,} kernels{share}, "
+            f"graphs: {row['graph_mode']}"
+        )
+        if row["clock_source"] != "none":
+            error = "not measured" if row["clock_error_ns"] is None else f"{row['clock_error_ns']:,} ns"
+            lines.append(f"  clock: joined by {row['clock_source']}, error {error}")
+        if row["reason"]:
+            lines.append(f"  {row['reason']}")
+    return "\n".join(lines)

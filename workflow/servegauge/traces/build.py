@@ -1,0 +1,72 @@
+"""From a profiler's file to the tables of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import whole_file
+from servegauge.contract.tables import from_rows
+from servegauge.contract.trace_tables import TRACE_TABLES
+from servegauge.traces import readers
+from servegauge.traces import requests as joining
+from servegauge.traces.activity import collective_rows, copy_rows, kernel_rows, launch_rows
+from servegauge.traces.capture import Capture, merged
+from servegauge.traces.gaps import gap_rows
+from servegauge.traces.step_rows import step_rows, trace_rows
+from servegauge.traces.view import view
+
+SUFFIXES = (".gz", ".sqlite", ".nsys-rep", ".json", ".trace", ".pt")
+
+
+def read(paths: Sequence[Path]) -> Capture:
+    """The capture in one file, or in the files of several ranks: of one profiler, on one clock."""
+    captures = [readers.read(path) for path in paths]
+    if len({capture.profiler for capture in captures}) > 1:
+        kinds = ", ".join(f"{capture.file}: {capture.profiler}" for capture in captures)
+        raise UserError(f"the files are of different profilers ({kinds}); give those of one capture")
+    if len(captures) > 1 and (without := [c.file for c in captures if c.epoch_zero_ns is None]):
+        raise UserError(f"{', '.join(without)}: no Unix time of its zero, so ranks cannot be laid beside each other")
+    return merged(captures)
+
+
+def name_of(path: Path) -> str:
+    """A capture's name from its file's: without the suffixes of profilers."""
+    name = path.name
+    while (stem := next((name.removesuffix(s) for s in SUFFIXES if name.endswith(s)), "")) not in ("", name):
+        name = stem
+    return name
+
+
+def tables(trace: str, capture: Capture, requests: joining.Requests | None = None) -> dict[str, pa.Table]:
+    """Every table of TRACE_TABLES, conforming to its schema."""
+    seen = view(trace, capture)
+    shift, clock = joining.join(capture, requests)
+    steps = step_rows(seen, shift)
+    joined = requests is not None and clock["clock_source"] != "none"
+    rows = {
+        "traces": trace_rows(seen, clock),
+        "steps": steps,
+        "kernels": kernel_rows(seen),
+        "copies": copy_rows(seen),
+        "collectives": collective_rows(seen),
+        "gaps": gap_rows(seen),
+        "launches": launch_rows(seen),
+        "request_steps": joining.request_step_rows(seen, steps, requests) if joined else [],
+    }
+    return {name: from_rows(rows[name], schema) for name, schema in TRACE_TABLES.items()}
+
+
+def write(found: dict[str, pa.Table], folder: Path) -> list[Path]:
+    """Write each table to `<folder>/<table>.parquet`, whole or not at all."""
+    paths = []
+    for name, table in found.items():
+        path = folder / f"{name}.parquet"
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        paths.append(path)
+    return paths

@@ -1,0 +1,55 @@
+"""nsys' own reports, `.nsys-rep`: exported by the `nsys` that is found on the PATH, then read as sqlite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from servegauge.base.errors import UserError
+from servegauge.traces.capture import Capture
+from servegauge.traces.readers import read as read_any
+
+NAME = "nsys-rep"
+KNOWN = "nsys reports (.nsys-rep), where `nsys` is on the PATH"
+
+LIMIT_S = 1800.0
+
+
+def abstains(source) -> str | None:
+    """None for a report of nsys, else why not."""
+    return None if source.format == "nsys-rep" else f"{source.format} is no report of nsys"
+
+
+def read(source) -> Capture:
+    """Export the report to a temporary sqlite file and read that."""
+    nsys = shutil.which(os.environ.get("SERVEGAUGE_NSYS", "nsys"))
+    if nsys is None:
+        raise UserError(
+            f"{source.name}: a report of nsys, but there is no `nsys` on the PATH to export it; run "
+            f"`nsys export --type sqlite {source.name}` where it is, and give the .sqlite file"
+        )
+    with tempfile.TemporaryDirectory(prefix="servegauge-trace-") as folder:
+        target = Path(folder) / "report.sqlite"
+        command = [nsys, "export", "--type", "sqlite", "--force-overwrite", "true", "--output", str(target)]
+        try:
+            done = subprocess.run(
+                [*command, str(source.path.absolute())],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UserError(f"{source.name}: `nsys export` was ended after {LIMIT_S:.0f} s") from error
+        if done.returncode or not target.is_file() or not target.stat().st_size:
+            said = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])[-400:]
+            raise UserError(
+                f"{source.name}: `nsys export` of {nsys} failed ({done.returncode}): {said or 'it said nothing'}; the "
+                "report is damaged, or from a newer nsys: export it with the nsys that recorded it"
+            )
+        return read_any(target)
