@@ -37,7 +37,7 @@ dev: $(VENV)/.dev  ## the same with the tools for developing
 demo: venv  ## measure the demo study on this machine's CPU, end to end, and print the comparison
 	$(BIN)/snakemake --profile profiles/local --config study=demo
 
-demo-frameworks: venv  ## the same weights on three engines on the CPU (installs vLLM and transformers, about 5 GB)
+demo-frameworks: venv  ## the same weights on four engines on the CPU (installs vLLM, SGLang and transformers, about 6 GB)
 	$(BIN)/snakemake --profile profiles/local --config study=frameworks-cpu
 
 run: venv  ## run STUDY=name with PROFILE=profiles/...

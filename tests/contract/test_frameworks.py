@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -58,6 +59,27 @@ def test_it_says_what_it_is(framework: Framework) -> None:
     assert framework.api_key in ("environment", "private file", "none")
     assert sys.modules[type(framework).__module__].__doc__
     assert any(char.isdigit() for char in framework.source) or framework.name == "external", "source names a version"
+
+
+@every_framework
+def test_it_was_read_and_tried_with_the_versions_that_are_pinned(framework: Framework) -> None:
+    """Its environments, its `source` and the page speak of the same versions."""
+    page = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8").partition(framework_docs.BEGIN)[0]
+    for name in (framework.name, f"{framework.name}-cpu", f"parsers-{framework.name}"):
+        asked = ROOT / "envs" / f"{name}.in"
+        if not asked.exists():
+            continue
+        own = rf"^[\w-]*{framework.name}(?:-cpu)?(?:\[\w+\])?==(.+)$"
+        (version,) = re.findall(own, asked.read_text(encoding="utf-8"), re.MULTILINE)
+        (locked,) = re.findall(own.replace("(.+)", r"(\S+)").replace("$", r" \\$"), lock(name), re.MULTILINE)
+        assert locked == version, f"envs/{name}.txt is not the lock of envs/{name}.in"
+        assert version in framework.source, f"envs/{name}.in has {version}, its file was read for another"
+        if "real server" in framework.exercised and not name.startswith("parsers-"):
+            assert version in page, f"docs/frameworks.md speaks of another version than {version}"
+
+
+def lock(name: str) -> str:
+    return (ROOT / "envs" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 @every_framework

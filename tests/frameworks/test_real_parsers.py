@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(900)]
 PARSER = Path(__file__).with_name("parse.py")
 # Those with an environment of their own here; parse.py says how each is asked.
 TRIED = ("vllm", "sglang", "lmdeploy", "mii", "transformers")
+QUOTED = re.compile(r"""["']([\w:]+)["']""")
 # Values beside those of FULL: the other end of every switch, every word of every choice.
 MORE: dict[str, list[Any]] = {
     "speculative": [
@@ -99,6 +101,17 @@ def parse(name: str, asked: dict[str, list[str]]) -> dict[str, str]:
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", [name for name in TRIED if framework(name).metrics])
+def test_its_metrics_are_names_in_its_sources(name: str) -> None:
+    """A name that a newer version has no more would be read as a counter that has not begun."""
+    raws = {raw for raws in framework(name).metrics.values() for raw in raws}
+    files = Path(packages(f"parsers-{name}")).rglob("*.py")
+    text = b"".join(content for file in files if f"{name}:".encode() in (content := file.read_bytes())).decode()
+    # Client libraries add these to what a program calls its counters and histograms.
+    absent = {raw for raw in raws if not {raw, re.sub("_(total|sum|count)$", "", raw)} & set(QUOTED.findall(text))}
+    assert absent == set()
 
 
 def test_every_framework_that_says_so_is_tried() -> None:

@@ -1,6 +1,7 @@
 """Every server that runs on this machine through one contract, with the same random weights.
 
-Start, ready, stream, metrics, key, reset, evidence, stop, nothing left running; and the same first tokens from all.
+Start, ready, stream, metrics, key, reset, evidence, profile, stop, nothing left running, no key in the log; and the
+same first tokens from all.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.contract.spec import Launch
-from servegauge.frameworks import framework, frameworks
-from servegauge.frameworks.base import Context
+from servegauge.frameworks import base, framework, frameworks
+from servegauge.frameworks.base import Context, Reset
 from servegauge.frameworks.reported_config import evidence_flags
 from servegauge.inputs.environments import framework_environment
 from servegauge.instrument.coordinator import run_load
@@ -40,8 +42,11 @@ ASKED = {
     "context_tokens": 1024, "max_batch": 4, "max_batched_tokens": 1024, "graphs": False, "threads": 1, "seed": 0,
     "prefix_cache": True, "dtype": "float16",
 }  # fmt: skip
+# Variables that make a server do what it does rarely, so that what counts it can be seen: SGLang retracts requests.
+RARE_EVENTS = {"sglang": {"SGLANG_TEST_RETRACT": "1"}}
 PROMPT = "Hello there my friend, how are you today? Tell me something about the weather and the sea. " * 8
 TOKENS = 16
+LONG = 700  # tokens of an answer that takes any of them a second and more
 said: dict[str, str] = {}  # framework -> its greedy text
 
 
@@ -64,12 +69,12 @@ class Running:
             weights = Path(str(model) + ".gguf")
         self.context = Context(
             self.launch, str(weights), server.free_port(), served_name=model.name, python=python, work=work,
-            api_key=server.new_api_key(),
+            api_key=server.new_api_key(), profile=True,
         )  # fmt: skip
         self.log = work / "server.log"
-        self.server = server.start(
-            self.framework, self.context, self.log, base_env={**os.environ, "HF_HUB_OFFLINE": "1"}
-        )
+        around = {**os.environ, "HF_HUB_OFFLINE": "1", **RARE_EVENTS.get(name, {})}
+        self.server = server.start(self.framework, self.context, self.log, base_env=around)
+        self.first_reset: Reset | None = None
 
     @property
     def model(self) -> str:
@@ -78,16 +83,19 @@ class Running:
     def extras(self) -> dict[str, Any]:
         return {**self.framework.request_extras(self.launch), **self.framework.ignore_eos}
 
-    def complete(self, prompt: str) -> dict[str, Any]:
-        body = {"model": self.model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0.0, "ignore_eos": True}
+    def complete(self, prompt: str, tokens: int = TOKENS) -> dict[str, Any]:
+        body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
         sent = {name: value for name, value in {**body, **self.extras()}.items() if value is not None}
         reply = self.server.client.post("/v1/completions", sent, timeout_s=120)
         assert reply.ok, f"{reply.status} {reply.text}"
         return reply.json()
 
-    def metrics(self) -> dict[str, float]:
+    def page(self) -> str:
         assert self.framework.metrics_path
-        return snapshot(self.server.client.get(self.framework.metrics_path).text, self.framework.metrics)
+        return self.server.client.get(self.framework.metrics_path).text
+
+    def metrics(self) -> dict[str, float]:
+        return snapshot(self.page(), self.framework.metrics)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -97,6 +105,7 @@ def running(
     one = Running(request.param, tiny_model, tmp_path_factory.mktemp(request.param))
     try:
         one.server.wait_ready(300)
+        one.first_reset = one.framework.reset_cache(one.server.client, one.launch)
         yield one
     finally:
         one.server.stop()
@@ -109,6 +118,8 @@ def test_the_launch_could_be_planned(running: Running) -> None:
 def test_it_was_ready_and_says_so(running: Running) -> None:
     assert running.server.alive()
     assert running.server.ready_s
+    assert running.first_reset, "SGLang refuses for a moment, while its own warm-up request runs"
+    assert running.first_reset.ok, running.first_reset
     print(f"{running.framework.name}: ready after {running.server.ready_s:.1f} s")
 
 
@@ -186,8 +197,11 @@ def test_its_metrics_come_under_common_names(running: Running, tmp_path: Path) -
     assert after["output_tokens"] - before["output_tokens"] == TOKENS
     assert after["prompt_tokens"] > before["prompt_tokens"]
     table = pq.read_table(out)
-    found = set(table["metric"].to_pylist()) - {None}
-    assert found == set(running.framework.metrics), "every name in the file's mapping is one that the server has"
+    assert set(table["metric"].to_pylist()) - {None} == set(running.framework.metrics)
+    # Counters that are absent until their first event are 0 in the table: that the names are right, the page must say.
+    names = {line.partition("{")[0].partition(" ")[0] for line in running.page().splitlines()}
+    mapped = {raw for raws in running.framework.metrics.values() for raw in raws}
+    assert mapped <= names, "every name in the file's mapping is one that the server has"
 
 
 def test_a_reset_empties_the_prefix_cache(running: Running) -> None:
@@ -207,6 +221,44 @@ def test_a_reset_empties_the_prefix_cache(running: Running) -> None:
     assert reset.ok, reset
     running.complete(PROMPT)
     assert running.metrics()["cache_hit_tokens"] == warm, f"{name} said {reset.answer!r} and still had the prompt"
+
+
+def test_a_reset_waits_for_a_request_that_still_runs(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one whose client has left. A server that would refuse meanwhile is asked again until it is done."""
+    if not running.launch.options.get("prefix_cache"):
+        pytest.skip(f"{running.framework.title} has its prefix cache off")
+
+    def reset() -> Reset:
+        return running.framework.reset_cache(running.server.client, running.launch)
+
+    with ThreadPoolExecutor(1) as beside:
+        answer = beside.submit(running.complete, PROMPT, LONG)
+        time.sleep(0.3)
+        assert not answer.done(), "it still runs"
+        with monkeypatch.context() as once:
+            once.setattr(base, "RESET_TRIES", 1)
+            print(f"{running.framework.name}: asked once while a request runs: {reset()}")
+        assert reset().ok
+        assert answer.result()["usage"]["completion_tokens"] == LONG
+    assert reset().ok
+    before = running.metrics()["cache_hit_tokens"]
+    running.complete(PROMPT)
+    assert running.metrics()["cache_hit_tokens"] == before
+
+
+def test_its_profiler_suits_this_machine(running: Running) -> None:
+    """Switched on and off, the server answers afterwards and as before: CUDA's profiler would end one on a CPU."""
+    started = running.framework.start_profile(running.server.client)
+    if started is None:
+        pytest.skip(f"{running.framework.title} has no profiler to switch")
+    assert started.ok, started
+    running.complete("Something to be profiled.")
+    stopped = running.framework.stop_profile(running.server.client)
+    assert stopped is not None
+    assert stopped.ok, stopped
+    assert running.server.alive()
+    assert running.complete(PROMPT)["choices"][0]["text"].strip() == said[running.framework.name]
+    assert list((running.context.work / "profile").rglob("*.json*")), "its trace lies in the private folder"
 
 
 def test_its_evidence_is_what_was_asked(running: Running) -> None:
@@ -233,10 +285,15 @@ def test_nothing_is_left_running(running: Running) -> None:
     """The last test of each server: stop it and look for every process that it had."""
     family = psutil.Process(running.server.process.pid).children(recursive=True)
     assert family
+    began = time.monotonic()
     running.server.stop()
+    took = time.monotonic() - began
+    print(f"{running.framework.name}: {running.server.how_it_ended()} after {took:.1f} s")
+    assert running.server.how_it_ended() == "exit status 0" or "SIGTERM" in running.server.how_it_ended()
     left = [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert left == []
     assert running.server.client.get(running.framework.ready_path).status == 0, "its port is closed"
+    assert running.context.api_key not in running.log.read_text(errors="replace"), "its log is kept"
 
 
 def test_all_engines_say_the_same() -> None:

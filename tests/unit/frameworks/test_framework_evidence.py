@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 
 import pytest
 
-from servegauge.frameworks import framework
+from servegauge.contract.spec import Launch, Layout
+from servegauge.frameworks import base, framework
 from servegauge.frameworks.base import Reply
 from servegauge.frameworks.log_parsing import key_values, labels_of, seconds
+from servegauge.frameworks.reported_config import evidence_flags
+from tests.framework_launches import PLATFORM, context, fair
 
 VLLM_LOG = """\
 (APIServer pid=1) INFO 11-21 10:59:58 [api_utils.py:347]  ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.33.0
@@ -25,7 +30,18 @@ SGLANG = {
     "version": "0.5.23", "context_length": 4096, "kv_cache_dtype": "fp8_e4m3", "quantization": None, "dtype": "auto",
     "max_running_requests": 64, "page_size": 16, "mem_fraction_static": 0.85, "random_seed": 7, "tp_size": 2,
     "pp_size": 1, "dp_size": 1, "ep_size": 1, "disable_radix_cache": False, "chunked_prefill_size": 4096,
-    "max_total_num_tokens": 1_600_000, "api_key": "sesame", "admin_api_key": None,
+    "max_prefill_tokens": 8192, "max_total_num_tokens": 1_600_000, "api_key": "sesame-4711", "admin_api_key": None,
+    "launch_command": "--api-key sesame-4711 --model-path /models/m --port 8000",
+    "startup_time": {
+        "load_weight": 11.5, "kv_cache_allocation": 0.5, "scheduler_e2e": 40.0, "tokenizer_e2e": 52.0,
+        "cuda_graph": {"prefill": 1.5, "decode": 12.5, "target_verify": 0.0},
+    },
+    "internal_states": [
+        {
+            "api_key": "sesame-4711", "nested": [{"server_args": "{'api_key': 'sesame-4711', 'port': 1}"}],
+            "effective_max_running_requests_per_dp": 48, "decode_cuda_graph_bs": [1, 2, 4],
+        }
+    ],
 }  # fmt: skip
 SGLANG_LOG = """\
 [2026-11-21 11:00:20] Load weight end. elapsed=11.20 s, type=LlamaForCausalLM, avail mem=60.1 GB, mem usage=15.0 GB.
@@ -44,6 +60,18 @@ class Answers:
 
     def post(self, path: str, body: object = None, timeout_s: float = 30.0) -> Reply:
         return self.get(path)
+
+
+class Says(Answers):
+    """A server that answers with these statuses, one after the other where there are several."""
+
+    def __init__(self, statuses: dict[str, int | list[int]]) -> None:
+        self.statuses = statuses
+
+    def get(self, path: str, timeout_s: float = 10.0) -> Reply:
+        status = self.statuses.get(path, 404)
+        status = status.pop(0) if isinstance(status, list) else status
+        return Reply(status, "Cache flushed." if status == 200 else "Flush cache failed.")
 
 
 def test_vllm_on_a_gpu() -> None:
@@ -65,8 +93,87 @@ def test_sglang() -> None:
     assert evidence.effective["prefix_cache"] is True
     assert evidence.effective["chunked_prefill"] is True
     assert (evidence.kv_blocks, evidence.kv_block_tokens) == (100_000, 16)
-    assert evidence.startup_s == {"weights": 11.2, "graphs": 14.5}
+    assert evidence.effective["max_batched_tokens"] == 8192
+    assert evidence.effective["max_batch"] == 48, "what its memory allows, not the 64 that it was asked for"
+    assert evidence.effective["graphs"] is True
+    assert evidence.startup_s == {
+        "weights": 11.5, "kv_cache": 0.5, "graphs": 14.0, "engine": 40.0, "tokenizer": 52.0,
+    }  # fmt: skip
     assert "sesame" not in str(evidence)
+    assert "--model-path /models/m --port 8000" in str(evidence), "only the key is taken out"
+
+
+def test_sglang_of_a_version_without_start_up_times_has_them_in_its_log() -> None:
+    older = {name: value for name, value in SGLANG.items() if name not in ("startup_time", "internal_states")}
+    evidence = framework("sglang").evidence(Answers(server_info=json.dumps(older)), SGLANG_LOG)
+    assert evidence.startup_s == {"weights": 11.2, "graphs": 14.5}
+    assert "graphs" not in evidence.effective, "it does not say"
+    assert evidence.effective["max_batch"] == 64
+
+
+@pytest.mark.parametrize(
+    ("captured", "graphs"), [([[1, 2]], True), ([[]], False), ([[1, 2], []], False), ([[1], [1]], True)]
+)
+def test_sglang_graphs_that_were_asked_for_but_not_captured_are_a_difference(captured: list, graphs: bool) -> None:
+    """On a CPU, with a model that has none, or on one rank of several: every step is eager there."""
+    states = [{"decode_cuda_graph_bs": sizes} for sizes in captured]
+    said = json.dumps({**SGLANG, "cuda_graph_backend_decode": "full", "internal_states": states})
+    evidence = framework("sglang").evidence(Answers(server_info=said), "")
+    assert evidence.effective["graphs"] is graphs
+    flags = evidence_flags(fair(framework("sglang"), graphs=True), evidence)
+    assert any(flag["detail"].startswith("graphs: asked for True") for flag in flags) is not graphs
+
+
+def test_sglang_on_a_cpu_takes_what_it_is_given_and_no_more() -> None:
+    one = framework("sglang")
+    placed = {"name": "a-cpu", "placement": {"server_cpus": [2, 3, 4, 5]}}
+    launch = dataclasses.replace(
+        fair(one, max_batch=4, context_tokens=1000, block_tokens=16, threads=2), platform=placed
+    )
+    argv, variables = one.argv(context(launch)), one.environment(context(launch))
+    assert argv[argv.index("--max-total-tokens") + 1] == "4032", "4 requests of 63 pages of 16 tokens"
+    assert argv[argv.index("--device") + 1] == "cpu"
+    assert variables["SGLANG_USE_CPU_ENGINE"] == "1"
+    assert variables["OMP_NUM_THREADS"] == "2"
+    assert variables["SGLANG_CPU_OMP_THREADS_BIND"] == "2,3"
+    two = dataclasses.replace(launch, layout=Layout(tp=2))
+    assert one.environment(context(two))["SGLANG_CPU_OMP_THREADS_BIND"] == "2,3|4,5"
+    on_gpu = fair(one)
+    assert not {"--max-total-tokens", "--device"} & set(one.argv(context(on_gpu)))
+    assert not {"SGLANG_USE_CPU_ENGINE", "OMP_NUM_THREADS"} & set(one.environment(context(on_gpu)))
+
+
+@pytest.mark.parametrize(("device", "activity"), [("cuda", "CUDA_PROFILER"), ("cpu", "CPU"), (None, "CPU")])
+def test_sglang_is_profiled_with_what_its_device_has(device: str | None, activity: str) -> None:
+    """CUDA's profiler ends a server on a CPU."""
+
+    class Asked(Answers):
+        def post(self, path: str, body: object = None, timeout_s: float = 30.0) -> Reply:
+            asked.append((path, body))
+            return Reply(200, "")
+
+    asked: list[object] = []
+    framework("sglang").start_profile(Asked(server_info=json.dumps({"device": device} if device else {})))
+    assert asked == [("/start_profile", {"activities": [activity]})]
+
+
+def test_vllm_is_profiled_with_what_its_platform_has() -> None:
+    def profiler(launch: Launch) -> dict[str, str]:
+        argv = framework("vllm").argv(context(launch, profile=True))
+        return json.loads(argv[argv.index("--profiler-config") + 1])
+
+    launch = fair(framework("vllm"))
+    assert profiler(launch) == {"profiler": "cuda"}
+    on_cpu = profiler(dataclasses.replace(launch, platform={"name": "a-cpu"}))
+    assert on_cpu == {"profiler": "torch", "torch_profiler_dir": "/private/instance-0/profile"}
+
+
+def test_sglang_is_ready_when_it_says_so_and_older_ones_when_they_compute() -> None:
+    one = framework("sglang")
+    assert one.ready(Answers(ready="", health=""))
+    assert one.ready(Answers(health="")), "no /ready: 404"
+    assert not one.ready(Says({"/ready": 503, "/health": 200}))
+    assert not one.ready(Says({"/ready": 404, "/health": 503}))
 
 
 @pytest.mark.parametrize(
@@ -80,19 +187,28 @@ def test_sglang() -> None:
     ],
 )
 def test_a_reset_is_decided_by_the_body(name: str, path: str, text: str, worked: bool) -> None:
-    from tests.framework_launches import fair
-
     launch = fair(framework(name), prefix_cache=True)
     assert framework(name).reset_cache(Answers(**{path: text}), launch).ok is worked
 
 
+def test_a_refused_reset_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SGLang answers 400 while a request runs, such as one whose client has left."""
+    paused: list[float] = []
+    monkeypatch.setattr(time, "sleep", paused.append)
+    launch = fair(framework("sglang"), prefix_cache=True)
+    refused = Says({"/flush_cache": [400, 503, 200]})
+    assert framework("sglang").reset_cache(refused, launch).ok
+    assert len(paused) == 2
+    for never, tries in ((400, base.RESET_TRIES), (404, 1), (500, 1)):
+        statuses = [never] * 1000
+        reset = framework("sglang").reset_cache(Says({"/flush_cache": statuses}), launch)
+        assert not reset.ok
+        assert str(never) in reset.answer
+        assert 1000 - len(statuses) == tries, "what will not pass is not asked for again"
+
+
 def test_sglang_instances_that_share_a_gpu_each_take_their_part_of_what_is_left() -> None:
     """Of a GPU with 100 parts each of three gets 30: 0.3 of 100, 0.3 / 0.7 of 70, 0.3 / 0.4 of 40."""
-    import dataclasses
-
-    from servegauge.contract.spec import Layout
-    from tests.framework_launches import context, fair
-
     launch = dataclasses.replace(
         fair(framework("sglang"), memory_fraction=0.9), layout=Layout(instances=3, share_gpu=True)
     )
@@ -114,10 +230,6 @@ def test_readers() -> None:
 
 
 def test_compile_caches_are_kept_per_version_on_the_fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-
-    from tests.framework_launches import PLATFORM, context, fair
-
     monkeypatch.setenv("FAST", "/fast")
     one = framework("vllm")
     launch = dataclasses.replace(fair(one), platform={**PLATFORM, "scratch": "$FAST/me"})
@@ -132,10 +244,6 @@ def test_compile_caches_are_kept_per_version_on_the_fast_disk(monkeypatch: pytes
 
 def test_transformers_on_a_cpu_sizes_its_cache_by_what_is_asked() -> None:
     """Without a number of blocks it takes memory_fraction of the machine's free memory."""
-    import dataclasses
-
-    from tests.framework_launches import context, fair
-
     one = framework("transformers")
     launch = dataclasses.replace(fair(one, max_batch=4, context_tokens=1000), platform={"name": "a-cpu"})
     argv = one.argv(context(launch))
@@ -143,3 +251,12 @@ def test_transformers_on_a_cpu_sizes_its_cache_by_what_is_asked() -> None:
     assert argv[argv.index("--cb-block-size") + 1] == "256"
     assert "--cb-max-memory-percent" not in argv
     assert "--cb-num-blocks" not in one.argv(context(fair(one))), "on a GPU memory_fraction decides"
+
+
+@pytest.mark.parametrize(("method", "kind"), [("ngram", "NGram"), ("draft", "Draft_Target"), ("eagle3", "Eagle")])
+def test_tensorrt_llm_calls_its_ways_to_speculate_by_its_own_names(method: str, kind: str) -> None:
+    speculative = {"method": method, "tokens": 3, "model": "/models/draft"}
+    config = framework("tensorrt_llm").config(fair(framework("tensorrt_llm"), speculative=speculative))
+    assert config["speculative_config"] == {
+        "decoding_type": kind, "max_draft_len": 3, "speculative_model_dir": "/models/draft",
+    }  # fmt: skip

@@ -127,6 +127,17 @@ def test_the_hash_follows_the_lock_and_the_correction(root: Path) -> None:
     assert environments.environment_name(after.name, root) == "one"
 
 
+def test_a_file_that_the_correction_copies_is_part_of_the_hash(root: Path) -> None:
+    stubs = root / "envs" / "one.stubs.py"
+    found = [environments.environment_hash("one", root)]
+    for text in ("x = 1", "x = 2"):
+        stubs.write_text(text)
+        found.append(environments.environment_hash("one", root))
+    (root / "envs" / "one-cpu.stubs.py").write_text("another environment's")
+    assert environments.environment_hash("one", root) == found[-1]
+    assert len(set(found)) == 3
+
+
 def test_a_correction_that_fails_is_a_failure(root: Path) -> None:
     (root / "envs" / "one.post.py").write_text("raise SystemExit('nothing to mend here')")
     with pytest.raises(UserError, match="nothing to mend here"):

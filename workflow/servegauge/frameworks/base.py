@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -51,6 +52,8 @@ FAIR_DEFAULTS: dict[str, Any] = {
     "memory_fraction": 0.9,
     "seed": 0,
 }
+
+RESET_TRIES, RESET_PAUSE_S = 40, 0.5  # how often, and how far apart, a refused cache reset is asked for again
 
 LAYOUT: dict[str, str] = {
     "tp": "tensor parallel size",
@@ -215,6 +218,19 @@ class Framework:
         if not launch.options.get("prefix_cache"):
             return Reset(True, "cache off", self.supported.get("prefix_cache", ""))
         return Reset(False, "none", f"{self.title} has no way to empty its prefix cache")
+
+    def retried_reset(self, ask: Callable[[], tuple[Reset, int]], retry: Sequence[int]) -> Reset:
+        """Repeat `ask()`, which gives (reset, HTTP status), while it is refused with a status in `retry`.
+
+        A server refuses while a request runs, and a request that its client has left can run on for a moment. After
+        `RESET_TRIES` the last refusal is the answer.
+        """
+        for tries_left in range(RESET_TRIES - 1, -1, -1):
+            reset, status = ask()
+            if reset.ok or status not in retry or not tries_left:
+                break
+            time.sleep(RESET_PAUSE_S)
+        return reset
 
     def evidence(self, client: Client, log: str) -> Evidence:
         """Ask the running server what it is. Never raises for a missing answer: that is a null."""

@@ -1,11 +1,14 @@
-"""SGLang: `python -m sglang.launch_server`."""
+"""SGLang: `python -m sglang.launch_server`, on GPUs and, with SGLANG_USE_CPU_ENGINE, on CPUs."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from servegauge.base.redact import clean
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
 
@@ -14,10 +17,17 @@ CONFIG = "sglang.yaml"
 # neutral name -> where /server_info has it
 REPORTED = {
     "context_tokens": "context_length", "kv_cache_dtype": "kv_cache_dtype", "quantization": "quantization",
-    "max_batch": "max_running_requests", "block_tokens": "page_size", "memory_fraction": "mem_fraction_static",
-    "dtype": "dtype", "seed": "random_seed", "tp": "tp_size", "pp": "pp_size", "dp": "dp_size", "ep": "ep_size",
+    "max_batch": "max_running_requests", "max_batched_tokens": "max_prefill_tokens", "block_tokens": "page_size",
+    "memory_fraction": "mem_fraction_static", "dtype": "dtype", "seed": "random_seed", "tp": "tp_size",
+    "pp": "pp_size", "dp": "dp_size", "ep": "ep_size",
 }  # fmt: skip
+# part of the start -> where `startup_time` of /server_info has it
 STARTUP = {
+    "weights": "load_weight", "kv_cache": "kv_cache_allocation", "graphs": "cuda_graph", "engine": "scheduler_e2e",
+    "tokenizer": "tokenizer_e2e",
+}  # fmt: skip
+# the same from the log, for versions that have no `startup_time`
+STARTUP_LOG = {
     "weights": r"Load weight end\. elapsed=([\d.]+) s",
     "graphs": r"Capture decode CUDA graph end\. elapsed=([\d.]+) s",
 }
@@ -26,8 +36,9 @@ STARTUP = {
 class Sglang(Framework):
     name = "sglang"
     title = "SGLang"
-    source = "SGLang 0.5.23, its own argument parser, srt/entrypoints/http_server.py"
-    exercised = "own parser (its server needs sgl_kernel, which has no CPU build on PyPI)"
+    source = "SGLang 0.5.23, its own argument parser, srt/entrypoints/http_server.py and observability/"
+    exercised = "real server, CPU (its GPU kernels stubbed: envs/sglang-cpu.stubs.py); own parser"
+    needs_gpu = False
     api_key = "private file"
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('sglang'))")
     supported: ClassVar = {
@@ -47,6 +58,7 @@ class Sglang(Framework):
         "lora": "--enable-lora --lora-paths",
         "dummy_weights": "--load-format dummy /",
         "seed": "--random-seed",
+        "threads": "OMP_NUM_THREADS",
         "multimodal_limits": "--limit-mm-data-per-request",
     }
     choices: ClassVar = {
@@ -65,8 +77,11 @@ class Sglang(Framework):
     }
     differences: ClassVar = {
         "memory_fraction": "weights and KV cache only, of the memory that is free when the server starts; instances "
-        "that share a GPU start one after the other and get correspondingly more of what is left",
-        "graphs": "decode graphs; prefill graphs are SGLang's own choice while graphs are on",
+        "that share a GPU start one after the other and get correspondingly more of what is left; on a CPU the KV "
+        "cache also holds no more than max_batch requests of context_tokens (--max-total-tokens)",
+        "graphs": "decode graphs; prefill graphs are SGLang's own choice while graphs are on; a CPU has none, so on is "
+        "a difference there",
+        "threads": "only on a CPU",
         "max_batched_tokens": "tokens of a prefill step; decode tokens come on top",
     }
     metrics: ClassVar = {
@@ -100,6 +115,9 @@ class Sglang(Framework):
             own["chunked_prefill"] = ["--chunked-prefill-size", chunk]
         if "memory_fraction" in options:
             own["memory_fraction"] = ["--mem-fraction-static", str(options["memory_fraction"])]
+        if self.on_cpu(ctx.launch) and (bound := _most_tokens(options)):
+            # Else the KV cache would take memory_fraction of the whole machine's memory, and seconds to clear it.
+            own["memory_fraction"] = [*own.get("memory_fraction", []), "--max-total-tokens", str(bound)]
         if speculative := options.get("speculative"):
             own["speculative"] = ["--speculative-algorithm", SPECULATIVE[speculative["method"]]]
             own["speculative"] += ["--speculative-num-draft-tokens", str(speculative["tokens"])]
@@ -113,6 +131,7 @@ class Sglang(Framework):
         # Sampling defaults in the model's folder would change what a request asks for.
         argv += ["--sampling-defaults", "openai", "--enable-metrics", "--enable-cache-report"]
         argv += ["--log-level-http", "warning", *self.layout_argv(ctx.launch)]
+        argv += ["--device", "cpu"] if self.on_cpu(ctx.launch) else []
         if ctx.nodes > 1:
             argv += ["--nnodes", str(ctx.nodes), "--node-rank", str(ctx.node_rank)]
             argv += ["--dist-init-addr", f"{ctx.head_address}:{ctx.head_port}"]
@@ -125,35 +144,89 @@ class Sglang(Framework):
         cache = self.cache_folder(ctx)
         variables = {"SGLANG_CACHE_DIR": cache, "FLASHINFER_WORKSPACE_BASE": cache}
         variables |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+        if self.on_cpu(ctx.launch):
+            variables |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(ctx.option("threads", 1))}
+            variables |= _bound_threads(ctx.launch)
+        if ctx.profile:
+            variables["SGLANG_TORCH_PROFILER_DIR"] = str(ctx.work / "profile")
         return self.preferred(ctx.launch, variables)
 
+    def ready(self, client: Client) -> bool:
+        """`/ready` only reads a state; `/health`, for versions without it, computes a token and takes a second."""
+        reply = client.get("/ready")
+        return (client.get("/health") if reply.status == 404 else reply).ok
+
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
+        """A flush is refused (400) while a request runs, so one that its client has left is waited for."""
         if not launch.options.get("prefix_cache"):
             return Reset(True, "cache off", "--disable-radix-cache")
+        return self.retried_reset(lambda: self._flush(client), retry=(400, 503))
+
+    def _flush(self, client: Client) -> tuple[Reset, int]:
         reply = client.post("/flush_cache")
         done = reply.ok and reply.text.startswith("Cache flushed")
-        return Reset(done, "POST /flush_cache", f"{reply.status} {reply.text}")
+        return Reset(done, "POST /flush_cache", f"{reply.status} {reply.text}"), reply.status
 
     def evidence(self, client: Client, log: str) -> Evidence:
         reply = client.get("/server_info")
         said = reply.json() if isinstance(reply.json(), dict) else {}
+        states = [one for one in said.get("internal_states") or () if isinstance(one, dict)]
         effective: dict[str, Any] = {name: said.get(key) for name, key in REPORTED.items()}
         if "disable_radix_cache" in said:
             effective["prefix_cache"] = not said["disable_radix_cache"]
         if said.get("chunked_prefill_size") is not None:
             effective["chunked_prefill"] = said["chunked_prefill_size"] > 0
+        # The batch sizes whose graphs were captured, of each data parallel rank: none, and every step is eager.
+        captured = [state["decode_cuda_graph_bs"] for state in states if "decode_cuda_graph_bs" in state]
+        if captured:
+            effective["graphs"] = all(captured)
+        if len(states) == 1 and states[0].get("effective_max_running_requests_per_dp"):
+            effective["max_batch"] = states[0]["effective_max_running_requests_per_dp"]
         tokens, page = said.get("max_total_num_tokens"), said.get("page_size")
         return Evidence(
             version=said.get("version"),
             effective={name: value for name, value in effective.items() if value is not None},
             kv_blocks=tokens // page if tokens and page else None,
             kv_block_tokens=page,
-            startup_s={part: float(found[1]) for part, text in STARTUP.items() if (found := re.search(text, log))},
-            raw={"/server_info": {name: value for name, value in said.items() if "api_key" not in name}},
+            startup_s=_startup_s(said.get("startup_time"), log),
+            # The API key stands in it several times: by its name at any depth, and inside `launch_command`.
+            raw={"/server_info": clean(said)},
         )
 
     def start_profile(self, client: Client) -> Reply:
-        return client.post("/start_profile", {"activities": ["CUDA_PROFILER"]})
+        """CUDA's own profiler, which nsys listens to, where there is a GPU: without one it would end the server."""
+        said = client.get("/server_info").json()
+        device = said.get("device") if isinstance(said, dict) else None
+        return client.post("/start_profile", {"activities": ["CUDA_PROFILER" if device == "cuda" else "CPU"]})
 
     def stop_profile(self, client: Client) -> Reply:
-        return client.post("/stop_profile")
+        return client.post("/stop_profile", timeout_s=120.0)
+
+
+def _most_tokens(options: Mapping[str, Any]) -> int | None:
+    """Tokens of `max_batch` requests of `context_tokens` each, in whole pages; null where one is not known."""
+    context, batch, page = options.get("context_tokens"), options.get("max_batch"), options.get("block_tokens") or 1
+    return batch * math.ceil(context / page) * page if context and batch else None
+
+
+def _bound_threads(launch: Launch) -> dict[str, str]:
+    """Which CPUs each rank's threads are bound to, of those that the placement gives: SGLang takes all by itself."""
+    cpus = list((launch.platform.get("placement") or {}).get("server_cpus") or ())
+    ranks = launch.layout.tp * launch.layout.pp * launch.layout.dp
+    each = launch.options.get("threads") or len(cpus) // ranks
+    if not each or len(cpus) < each * ranks:
+        return {}
+    groups = [cpus[rank * each : (rank + 1) * each] for rank in range(ranks)]
+    return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, group)) for group in groups)}
+
+
+def _startup_s(said: Any, log: str) -> dict[str, float]:
+    """Seconds of each part of the start; what the server says of itself wins over its log."""
+    found = {part: float(at[1]) for part, text in STARTUP_LOG.items() if (at := re.search(text, log))}
+    for part, name in STARTUP.items():
+        value = said.get(name) if isinstance(said, dict) else None
+        if isinstance(value, dict):  # the graphs of each phase; none were captured where all are 0
+            value = math.fsum(value.values()) or None
+        if isinstance(value, int | float):
+            found[part] = float(value)
+    return found

@@ -16,7 +16,9 @@ class TensorRtLlm(Framework):
     name = "tensorrt_llm"
     title = "TensorRT-LLM"
     fraction_of_free = True
-    source = "TensorRT-LLM 1.2, tensorrt_llm/commands/serve.py, llmapi/llm_args.py and metrics/collector.py, read"
+    source = (
+        "TensorRT-LLM 1.2, tensorrt_llm/commands/serve.py, llmapi/llm_args.py (newest) and metrics/collector.py, read"
+    )
     exercised = "not exercised"
     metrics_path = "/prometheus/metrics"
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('tensorrt_llm'))")
@@ -86,7 +88,7 @@ class TensorRtLlm(Framework):
         config |= {"dtype": options["dtype"]} if "dtype" in options else {}
         config |= {"load_format": "dummy"} if options.get("dummy_weights") else {}
         if speculative := options.get("speculative"):
-            kind = {"ngram": "NGram", "draft": "DraftTarget", "eagle3": "Eagle"}[speculative["method"]]
+            kind = {"ngram": "NGram", "draft": "Draft_Target", "eagle3": "Eagle"}[speculative["method"]]
             config["speculative_config"] = {"decoding_type": kind, "max_draft_len": speculative["tokens"]}
             if model := speculative.get("model"):
                 config["speculative_config"]["speculative_model_dir"] = model

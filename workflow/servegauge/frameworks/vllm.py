@@ -103,8 +103,14 @@ class Vllm(Framework):
             argv += ["--distributed-executor-backend", "mp", "--nnodes", str(ctx.nodes), "--node-rank"]
             argv += [str(ctx.node_rank), "--master-addr", ctx.head_address, "--master-port", str(ctx.head_port)]
             argv += ["--headless"] if ctx.node_rank else []
-        argv += ["--profiler-config", '{"profiler": "cuda"}'] if ctx.profile else []
+        argv += ["--profiler-config", json.dumps(self._profiler(ctx))] if ctx.profile else []
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
+
+    def _profiler(self, ctx: Context) -> dict[str, str]:
+        """CUDA's own profiler, which nsys listens to; on a CPU, which has none, PyTorch's."""
+        if self.on_cpu(ctx.launch):
+            return {"profiler": "torch", "torch_profiler_dir": str(ctx.work / "profile")}
+        return {"profiler": "cuda"}
 
     def environment(self, ctx: Context) -> dict[str, str]:
         cache = self.cache_folder(ctx)
@@ -131,11 +137,14 @@ class Vllm(Framework):
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
         if not launch.options.get("prefix_cache"):
             return Reset(True, "cache off")
+        # A refusal, such as while a request holds blocks, is HTTP 200 with success false.
+        return self.retried_reset(lambda: self._reset(client), retry=(200, 503))
+
+    def _reset(self, client: Client) -> tuple[Reset, int]:
         reply = client.post("/reset_prefix_cache")
-        # Before 0.32 the body is empty; a refusal is HTTP 200 with success false.
-        said = reply.json() if reply.text.strip() else {}
+        said = reply.json() if reply.text.strip() else {}  # before 0.32 the body is empty
         done = reply.ok and isinstance(said, dict) and said.get("success", True) is True
-        return Reset(done, "POST /reset_prefix_cache", f"{reply.status} {reply.text}")
+        return Reset(done, "POST /reset_prefix_cache", f"{reply.status} {reply.text}"), reply.status
 
     def evidence(self, client: Client, log: str) -> Evidence:
         version, models = client.get("/version"), client.get("/v1/models")
@@ -171,4 +180,4 @@ class Vllm(Framework):
         return client.post("/start_profile")
 
     def stop_profile(self, client: Client) -> Reply:
-        return client.post("/stop_profile")
+        return client.post("/stop_profile", timeout_s=120.0)

@@ -7,7 +7,8 @@ study, never inside a measured job. The driver never imports an engine: it start
 `environment_python` names.
 
 A file `envs/<name>.post.py`, where there is one, is run by the new environment's interpreter after the install, for
-packages that need a correction that no lock file can express. It is part of the hash.
+packages that need a correction that no lock file can express. It and every other `envs/<name>.*.py`, which it may copy,
+are part of the hash.
 """
 
 from __future__ import annotations
@@ -46,11 +47,10 @@ def lock_file(name: str, root: Path) -> Path:
 
 
 def environment_hash(name: str, root: Path) -> str:
-    """First 12 hex digits of the SHA-256 of the lock file's bytes, followed by those of its `.post.py`, if any."""
+    """First 12 hex digits of the SHA-256 of the lock file's bytes, followed by those of each `<name>.*.py`, by name."""
     content = hashlib.sha256(lock_file(name, root).read_bytes())
-    post = _post(name, root)
-    if post.is_file():
-        content.update(post.read_bytes())
+    for beside in sorted((root / "envs").glob(f"{name}.*.py")):
+        content.update(beside.read_bytes())
     return content.hexdigest()[:12]
 
 
