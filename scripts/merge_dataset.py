@@ -8,6 +8,7 @@ from pathlib import Path
 
 from servegauge.base.errors import run_and_exit
 from servegauge.base.files import write_json
+from servegauge.compare.tables import write_tables
 from servegauge.dataset.merge import merge, sentences
 
 
@@ -19,7 +20,7 @@ def main() -> int:
     parser.add_argument("--stamp", type=Path, help="file that is written last and says what was merged")
     arguments = parser.parse_args()
     merged = merge(arguments.results)
-    print("\n".join(sentences(merged)))
+    print("\n".join([*sentences(merged), *write_tables(arguments.results)]))
     if arguments.stamp:
         write_json(arguments.stamp, merged.to_dict())
     return 0

@@ -1,4 +1,4 @@
-"""Ratios to the baseline: numbers by hand, the known truth of the made-up results, and intervals that behave."""
+"""Ratios to the baseline: numbers by hand, the known truth of the made-up results, and what forbids a verdict."""
 
 from __future__ import annotations
 
@@ -10,11 +10,23 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
-from servegauge.compare.bootstrap import interval, resample_quantile
-from servegauge.compare.compare import Comparison, compare
+from servegauge.compare.compare import EXPLORATORY, Comparison, compare
+from servegauge.compare.sentences import sentence, words
+from servegauge.compare.verdicts import (
+    BELOW_INSTRUMENT,
+    EQUAL,
+    FASTER,
+    NOT_COMPARABLE,
+    NOT_JUDGED,
+    SLOWER,
+    SLOWER_WITHIN,
+    UNDECIDED,
+)
+from servegauge.contract.metric import PRIMARY, TABLE
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import METRICS, Study, label, level_text
 from tests import synthetic
+from tests.simulated_studies import Setting, SimulatedStudy, simulated
 
 PLANS = "plan/demo.json"
 
@@ -38,6 +50,16 @@ def condition(comparison: Comparison, text: str) -> str:
     return next(key for key in comparison.conditions if comparison.label(key) == text)
 
 
+def drawn(seed: int = 1, **setting) -> SimulatedStudy:
+    return simulated(np.random.default_rng(seed), Setting(**setting))
+
+
+def judged(study: Study) -> Comparison:
+    found = compare(study)
+    assert found
+    return found
+
+
 def test_what_is_compared_and_under_which_conditions(comparison):
     assert (comparison.factor, comparison.baseline, comparison.levels) == (
         "platform",
@@ -50,17 +72,18 @@ def test_what_is_compared_and_under_which_conditions(comparison):
     ]
 
 
-def test_a_ratio_is_the_mean_over_launches_divided_by_the_baselines(comparison):
+def test_a_ratio_is_the_geometric_mean_over_launches_divided_by_the_baselines(comparison):
     key = condition(comparison, "short, rate 4/s")
     rows = [row for row in comparison.study.ok if row["prompts"] == "short" and row["rate_rps"] == 4]
     for metric in ("ttft_p50", "tpot_p99", "ttft_scheduled_p99", "output_tokens_per_s"):
         column = next(one.column for one in METRICS if one.name == metric)
         means = {
-            platform: math.fsum(row[column] for row in rows if row["platform"] == platform) / 2
+            platform: math.sqrt(math.prod(row[column] for row in rows if row["platform"] == platform))
             for platform in ("own-cpu", "shared-cpu")
         }
         (ratio,) = comparison.of(metric, key)
         assert ratio.ratio == pytest.approx(means["shared-cpu"] / means["own-cpu"])
+        assert ratio.ratio == pytest.approx(ratio.value / ratio.base_value)
         assert (ratio.launches, ratio.base_launches, ratio.paired, ratio.requests) == (2, 2, True, 400)
 
 
@@ -68,60 +91,64 @@ def test_the_known_truth_is_found(comparison):
     """TTFT x 1.3 and TPOT x 1.1, each launch off by about 1 %: a ratio of two means of two is off by about 1 %."""
     for ratio in comparison.of("ttft_p50"):
         assert ratio.ratio == pytest.approx(1.3, rel=0.06)
-        assert ratio.clear
     for ratio in comparison.of("tpot_p50"):
         assert ratio.ratio == pytest.approx(1.1, rel=0.06)
-    overall = next(one for one in comparison.overall if one.metric.name == "ttft_p50")
-    ratios = [one.ratio for one in comparison.of("ttft_p50")]
-    assert overall.conditions == 6
-    assert overall.ratio == pytest.approx(math.exp(np.mean(np.log(ratios))))
-    assert overall.smallest.ratio == min(ratios)
-    assert overall.largest.ratio == max(ratios)
-    assert overall.low < overall.ratio < overall.high
 
 
-def test_the_same_data_give_the_same_numbers_whatever_else_is_asked(results, comparison):
-    alone = compare(Study(results, "demo"), [one for one in METRICS if one.name == "e2e_p99"])
-    assert alone
-    assert [(one.low, one.high) for one in alone.ratios] == [(one.low, one.high) for one in comparison.of("e2e_p99")]
+def test_two_repeats_have_intervals_and_no_verdict_and_the_study_is_a_demonstration(comparison):
+    (ratio,) = comparison.of("ttft_p50", condition(comparison, "short, rate 4/s"))
+    assert ratio.low < 1.3 < ratio.high
+    assert (ratio.verdict, ratio.family, ratio.family_size, ratio.p_adjusted) == (NOT_JUDGED, TABLE, 0, None)
+    assert comparison.demonstration
+    assert comparison.notes[0].startswith("A demonstration: some conditions have 1 repeat of a side")
 
 
-def test_unpaired_repeats_are_left_out_and_one_launch_is_said(comparison):
+def test_unpaired_repeats_are_left_out_and_one_launch_has_no_interval(comparison):
     key = condition(comparison, "long, concurrency 1")  # its second repeat failed on shared-cpu
     (ratio,) = comparison.of("ttft_p50", key)
-    assert (ratio.launches, ratio.base_launches) == (1, 1)
-    (rate,) = comparison.of("achieved_rps", key)
-    assert (rate.low, rate.high) == (None, None)  # one number on each side has no spread
-    assert any("single launch" in note for note in comparison.notes)
+    assert (ratio.launches, ratio.base_launches, ratio.low, ratio.verdict) == (1, 1, None, NOT_JUDGED)
     assert ratio.unpaired == 1
     assert any(note.startswith("1 measured cell has no partner") for note in comparison.notes)
 
 
-def test_flagged_cells_are_counted(comparison):
+def test_flagged_cells_are_counted_and_named(comparison):
     (flagged,) = comparison.of("ttft_p50", condition(comparison, "long, rate 4/s"))
     (clean,) = comparison.of("ttft_p50", condition(comparison, "short, rate 4/s"))
-    assert (flagged.flagged, flagged.base_flagged, clean.flagged) == (1, 0, 0)
+    assert (flagged.flagged, flagged.base_flagged, flagged.flags) == (1, 0, ("errors",))
+    assert (clean.flagged, clean.flags) == (0, ())
     assert any(note.startswith("1 of the compared cells is flagged") for note in comparison.notes)
+
+
+def test_failed_requests_make_latencies_incomparable_and_a_p99_infinite(comparison):
+    key = condition(comparison, "long, rate 4/s")  # one cell of the other platform lost 20 of 400 requests
+    for metric in ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p99"):
+        (ratio,) = comparison.of(metric, key)
+        assert ratio.verdict == NOT_COMPARABLE
+        assert ratio.reason == "97.5 % of requests were answered, 100.0 % on the baseline"
+        assert (ratio.ratio is None) == metric.endswith("p99")
+    (rate,) = comparison.of("output_tokens_per_s", key)
+    assert (
+        rate.verdict == NOT_JUDGED
+    )  # of an open loop, tokens that were not answered are tokens lost: only few repeats
 
 
 def test_a_p99_of_too_few_requests_is_marked(tmp_path):
     synthetic.make_results(tmp_path, requests=367)
     merge.merge(tmp_path / "results")
-    found = compare(Study(tmp_path / "results", "demo"))
-    assert found
+    found = judged(Study(tmp_path / "results", "demo"))
     assert not any(ratio.supported for ratio in found.of("ttft_p99"))
     assert all(ratio.supported for ratio in found.of("ttft_p50"))
     assert any("a p99 needs 368 answered requests" in note for note in found.notes)
 
 
-def test_the_instruments_error_is_held_against_the_difference(comparison):
+def test_the_instruments_error_stands_beside_the_difference(comparison):
     for ratio in comparison.of("ttft_p50"):
         assert ratio.instrument_s == 1.5e-4
         assert not ratio.within_instrument
     assert all(ratio.instrument_s is None for ratio in comparison.of("tpot_p50"))
 
 
-def test_goodput_zero_on_the_baseline_has_no_ratio(results, tmp_path):
+def test_goodput_zero_has_no_ratio(results):
     plan = read_json(results / PLANS)
     plan["study"]["slo"] = {"impossible": {"ttft_s": 0.0}}
     before = read_json(results / PLANS)
@@ -133,24 +160,30 @@ def test_goodput_zero_on_the_baseline_has_no_ratio(results, tmp_path):
     merge.merge(results)
     assert found
     assert {(one.ratio, one.low, one.value) for one in found.ratios} == {(None, None, 0.0)}
+    assert {one.verdict for one in found.ratios} == {NOT_COMPARABLE}
+    assert "not above 0" in found.ratios[0].reason
     assert found.overall == []
 
 
-def test_another_factor_than_the_platform(results):
-    plan = read_json(results / PLANS)
+def test_another_factor_than_the_platform_with_a_margin_and_primary_metrics_of_its_own(results):
     before = read_json(results / PLANS)
-    plan["study"]["compare"] = {"factor": "prompts", "baseline": "short"}
+    plan = read_json(results / PLANS)
+    plan["study"]["compare"] = {"factor": "prompts", "baseline": "short", "margin": 0.05, "primary": ["e2e_p99"]}
     write_json(results / PLANS, plan)
     merge.merge(results)
-    found = compare(Study(results, "demo"))
+    found = judged(Study(results, "demo"))
+    plan["study"]["compare"]["primary"] = ["ttft"]
+    write_json(results / PLANS, plan)
+    merge.merge(results)
+    with pytest.raises(UserError, match=r"compare.primary names 'ttft'; there are ttft_p50, .* Did you mean"):
+        compare(Study(results, "demo"))
     write_json(results / PLANS, before)
     merge.merge(results)
-    assert found
-    assert found.factor == "prompts"
-    assert found.levels[0] == "short"
+    assert (found.factor, found.levels[0], found.margin, found.primary) == ("prompts", "short", 0.05, ["e2e_p99"])
     ratio = found.of("ttft_p50", condition(found, "own-cpu, rate 4/s"), "long")[0]
     assert ratio.ratio == pytest.approx(4, rel=0.1)
     assert ratio.paired
+    assert {one.metric.name for one in found.overall if one.family == PRIMARY} == {"e2e_p99"}
 
 
 def test_an_unknown_study_is_said(results):
@@ -158,43 +191,151 @@ def test_an_unknown_study_is_said(results):
         Study(results, "nothing")
 
 
-def test_the_quick_bootstrap_is_the_bootstrap():
-    """Against drawing n values with replacement for real."""
-    values = np.sort(np.random.default_rng(1).lognormal(size=37))
-    rng = np.random.default_rng(2)
-    for quantile in (0.5, 0.9, 0.99, 0.25):
-        slow = np.quantile(rng.choice(values, (20_000, 37)), quantile, axis=1)
-        quick = resample_quantile(values, quantile, 20_000, rng)
-        probabilities = [0.05, 0.25, 0.5, 0.75, 0.95]
-        spread = np.quantile(slow, 0.95) - np.quantile(slow, 0.05)
-        assert np.abs(np.quantile(slow, probabilities) - np.quantile(quick, probabilities)).max() < 0.06 * spread
+# -- verdicts, families -------------------------------------------------------
 
 
-def test_the_quick_bootstrap_of_few_values():
-    rng = np.random.default_rng(0)
-    assert resample_quantile(np.array([7.0]), 0.99, 5, rng).tolist() == [7.0] * 5
-    two = resample_quantile(np.array([1.0, 3.0]), 0.5, 4000, rng)
-    assert sorted(set(two)) == [1, 2, 3]  # both 1, one of each, both 3
-    assert np.mean(two == 2) == pytest.approx(0.5, abs=0.03)
+def test_every_question_is_in_one_family_and_families_are_counted():
+    found = judged(drawn(repeats=3))
+    assert found.families == {PRIMARY: 3, TABLE: 36, EXPLORATORY: 3}
+    assert {one.metric.name for one in found.overall if one.family == PRIMARY} == set(found.primary)
+    assert {one.family for one in found.ratios} == {TABLE}
+    for one in (*found.overall, *found.ratios):
+        assert one.p_adjusted >= one.p - 1e-12
+        assert one.p_equal_adjusted >= one.p_equal - 1e-12
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
-    """Ratio 1.2 of two medians, many launches: coverage of the interval near 95 %."""
-    rng = np.random.default_rng(5)
-    covered = 0
-    for _ in range(200):
-        sides = []
-        for factor in (1.0, 1.2):
-            launches = [np.sort(factor * np.exp(rng.normal(0, 0.02) + rng.normal(0, 0.1, 60))) for _ in range(8)]
-            chosen = rng.integers(8, size=(400, 8))
-            drawn = np.empty(chosen.shape)
-            for index, launch in enumerate(launches):
-                slots = chosen == index
-                drawn[slots] = resample_quantile(launch, 0.5, int(slots.sum()), rng)
-            sides.append(drawn.mean(axis=1))
-        low, high = interval(sides[1] / sides[0])
-        covered += low <= 1.2 <= high
-    assert 0.88 <= covered / 200 <= 1.0
+def test_what_is_shown_does_not_change_what_is_corrected():
+    study = drawn(repeats=3)
+    all_of_it, part = judged(study), compare(study, [study.metrics[0]])
+    assert part
+    assert part.ratios == all_of_it.of("ttft_p50")
+    assert part.families == all_of_it.families
+
+
+@pytest.mark.parametrize(
+    ("truth", "deviation", "verdict"),
+    [
+        (1.10, 0.005, SLOWER),
+        (0.90, 0.005, FASTER),
+        (1.0, 0.001, EQUAL),
+        (1.008, 0.0005, SLOWER_WITHIN),
+        (1.0, 0.1, UNDECIDED),
+    ],
+)
+def test_verdicts(truth, deviation, verdict):
+    study = drawn(repeats=8, truth=truth, deviation=deviation)
+    found = judged(study)
+    latencies = [one for one in found.overall if not one.metric.more_is_better]
+    assert {one.verdict for one in latencies} == {verdict}
+    throughput = next(one for one in found.overall if one.metric.more_is_better)
+    turned = {SLOWER: FASTER, FASTER: SLOWER, SLOWER_WITHIN: "faster but within the margin"}
+    assert throughput.verdict == turned.get(verdict, verdict)
+
+
+def test_a_difference_inside_the_instruments_error_is_below_it():
+    study = drawn(repeats=8, truth=1.05, deviation=0.001)
+    for row in study.cells:
+        row["instrument_ttft_p50_error_s"] = -0.06  # values are about 1 s
+    found = judged(study)
+    assert {one.verdict for one in found.of("ttft_p50")} == {BELOW_INSTRUMENT}
+    assert {one.verdict for one in found.of("tpot_p50")} == {SLOWER}
+    overall = next(one for one in found.overall if one.metric.name == "ttft_p50")
+    assert overall.verdict == BELOW_INSTRUMENT
+    assert "not larger than the instrument's own error" in sentence(found, overall)
+
+
+def with_flag(study: SimulatedStudy, flag: str, prompts: str) -> SimulatedStudy:
+    for row in study.cells:
+        if row["prompts"] == prompts and row["platform"] == "other":
+            row["flags"] = [flag]
+    return study
+
+
+def test_a_saturated_condition_leaves_latency_verdicts_and_the_mean():
+    found = judged(with_flag(drawn(repeats=4, truth=1.1, deviation=0.002), "saturated", "prompts3"))
+    key = condition(found, "prompts3")
+    for metric in ("ttft_p50", "e2e_p99"):
+        (ratio,) = found.of(metric, key)
+        assert (ratio.verdict, ratio.reason) == (NOT_JUDGED, "saturated in 4 of 8 cells")
+        overall = next(one for one in found.overall if one.metric.name == metric)
+        assert (overall.conditions, overall.left_out) == (5, (key,))
+    assert found.of("output_tokens_per_s", key)[0].verdict != NOT_JUDGED
+    assert found.families[TABLE] == 36 - 5
+
+
+def test_a_flag_of_the_generator_forbids_every_verdict_and_a_mere_doubt_none():
+    found = judged(with_flag(drawn(repeats=4, truth=1.1, deviation=0.002), "generator_limited", "prompts3"))
+    assert {one.verdict for one in found.ratios if one.condition == condition(found, "prompts3")} == {NOT_JUDGED}
+    found = judged(with_flag(drawn(repeats=4, truth=1.1, deviation=0.002), "cpu_stolen", "prompts3"))
+    assert NOT_JUDGED not in {one.verdict for one in found.ratios}
+
+
+def test_other_achieved_rates_are_another_load_in_an_open_loop_and_a_result_in_a_closed_one():
+    study = drawn(repeats=4, deviation=0.002)
+    for row in study.cells:
+        if row["prompts"] in ("prompts1", "prompts2") and row["platform"] == "other":
+            row["achieved_rps"] = 3.9
+        if row["prompts"] == "prompts2":
+            row |= {"rate_rps": None, "concurrency": 4}
+    found = judged(study)
+    (opened,) = found.of("ttft_p50", condition(found, "prompts1"))
+    assert (opened.verdict, opened.reason) == (
+        NOT_COMPARABLE,
+        "3.9 requests/s were achieved, 4 on the baseline",
+    )
+    (closed,) = found.of("ttft_p50", condition(found, "prompts2"))
+    assert closed.verdict == EQUAL
+    assert any(note.startswith("1 of 6 conditions did not carry the same load") for note in found.notes)
+
+
+def test_launches_with_nothing_in_common_are_compared_unpaired():
+    found = judged(drawn(repeats=4, paired=False, truth=1.3, deviation=0.01))
+    assert {(one.paired, one.pairs, one.unpaired) for one in found.ratios} == {(False, 4, 0)}
+    assert {one.verdict for one in found.overall if not one.metric.more_is_better} == {SLOWER}
+
+
+def test_cells_of_a_launch_that_two_attempts_measured_are_said():
+    study = drawn(repeats=3)
+    study.cells[0]["attempt"] = 1
+    assert any(note.startswith("1 launch was measured by several attempts") for note in judged(study).notes)
+
+
+# -- sentences ----------------------------------------------------------------
+
+
+def test_a_difference_can_be_quoted():
+    study = drawn(repeats=6, truth=1.06, deviation=0.005)
+    for row in study.cells:
+        row["instrument_ttft_p50_error_s"] = 3e-4
+    found = judged(study)
+    one = next(one for one in found.overall if one.metric.name == "ttft_p50")
+    said = sentence(found, one)
+    low, high = 100 * (one.low - 1), 100 * (one.high - 1)
+    assert said == (
+        f"TTFT p50 is {100 * (one.ratio - 1):.1f} % slower on other over 6 conditions (95 % interval {low:.1f} to "
+        f"{high:.1f} %, 6 launches a side, Holm over 3 primary metrics; instrument error 0.300 ms)."
+    )
+    throughput = next(one for one in found.overall if one.metric.name == "output_tokens_per_s")
+    assert "% higher on other" in sentence(found, throughput)
+    assert words(one, found.margin) == f"{100 * (one.ratio - 1):.1f} % slower"
+
+
+def test_a_gain_is_told_in_its_own_direction():
+    found = judged(drawn(repeats=6, truth=0.9, deviation=0.005))
+    one = next(one for one in found.overall if one.metric.name == "tpot_p50")
+    low, high = 100 * (1 - one.high), 100 * (1 - one.low)
+    assert f"% faster on other over 6 conditions (95 % interval {low:.1f} to {high:.1f} %" in sentence(found, one)
+
+
+def test_what_is_not_a_difference_can_be_quoted_too():
+    equal = judged(drawn(repeats=6, deviation=0.001))
+    one = equal.overall[0]
+    assert sentence(equal, one).startswith("TTFT p50 on other over 6 conditions equals base within 2 % (")
+    open_ = judged(drawn(repeats=4, deviation=0.05))
+    one = next(one for one in open_.overall if one.metric.name == "tpot_p50")
+    assert f"about {one.more_repeats} more repeats would tell" in sentence(open_, one)
+    few = judged(drawn(repeats=2))
+    assert "is not judged: 2 repeats: an interval, but no verdict below 3" in sentence(few, few.overall[0])
 
 
 def test_words_of_conditions_and_levels():

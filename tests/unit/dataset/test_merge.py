@@ -75,6 +75,8 @@ def test_every_table_is_what_its_schema_says(made):
     results, _ = made
     merge.merge(results)
     for name, schema in tables.TABLES.items():
+        if name in tables.OF_COMPARISON:
+            continue
         if name not in tables.PARTED:
             tables.check_file(results / "dataset" / f"{name}.parquet", schema)
         elif name != "gpu":  # no cell of the made-up results has one

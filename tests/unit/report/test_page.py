@@ -17,6 +17,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.text import quantities, quantity, ratio_text, share_text
 from servegauge.compare.compare import compare
+from servegauge.compare.sentences import sentence
 from servegauge.contract import tables
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
@@ -112,12 +113,16 @@ def test_the_answer_is_the_comparisons(made):
     results, _, page = made
     comparison = compare(Study(results, "demo"))
     assert comparison
-    overall = next(one for one in comparison.overall if one.metric.name == "ttft_p50")
-    low, high = ratio_text(overall.low), ratio_text(overall.high)
-    assert f"Median TTFT on shared-cpu is {ratio_text(overall.ratio)} × own-cpu [{low}, {high}] over 6" in page.text
+    primary = [one for one in comparison.overall if one.metric.name in comparison.primary]
+    assert len(primary) == 3
+    for one in primary:
+        assert sentence(comparison, one) in page.text
+    assert "demonstration: too few repeats for verdicts" in page.text
+    assert "0 primary metrics over all conditions (Holm), 0 cells of the table (Holm), 0 exploratory" in page.text
     assert "What does it cost to share a CPU with the load generator?" in page.text
     for ratio in comparison.of("e2e_p99"):
-        assert f"[{ratio_text(ratio.low)}, {ratio_text(ratio.high)}]" in page.text
+        if ratio.low is not None:
+            assert f"[{ratio_text(ratio.low)}, {ratio_text(ratio.high)}]" in page.text
 
 
 def test_cells_that_failed_were_skipped_or_are_flagged_are_told(made):
@@ -151,8 +156,9 @@ def test_the_csv_holds_every_ratio(made):
         rows = list(csv.DictReader(file))
     comparison = compare(Study(results, "demo"))
     assert comparison
-    assert len(rows) == len(comparison.ratios) == 6 * 13
-    row = next(row for row in rows if (row["metric"], row["prompts"], row["rate"]) == ("ttft_p50", "short", "4.0"))
+    assert len(comparison.ratios) == 6 * 13
+    assert len(rows) == len(comparison.ratios) + len(comparison.overall)
+    row = next(row for row in rows if (row["metric"], row["prompts"], row["rate"]) == ("ttft_p50", "short", "4"))
     assert float(row["ratio"]) == pytest.approx(float(row["value"]) / float(row["base_value"]))
 
 
@@ -166,7 +172,7 @@ def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variab
         ET.fromstring(text)
         assert "#0a0b" not in text
         assert "#01020" not in text
-        assert figure_style.COLOURS[1] in text
+        assert (figure_style.COLOURS[1] in text) == (path.stem != "ratios")  # there colours are verdicts
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "#0a0b" not in html
     assert "var(--s1)" in html

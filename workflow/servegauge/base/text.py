@@ -43,3 +43,10 @@ def ratio_text(value: float | None) -> str:
 def share_text(value: float | None) -> str:
     """A share in per cent."""
     return "–" if value is None else f"{100 * value:.3g} %"
+
+
+def p_text(value: float | None) -> str:
+    """A p value: `0.031`, `< 0.001`; a dash where undefined."""
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"

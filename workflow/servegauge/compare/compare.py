@@ -1,80 +1,104 @@
-"""How much a level of the compared factor costs: each metric's ratio to the baseline, condition by condition.
+"""How much a level of the compared factor costs: each metric's ratio to the baseline, and what may be said of it.
 
 A *condition* is everything else that a study varies (framework, model, layout, options, prompts, rate, ...): inside it
-only the factor differs. The value of a level is the mean, over its launches, of the cell's statistic; the ratio is that
-mean over the baseline's. Where both sides have the same repeat (the same frozen workload), repeats are paired and
-unpaired ones are left out.
+only the factor differs. One launch gives one number; docs/statistics.md says what is assumed and how that was proved.
 
-The interval is a hierarchical bootstrap: launches are drawn with replacement (pairs of them where paired), and inside
-each drawn launch its requests are (bootstrap.py). Gaps between chunks of one request depend on each other, so ITL is
-drawn as if a cell had as many gaps as requests: wider, never too narrow. Rates have one number a cell, so only their
-launches are drawn.
+Three families of questions are corrected for their size: the primary metrics over all conditions (Holm), the cells of
+the table (Holm), and everything else, which is exploratory (Benjamini-Hochberg at 10 %).
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from servegauge.compare.bootstrap import interval, resample_quantile, seed
-from servegauge.contract import metrics
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.compare import order
+from servegauge.compare.conditions import Condition, Row, condition, statistic
+from servegauge.compare.effect import FEWEST_FOR_VERDICT, Effect, paired_effect, unpaired_effect
+from servegauge.compare.families import benjamini_hochberg, holm
+from servegauge.compare.overall import Block, Side, overall_effect
+from servegauge.compare.power import repeats_to_decide
+from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, NOT_COMPARABLE, NOT_JUDGED, UNDECIDED, word
+from servegauge.contract.metric import PRIMARY, TABLE, required_sample
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, label
 
-REPLICATES = 2000
-FEW_REPEATS = 5  # below it the bootstrap cannot know how much launches differ
+MARGIN = 0.02
+EXPLORATORY = "exploratory"
+LEVELS = {PRIMARY: 0.05, TABLE: 0.05, EXPLORATORY: 0.1}
+"""Families, and at which adjusted p value a member of each is judged."""
+
+METHODS = {PRIMARY: "Holm", TABLE: "Holm", EXPLORATORY: "Benjamini-Hochberg"}
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """One metric of one level against the baseline, in one condition. Null where it is not defined."""
+class Judged:
+    """What ratios in a condition and ratios over all conditions have in common. Null where it is not defined."""
 
     metric: Metric
-    condition: str  # key of Comparison.conditions
     level: Any
-    value: float
-    base_value: float
     ratio: float | None
     low: float | None
     high: float | None
-    launches: int
-    base_launches: int
+    p: float | None
+    p_equal: float | None
+    p_exact: float | None
+    pairs: int  # launches of the smaller side
     paired: bool
-    unpaired: int  # measured cells that have no partner in their repeat and are left out
-    requests: int  # ok, in the smallest cell
-    flagged: int  # cells with a doubt, see study_view.doubts
-    base_flagged: int
-    supported: bool  # the smallest cell carries a 95 % interval of this quantile
-    instrument_s: float | None  # largest error of the instrument among the cells
+    deviation: float | None  # between launches of a side, of the logarithm
+    verdict: str
+    reason: str | None = None  # why not judged, not comparable or below the instrument
+    repeats_needed: int | None = None  # in all, to decide what is undecided
+    family: str | None = None
+    family_size: int | None = None
+    p_adjusted: float | None = None
+    p_equal_adjusted: float | None = None
+    instrument: float | None = None  # the instrument's error / the baseline's value
+    instrument_s: float | None = None  # largest error of the instrument among the cells
+    warnings: tuple[str, ...] = ()
 
     @property
-    def clear(self) -> bool:
-        """The interval leaves out 1."""
-        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
+    def more_repeats(self) -> int | None:
+        """About how many more repeats would tell; null unless undecided."""
+        return None if self.repeats_needed is None else max(1, self.repeats_needed - self.pairs)
 
     @property
     def within_instrument(self) -> bool:
         """The difference is not larger than the instrument's own error."""
-        return self.instrument_s is not None and abs(self.value - self.base_value) <= abs(self.instrument_s)
+        return self.instrument is not None and self.ratio is not None and abs(self.ratio - 1) <= self.instrument
 
 
 @dataclass(frozen=True)
-class Overall:
-    """One metric of one level against the baseline over all conditions: geometric mean, and the farthest of them."""
+class Ratio(Judged):
+    """One metric of one level against the baseline, in one condition."""
 
-    metric: Metric
-    level: Any
-    ratio: float
-    low: float | None
-    high: float | None
-    conditions: int
-    smallest: Ratio
-    largest: Ratio
+    condition: str = ""  # key of Comparison.conditions
+    value: float | None = None  # geometric mean over launches
+    base_value: float | None = None
+    launches: int = 0
+    base_launches: int = 0
+    unpaired: int = 0  # measured cells that have no partner in their repeat and are left out
+    requests: int = 0  # ok, in the smallest cell
+    success: float | None = None
+    base_success: float | None = None
+    flagged: int = 0  # cells with a doubt, see study_view.doubts
+    base_flagged: int = 0
+    flags: tuple[str, ...] = ()
+    supported: bool = True  # the smallest cell carries a 95 % interval of this quantile
+
+
+@dataclass(frozen=True)
+class Overall(Judged):
+    """One metric of one level against the baseline over all conditions that may be judged: their geometric mean."""
+
+    conditions: int = 0
+    smallest: Ratio | None = None
+    largest: Ratio | None = None
+    left_out: tuple[str, ...] = ()  # keys of conditions that are not judged
 
 
 @dataclass
@@ -85,9 +109,12 @@ class Comparison:
     factor: str
     baseline: Any
     levels: list[Any]  # the baseline first
+    margin: float
+    primary: list[str]
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     ratios: list[Ratio] = field(default_factory=list)
     overall: list[Overall] = field(default_factory=list)
+    families: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def of(self, metric: str, condition: str | None = None, level: Any = None) -> list[Ratio]:
@@ -100,172 +127,307 @@ class Comparison:
             and (level is None or ratio.level == level)
         ]
 
+    @property
+    def demonstration(self) -> bool:
+        """Too few repeats for any verdict in some condition."""
+        return any(one.pairs < FEWEST_FOR_VERDICT for one in self.ratios)
+
     def label(self, condition: str) -> str:
         """`chat, rate 4`; `everything` where nothing else varies."""
         return label(self.conditions[condition])
 
 
-def compare(study: Study, wanted: Sequence[Metric] | None = None, replicates: int = REPLICATES) -> Comparison | None:
-    """Every ratio of `study`; null where nothing is compared. The same data give the same numbers."""
+def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison | None:
+    """Every ratio of `study`; null where nothing is compared.
+
+    `wanted` limits what is shown: families, and with them verdicts, are always those of the whole study.
+    """
     factor, baseline = study.factor()
     if factor is None:
         return None
     levels = [baseline, *(level for level in study.levels(factor) if level != baseline)]
-    result = Comparison(study, factor, baseline, levels)
-    wanted = list(wanted or study.metrics)
+    result = Comparison(study, factor, baseline, levels, study.margin or MARGIN, primary_metrics(study))
     groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in study.ok:
         axes = {axis: value for axis, value in row["axes"].items() if axis != factor}
-        condition = canonical_json(axes)
-        result.conditions[condition] = axes
-        groups[condition][canonical_json(axis_value(row, factor))].append(row)
-    sums = _Sums(replicates)
-    for condition, by_level in groups.items():
+        key = canonical_json(axes)
+        result.conditions[key] = axes
+        groups[key][canonical_json(axis_value(row, factor))].append(row)
+    found = []
+    for key, by_level in groups.items():
         base = by_level.get(canonical_json(baseline), [])
         for level in levels[1:]:
             other = by_level.get(canonical_json(level), [])
             if base and other:
-                for ratio, drawn in _ratios(study, condition, level, base, other, wanted, replicates):
-                    result.ratios.append(ratio)
-                    sums.add(ratio, drawn)
-    result.overall = sums.overall()
-    result.notes = _notes(result, groups)
+                found.append(condition(key, result.conditions[key], level, base, other))
+    for metric in study.metrics:
+        for level in levels[1:]:
+            measured = [
+                one for one in (_measured(study, metric, cells) for cells in found if cells.level == level) if one
+            ]
+            ratios = [_ratio(study, metric, one, result.margin) for one in measured]
+            result.ratios += ratios
+            if overall := _overall(metric, level, measured, ratios, result.margin):
+                result.overall.append(overall)
+    _adjust(result)
+    _add_order_warnings(result, found)
+    if wanted is not None:
+        names = {metric.name for metric in wanted}
+        result.ratios = [one for one in result.ratios if one.metric.name in names]
+        result.overall = [one for one in result.overall if one.metric.name in names]
+    result.notes = _notes(result, groups, found)
     return result
 
 
-def _ratios(
-    study: Study,
-    condition: str,
-    level: Any,
-    base: list[dict[str, Any]],
-    other: list[dict[str, Any]],
-    wanted: Sequence[Metric],
-    replicates: int,
-) -> Iterable[tuple[Ratio, np.ndarray | None]]:
-    """The ratios of one level in one condition, with their replicates."""
-    common = sorted({row["repeat"] for row in base} & {row["repeat"] for row in other})
-    unpaired = len({row["repeat"] for row in base} ^ {row["repeat"] for row in other}) if common else 0
-    if common:
-        base, other = (
-            sorted((row for row in rows if row["repeat"] in common), key=lambda row: row["repeat"])
-            for rows in (base, other)
-        )
-    families = {metric.family for metric in wanted if metric.family}
-    samples = [[study.samples(row, families) for row in rows] for rows in (base, other)]
-    # Launches serve several conditions: they are drawn alike in all, so that the mean over conditions is right.
-    choose = np.random.default_rng(seed("launches", level, [row["repeat"] for row in (*base, *other)]))
-    drawn_base = choose.integers(len(base), size=(replicates, len(base)))
-    drawn_other = drawn_base if common else choose.integers(len(other), size=(replicates, len(other)))
-    for metric in wanted:
-        values = [[row.get(metric.column) for row in rows] for rows in (base, other)]
-        if any(value is None for side in values for value in side):
-            continue
-        rng = np.random.default_rng(seed(metric.name, condition, level))
-        base_value, value = (math.fsum(side) / len(side) for side in values)
-        counted = [row["requests_ok"] for row in (*base, *other)]
-        drawn = None
-        if base_value and (metric.family or len(base) > 1 or len(other) > 1):
-            below = _resampled(metric, values[0], samples[0], base, drawn_base, rng)
-            above = _resampled(metric, values[1], samples[1], other, drawn_other, rng)
-            drawn = np.divide(above, below, out=np.full(replicates, np.nan), where=below != 0)
-        errors = [
-            abs(row[metric.error_column])
-            for row in (*base, *other)
-            if metric.error_column and row[metric.error_column] is not None
-        ]
-        low, high = interval(drawn)
-        yield (
-            Ratio(
-                metric=metric,
-                condition=condition,
-                level=level,
-                value=value,
-                base_value=base_value,
-                ratio=value / base_value if base_value else None,
-                low=low,
-                high=high,
-                launches=len(other),
-                base_launches=len(base),
-                paired=bool(common),
-                unpaired=unpaired,
-                requests=min(counted),
-                flagged=sum(bool(doubts(row)) for row in other),
-                base_flagged=sum(bool(doubts(row)) for row in base),
-                supported=metric.quantile is None or min(counted) >= metrics.required_sample(metric.quantile),
-                instrument_s=max(errors) if errors else None,
-            ),
-            drawn,
-        )
-
-
-def _resampled(
-    metric: Metric,
-    values: Sequence[float],
-    samples: Sequence[Mapping[str, np.ndarray]],
-    rows: Sequence[Mapping[str, Any]],
-    chosen: np.ndarray,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Replicates of a level's value: `chosen` (replicates x launches) says which launch each slot draws."""
-    drawn = np.empty(chosen.shape)
-    for index, row in enumerate(rows):
-        slots = chosen == index
-        if metric.family is None:
-            drawn[slots] = values[index]
-        else:
-            ordered = samples[index][metric.family]
-            count = row["requests_ok"] if metric.family == "itl" else None
-            drawn[slots] = resample_quantile(ordered, metric.quantile or 0.5, int(slots.sum()), rng, count)
-    return drawn.mean(axis=1)
-
-
-class _Sums:
-    """Geometric means over conditions, replicate by replicate."""
-
-    def __init__(self, replicates: int) -> None:
-        self.replicates = replicates
-        self.ratios: dict[tuple[str, str], list[Ratio]] = defaultdict(list)
-        self.logs: dict[tuple[str, str], np.ndarray | None] = {}
-
-    def add(self, ratio: Ratio, drawn: np.ndarray | None) -> None:
-        if not ratio.ratio:
-            return
-        key = (ratio.metric.name, canonical_json(ratio.level))
-        self.ratios[key].append(ratio)
-        before = self.logs.get(key, np.zeros(self.replicates))
-        usable = drawn is not None and bool((drawn > 0).all()) and before is not None
-        self.logs[key] = before + np.log(drawn) if usable else None
-
-    def overall(self) -> list[Overall]:
-        found = []
-        for key, ratios in self.ratios.items():
-            logs = self.logs[key]
-            low, high = interval(None if logs is None else np.exp(logs / len(ratios)))
-            mean = math.exp(math.fsum(math.log(ratio.ratio) for ratio in ratios) / len(ratios))
-            by_size = sorted(ratios, key=lambda ratio: ratio.ratio)
-            found.append(
-                Overall(ratios[0].metric, ratios[0].level, mean, low, high, len(ratios), by_size[0], by_size[-1])
+def primary_metrics(study: Study) -> list[str]:
+    """Names of the metrics that a study is about: its own list, else TTFT p50, TPOT p50, capacity or output tokens."""
+    known = [metric.name for metric in study.metrics]
+    for name in study.primary or ():
+        if name not in known:
+            raise UserError(
+                f"study {study.name}: compare.primary names {name!r}; there are {', '.join(known)}."
+                f"{did_you_mean(name, known)}"
             )
-        return found
+    if study.primary:
+        return list(study.primary)
+    capacity = any(name.startswith("capacity") for name in known)
+    own = [metric.name for metric in study.metrics if PRIMARY in metric.views]
+    return [name for name in own if not (capacity and name == "output_tokens_per_s")]
 
 
-def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]]) -> list[str]:
+# -- effects ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A condition with the numbers of one metric, launch by launch."""
+
+    cells: Condition
+    base: Sequence[float]
+    other: Sequence[float]
+
+
+def _measured(study: Study, metric: Metric, cells: Condition) -> _Measured | None:
+    """Null where a cell has no such number although its requests were answered."""
+    sides = [[statistic(study, row, metric) for row in rows] for rows in (cells.base, cells.other)]
+    if any(value is None for side in sides for value in side):
+        return None
+    return _Measured(cells, *sides)
+
+
+def _ratio(study: Study, metric: Metric, one: _Measured, margin: float) -> Ratio:
+    cells = one.cells
+    effect = (paired_effect if cells.paired else unpaired_effect)(
+        one.base, one.other, margin, more_is_better=metric.more_is_better
+    )
+    counted = min(row["requests_ok"] or 0 for row in cells.rows)
+    supported = metric.quantile is None or counted >= required_sample(metric.quantile)
+    warnings = list(effect.warnings)
+    if not supported:
+        warnings.append(f"the smallest cell has {counted} answered requests, too few for this quantile")
+    verdict, reason = _verdict(metric, cells, effect)
+    base_value, error = _geometric(one.base), _instrument(metric, cells.rows)
+    return Ratio(
+        **_shared(effect),
+        metric=metric,
+        level=cells.level,
+        paired=cells.paired,
+        verdict=verdict,
+        reason=reason,
+        instrument=error / base_value if error is not None and base_value else None,
+        instrument_s=error,
+        warnings=tuple(warnings),
+        condition=cells.key,
+        value=_geometric(one.other),
+        base_value=base_value,
+        launches=len(cells.other),
+        base_launches=len(cells.base),
+        unpaired=cells.unpaired,
+        requests=counted,
+        success=cells.success,
+        base_success=cells.base_success,
+        flagged=sum(bool(doubts(row)) for row in cells.other),
+        base_flagged=sum(bool(doubts(row)) for row in cells.base),
+        flags=tuple(sorted(cells.flags)),
+        supported=supported,
+    )
+
+
+def _verdict(metric: Metric, cells: Condition, effect: Effect) -> tuple[str, str | None]:
+    """The verdict before correction, and the reason where there is none to be had."""
+    if refused := cells.refused(metric):
+        return refused
+    if effect.ratio is None:
+        return NOT_COMPARABLE, effect.warnings[0]
+    if effect.verdict is None:
+        return NOT_JUDGED, effect.warnings[0]
+    return effect.verdict, None
+
+
+def _overall(
+    metric: Metric, level: Any, measured: Sequence[_Measured], ratios: Sequence[Ratio], margin: float
+) -> Overall | None:
+    """The mean over the conditions that may be judged; over all that have a ratio where none may, without a verdict."""
+    pairs = [(one, ratio) for one, ratio in zip(measured, ratios, strict=True) if ratio.ratio is not None]
+    if not pairs:
+        return None
+    judged = [pair for pair in pairs if pair[1].verdict not in (NOT_JUDGED, NOT_COMPARABLE)]
+    taken = judged or _most_alike(pairs)
+    kept = {ratio.condition for _, ratio in taken}
+    blocks: dict[tuple[Any, Any, bool], list[_Measured]] = defaultdict(list)
+    for one, _ in taken:
+        blocks[(*one.cells.block, one.cells.paired)].append(one)
+    effect = overall_effect(
+        [
+            Block(
+                [_side(one.cells.base, one.base) for one in members],
+                [_side(one.cells.other, one.other) for one in members],
+                paired,
+            )
+            for (*_, paired), members in blocks.items()
+        ],
+        margin,
+        more_is_better=metric.more_is_better,
+    )
+    by_size = sorted((ratio for _, ratio in taken), key=lambda ratio: ratio.ratio or 0.0)
+    if effect.ratio is None:  # a mean, and nothing of its spread
+        mean = math.exp(math.fsum(math.log(one.ratio or 1.0) for one in by_size) / len(by_size))
+        effect = replace(effect, ratio=mean, pairs=min(one.pairs for one in by_size))
+    verdict, reason = effect.verdict or NOT_JUDGED, None
+    if not judged:
+        verdict, reason = by_size[0].verdict, by_size[0].reason
+    elif verdict == NOT_JUDGED:
+        reason = next(iter(effect.warnings), None)
+    warnings = effect.warnings
+    if drifts := order.drifts([_by_repeat(members) for (*_, paired), members in blocks.items() if paired]):
+        warnings = (*warnings, drifts)
+    errors = [(one.instrument, one.instrument_s) for one in by_size if one.instrument is not None]
+    return Overall(
+        **_shared(effect),
+        metric=metric,
+        level=level,
+        paired=all(one.cells.paired for one, _ in taken),
+        verdict=verdict,
+        reason=reason,
+        instrument=math.fsum(error for error, _ in errors) / len(errors) if errors else None,
+        instrument_s=max((error for _, error in errors if error is not None), default=None),
+        warnings=warnings,
+        conditions=len(taken),
+        smallest=by_size[0],
+        largest=by_size[-1],
+        left_out=tuple(ratio.condition for ratio in ratios if ratio.condition not in kept),
+    )
+
+
+def _most_alike(pairs: Sequence[tuple[_Measured, Ratio]]) -> list[tuple[_Measured, Ratio]]:
+    """Where no condition may be judged: those that cannot for the same reason, the most frequent one."""
+    reasons = Counter((ratio.verdict, ratio.reason) for _, ratio in pairs)
+    most = reasons.most_common(1)[0][0]
+    return [pair for pair in pairs if (pair[1].verdict, pair[1].reason) == most]
+
+
+def _shared(effect: Effect) -> dict[str, Any]:
+    names = ("ratio", "low", "high", "p", "p_equal", "p_exact", "pairs", "deviation", "repeats_needed")
+    return {name: getattr(effect, name) for name in names}
+
+
+def _side(rows: Sequence[Row], values: Sequence[float]) -> Side:
+    return Side([row["repeat"] for row in rows], [math.log(value) for value in values])
+
+
+def _by_repeat(members: Sequence[_Measured]) -> list[tuple[float, float]]:
+    """Start and mean logarithm of the ratio, less the condition's own, of each launch of conditions that share them."""
+    found = []
+    for one in members:
+        logs = [math.log(other / base) for base, other in zip(one.base, one.other, strict=True)]
+        mean = math.fsum(logs) / len(logs)
+        for row, log in zip(one.cells.base, logs, strict=True):
+            if (start := order.seconds(row.get("started_utc"))) is not None:
+                found.append((row["launch"], start, log - mean))
+    launches = dict.fromkeys(launch for launch, _, _ in found)
+    mine = {launch: [(start, log) for name, start, log in found if name == launch] for launch in launches}
+    return [
+        (math.fsum(start for start, _ in one) / len(one), math.fsum(log for _, log in one) / len(one))
+        for one in mine.values()
+    ]
+
+
+def _geometric(values: Sequence[float]) -> float | None:
+    if any(math.isinf(value) for value in values):
+        return None
+    if any(value <= 0 for value in values):
+        return 0.0
+    return math.exp(math.fsum(map(math.log, values)) / len(values))
+
+
+def _instrument(metric: Metric, rows: Sequence[Row]) -> float | None:
+    column = metric.error_column
+    errors = [abs(row[column]) for row in rows if column and row.get(column) is not None]
+    return max(errors, default=None)
+
+
+# -- families -----------------------------------------------------------------
+
+
+def _adjust(result: Comparison) -> None:
+    """p values adjusted inside their families, and the verdicts that they leave."""
+    members: dict[str, list[tuple[list[Any], int]]] = {family: [] for family in LEVELS}
+    for index, one in enumerate(result.overall):
+        family = PRIMARY if one.metric.name in result.primary else EXPLORATORY
+        members[family].append((result.overall, index))
+    for index, one in enumerate(result.ratios):
+        tabled = TABLE in one.metric.views or one.metric.name in result.primary
+        members[TABLE if tabled else EXPLORATORY].append((result.ratios, index))
+    for family, places in members.items():
+        judged = [(where, index) for where, index in places if where[index].verdict not in (NOT_JUDGED, NOT_COMPARABLE)]
+        result.families[family] = len(judged)
+        method = benjamini_hochberg if family == EXPLORATORY else holm
+        differ = method([where[index].p for where, index in judged])
+        equal = method([where[index].p_equal for where, index in judged])
+        for (where, index), p, p_equal in zip(judged, differ, equal, strict=True):
+            where[index] = _judged(where[index], family, len(judged), float(p), float(p_equal), result.margin)
+        for where, index in places:
+            where[index] = replace(where[index], family=family, family_size=len(judged))
+
+
+def _judged(one: Any, family: str, size: int, p: float, p_equal: float, margin: float) -> Any:
+    alpha = LEVELS[family]
+    verdict, reason, needed = word(p, p_equal, one.ratio, alpha, one.metric.more_is_better), None, None
+    if verdict in DIFFERENT and one.within_instrument:
+        verdict, reason = BELOW_INSTRUMENT, "the difference is not larger than the instrument's own error"
+    if verdict == UNDECIDED:
+        needed = repeats_to_decide(
+            one.deviation, one.ratio, margin, alpha=alpha / (1 if family == EXPLORATORY else size)
+        )
+    return replace(one, p_adjusted=p, p_equal_adjusted=p_equal, verdict=verdict, reason=reason, repeats_needed=needed)
+
+
+# -- words --------------------------------------------------------------------
+
+
+def _add_order_warnings(result: Comparison, found: Sequence[Condition]) -> None:
+    """What really happened beside the verdicts over all conditions of a level."""
+    for level in result.levels[1:]:
+        said = order.warnings([one for one in found if one.level == level], result.study.node_of, result.factor)
+        if said:
+            result.overall = [
+                replace(one, warnings=(*one.warnings, *said)) if one.level == level else one for one in result.overall
+            ]
+            result.notes += [f"{text[0].upper()}{text[1:]}." for text in said]
+
+
+def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], found: Sequence[Condition]) -> list[str]:
     """What limits the comparison, in sentences."""
-    notes = []
+    notes = list(result.notes)
     if result.ratios:
-        fewest = min(min(ratio.launches, ratio.base_launches) for ratio in result.ratios)
-        if fewest == 1:
+        fewest = min(ratio.pairs for ratio in result.ratios)
+        if fewest < FEWEST_FOR_VERDICT:
             notes.append(
-                "Some sides have a single launch: their intervals hold only the spread between requests, not between "
-                "launches, and are too narrow. Set the study's repeat to 5 or more for a claim."
-            )
-        elif fewest < FEW_REPEATS:
-            notes.append(
-                f"With {fewest} repeats the intervals know little of how much launches differ and are likely too "
-                f"narrow; set the study's repeat to {FEW_REPEATS} or more for a claim."
+                f"A demonstration: some conditions have {fewest} repeat{'s' * (fewest != 1)} of a side, and no verdict "
+                f"is given below {FEWEST_FOR_VERDICT}. `servegauge plan {result.study.name}` says how many show what."
             )
         if unsupported := sum(not ratio.supported for ratio in result.ratios):
-            need = metrics.required_sample(0.99)
+            need = required_sample(0.99)
             notes.append(
                 f"{unsupported} of {len(result.ratios)} ratios are of a quantile that their smallest cell does not "
                 f"carry (a p99 needs {need} answered requests); they are marked."
@@ -273,20 +435,31 @@ def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]]) ->
         if flagged := len(
             {row["cell"] for levels in groups.values() for rows in levels.values() for row in rows if doubts(row)}
         ):
-            verb = "is flagged; it is" if flagged == 1 else "are flagged; they are"
-            notes.append(f"{flagged} of the compared cells {verb} in the ratios and marked.")
-    if unpaired := sum({(one.condition, canonical_json(one.level)): one.unpaired for one in result.ratios}.values()):
+            notes.append(f"{flagged} of the compared cells {'is' if flagged == 1 else 'are'} flagged, and marked.")
+    if refused := sum(one.unlike is not None for one in found):
+        notes.append(
+            f"{refused} of {len(found)} conditions did not carry the same load on both sides; their latencies are not "
+            "compared."
+        )
+    if unpaired := sum(one.unpaired for one in found):
         notes.append(
             f"{unpaired} measured cell{'s have' if unpaired > 1 else ' has'} no partner of the same repeat on the "
             f"other side and stay{'s' * (unpaired == 1)} out of the ratios."
         )
-    base, compared = (
-        canonical_json(result.baseline),
-        {(ratio.condition, canonical_json(ratio.level)) for ratio in result.ratios},
-    )
-    wanted = [(condition, canonical_json(level)) for condition in groups for level in result.levels[1:]]
+    attempts: dict[str, set[Any]] = defaultdict(set)
+    for one in found:
+        for row in one.rows:
+            attempts[row["launch"]].add(row.get("attempt"))
+    if split := sum(len(of_launch) > 1 for of_launch in attempts.values()):
+        notes.append(
+            f"{split} launch{'es were' if split > 1 else ' was'} measured by several attempts, that is by servers "
+            "started anew; each counts as one launch."
+        )
+    base = canonical_json(result.baseline)
+    compared = {(one.key, canonical_json(one.level)) for one in found}
+    wanted = [(key, canonical_json(level)) for key in groups for level in result.levels[1:]]
     if lost := [pair for pair in wanted if pair not in compared]:
-        without = sum(base not in groups[condition] for condition, _ in lost)
+        without = sum(base not in groups[key] for key, _ in lost)
         which = f", in {without} of them the baseline" if without else ""
         count = f"{len(lost)} comparisons are" if len(lost) > 1 else "1 comparison is"
         notes.append(f"{count} missing because a side was not measured{which}.")

@@ -30,13 +30,13 @@ CONFIDENCE = 0.95
 QUANTILES: Mapping[str, float] = {"p50": 0.50, "p90": 0.90, "p99": 0.99}
 """Quantiles that a cell has of a distribution, unless its declaration says otherwise."""
 
-COMPARED, CARD, TABLE, TERMINAL, SENTENCE, LOAD = "compared", "card", "table", "terminal", "sentence", "load"
+COMPARED, PRIMARY, CARD, TABLE, TERMINAL, LOAD = "compared", "primary", "card", "table", "terminal", "load"
 VIEWS: Mapping[str, str] = {
     COMPARED: "the comparison: every ratio, `comparison.csv`",
+    PRIMARY: "the first verdicts, where a study has no `compare.primary`",
     CARD: "the cards at the top of the report and the figure of ratios",
     TABLE: "the report's table of ratios",
     TERMINAL: "the table at the end of a run",
-    SENTENCE: "the sentences below that table",
     LOAD: "what `servegauge load` prints",
 }
 """Where a metric can be shown. Whatever is shown in the report or in the terminal is compared, too."""

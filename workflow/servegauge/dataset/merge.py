@@ -292,6 +292,8 @@ class _Merge:
                     "path": None if study.get("path") is None else str(study["path"]),
                     "compare_factor": compare.get("factor"),
                     "compare_baseline": None if compare.get("baseline") is None else str(compare["baseline"]),
+                    "compare_margin": compare.get("margin"),
+                    "compare_primary": compare.get("primary"),
                     "slos": canonical_json(study.get("slo") or {}),
                     "matrix": canonical_json(study.get("matrix") or {}),
                     "launches": len(plan["launches"]),

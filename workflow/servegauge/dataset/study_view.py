@@ -76,6 +76,7 @@ class Study:
     def __init__(self, results: Path, name: str) -> None:
         self.results, self.name = results, name
         self._parts: dict[str, launch_parts.Part | None] = {}
+        self._nodes: dict[tuple[str, int], str | None] | None = None
         studies = {row["study"]: row for row in merge.read(results, "studies").to_pylist()}
         if name not in studies:
             raise UserError(f"the dataset holds no study {name!r}; it holds {', '.join(studies) or 'none'}")
@@ -130,6 +131,23 @@ class Study:
     def ok(self) -> list[dict[str, Any]]:
         """Rows of measured cells."""
         return [row for row in self.cells if row["status"] == "ok"]
+
+    @property
+    def margin(self) -> float | None:
+        """Difference that does not matter to the study, as it says; null where it says nothing."""
+        return self.row.get("compare_margin")
+
+    @property
+    def primary(self) -> list[str]:
+        """Metrics that the study says it is about."""
+        return list(self.row.get("compare_primary") or [])
+
+    def node_of(self, row: Mapping[str, Any]) -> str | None:
+        """The node that measured a cell; null where that is not known."""
+        if self._nodes is None:
+            attempts = merge.read(self.results, "attempts").select(["launch", "attempt", "hostname"]).to_pylist()
+            self._nodes = {(one["launch"], one["attempt"]): one["hostname"] for one in attempts}
+        return self._nodes.get((row["launch"], row.get("attempt")))
 
     def factor(self) -> tuple[str | None, Any]:
         """The compared factor and its baseline: as the study says, else the platform, first one first."""

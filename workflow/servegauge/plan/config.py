@@ -14,6 +14,7 @@ from typing import Any
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract import metric_registry
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import file_of, load_model, names, read_named, unknown_name
@@ -260,6 +261,14 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
         elif baseline not in (have := _asked(study, factor)):
             message = f"{baseline!r} is not on the axis {factor}.{did_you_mean(baseline, have)} It has: {_list(have)}"
             yield ["compare", "baseline"], message
+        names = [one.name for one in metric_registry.compared()]
+        names += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
+        for position, name in enumerate(study["compare"].get("primary") or []):
+            if name not in names:
+                message = (
+                    f"{name!r} is no metric that is compared.{did_you_mean(name, names)} There are: {_list(names)}"
+                )
+                yield ["compare", "primary", position], message
 
 
 def _list(values: Iterable[Any]) -> str:

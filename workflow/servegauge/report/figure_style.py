@@ -21,12 +21,24 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DARK_COLOURS = ("#5cb8f0", "#ff9a57", "#3fcfa2", "#e8a5c8", "#f2c14e", "#9ad4f5")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 INK, GRID, MUTED = "#010203", "#010204", "#010205"
+WORSE, BETTER, SAME = "#010206", "#010207", "#010208"  # verdicts
 SERIES = [f"#0a0b{index:02x}" for index in range(len(COLOURS))]
-_FIXED = {INK: "#1b1f24", GRID: "#d8dee4", MUTED: "#6a737d", **dict(zip(SERIES, COLOURS, strict=True))}
+_FIXED = {
+    INK: "#1b1f24",
+    GRID: "#d8dee4",
+    MUTED: "#6a737d",
+    WORSE: "#b3400a",
+    BETTER: "#0a6b4f",
+    SAME: "#5b6f8a",
+    **dict(zip(SERIES, COLOURS, strict=True)),
+}
 _VARIABLES = {
     INK: "currentColor",
     GRID: "var(--grid)",
     MUTED: "var(--muted)",
+    WORSE: "var(--worse)",
+    BETTER: "var(--better)",
+    SAME: "var(--same)",
     **{colour: f"var(--s{index})" for index, colour in enumerate(SERIES)},
 }
 STYLE = {

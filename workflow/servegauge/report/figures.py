@@ -18,11 +18,25 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from servegauge.compare.compare import Comparison, Ratio
+from servegauge.compare.verdicts import COLOURS
 from servegauge.contract.metric import CARD
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import Study, axis_value, label, level_text
-from servegauge.report.figure_style import MARKERS, MUTED, SERIES, STYLE, Figure, finish, legend, nothing
+from servegauge.report.figure_style import (
+    BETTER,
+    MARKERS,
+    MUTED,
+    SAME,
+    SERIES,
+    STYLE,
+    WORSE,
+    Figure,
+    finish,
+    legend,
+    nothing,
+)
 
+VERDICT_COLOURS = {"worse": WORSE, "better": BETTER, "same": SAME}
 PANEL_IN = (3.1, 2.35)  # width, height of one panel, inches
 COLUMNS = 3
 MOST_CONDITIONS = 30  # rows of the ratio figure
@@ -119,7 +133,8 @@ def _ratios(comparison: Comparison | None, series: _Series) -> Figure:
     canvas.supxlabel(f"ratio to {level_text(comparison.baseline)}", fontsize=9)
     caption = (
         f"Each metric on {_words(series.name(index) for index in range(1, len(series.levels)))} divided by the same on "
-        f"{level_text(comparison.baseline)}, with its 95 % interval (bootstrap over launches, then requests). "
+        f"{level_text(comparison.baseline)}, with its 95 % interval over launches. "
+        "Colours follow verdicts alone, grey: none. "
         "On the line at 1 there is no difference; right of it a latency is longer, a throughput higher. "
         "An open marker: the sample does not carry this quantile."
     )
@@ -141,18 +156,17 @@ def _ratio_panel(axes: Axes, comparison: Comparison, series: _Series, name: str,
                 if not one.ratio:
                     continue
                 y = row + offset
+                colour = VERDICT_COLOURS.get(COLOURS.get(one.verdict, ""), MUTED)
                 if one.low is not None and one.high is not None:
-                    axes.plot(
-                        [one.low, one.high], [y, y], color=series.colour(index), linewidth=2, solid_capstyle="butt"
-                    )
+                    axes.plot([one.low, one.high], [y, y], color=colour, linewidth=2, solid_capstyle="butt")
                 axes.plot(
                     one.ratio,
                     y,
                     linestyle="",
                     marker=series.marker(index),
                     markersize=5.5,
-                    color=series.colour(index),
-                    markerfacecolor=series.colour(index) if one.supported else "none",
+                    color=colour,
+                    markerfacecolor=colour if one.supported else "none",
                     label=None if drawn else series.name(index),
                 )
                 drawn = True

@@ -20,9 +20,22 @@ from markupsafe import Markup
 from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
 from servegauge.base.progress import utc_now
-from servegauge.base.text import quantities, quantity, ratio_text, share_text
-from servegauge.compare.compare import Comparison, Overall, Ratio, compare
-from servegauge.contract.metric import CARD, TABLE
+from servegauge.base.text import p_text, quantities, quantity, ratio_text, share_text
+from servegauge.compare.compare import (
+    EXPLORATORY,
+    LEVELS,
+    METHODS,
+    Comparison,
+    Judged,
+    Overall,
+    Ratio,
+    compare,
+)
+from servegauge.compare.sentences import sentence, spread, words
+from servegauge.compare.tables import comparison_rows
+from servegauge.compare.verdicts import COLOURS, VERDICTS
+from servegauge.contract import tables
+from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
 from servegauge.launch.cell_checks import DEFAULTS
@@ -61,7 +74,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        quantity=quantity, quantities=quantities, ratio=ratio_text, level=level_text, share=share_text
+        quantity=quantity, quantities=quantities, ratio=ratio_text, level=level_text, share=share_text, p=p_text
     )
     return environment
 
@@ -84,6 +97,9 @@ def _context(
         "method": method(study),
         "answers": answers(comparison),
         "notes": comparison.notes if comparison else [],
+        "families": families(comparison),
+        "meanings": VERDICTS,
+        "in_words": lambda one: words(one, comparison.margin),
         "comparison": comparison,
         "table": _table(comparison),
         "figures": [(figure, Markup(figure.inline)) for figure in drawn],
@@ -112,13 +128,9 @@ def _context(
 # -- words and numbers --------------------------------------------------------
 
 
-def verdict(one: Ratio | Overall, clear: bool) -> str:
-    """`better`, `worse`, `same` (no clear difference) or `unknown` (no interval)."""
-    if one.low is None or one.high is None or one.ratio is None:
-        return "unknown"
-    if not clear or ratio_text(one.ratio) == "1.000":
-        return "same"
-    return "better" if (one.ratio > 1) == one.metric.more_is_better else "worse"
+def colour(one: Judged | None) -> str:
+    """`better`, `worse`, `same` or `unknown`: colours follow verdicts and nothing else."""
+    return "unknown" if one is None else COLOURS.get(one.verdict, "unknown")
 
 
 def method(study: Study) -> list[str]:
@@ -155,53 +167,37 @@ def method(study: Study) -> list[str]:
 
 
 def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
-    """Per level: a sentence, and a card per headline metric."""
+    """Per level: the quotable sentences of the primary metrics, and a card per headline metric."""
     if not comparison:
         return []
     found = []
     for level in comparison.levels[1:]:
         overall = {one.metric.name: one for one in comparison.overall if one.level == level}
-        cards = [_card(comparison, overall[one.name]) for one in comparison.study.shown(CARD) if one.name in overall]
+        names = [*comparison.primary, *(one.name for one in comparison.study.shown(CARD))]
+        cards = [_card(comparison, overall[name]) for name in dict.fromkeys(names) if name in overall]
         if cards:
-            found.append({"level": level, "cards": cards, "sentence": _sentence(comparison, overall)})
+            primary = [overall[name] for name in comparison.primary if name in overall]
+            found.append({"level": level, "cards": cards, "sentences": [sentence(comparison, one) for one in primary]})
     return found
 
 
-def _sentence(comparison: Comparison, overall: Mapping[str, Overall]) -> str:
-    """The headline: median TTFT where there is one, else whatever came first."""
-    one = overall.get("ttft_p50") or next(iter(overall.values()))
-    what = "Median TTFT" if one.metric.name == "ttft_p50" else one.metric.title
-    text = f"{what} on {level_text(one.level)} is {ratio_text(one.ratio)} × {level_text(comparison.baseline)}"
-    if one.low is not None and one.high is not None:
-        text += f" [{ratio_text(one.low)}, {ratio_text(one.high)}]"
-        text += ", no clear difference," if one.low <= 1 <= one.high else ""
-    if one.conditions == 1:
-        where = comparison.label(one.smallest.condition)
-        return text + (f" ({where})." if where != "everything" else ".")
-    return (
-        f"{text} over {one.conditions} conditions: from {ratio_text(one.smallest.ratio)} "
-        f"({comparison.label(one.smallest.condition)}) to {ratio_text(one.largest.ratio)} "
-        f"({comparison.label(one.largest.condition)})."
-    )
-
-
 def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
-    clear = one.low is not None and one.high is not None and not one.low <= 1 <= one.high
     ratios = comparison.of(one.metric.name, level=one.level)
     small = sum(not ratio.supported for ratio in ratios)
     within = sum(ratio.within_instrument for ratio in ratios)
+    flags = sorted({flag for ratio in ratios for flag in ratio.flags})
     return {
         "title": one.metric.title,
         "one": one,
-        "verdict": verdict(one, clear),
-        "words": {"same": "no clear difference", "unknown": "no interval"}.get(
-            verdict(one, clear), verdict(one, clear)
-        ),
+        "colour": colour(one),
+        "words": words(one, comparison.margin),
+        "family": one.family,
+        "flags": flags,
+        "left_out": len(one.left_out),
         "small": small and f"{small} of {len(ratios)} samples too small for it",
         "within": within and f"{within} of {len(ratios)} differences within the instrument's error",
-        "range": None
-        if one.conditions == 1
-        else f"{ratio_text(one.smallest.ratio)} to {ratio_text(one.largest.ratio)} by condition",
+        "range": spread(comparison, one),
+        "warnings": one.warnings,
     }
 
 
@@ -209,48 +205,63 @@ def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
 
 
 def _table(comparison: Comparison | None) -> dict[str, Any]:
-    """Metrics across, a row per condition and level."""
+    """Metrics of the table across, a row per condition and level; `rest`: every other ratio, a row each."""
     if not comparison:
-        return {"metrics": [], "rows": [], "left_out": 0}
-    wanted = [one for one in comparison.study.shown(TABLE) if comparison.of(one.name)]
+        return {"metrics": [], "rows": [], "left_out": 0, "rest": [], "rest_left_out": 0}
+    tabled = [one for one in comparison.ratios if one.family == TABLE]
+    names = {one.metric.name for one in tabled}
+    wanted: list[Statistic] = [one for one in comparison.study.metrics if one.name in names]
     by_key: dict[tuple[str, str], dict[str, Ratio]] = defaultdict(dict)
-    for one in comparison.ratios:
+    for one in tabled:
         by_key[(one.condition, level_text(one.level))][one.metric.name] = one
     rows = [
         {
             "condition": comparison.label(condition),
             "level": level,
-            "ratios": [(found.get(metric.name), verdict_of(found.get(metric.name))) for metric in wanted],
+            "ratios": [(found.get(metric.name), colour(found.get(metric.name))) for metric in wanted],
             "any": next(iter(found.values())),
         }
         for (condition, level), found in by_key.items()
     ]
-    return {"metrics": wanted, "rows": rows[:MOST_ROWS], "left_out": max(0, len(rows) - MOST_ROWS)}
+    rest = [one for one in comparison.ratios if one.family == EXPLORATORY]
+    rest.sort(key=lambda one: 2.0 if one.p_adjusted is None else one.p_adjusted)
+    told = [
+        {"condition": comparison.label(one.condition), "one": one, "colour": colour(one),
+         "words": words(one, comparison.margin)}
+        for one in rest[:MOST_ROWS]
+    ]  # fmt: skip
+    return {
+        "metrics": wanted,
+        "rows": rows[:MOST_ROWS],
+        "left_out": max(0, len(rows) - MOST_ROWS),
+        "rest": told,
+        "rest_left_out": max(0, len(rest) - MOST_ROWS),
+    }
 
 
-def verdict_of(one: Ratio | None) -> str:
-    """Verdict on one ratio; `unknown` where there is none."""
-    return "unknown" if one is None else verdict(one, one.clear)
+def families(comparison: Comparison | None) -> list[str]:
+    """How many comparisons each family has, and how it is corrected, in words."""
+    if not comparison:
+        return []
+    names = {PRIMARY: "primary metrics over all conditions", TABLE: "cells of the table"}
+    told = [f"{comparison.families[family]} {name} ({METHODS[family]})" for family, name in names.items()]
+    rest = comparison.families[EXPLORATORY]
+    return [*told, f"{rest} exploratory ratios ({METHODS[EXPLORATORY]} at {100 * LEVELS[EXPLORATORY]:.0f} %)"]
 
 
 def comparison_csv(comparison: Comparison | None) -> str:
-    """Every ratio as CSV, one a line."""
+    """Every ratio as CSV, one a line: its axes, then the columns of the table `comparison` of the dataset."""
     out = io.StringIO()
     axes = list(dict.fromkeys(axis for one in comparison.conditions.values() for axis in one)) if comparison else []
-    columns = ["value", "base_value", "ratio", "low", "high", "launches", "base_launches", "paired", "requests"]
-    columns += ["flagged", "base_flagged", "supported", "instrument_s"]
+    columns = [name for name in tables.COMPARISON.names if name not in ("study", "condition")]
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*axes, "factor", "level", "baseline", "metric", "unit", *columns])
-    for one in comparison.ratios if comparison else []:
-        where = [comparison.conditions[one.condition].get(axis) for axis in axes]
-        names = [
-            comparison.factor,
-            level_text(one.level),
-            level_text(comparison.baseline),
-            one.metric.name,
-            one.metric.unit,
-        ]
-        writer.writerow([*where, *names, *(getattr(one, column) for column in columns)])
+    writer.writerow([*axes, *columns])
+    for row in comparison_rows(comparison):
+        condition = json.loads(row["condition"]) if row.get("condition") else {}
+        cells = (row.get(column) for column in columns)
+        writer.writerow(
+            [condition.get(axis) for axis in axes] + ["; ".join(one) if isinstance(one, list) else one for one in cells]
+        )
     return out.getvalue()
 
 

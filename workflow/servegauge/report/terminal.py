@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.text import quantity, ratio_text
-from servegauge.contract.metric import SENTENCE, TERMINAL
+from servegauge.contract.metric import TERMINAL
 
 if TYPE_CHECKING:
     from servegauge.compare.compare import Comparison
     from servegauge.dataset.study_view import Study
 
+CALLED = {"slower": "slower", "faster": "faster", "equal": "equal", "undecided": "undecided"}
+CALLED |= {f"{word} but within the margin": f"{word}, within" for word in ("slower", "faster")}
 MOST_CONDITIONS = 24
 MOST_FAILURES = 10
 PROFILE = "profiles/local"
@@ -55,9 +57,10 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
     from servegauge.dataset.study_view import Study
 
     study = Study(results, name)
-    comparison = compare(study, study.shown(TERMINAL))
+    comparison = compare(study)
     failed = [row for row in study.cells if row["status"] == "failed"]
     lines = ["", f"Study {name}: {study.row['question'] or ''}".rstrip(": "), ""]
+    lines += _verdicts(comparison)
     if study.ok:
         lines += [*_table(study, comparison), ""]
     lines += _notes(comparison)
@@ -69,7 +72,7 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
 
 
 def _table(study: Study, comparison: Comparison | None) -> list[str]:
-    """A row per condition and level; below each number of a level its ratio to the baseline."""
+    """A row per condition and level; below a level's numbers their ratios to the baseline and verdicts."""
     from servegauge.dataset.study_view import axis_value, label, level_text
 
     factor, baseline = study.factor()
@@ -106,11 +109,11 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
             named = True
             if level != baseline and any(found):
                 table.append(["", "  ratio", *(_ratio(one) if one else "" for one in found)])
+                if any(one and one.verdict in CALLED for one in found):
+                    table.append(["", "  verdict", *(CALLED.get(one.verdict, "") if one else "" for one in found)])
     lines = _aligned(table)
     if len(groups) > MOST_CONDITIONS:
         lines.append(f"... and {len(groups) - MOST_CONDITIONS} more conditions, see the report")
-    if comparison and comparison.overall:
-        lines += ["", *_overall(comparison)]
     return lines
 
 
@@ -138,16 +141,17 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
     return [lines[0], "-" * max(len(line) for line in lines), *lines[1:]]
 
 
-def _overall(comparison: Comparison) -> Iterator[str]:
-    """One line per level and headline metric: the mean ratio with its interval."""
-    from servegauge.dataset.study_view import level_text
+def _verdicts(comparison: Comparison | None) -> Iterator[str]:
+    """The quotable sentence of each primary metric and level."""
+    from servegauge.compare.sentences import sentence
 
-    for one in comparison.overall:
-        if SENTENCE in one.metric.views:
-            interval = f" [{ratio_text(one.low)}, {ratio_text(one.high)}]" if one.low is not None else ""
-            over = f" over {one.conditions} conditions" if one.conditions > 1 else ""
-            base = level_text(comparison.baseline)
-            yield f"{one.metric.title} on {level_text(one.level)}: {ratio_text(one.ratio)} x {base}{interval}{over}"
+    if not comparison:
+        return
+    told = [one for one in comparison.overall if one.metric.name in comparison.primary]
+    for one in told:
+        yield from textwrap.wrap(sentence(comparison, one), 110, subsequent_indent="  ")
+    if told:
+        yield ""
 
 
 def _notes(comparison: Comparison | None) -> Iterator[str]:

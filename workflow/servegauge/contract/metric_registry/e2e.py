@@ -1,6 +1,6 @@
 """End-to-end latency."""
 
-from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, SENTENCE, TABLE, TERMINAL, Metric
+from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, TABLE, TERMINAL, Metric
 
 E2E = Metric(
     name="e2e",
@@ -15,7 +15,7 @@ E2E = Metric(
     pooled="answered requests of the window",
     limit="Longest time from sending to the last token.",
     views={
-        "p50": (COMPARED, CARD, TABLE, TERMINAL, SENTENCE, LOAD),
+        "p50": (COMPARED, CARD, TABLE, TERMINAL, LOAD),
         "p99": (COMPARED, TABLE, TERMINAL, LOAD),
     },
     calibrated=("p99",),

@@ -1,6 +1,6 @@
 """Time between chunks."""
 
-from servegauge.contract.metric import COMPARED, LESS, LOAD, TABLE, Metric
+from servegauge.contract.metric import COMPARED, LESS, LOAD, Metric
 
 ITL = Metric(
     name="itl",
@@ -13,6 +13,6 @@ ITL = Metric(
     values=lambda requests: requests.ok.gaps_s(),
     needs=("chunk_ns",),
     pooled="all gaps of the window's answered requests",
-    views={"p50": (COMPARED, LOAD), "p99": (COMPARED, TABLE, LOAD)},
+    views={"p50": (COMPARED, LOAD), "p99": (COMPARED, LOAD)},
     calibrated=("p99",),
 )

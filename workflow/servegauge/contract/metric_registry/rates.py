@@ -1,6 +1,6 @@
 """What was offered and what was carried, per second of the window."""
 
-from servegauge.contract.metric import COMPARED, LOAD, MORE, TABLE, TERMINAL, Metric
+from servegauge.contract.metric import COMPARED, LOAD, MORE, TERMINAL, Metric
 
 WINDOW = Metric(
     name="window_s",
@@ -32,5 +32,5 @@ ACHIEVED = Metric(
     better=MORE,
     per_cell=lambda window: window.per_second(window.ok.count),
     pooled="the window",
-    views={"": (COMPARED, TABLE, TERMINAL, LOAD)},
+    views={"": (COMPARED, TERMINAL, LOAD)},
 )

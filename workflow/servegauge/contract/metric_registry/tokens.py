@@ -1,6 +1,6 @@
 """Tokens in and out: per second of the window, per request, and from a cache."""
 
-from servegauge.contract.metric import CARD, COMPARED, LOAD, MORE, TABLE, Metric
+from servegauge.contract.metric import CARD, COMPARED, LOAD, MORE, PRIMARY, TABLE, Metric
 
 INPUT = Metric(
     name="input_tokens_per_s",
@@ -22,7 +22,7 @@ OUTPUT = Metric(
     better=MORE,
     per_cell=lambda window: window.per_second(window.ok.total("output_tokens")),
     pooled="answered requests of the window",
-    views={"": (COMPARED, CARD, TABLE, LOAD)},
+    views={"": (COMPARED, PRIMARY, CARD, TABLE, LOAD)},
 )
 
 PROMPT_MEAN = Metric(

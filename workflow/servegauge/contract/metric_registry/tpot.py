@@ -1,6 +1,6 @@
 """Time per output token."""
 
-from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, SENTENCE, TABLE, TERMINAL, Metric
+from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, PRIMARY, TABLE, TERMINAL, Metric
 
 TPOT = Metric(
     name="tpot",
@@ -14,5 +14,5 @@ TPOT = Metric(
     per_request=lambda requests: requests.seconds_per_token("last_ns", "first_token_ns"),
     pooled="answered requests of the window",
     limit="Longest mean time for each token after the first.",
-    views={"p50": (COMPARED, CARD, TABLE, TERMINAL, SENTENCE, LOAD), "p99": (COMPARED, TERMINAL, LOAD)},
+    views={"p50": (COMPARED, CARD, TABLE, TERMINAL, PRIMARY, LOAD), "p99": (COMPARED, TERMINAL, LOAD)},
 )

@@ -1,6 +1,6 @@
 """Time to first token."""
 
-from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, SENTENCE, TABLE, TERMINAL, Metric
+from servegauge.contract.metric import CARD, COMPARED, LESS, LOAD, PRIMARY, TABLE, TERMINAL, Metric
 
 TTFT = Metric(
     name="ttft",
@@ -15,7 +15,7 @@ TTFT = Metric(
     pooled="answered requests of the window",
     limit="Longest time from sending to the first token.",
     views={
-        "p50": (COMPARED, CARD, TABLE, TERMINAL, SENTENCE, LOAD),
+        "p50": (COMPARED, CARD, TABLE, TERMINAL, PRIMARY, LOAD),
         "p99": (COMPARED, CARD, TABLE, TERMINAL, LOAD),
     },
     calibrated=("p50", "p99"),

@@ -1,0 +1,131 @@
+"""Conditions: which cells stand against which, what number each gives, and what forbids a verdict on them.
+
+Assumption: the sides of a condition differ in the compared factor alone. Where what was carried differs, or a flag says
+that something else was measured than was asked for, that does not hold, and the reason stands where a verdict would.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from servegauge.compare.censored import quantile
+from servegauge.compare.effect import FEWEST_FOR_VERDICT
+from servegauge.dataset.study_view import Metric, Study, doubts
+
+Row = Mapping[str, Any]
+
+MOST_SUCCESS_DIFFERENCE = 0.005
+"""Shares of requests answered may differ by half a point; beyond it, latencies are of different requests."""
+
+MOST_RATE_RATIO = 1.02
+"""Achieved rates of an open loop may differ by 2 %; beyond it, the sides did not carry the same load."""
+
+FORBIDDEN_LATENCY = ("saturated", "not_steady")
+"""Flags of a queue that grew: latencies then depend on how long the window was. Rates are still judged."""
+
+FORBIDDEN = ("generator_limited", "workload_exhausted", "cache_warm", "reset_refused", "output_length", "prompt_length")
+"""Flags that say that something else was measured than was asked for: no verdict on any number of the cell."""
+
+
+@dataclass
+class Condition:
+    """Cells of one level and of the baseline under otherwise the same axes. Paired: the r-th of both are a repeat."""
+
+    key: str
+    axes: Mapping[str, Any]
+    level: Any
+    base: list[Row]
+    other: list[Row]
+    paired: bool
+    unpaired: int  # measured cells without a partner, left out
+    success: float | None = None
+    base_success: float | None = None
+    unlike: str | None = None  # why latencies are not comparable
+    flags: dict[str, int] = field(default_factory=dict)  # doubts of either side -> cells
+
+    @property
+    def rows(self) -> list[Row]:
+        return [*self.base, *self.other]
+
+    @property
+    def open_loop(self) -> bool:
+        return self.base[0].get("rate_rps") is not None
+
+    @property
+    def block(self) -> tuple[Any, Any]:
+        """Conditions with the same block were served by the same launches."""
+        return tuple(side[0].get("configuration") or side[0]["launch"] for side in (self.base, self.other))
+
+    def refused(self, metric: Metric) -> tuple[str, str] | None:
+        """`not comparable` or `not judged`, and why, for a metric; null where nothing speaks against a verdict."""
+        latency = metric.family is not None
+        if self.unlike and (latency or not self.open_loop):
+            return "not comparable", self.unlike
+        forbidding = [flag for flag in self.flags if flag in FORBIDDEN or (latency and flag in FORBIDDEN_LATENCY)]
+        if forbidding:
+            said = ", ".join(f"{flag} in {self.flags[flag]} of {len(self.rows)} cells" for flag in forbidding)
+            return "not judged", said
+        return None
+
+
+def condition(key: str, axes: Mapping[str, Any], level: Any, base: Sequence[Row], other: Sequence[Row]) -> Condition:
+    """The condition of these cells: paired over the repeats that both sides have, unless too few are common."""
+    common = {row["repeat"] for row in base} & {row["repeat"] for row in other}
+    enough = min(len(base), len(other)) >= FEWEST_FOR_VERDICT
+    paired = bool(common) and not (enough and len(common) < FEWEST_FOR_VERDICT)
+    unpaired = 0
+    if paired:
+        unpaired = sum(row["repeat"] not in common for row in (*base, *other))
+        base, other = ([row for row in side if row["repeat"] in common] for side in (base, other))
+    base, other = (sorted(side, key=lambda row: row["repeat"]) for side in (base, other))
+    made = Condition(key, axes, level, base, other, paired, unpaired)
+    made.base_success, made.success = success_share(base), success_share(other)
+    made.unlike = _unlike(made)
+    for row in made.rows:
+        for flag in doubts(row):
+            made.flags[flag] = made.flags.get(flag, 0) + 1
+    return made
+
+
+def success_share(rows: Iterable[Row]) -> float | None:
+    """Requests answered in full / requests of the windows; null without any request."""
+    counts = [(row.get("requests_ok") or 0, row.get("requests") or 0) for row in rows]
+    total = sum(count for _, count in counts)
+    return sum(ok for ok, _ in counts) / total if total else None
+
+
+def statistic(study: Study, row: Row, metric: Metric) -> float | None:
+    """The metric of one cell. In a quantile a failed request is +infinity; infinite where that makes the quantile so.
+
+    Gaps (ITL) of a failed request: as many as an answered one has.
+    """
+    value = row.get(metric.column)
+    failed = (row.get("requests") or 0) - (row.get("requests_ok") or 0)
+    if metric.family is None or not failed:
+        return value
+    if not row.get("requests_ok"):
+        return math.inf
+    ordered = study.samples(row, [metric.family])[metric.family]
+    if not len(ordered):
+        return None
+    if metric.family == "itl":
+        failed = round(failed * len(ordered) / row["requests_ok"])
+    return quantile(ordered, failed, 0.5 if metric.quantile is None else metric.quantile)
+
+
+def _unlike(one: Condition) -> str | None:
+    """Why the sides did not carry the same load; null where they did."""
+    success = one.success, one.base_success
+    if None not in success and abs(success[0] - success[1]) > MOST_SUCCESS_DIFFERENCE:
+        return f"{100 * success[0]:.1f} % of requests were answered, {100 * success[1]:.1f} % on the baseline"
+    if not one.open_loop or one.base[0].get("arrival") == "burst":
+        return None  # there the rate follows from the latencies
+    rates = [[row.get("achieved_rps") for row in side] for side in (one.base, one.other)]
+    if all(rate for side in rates for rate in side):
+        below, above = (math.exp(math.fsum(map(math.log, side)) / len(side)) for side in rates)
+        if max(above / below, below / above) > MOST_RATE_RATIO:
+            return f"{above:.3g} requests/s were achieved, {below:.3g} on the baseline"
+    return None

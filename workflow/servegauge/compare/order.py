@@ -1,0 +1,105 @@
+"""What really happened: when and where the sides were measured, read back from start times and nodes.
+
+Assumption: time and node act on a measurement until shown otherwise; what the order cannot separate from the compared
+factor is said beside the verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr
+
+from servegauge.compare.conditions import Condition
+
+FAR_APART_S = 6 * 3600.0
+FEWEST_FOR_DRIFT = 5
+DRIFT_LEVEL = 0.01  # one of a hundred ratios is said to drift by chance
+
+
+def warnings(
+    conditions: Sequence[Condition], node_of: Callable[[Mapping[str, Any]], str | None], factor: str
+) -> tuple[str, ...]:
+    """Sentences without a full stop, on one level's conditions; none where nothing is to be said."""
+    return tuple(
+        text
+        for text in (_apart(conditions), _nodes(conditions, node_of, factor), _first(conditions))
+        if text is not None
+    )
+
+
+def drifts(blocks: Sequence[Sequence[tuple[float, float]]]) -> str | None:
+    """A sentence where ratios change with time. `blocks`: start and logarithm, less its mean, by launch."""
+    points = [point for block in blocks for point in block]
+    p = drift([log for _, log in points], [start for start, _ in points])
+    return f"the ratio drifts with time (p = {p:.2g})" if p is not None and p < DRIFT_LEVEL else None
+
+
+def drift(logs: Sequence[float], starts: Sequence[float]) -> float | None:
+    """p value of "the logarithm of the ratio does not change with time", shapes (R,); null below 5 repeats."""
+    if len(logs) < FEWEST_FOR_DRIFT or len(set(starts)) < 3 or float(np.std(logs)) == 0:
+        return None
+    correlation = float(np.corrcoef(logs, starts)[0, 1])
+    degrees = len(logs) - 2
+    rest = 1 - correlation**2
+    return 0.0 if rest <= 1e-12 else float(2 * stdtr(degrees, -abs(correlation) * math.sqrt(degrees / rest)))
+
+
+def seconds(text: str | None) -> float | None:
+    """An ISO 8601 time as seconds since 1970; null where there is none."""
+    return None if not text else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _pairs(conditions: Sequence[Condition]) -> list[tuple[float, float]]:
+    """Start times of both sides of every pair that has them."""
+    found = []
+    for one in conditions:
+        if one.paired:
+            for base, other in zip(one.base, one.other, strict=True):
+                times = seconds(base.get("started_utc")), seconds(other.get("started_utc"))
+                if times[0] is not None and times[1] is not None:
+                    found.append((times[0], times[1]))
+    return found
+
+
+def _apart(conditions: Sequence[Condition]) -> str | None:
+    pairs = _pairs(conditions)
+    far = [abs(after - before) for before, after in pairs if abs(after - before) > FAR_APART_S]
+    if not far:
+        return None
+    return f"{len(far)} of {len(pairs)} pairs were measured more than 6 hours apart, the farthest {max(far) / 3600:.0f}"
+
+
+def _nodes(
+    conditions: Sequence[Condition], node_of: Callable[[Mapping[str, Any]], str | None], factor: str
+) -> str | None:
+    base, other = (
+        {node for one in conditions for row in getattr(one, side) if (node := node_of(row))}
+        for side in ("base", "other")
+    )
+    if not base or not other or base & other or min(len(base), len(other)) > 1:
+        return None
+    return (
+        f"one side ran on {', '.join(sorted(base))}, the other on {', '.join(sorted(other))}: node and {factor} "
+        "cannot be told apart"
+    )
+
+
+def _first(conditions: Sequence[Condition]) -> str | None:
+    """One side always first."""
+    launches = {}
+    for one in conditions:
+        if one.paired:
+            for base, other in zip(one.base, one.other, strict=True):
+                times = seconds(base.get("started_utc")), seconds(other.get("started_utc"))
+                if None not in times and base["launch"] != other["launch"]:
+                    launches[(base["launch"], other["launch"])] = times[0] < times[1]
+    if len(launches) >= 3 and len(set(launches.values())) == 1:
+        return (
+            f"{'the baseline' if next(iter(launches.values())) else 'the other side'} was measured first in every pair"
+        )
+    return None

@@ -1,0 +1,130 @@
+"""A verdict as a person may quote it: the effect, its interval, how many launches, and what it was corrected for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from servegauge.base.text import quantity
+from servegauge.compare.compare import EXPLORATORY, METHODS, Comparison, Judged, Overall, Ratio
+from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, EQUAL, UNDECIDED
+from servegauge.contract.metric import PRIMARY, TABLE
+from servegauge.dataset.study_view import level_text
+
+MEMBERS = {PRIMARY: "primary metrics", TABLE: "cells of the table", EXPLORATORY: "exploratory ratios"}
+
+
+def sentence(comparison: Comparison, one: Judged) -> str:
+    """The quotable sentence of a ratio, with a full stop.
+
+    `TTFT p50 is 6.1 % slower on h100-vgpu (95 % interval 4.0 to 8.3 %, 6 launches a side, Holm over 3 primary metrics;
+    instrument error 0.30 ms).`
+    """
+    title, level, base = one.metric.title, level_text(one.level), level_text(comparison.baseline)
+    where = _where(comparison, one)
+    if one.ratio is not None and one.verdict in (*DIFFERENT, BELOW_INSTRUMENT):
+        worse, within = _direction(one), ""
+        if "within the margin" in one.verdict:
+            within = f", but within the margin of {percent(comparison.margin)}"
+        if one.verdict == BELOW_INSTRUMENT:
+            within = ", which is not larger than the instrument's own error"
+        return f"{title} is {_amount(one)} {worse} on {level}{where}{within} ({_basis(comparison, one, True)})."
+    if one.verdict == EQUAL:
+        return (
+            f"{title} on {level}{where} equals {base} within {percent(comparison.margin)} "
+            f"({_signed(one.ratio)}; {_basis(comparison, one, False)})."
+        )
+    if one.verdict == UNDECIDED:
+        return f"{title} on {level}{where} is undecided: {undecided(one)} ({_basis(comparison, one, False)})."
+    seen = ""
+    if one.ratio is not None:
+        seen = f"; what was seen is {_signed(one.ratio)}"
+        if one.low is not None:
+            seen += f", 95 % interval {_range(one)}"
+    return f"{title} on {level}{where} is {one.verdict}: {one.reason}{seen}."
+
+
+def words(one: Judged, margin: float) -> str:
+    """The verdict in few words, for a card or a table: `6.1 % slower`, `equal within 2 %`."""
+    if one.verdict in DIFFERENT:
+        return f"{_amount(one)} {_direction(one)}" + (", within the margin" if "within" in one.verdict else "")
+    if one.verdict == EQUAL:
+        return f"equal within {percent(margin)}"
+    if one.verdict == UNDECIDED:
+        return f"undecided: about {one.more_repeats} more repeats"
+    if one.verdict == BELOW_INSTRUMENT:
+        return one.verdict
+    return f"{one.verdict}: {one.reason}"
+
+
+def undecided(one: Judged) -> str:
+    """`could be -3.0 to +7.2 %; about 12 more repeats would tell`."""
+    return f"could be {_range(one)}; about {one.more_repeats} more repeats would tell"
+
+
+def percent(share: float) -> str:
+    """A share as per cent: two digits at least, none that mean nothing."""
+    value = 100 * share
+    return f"{value:.0f} %" if abs(value) >= 100 or abs(value - round(value)) < 0.005 else f"{value:.1f} %"
+
+
+def _signed(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{100 * (ratio - 1):+.1f} %"
+
+
+def _range(one: Judged) -> str:
+    return f"{100 * ((one.low or 1.0) - 1):+.1f} to {100 * ((one.high or 1.0) - 1):+.1f} %"
+
+
+def _direction(one: Judged) -> str:
+    """A latency is slower or faster, a throughput lower or higher."""
+    above = (one.ratio or 1.0) > 1
+    if one.metric.more_is_better:
+        return "higher" if above else "lower"
+    return "slower" if above else "faster"
+
+
+def _amount(one: Judged) -> str:
+    return f"{abs(100 * ((one.ratio or 1.0) - 1)):.1f} %"
+
+
+def _basis(comparison: Comparison, one: Judged, magnitudes: bool) -> str:
+    """What a verdict rests on. `magnitudes`: the ends of the interval in the direction of the effect."""
+    low, high = one.low, one.high
+    parts = []
+    if low is not None and high is not None and one.ratio is not None:
+        if magnitudes:
+            ends = [100 * (low - 1), 100 * (high - 1)] if one.ratio > 1 else [100 * (1 - high), 100 * (1 - low)]
+            parts.append(f"95 % interval {ends[0]:.1f} to {ends[1]:.1f} %")
+        else:
+            parts.append(f"95 % interval {_range(one)}")
+    parts.append(_launches(one))
+    if one.family and one.family_size and one.family_size > 1:
+        parts.append(f"{METHODS[one.family]} over {one.family_size} {MEMBERS[one.family]}")
+    text = ", ".join(parts)
+    if one.instrument_s is not None:
+        text += f"; instrument error {quantity(one.instrument_s, 's')}"
+    return text
+
+
+def _launches(one: Judged) -> str:
+    if isinstance(one, Ratio) and one.launches != one.base_launches:
+        return f"{one.launches} and {one.base_launches} launches"
+    return f"{one.pairs} launch{'es' if one.pairs != 1 else ''} a side"
+
+
+def _where(comparison: Comparison, one: Judged) -> str:
+    if isinstance(one, Ratio):
+        text = comparison.label(one.condition)
+        return "" if text == "everything" else f" at {text}"
+    if isinstance(one, Overall) and one.conditions > 1:
+        return f" over {one.conditions} conditions"
+    return ""
+
+
+def spread(comparison: Comparison, one: Overall) -> str | None:
+    """`from +1.0 % (chat, rate 4/s) to +9.3 % (chat, rate 1/s)`; null where there is one condition."""
+    if one.conditions < 2 or one.smallest is None or one.largest is None:
+        return None
+    ends: list[Any] = [one.smallest, one.largest]
+    texts = [f"{_signed(end.ratio)} ({comparison.label(end.condition)})" for end in ends]
+    return f"from {texts[0]} to {texts[1]}"

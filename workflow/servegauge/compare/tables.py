@@ -1,0 +1,102 @@
+"""The comparison as tables of the dataset: every number that a verdict rests on, and the parts of the scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import whole_file
+from servegauge.compare.compare import LEVELS, METHODS, Comparison, Judged, Overall, Ratio, compare
+from servegauge.compare.measured import parts
+from servegauge.compare.sentences import sentence
+from servegauge.compare.variance import limiting
+from servegauge.contract import tables
+from servegauge.contract.spec import canonical_json
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import Study, level_text
+
+SHARED = (
+    *("ratio", "low", "high", "p", "p_equal", "p_exact", "p_adjusted", "p_equal_adjusted", "family", "family_size"),
+    *("verdict", "reason", "pairs", "paired", "deviation", "repeats_needed", "instrument_s"),
+)
+OF_RATIO = (
+    *("value", "base_value", "launches", "base_launches", "unpaired", "requests", "success", "base_success"),
+    *("flagged", "base_flagged", "supported"),
+)
+
+
+def write_tables(results: Path) -> list[str]:
+    """Write comparison.parquet and variance.parquet for every study of the dataset; returns what could not be compared.
+
+    Both are a function of the other tables, so they are written whole.
+    """
+    compared: list[dict[str, Any]] = []
+    scatter: list[dict[str, Any]] = []
+    problems = []
+    for name in merge.read(results, "studies")["study"].to_pylist():
+        try:
+            study = Study(results, name)
+            compared += comparison_rows(compare(study))
+            scatter += variance_rows(study)
+        except UserError as error:
+            problems.append(f"the study {name} is not compared: {error}")
+    for table, rows in (("comparison", compared), ("variance", scatter)):
+        with whole_file(results / "dataset" / f"{table}.parquet") as temporary:
+            pq.write_table(tables.from_rows(rows, tables.TABLES[table]), temporary, compression="zstd")
+    return problems
+
+
+def comparison_rows(comparison: Comparison | None) -> Iterator[dict[str, Any]]:
+    """Rows of COMPARISON: over all conditions first, then condition by condition."""
+    if comparison is None:
+        return
+    for one in (*comparison.overall, *comparison.ratios):
+        yield _row(comparison, one)
+
+
+def _row(comparison: Comparison, one: Judged) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "study": comparison.study.name,
+        "factor": comparison.factor,
+        "baseline": level_text(comparison.baseline),
+        "level": level_text(one.level),
+        "metric": one.metric.name,
+        "unit": one.metric.unit,
+        "more_is_better": one.metric.more_is_better,
+        "margin": comparison.margin,
+        "method": METHODS[one.family] if one.family else None,
+        "alpha": LEVELS[one.family] if one.family else None,
+        "warnings": list(one.warnings),
+        "sentence": sentence(comparison, one),
+        **{name: getattr(one, name) for name in SHARED},
+    }
+    if isinstance(one, Ratio):
+        row |= {name: getattr(one, name) for name in OF_RATIO}
+        row |= {"condition": canonical_json(comparison.conditions[one.condition]), "conditions": 1}
+        row |= {"flags": list(one.flags)}
+    elif isinstance(one, Overall):
+        row |= {"conditions": one.conditions}
+    return row
+
+
+def variance_rows(study: Study) -> Iterator[dict[str, Any]]:
+    """Rows of VARIANCE: one per metric and part."""
+    for metric in study.metrics:
+        found = parts(study, metric)
+        said = limiting(found)
+        for one in found:
+            yield {
+                "study": study.name,
+                "metric": metric.name,
+                "part": one.part,
+                "variance": one.variance,
+                "deviation": one.deviation,
+                "share": one.share,
+                "groups": one.groups,
+                "reason": one.reason,
+                "limits": said,
+            }
