@@ -257,18 +257,27 @@ NO_PEERS = PEERS.replace("\tOK\t", "\tCNS\t")
 
 
 def answers(**given: str | None):
-    """A `run` for platform.facts: nvidia-smi's query, topology, peers and listed; systemd-detect-virt's virt."""
+    """A `run` for platform.facts: nvidia-smi's query, topology, peers and listed; systemd-detect-virt's virt.
+
+    Further answers by the command's own name: `cpuid`, `contained` (systemd-detect-virt --container), `amd-smi static`,
+    `amd-smi version`, `rocm-smi`.
+    """
     commands = {
         ("nvidia-smi", "-q", "-x"): given.get("query"),
         ("nvidia-smi", "topo", "-m"): given.get("topology"),
         ("nvidia-smi", "topo", "-p2p", "r"): given.get("peers"),
         ("nvidia-smi", "-L"): given.get("listed"),
         ("systemd-detect-virt", "--vm"): given.get("virt"),
-        ("systemd-detect-virt", "--container"): "none\n" if given.get("virt") else None,
+        ("systemd-detect-virt", "--container"): given.get("contained") or ("none\n" if given.get("virt") else None),
     }
 
     def run(argv: list[str]) -> str:
-        answer = commands[tuple(argv)]
+        if argv[-1].endswith("cpuid.py"):
+            answer = given.get("cpuid")
+        elif argv[0] in ("amd-smi", "rocm-smi"):
+            answer = given.get(f"{argv[0]} {argv[1]}" if argv[0] == "amd-smi" else argv[0])
+        else:
+            answer = commands[tuple(argv)]
         if answer is None:
             raise Unreadable(f"no {argv[0]} on this node", argv[0])
         if answer == "none\n":  # what the real command does, as run_command reports it

@@ -253,7 +253,8 @@ def _node_checks(
     if platform.get("gpus_per_node"):
         yield "GPUs", lambda: gpus(order, platform, found)
         yield "driver", lambda: told(found["gpu_driver"])
-        yield "CUDA", lambda: told(found["gpu_cuda"])
+        amd = found["gpu_vendor"]["value"] == "AMD"
+        yield "ROCm" if amd else "CUDA", lambda: told(found["gpu_rocm" if amd else "gpu_cuda"])
     for data in order["launches"]:
         launch = Launch.from_dict(data)
         yield f"framework {launch.framework}", lambda launch=launch: version(launch, root)
@@ -290,24 +291,38 @@ def cpus(platform: Mapping[str, Any]) -> Found:
 
 
 def gpus(order: Mapping[str, Any], platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
-    """GPUs that the widest launch needs on a node, against those that the job got and that the driver shows."""
+    """GPUs that the widest launch needs on a node, against those that the job got and that the driver shows.
+
+    A MIG slice counts as one: the driver shows the GPU that it is a part of, and the job is given slices.
+    """
+    from servegauge.node.gpus import visible
     from servegauge.submit.entrypoint import layout_of
 
+    def fact(name: str) -> Any:
+        return (found.get(name) or {}).get("value")
+
     _, needed = slurm_commands.shape(layout_of(order), platform)
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    shown = found["gpu_count"]["value"]
-    if "SLURM_JOB_ID" in os.environ and len(visible) < needed:
-        return False, f"the job got {len(visible)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"
-    if shown is None or shown < needed:
-        why = found["gpu_count"]["reason"] or "nvidia-smi shows fewer"
-        return False, f"the driver shows {shown or 0} GPUs of {needed} ({why})", "nvidia-smi on the node says more"
-    return True, f"{needed} of {shown}: {found['gpu_model']['value']}", ""
+    variable, given = visible()
+    if "SLURM_JOB_ID" in os.environ and len(given) < needed:
+        return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"
+    count = fact("gpu_count")
+    if count is None:
+        why = (found.get("gpu_count") or {}).get("reason") or "nobody says why"
+        return False, f"the node's GPUs could not be read: {why}", "nvidia-smi, amd-smi or rocm-smi there says more"
+    if lost := fact("gpu_lost"):
+        return False, f"the driver cannot speak to the GPU at {', '.join(lost)}", "ask for the node to be reset"
+    slices = bool(given) and all(name.startswith("MIG-") for name in given)
+    shown = len(given) if slices else fact("gpu_devices") or len(fact("gpu_mig_profiles") or ()) or count
+    if shown < needed:
+        return False, f"the driver shows {shown} GPUs of {needed}", "nvidia-smi or amd-smi on the node says more"
+    what = "MIG slices" if slices or (fact("gpu_mig") is True and shown != count) else "GPUs"
+    return True, f"{needed} of {shown} {what}{f' in {variable}' if slices else ''}: {fact('gpu_model')}", ""
 
 
 def told(fact: Mapping[str, Any]) -> Found:
     """A fact that only needs to be known."""
     if fact["value"] is None:
-        return False, str(fact["reason"]), "nvidia-smi on the node says more"
+        return False, str(fact["reason"]), "nvidia-smi or amd-smi on the node says more"
     return True, str(fact["value"]), ""
 
 

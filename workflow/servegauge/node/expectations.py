@@ -15,6 +15,7 @@ from servegauge.base.errors import UserError, did_you_mean
 
 # Importing these enters their facts into the register, in this order
 from servegauge.node import (
+    container_facts,  # noqa: F401
     gpu_facts,  # noqa: F401
     memory_facts,  # noqa: F401
     node_facts,

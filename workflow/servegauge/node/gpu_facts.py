@@ -1,42 +1,66 @@
-"""Facts of a node's NVIDIA GPUs: what they are, how they are virtualized and how they are wired."""
+"""Facts of a node's GPUs: what they are, how they are virtualized and how they are wired."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from servegauge.node import nvidia_smi, virtualization
+from servegauge.node import gpus, nvidia_smi, virtualization
+from servegauge.node.gpus import NVIDIA_QUERY as QUERY
 from servegauge.node.reader import Node, Unreadable, fact
 
 Read = tuple[Any, str]
-QUERY = "nvidia-smi -q -x"
-
-
-def _query(node: Node) -> dict[str, Any]:
-    try:
-        return nvidia_smi.parse_query(node.command("nvidia-smi", "-q", "-x"))
-    except ValueError as error:
-        raise Unreadable(str(error), QUERY) from None
-
-
-def _gpus(node: Node) -> list[dict[str, Any]]:
-    gpus = _query(node)["gpus"]
-    if not gpus:
-        raise Unreadable("nvidia-smi finds no GPU", QUERY)
-    return gpus
 
 
 def _each(node: Node, field: str) -> Read:
-    """One value where all GPUs agree, else the list of them in the order of the GPUs."""
-    values = [gpu[field] for gpu in _gpus(node)]
+    """One value where all GPUs agree, else the list of them in the order of the GPUs.
+
+    Unreadable where the driver could not read it on one of them: that GPU's word is no value, and no list without it
+    would say of which GPU it speaks.
+    """
+    found = gpus.find(node)
+    if reason := gpus.unreadable(found.gpus, field):
+        raise Unreadable(reason, found.source)
+    values = [gpu[field] for gpu in found.gpus]
     if all(value is None for value in values):
-        raise Unreadable(f"nvidia-smi says nothing of {field}", QUERY)
-    return (values[0] if all(value == values[0] for value in values) else values), QUERY
+        raise Unreadable(f"{found.source.split()[0]} says nothing of {field}", found.source)
+    return (values[0] if all(value == values[0] for value in values) else values), found.source
 
 
-@fact("NVIDIA GPUs that the node shows to this process")
+@fact("GPUs that the node shows to this process; with MIG the whole ones, see gpu_devices")
 def gpu_count(node: Node) -> Read:
-    return len(_gpus(node)), QUERY
+    found = gpus.find(node)
+    return len(found.gpus), found.source
+
+
+@fact("devices that jobs can be given: GPUs, or the MIG slices of those that are partitioned")
+def gpu_devices(node: Node) -> Read:
+    found = gpus.find(node)
+    return gpus.devices(found.gpus), found.source
+
+
+@fact("PCI addresses of GPUs that the driver counts and cannot speak to (fallen off the bus, in need of a reset)")
+def gpu_lost(node: Node) -> Read:
+    found = gpus.find(node)
+    gone = gpus.lost(found.gpus)
+    said = ", ".join(f"{address}: {word}" for address, word in gone.items())
+    return list(gone), f"{found.source} ({said})" if said else found.source
+
+
+@fact("maker of the GPUs: NVIDIA or AMD")
+def gpu_vendor(node: Node) -> Read:
+    found = gpus.find(node)
+    return found.vendor, found.source
+
+
+@fact("devices that the environment leaves to this process, as CUDA_, HIP_ or ROCR_VISIBLE_DEVICES names them")
+def gpu_visible(node: Node) -> Read:
+    if not node.real:
+        raise Unreadable("the environment is that of this process", "CUDA_VISIBLE_DEVICES")
+    name, found = gpus.visible()
+    if name is None:
+        raise Unreadable("no variable limits them", "CUDA_VISIBLE_DEVICES, HIP_VISIBLE_DEVICES, ROCR_VISIBLE_DEVICES")
+    return found, name
 
 
 @fact("GPU model; one name where all agree, else a list (so for every gpu_ fact of one value)")
@@ -46,7 +70,8 @@ def gpu_model(node: Node) -> Read:
 
 @fact("UUIDs of the GPUs, in the driver's order")
 def gpu_uuids(node: Node) -> Read:
-    return [gpu["uuid"] for gpu in _gpus(node)], QUERY
+    found = gpus.find(node)
+    return [gpu["uuid"] for gpu in found.gpus], found.source
 
 
 @fact("memory of one GPU, MiB")
@@ -54,18 +79,46 @@ def gpu_memory_mib(node: Node) -> Read:
     return _each(node, "memory_mib")
 
 
-@fact("NVIDIA driver version")
+@fact("version of the GPUs' driver: NVIDIA's, or amdgpu")
 def gpu_driver(node: Node) -> Read:
     try:
-        return _query(node)["driver"], QUERY
-    except Unreadable:
-        match = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", node.read("/proc/driver/nvidia/version"))
-        return match and match[1], "/proc/driver/nvidia/version"
+        found = gpus.find(node)
+        return found.driver, found.source
+    except Unreadable as refused:
+        for name, pattern in (
+            ("/proc/driver/nvidia/version", r"Kernel Module(?: for \S+)?\s+([\d.]+)"),
+            ("/sys/module/amdgpu/version", r"(\S+)"),
+        ):
+            if match := re.search(pattern, node.read_or(name) or ""):
+                return match[1], name
+        raise Unreadable(str(refused), refused.source) from None
 
 
 @fact("highest CUDA version that the driver offers")
 def gpu_cuda(node: Node) -> Read:
-    return _query(node)["cuda"], QUERY
+    found = gpus.find(node)
+    if found.vendor != "NVIDIA":
+        raise Unreadable(f"the GPUs are {found.vendor}'s", found.source)
+    return found.cuda, found.source
+
+
+@fact("ROCm version of AMD's tools on this node")
+def gpu_rocm(node: Node) -> Read:
+    found = gpus.find(node)
+    if found.vendor != "AMD":
+        raise Unreadable(f"the GPUs are {found.vendor}'s", found.source)
+    return found.rocm, found.source
+
+
+@fact("how AMD GPUs are partitioned: {compute: SPX | DPX | QPX | CPX, memory: NPS1 | NPS4 | ...}")
+def gpu_partition(node: Node) -> Read:
+    found = gpus.find(node)
+    if found.vendor != "AMD":
+        raise Unreadable(f"the GPUs are {found.vendor}'s; see gpu_mig", found.source)
+    kinds = {name: {gpu.get(f"{name}_partition") for gpu in found.gpus} for name in ("compute", "memory")}
+    if all(kind == {None} for kind in kinds.values()):
+        raise Unreadable(f"{found.source.split()[0]} says nothing of partitions", found.source)
+    return {name: "/".join(sorted(str(one) for one in kind)) for name, kind in kinds.items()}, found.source
 
 
 @fact("ECC memory in use: true or false")
@@ -105,9 +158,16 @@ def gpu_compute_mode(node: Node) -> Read:
 
 @fact("Multi-Instance GPU mode on: true or false; false for a GPU that has none")
 def gpu_mig(node: Node) -> Read:
+    found = gpus.find(node)
+    if found.vendor != "NVIDIA":
+        raise Unreadable(f"the GPUs are {found.vendor}'s; see gpu_partition", found.source)
+    for gpu in found.gpus:
+        if not gpu["mig_told"]:
+            reason = gpus.unreadable([gpu], "mig") or f"the driver says nothing of MIG for GPU {gpu['index']}"
+            raise Unreadable(reason, found.source)
     # a GPU without the feature says N/A: it is not partitioned, which is what is asked
-    values = [bool(gpu["mig"]) for gpu in _gpus(node)]
-    return (values[0] if len(set(values)) == 1 else values), QUERY
+    values = [bool(gpu["mig"]) for gpu in found.gpus]
+    return (values[0] if len(set(values)) == 1 else values), found.source
 
 
 @fact("profiles of the MIG devices of this node, such as 3g.40gb")
@@ -134,7 +194,7 @@ def gpu_vgpu_product(node: Node) -> Read:
 
 @fact("vGPU licence in force: true or false (an unlicensed vGPU is throttled after some minutes)")
 def gpu_vgpu_licensed(node: Node) -> Read:
-    values = [gpu["license_status"] for gpu in _gpus(node)]
+    values = [gpu["license_status"] for gpu in gpus.find(node).gpus]
     if not any(values):
         raise Unreadable("nvidia-smi names no licence (usual outside a vGPU guest)", QUERY)
     return all((value or "").lower().startswith("licensed") for value in values), f"{QUERY}: {values[0]}"
@@ -152,40 +212,31 @@ MODES = {
 
 
 def gpu_evidence(node: Node) -> dict[str, Any]:
-    """What tells how the GPUs are virtualized: the driver's mode, the machine's kind, PCI ids."""
+    """What tells how the GPUs are virtualized: the driver's mode, the machine's kind, PCI ids; lost GPUs left out."""
+    found = gpus.find(node)
     return {
-        "nvidia_smi_mode": [gpu["virtualization_mode"] for gpu in _gpus(node)],
-        "product": [gpu["model"] for gpu in _gpus(node)],
-        "pci": {gpu["pci_address"]: [gpu["pci_device"], gpu["pci_subsystem"]] for gpu in _gpus(node)},
-        "pci_sys": nvidia_devices(node) or None,
+        "nvidia_smi_mode": [gpu["virtualization_mode"] for gpu in found.gpus if not gpu.get("lost")],
+        "product": [gpu["model"] for gpu in found.gpus if not gpu.get("lost")],
+        "pci": {gpu["pci_address"]: [gpu["pci_device"], gpu["pci_subsystem"]] for gpu in found.gpus},
+        "pci_sys": gpus.pci_devices(node, gpus.AMD_VENDOR if found.vendor == "AMD" else gpus.NVIDIA_VENDOR) or None,
+        "vendor": found.vendor,
         "machine": virtualization.decide(virtualization.evidence(node))[0],
     }
-
-
-def nvidia_devices(node: Node) -> dict[str, dict[str, Any]]:
-    """NVIDIA's display and 3D controllers in /sys: {address: {device, subsystem, virtual_function, numa_node}}."""
-    found = {}
-    for path in node.glob("/sys/bus/pci/devices/*"):
-        name = node.name_of(path)
-        if node.read_or(f"{name}/vendor") == "0x10de" and (node.read_or(f"{name}/class") or "").startswith("0x03"):
-            found[path.name] = {
-                "device": node.read_or(f"{name}/device"),
-                "subsystem": node.read_or(f"{name}/subsystem_device"),
-                "virtual_function": node.path(f"{name}/physfn").exists(),
-                "numa_node": node.read_or(f"{name}/numa_node"),
-            }
-    return found
 
 
 @fact("how the GPUs reach this system: bare_metal, passthrough, vgpu, or vgpu_host and vsga_host for a hypervisor")
 def gpu_virtualization(node: Node) -> Read:
     found = gpu_evidence(node)
+    if found["vendor"] == "AMD":
+        return _amd_virtualization(found)
     modes = {(mode or "").lower() for mode in found["nvidia_smi_mode"]}
     if len(modes) > 1:
         raise Unreadable(f"the GPUs differ: {', '.join(sorted(modes))}", QUERY)
+    if not modes:
+        raise Unreadable("the driver can speak to no GPU", QUERY)
     mode, said = MODES.get(modes.pop()), found["nvidia_smi_mode"][0]
     grounds = [f"nvidia-smi's virtualization mode is {said}"]
-    if mode in ("bare_metal", None) and all(nvidia_smi.PROFILE.search(name or "") for name in found["product"]):
+    if mode in ("bare_metal", None) and all(map(nvidia_smi.vgpu_profile, found["product"])):
         mode = "vgpu"
         grounds.append(f"the product name {found['product'][0]!r} ends with a vGPU profile")
     elif mode in ("bare_metal", None) and found["machine"] == "vm":
@@ -203,22 +254,37 @@ def gpu_virtualization(node: Node) -> Read:
     return mode, "; ".join(grounds)
 
 
+def _amd_virtualization(found: dict[str, Any]) -> Read:
+    """AMD's tools name a virtual function (SR-IOV) by the end of its product; the rest follows from the machine."""
+    functions = [name for name in found["product"] if re.search(r"\bVF\b|\bMxGPU\b", name or "")]
+    if functions and len(functions) == len(found["product"]):
+        return "vgpu", f"the product {functions[0]!r} is a virtual function (SR-IOV)"
+    if found["machine"] == "vm":
+        return "passthrough", "the system is a virtual machine and the GPU is a whole one"
+    if found["machine"] == "bare_metal":
+        return "bare_metal", "no source knows of a hypervisor"
+    raise Unreadable("AMD's tools do not say, and nothing tells whether this is a virtual machine", "amd-smi, rocm-smi")
+
+
 @fact("evidence for gpu_virtualization: nvidia-smi's mode, product names, PCI ids, the machine's own kind")
 def gpu_virtualization_evidence(node: Node) -> Read:
     return gpu_evidence(node), f"{QUERY}, /sys/bus/pci/devices"
 
 
-@fact("NVIDIA display and 3D controllers on the PCI bus, also those hidden from this process")
+@fact("NVIDIA's and AMD's GPUs on the PCI bus, also those hidden from this process")
 def gpu_pci_devices(node: Node) -> Read:
-    found = nvidia_devices(node)
+    found = gpus.pci_devices(node, gpus.NVIDIA_VENDOR) | gpus.amd_devices(node)
     if not found:
-        raise Unreadable("no NVIDIA display or 3D controller", "/sys/bus/pci/devices")
+        raise Unreadable("no display controller or accelerator of NVIDIA or AMD", "/sys/bus/pci/devices")
     return found, "/sys/bus/pci/devices"
 
 
-@fact("all that nvidia-smi tells of each GPU: list of {index, model, uuid, pci_address, clocks, limits, ...}")
+@fact("all that the maker's tool tells of each GPU: list of {index, model, uuid, pci_address, clocks, limits, ...}")
 def gpu_details(node: Node) -> Read:
-    return _gpus(node), QUERY
+    found = gpus.find(node)
+    hidden = ("errors", "mig_told")  # the driver's error words are reasons, not values
+    kept = [{key: value for key, value in gpu.items() if key not in hidden} for gpu in found.gpus]
+    return [{**gpu, "lost": bool(gpu.get("lost"))} for gpu in kept], found.source
 
 
 def _topology(node: Node, *options: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 import socket
 from typing import Any
 
+from servegauge.node import virtualization
 from servegauge.node.reader import Node, Unreadable, colon_fields, expand_list, fact, short_list
 
 CPU = "/sys/devices/system/cpu"
@@ -179,8 +180,12 @@ def cpu_mhz_max(node: Node) -> Read:
     return max(node.number(node.name_of(path)) for path in paths) / 1000, f"{CPU}/cpu*/cpufreq/cpuinfo_max_freq"
 
 
-@fact("frequency of the CPUs when the facts were read: {min, max}, MHz")
+@fact("frequency of the CPUs when the facts were read: {min, max}, MHz; not of a virtual machine")
 def cpu_mhz(node: Node) -> Read:
+    # Without the counters APERF and MPERF a guest's kernel writes the same nominal frequency, whatever the CPU does.
+    measured = "aperfmperf" in (node.cpuinfo[0].get("flags") or "").split()
+    if virtualization.decide(virtualization.evidence(node))[0] == "vm" and not measured:
+        raise Unreadable("a virtual machine shows a nominal frequency, which is no clock", "/proc/cpuinfo")
     found = [float(block["cpu MHz"]) for block in node.cpuinfo if "cpu MHz" in block]
     if not found:
         raise Unreadable("/proc/cpuinfo gives no frequency", "/proc/cpuinfo")

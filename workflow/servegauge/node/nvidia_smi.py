@@ -10,28 +10,48 @@ import re
 import xml.etree.ElementTree as ElementTree
 from typing import Any
 
-# Texts that stand for "nothing to say"
-EMPTY = (
-    "n/a",
-    "[n/a]",
-    "none",
-    "",
-    "not supported",
-    "[not supported]",
-    "unknown error",
-    "not available",
-    "insufficient permissions",
-)
-EMPTY_STARTS = ("requested functionality", "[requested functionality", "[unknown error", "[insufficient", "err!")
-# A vGPU's product name ends with its profile: A40-48Q, A100X-40C, V100D-16Q, A100-2-10C, A100-1-5CME
-PROFILE = re.compile(r"\b([A-Z][A-Za-z0-9]*-(?:\d+-)?\d+[ABCQ](?:ME)?)$")
+# Texts that stand for "nothing to say"; in [brackets] or not, in any case
+EMPTY = ("n/a", "none", "", "not supported", "not available", "deprecated", "not active", "requested functionality")
+# Texts that stand for "could not be read": NVML's errors (nvmlErrorString) and nvidia-smi's own words for them
+ERRORS = (
+    "gpu is lost", "gpu requires reset", "gpu requires restart", "gpu access blocked by the operating system",
+    "the operating system has blocked the request", "unknown error", "err!", "insufficient permissions",
+    "insufficient external power", "driver not loaded", "timeout", "interrupt request issue", "uninitialized",
+    "invalid argument", "not found", "gpu not found", "insufficient size", "corrupted inforom", "not ready",
+    "function not found", "nvml shared library not found", "in use by another client", "insufficient memory",
+    "rm has detected an nvml/rm version mismatch", "argument version mismatch", "invalid state", "internal error",
+    "gpu is not accessible", "unable to determine", "unknown",
+)  # fmt: skip
+LOST = ("gpu is lost", "gpu requires reset", "gpu requires restart", "gpu access blocked", "gpu not found", "err!")
+# What stands before a vGPU's profile in its product name, and how a profile ends: A40-48Q, A100-1-5CME, T4-2B4, K120Q,
+# RTX6000-Ada-48Q, RTX Pro 6000 Blackwell DC-1-24Q
+_BRANDS = re.compile(r"(?:(?:NVIDIA|GRID|Tesla|Quadro)\s+)*")
+_PROFILE = re.compile(r"[A-Z]\S*(?:[ ][\w-]+)*?-(?:\d+-)?\d+[ABCQ]\d?(?:ME)?|K\d{3}Q")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
+def _plain(text: str | None) -> str:
+    return (text or "").strip().strip("[]").strip().rstrip(".").lower()
+
+
 def known(text: str | None) -> str | None:
-    """`text`, or null where nvidia-smi writes that there is nothing to say."""
-    plain = (text or "").strip()
-    return None if plain.lower() in EMPTY or plain.lower().startswith(EMPTY_STARTS) else plain
+    """`text`, or null where nvidia-smi writes that there is nothing to say, or could not read it."""
+    plain = _plain(text)
+    nothing = plain in EMPTY or plain.startswith("requested functionality") or error_word(text) is not None
+    return None if nothing else (text or "").strip()
+
+
+def error_word(text: str | None) -> str | None:
+    """The driver's word for a value that it could not read, such as `GPU is lost`; null for a value, and for none."""
+    plain = _plain(text)
+    return (text or "").strip().strip("[]") if plain in ERRORS or (plain.startswith(ERRORS[:-1]) and plain) else None
+
+
+def vgpu_profile(product: str | None) -> str | None:
+    """The profile in a vGPU's product name, such as `A100X-40C`; null where the name ends with none."""
+    name = (product or "").strip()
+    name = name[_BRANDS.match(name).end() :]  # type: ignore[union-attr]
+    return name if _PROFILE.fullmatch(name) else None
 
 
 def quantity(text: str | None) -> float | None:
@@ -50,11 +70,14 @@ def whole(text: str | None) -> int | None:
 def parse_query(xml: str) -> dict[str, Any]:
     """`nvidia-smi -q -x` as {"driver", "cuda", "gpus": [...]}; ValueError where it is not such a document.
 
+    A value that the driver could not read is null, and `errors` has its word for the field; `lost` is the word of a GPU
+    that the driver counts and cannot speak to, else null.
+
     Each GPU: index, model, architecture, uuid, pci_address, pci_device, pci_subsystem (hex, vendor last), memory_mib,
-    ecc, mig (true | false | null), mig_devices, virtualization_mode and host_vgpu_mode as the driver words them,
-    vgpu_profile, license_product, license_status, pcie_generation_max, pcie_generation, pcie_width_max, pcie_width,
-    clock_max_mhz, memory_clock_max_mhz, application_clock_mhz, power_limit_w, power_limit_default_w, persistence,
-    compute_mode, addressing_mode, vbios, gsp_firmware, fabric_state.
+    ecc, mig (true | false | null), mig_told (whether it says anything of MIG), mig_devices, virtualization_mode and
+    host_vgpu_mode as the driver words them, vgpu_profile, license_product, license_status, pcie_generation_max,
+    pcie_generation, pcie_width_max, pcie_width, clock_max_mhz, memory_clock_max_mhz, application_clock_mhz,
+    power_limit_w, power_limit_default_w, persistence, compute_mode, addressing_mode, vbios, gsp_firmware, fabric_state.
     """
     try:
         root = ElementTree.fromstring(xml)
@@ -80,10 +103,23 @@ def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:
     def first(*paths: str) -> str | None:
         return next((value for path in paths if (value := text(path))), None)
 
+    def power(which: str, older: str) -> str | None:  # the element was power_readings before driver 530
+        return first(f"gpu_power_readings/{which}", f"power_readings/{older}")
+
     model = text("product_name")
     mode = (gpu.findtext("gpu_virtualization_mode/virtualization_mode") or "").strip() or None
-    profile = model and mode and mode.lower() == "vgpu" and PROFILE.search(model)
-    mig = text("mig_mode/current_mig")
+    mode = None if error_word(mode) else mode  # the driver's `None` is an answer here
+    paths = {
+        "model": "product_name", "uuid": "uuid", "memory_mib": "fb_memory_usage/total", "ecc": "ecc_mode/current_ecc",
+        "mig": "mig_mode/current_mig", "compute_mode": "compute_mode", "persistence": "persistence_mode",
+        "architecture": "product_architecture", "clock_max_mhz": "max_clocks/sm_clock",
+        "power_limit_w": "gpu_power_readings/current_power_limit",
+        "virtualization_mode": "gpu_virtualization_mode/virtualization_mode",
+        "pcie_generation_max": "pci/pci_gpu_link_info/pcie_gen/max_link_gen",
+        "pcie_width_max": "pci/pci_gpu_link_info/link_widths/max_link_width",
+    }  # fmt: skip
+    errors = {field: word for field, path in paths.items() if (word := error_word(gpu.findtext(path)))}
+    gone = [word for word in errors.values() if _plain(word).startswith(LOST)]
     return {
         "index": index,
         "model": model,
@@ -94,11 +130,12 @@ def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:
         "pci_subsystem": text("pci/pci_sub_system_id"),
         "memory_mib": whole(gpu.findtext("fb_memory_usage/total")),
         "ecc": _switch(text("ecc_mode/current_ecc")),
-        "mig": _switch(mig),
+        "mig": _switch(text("mig_mode/current_mig")),
+        "mig_told": gpu.find("mig_mode/current_mig") is not None and "mig" not in errors,
         "mig_devices": [_mig_device(device) for device in gpu.findall("mig_devices/mig_device")],
         "virtualization_mode": mode,
         "host_vgpu_mode": text("gpu_virtualization_mode/host_vgpu_mode"),
-        "vgpu_profile": profile[1] if profile else None,
+        "vgpu_profile": vgpu_profile(model) if (mode or "").lower() == "vgpu" else None,
         "license_product": first(
             "vgpu_software_licensed_product/licensed_product_name", "grid_licensed_product/licensed_product_name"
         ),
@@ -112,17 +149,16 @@ def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:
         "clock_max_mhz": whole(gpu.findtext("max_clocks/sm_clock")),
         "memory_clock_max_mhz": whole(gpu.findtext("max_clocks/mem_clock")),
         "application_clock_mhz": whole(gpu.findtext("applications_clocks/graphics_clock")),
-        # the element was power_readings before driver 530
-        "power_limit_w": quantity(first("gpu_power_readings/current_power_limit", "power_readings/power_limit")),
-        "power_limit_default_w": quantity(
-            first("gpu_power_readings/default_power_limit", "power_readings/default_power_limit")
-        ),
+        "power_limit_w": quantity(power("current_power_limit", "power_limit")),
+        "power_limit_default_w": quantity(power("default_power_limit", "default_power_limit")),
         "persistence": _switch(text("persistence_mode")),
         "compute_mode": text("compute_mode"),
         "addressing_mode": text("addressing_mode"),
         "vbios": text("vbios_version"),
         "gsp_firmware": text("gsp_firmware_version"),
         "fabric_state": text("fabric/state"),
+        "errors": errors,
+        "lost": gone[0] if gone and "model" in errors else None,
     }
 
 

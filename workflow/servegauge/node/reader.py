@@ -114,6 +114,8 @@ class Node:
                 self._answers[argv] = self._run(list(argv))
             except Unreadable as refused:
                 self._answers[argv] = refused
+            except LookupError:  # a made-up node that has no answer for this command
+                self._answers[argv] = Unreadable(f"no {argv[0]} on this node", argv[0])
         answer = self._answers[argv]
         if isinstance(answer, Unreadable):
             raise Unreadable(str(answer), answer.source)

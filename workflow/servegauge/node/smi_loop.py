@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from servegauge.base import supervisor
+from servegauge.node import nvidia_smi
 from servegauge.node.reader import Unreadable, run_command
 
 # Column of tables.GPU_RAW -> names that drivers have had for it, newest first, and the factor to our unit
@@ -67,7 +68,7 @@ def parse_line(line: str, columns: Sequence[str]) -> dict[str, Any] | None:
         if column == "throttle_reasons":
             row[column] = reasons(cell)
         elif column == "uuid":
-            row[column] = None if cell.startswith("[") else cell
+            row[column] = None if cell.startswith("[") or nvidia_smi.error_word(cell) else cell
         elif re.fullmatch(r"-?\d+(\.\d+)?", cell):  # else [N/A], [Not Supported], [Unknown Error]
             value = float(cell) * FIELDS[column][1]
             row[column] = round(value) if column in ("gpu", "memory_used_bytes") else value

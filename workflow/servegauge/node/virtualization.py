@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from typing import Any
 
+from servegauge.node import cpuid
 from servegauge.node.reader import Node, Unreadable, fact
 
 Read = tuple[Any, str]
@@ -26,12 +27,25 @@ DMI_HYPERVISORS = {
 }
 
 
+# The kernel's clock sources that only a guest of this hypervisor has
+CLOCKS = {
+    "kvm-clock": "kvm",
+    "hyperv_clocksource_tsc_page": "microsoft",
+    "hyperv_clocksource_msr": "microsoft",
+    "hyperv_clocksource": "microsoft",
+    "xen": "xen",
+    "vmware-clock": "vmware",
+}
+CLOCK_SOURCES = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
+
+
 def evidence(node: Node) -> dict[str, Any]:
     """What each source says of virtualization; null where it says nothing.
 
     `cpu_flag`: the hypervisor bit of CPUID leaf 1, which a hypervisor sets (and may hide). `systemd_detect_virt`: its
-    answer for the machine, containers left out. `dmi`: the firmware's names. `hypervisor_type`: Xen and others that
-    put a folder in /sys. `device_tree`: the same on ARM and POWER.
+    answer for the machine, containers left out. `cpuid`: the signature in CPUID leaf 0x40000000. `clock_sources`: those
+    that only guests have. `dmi`: the firmware's names. `hypervisor_type`: Xen and others that put a folder in /sys.
+    `device_tree`: the same on ARM and POWER.
     """
     found: dict[str, Any] = {"cpu_flag": None, "systemd_detect_virt": None}
     try:
@@ -42,6 +56,14 @@ def evidence(node: Node) -> dict[str, Any]:
     found["systemd_detect_virt"], reason = _detect_virt(node, "--vm")
     if reason:
         found["systemd_detect_virt_reason"] = reason
+    try:
+        found["cpuid"] = node.command(sys.executable, "-I", cpuid.__file__).split("\n")[0].strip("\0\r") or None
+        found["cpuid_hypervisor"] = cpuid.name_of(node.command(sys.executable, "-I", cpuid.__file__).splitlines())
+    except Unreadable as refused:
+        found["cpuid"], found["cpuid_hypervisor"] = None, None
+        found["cpuid_reason"] = str(refused)
+    sources = (node.read_or(CLOCK_SOURCES) or "").split()
+    found["clock_sources"] = [name for name in sources if name in CLOCKS] or None
     names = ("sys_vendor", "product_name", "product_version", "board_name", "bios_vendor", "chassis_vendor")
     found["dmi"] = {name: text for name in names if (text := node.read_or(f"{DMI}/{name}"))} or None
     found["hypervisor_type"] = node.read_or("/sys/hypervisor/type")
@@ -73,13 +95,16 @@ def decide(found: dict[str, Any]) -> tuple[str | None, str | None, list[str]]:
         positive.append((f"systemd-detect-virt says {said}", said))
     elif said == "none":
         negative.append("systemd-detect-virt says none")
+    for name in ("hypervisor_type", "device_tree"):
+        if found.get(name):
+            positive.append((f"{name.replace('_', ' ')} is {found[name]}", found[name]))
+    if found.get("cpuid"):
+        positive.append((f"CPUID says {found['cpuid']!r}", found.get("cpuid_hypervisor")))
+    positive += [(f"the clock source {name} is there", CLOCKS[name]) for name in found.get("clock_sources") or ()]
     for name, text in (found["dmi"] or {}).items():
         kind = next((kind for word, kind in DMI_HYPERVISORS.items() if word.lower() in text.lower()), None)
         if kind:
             positive.append((f"DMI {name} is {text!r}", kind))
-    for name in ("hypervisor_type", "device_tree"):
-        if found[name]:
-            positive.append((f"{name.replace('_', ' ')} is {found[name]}", found[name]))
     if found["cpu_flag"]:
         positive.append(("the CPU has the hypervisor flag", None))
     elif found["cpu_flag"] is False:
@@ -109,25 +134,11 @@ def hypervisor(node: Node) -> Read:
     return name, "; ".join(grounds)
 
 
-@fact("what each source says of virtualization: CPU flag, systemd-detect-virt, DMI, /sys/hypervisor")
+@fact(
+    "what each source says of virtualization: CPU flag, CPUID, systemd-detect-virt, clock sources, DMI, /sys/hypervisor"
+)
 def machine_evidence(node: Node) -> Read:
     found = evidence(node)
     if all(value is None for name, value in found.items() if not name.endswith("_reason")):
         raise Unreadable("no source says anything", "/proc/cpuinfo")
-    return found, "/proc/cpuinfo, systemd-detect-virt, /sys/class/dmi, /sys/hypervisor"
-
-
-@fact("container that this process runs in: docker, podman, apptainer, ...; none where there is none")
-def container(node: Node) -> Read:
-    said, _ = _detect_virt(node, "--container")
-    if said not in (None, "none"):
-        return said, "systemd-detect-virt --container"
-    # Apptainer and Singularity are unknown to systemd-detect-virt; they leave this folder in the image
-    for name, kind in (("/.singularity.d", "apptainer"), ("/run/.containerenv", "podman"), ("/.dockerenv", "docker")):
-        if node.path(name).exists():
-            return kind, name
-    if node.path("/proc/self/cgroup").exists() and re.search(r"(docker|kubepods|lxc)", node.read("/proc/self/cgroup")):
-        return "container", "/proc/self/cgroup"
-    if said == "none" or node.path("/proc/self").exists():
-        return "none", "systemd-detect-virt --container, /.singularity.d, /run/.containerenv, /.dockerenv"
-    raise Unreadable("no source could be read", "systemd-detect-virt --container")
+    return found, "/proc/cpuinfo, CPUID, systemd-detect-virt, clock sources, /sys/class/dmi, /sys/hypervisor"
