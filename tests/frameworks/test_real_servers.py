@@ -29,6 +29,7 @@ from servegauge.instrument.coordinator import run_load
 from servegauge.instrument.job import LoadJob
 from servegauge.launch import server
 from servegauge.launch.recorders.scrape import Scraper, snapshot
+from servegauge.workloads import tokenizer
 from tests.frameworks.framework_environments import REQUIRED, ROOT, environment
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(600)]
@@ -221,6 +222,16 @@ def test_a_reset_empties_the_prefix_cache(running: Running) -> None:
     assert reset.ok, reset
     running.complete(PROMPT)
     assert running.metrics()["cache_hit_tokens"] == warm, f"{name} said {reset.answer!r} and still had the prompt"
+
+
+def test_of_a_cold_cache_no_more_is_found_than_every_prompt_begins_with(running: Running) -> None:
+    """What a cell with a cold cache is not called warm for: the first prompt leaves `<s>` to the second."""
+    assert running.framework.reset_cache(running.server.client, running.launch).ok
+    opening = tokenizer.load(Path(running.launch.model["source"])).opening(chat=False)
+    assert opening == 1
+    for prompt in ("apple trees in the garden", "Zebra crossings of the town"):
+        usage = running.complete(prompt)["usage"]
+        assert ((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0) <= opening
 
 
 def test_a_reset_waits_for_a_request_that_still_runs(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

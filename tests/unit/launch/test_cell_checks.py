@@ -72,6 +72,29 @@ def test_a_cold_cell_that_was_served_from_the_cache():
     assert raised(rows, cache="warm") == {}
 
 
+@pytest.mark.parametrize(
+    ("opening", "cached", "value"), [(1, 1, None), (1, 0, None), (4, 4, None), (4, 9, 0.5), (0, 1, 0.1)]
+)
+def test_what_every_prompt_begins_with_is_no_warm_cache(opening, cached, value):
+    """With pages of one token `<s>` is found from the second request on, and so are a chat template's first words."""
+    rows = [row(number, cached_tokens=cached) for number in range(400)]
+    flag = raised(rows, record={"prompt_opening_tokens": opening}).get("cache_warm")
+    assert (flag and flag["value"]) == (value and pytest.approx(value))
+    if flag and opening:
+        assert f"without the {opening} that every prompt begins with" in flag["detail"]
+
+
+def test_what_every_prompt_begins_with_is_taken_out_of_the_servers_count_too():
+    record = {
+        "prompt_opening_tokens": 2,
+        "metrics_before": {"cache_hit_tokens": 0.0, "cache_query_tokens": 0.0, "requests_finished": 0.0},
+        "metrics_after": {"cache_hit_tokens": 20.0, "cache_query_tokens": 400.0, "requests_finished": 10.0},
+    }
+    assert "cache_warm" not in raised(record=record)
+    record["metrics_after"]["cache_hit_tokens"] = 220.0
+    assert raised(record=record)["cache_warm"]["value"] == pytest.approx(0.5)
+
+
 def test_a_cold_cell_that_the_servers_metrics_call_warm():
     record = {
         "metrics_before": {"cache_hit_tokens": 10.0, "cache_query_tokens": 100.0},

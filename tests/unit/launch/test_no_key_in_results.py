@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base import redact, supervisor
-from servegauge.base.files import write_json
+from servegauge.base.files import read_json, write_json
 from servegauge.dataset.merge import merge
 from servegauge.frameworks.base import Evidence
 from servegauge.frameworks.paced import Paced
@@ -26,6 +29,7 @@ from tests.pretend.clone import Clone
 
 KEY = "sesame-open/4711+xyz"
 TOKEN = "another-secret-of-the-site"  # in the job's environment
+FORBIDDEN = [*redact.spellings([KEY]), *redact.spellings([TOKEN])]  # as they are, in URLs, base64, ...
 CALIBRATION = {"points": [], "cpus": None, "limits": {"rate_rps": 100.0, "streams": 100}}
 # Prints what servers print, answers as the paced server does, and dies with its options on its lips.
 LEAK = """
@@ -80,11 +84,18 @@ def texts(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "replace")
 
 
-@pytest.fixture
-def results(tmp_path, tiny_model, monkeypatch) -> Path:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, tiny_model) -> Iterator[Path]:
     """Results of a launch of three cells: one is measured, one fails by an error of ours, in one the server dies."""
+    tmp_path = tmp_path_factory.mktemp("launch")
     clone = Clone(tmp_path / "clone", tmp_path)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield measured(clone, monkeypatch)
+
+
+def measured(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Path:
     (clone.results / "calibrations").unlink()
+    clone.study(matrix={"prefix_cache": [True]})
     monkeypatch.setenv("SITE_TOKEN", TOKEN)
     monkeypatch.setattr(server, "new_api_key", lambda: KEY)
     leaky = Leaky()
@@ -96,7 +107,11 @@ def results(tmp_path, tiny_model, monkeypatch) -> Path:
     file = clone.results / "plan" / "faults.json"
     compile_plan(file, clone.results / "workloads" / "faults.json", clone.results, clone.root)
     order = make_order(plan, plan["launches"][0]["id"], 0, Path("results"), clone.root)
-    outcome = run.run_launch(order)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        outcome = run.run_launch(order)
+    assert "ValueError: the server said" in said.getvalue(), "with its traceback"
+    assert not [one for one in FORBIDDEN if one in said.getvalue()], "what a job prints is kept, too"
     assert sorted(cell["status"] for cell in outcome["cells"].values()) == ["failed", "failed", "ok"], outcome
     reasons = " ".join(str(cell["reason"]) for cell in outcome["cells"].values())
     assert "a defect of the pipeline: ValueError: the server said" in reasons
@@ -107,19 +122,21 @@ def results(tmp_path, tiny_model, monkeypatch) -> Path:
     return clone.results
 
 
-def test_no_file_holds_the_key(results: Path, capfd) -> None:
+def test_no_file_holds_the_key(results: Path) -> None:
     files = [path for path in results.rglob("*") if path.is_file()]
     found = {path.suffix for path in files}
     assert {".json", ".log", ".parquet"} <= found
     logs = "".join(texts(path) for path in results.glob("launches/*/attempt-0/server-*.log"))
     assert logs.count("start server_args=") == 2, "both starts of the server, sealed"
     assert "in a sentence" in logs
-    forbidden = [*redact.spellings([KEY]), *redact.spellings([TOKEN])]
-    assert len(forbidden) > 4
-    holding = {str(path.relative_to(results)) for path in files if any(one in texts(path) for one in forbidden)}
+    holding = {str(path.relative_to(results)) for path in files if any(one in texts(path) for one in FORBIDDEN)}
     assert holding == set()
-    said = capfd.readouterr()
-    assert not [one for one in forbidden if one in said.out + said.err], "what the job prints is kept, too"
+
+
+def test_a_cell_with_a_prefix_cache_says_what_every_prompt_begins_with(results: Path) -> None:
+    (cell,) = results.glob("cells/*/cell.json")
+    assert read_json(cell)["prompt_opening_tokens"] > 0
+    assert "cache_warm" not in [flag["flag"] for flag in read_json(cell)["flags"]]
 
 
 def test_what_a_killed_job_left_is_sealed_when_its_end_is_written(tmp_path: Path, monkeypatch) -> None:

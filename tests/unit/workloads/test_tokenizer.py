@@ -46,6 +46,17 @@ def test_chat_is_rendered_by_the_models_template(tiny_model: Path) -> None:
     assert count == tokens.load(tiny_model).count(text)
 
 
+def test_what_every_prompt_begins_with(tiny_model: Path, byte_level: Path) -> None:
+    own = tokens.load(tiny_model)
+    assert own.opening(chat=False) == 1, "<s>"
+    first, second = (own.chat([{"role": "user", "content": word}])[0] for word in ("sea", "weather"))
+    assert own.opening(chat=True) > 1, "<s> and what the template writes before the message"
+    assert first.partition("sea")[0] == second.partition("weather")[0] != ""
+    assert tokens.load(byte_level).opening(chat=False) == 0
+    with pytest.raises(UserError, match="no chat template"):
+        tokens.load(byte_level).opening(chat=True)
+
+
 def test_a_template_that_writes_the_first_token_gets_no_second_one(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").symlink_to(tiny_model / "tokenizer.json")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": {"content": "<s>"}}))

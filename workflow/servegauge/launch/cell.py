@@ -30,6 +30,7 @@ from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders import scrape
 from servegauge.launch.recorders.gpu_sample import Sampler
 from servegauge.launch.recorders.scrape import Scraper
+from servegauge.workloads import tokenizer
 
 STATUSES = ("ok", "failed", "not_run")
 METRICS_HZ = 2.0  # of reading the servers' metrics, where the study's `job.metrics_hz` is not in the order
@@ -140,6 +141,7 @@ class _Measurement:
             "metrics_after": after,
         }
         self._refuse(requests)
+        self.record["prompt_opening_tokens"] = self._opening_tokens()
         gpu = folder / "gpu.parquet"
         self.record["flags"] = cell_checks.flags(
             requests,
@@ -241,6 +243,17 @@ class _Measurement:
         return self.run.stop() or not self.run.instances.alive()
 
     # -- after --------------------------------------------------------------
+
+    def _opening_tokens(self) -> int | None:
+        """Tokens that every prompt begins with, which a prefix cache holds from the first request on; null if off."""
+        if not self.run.launch.options.get("prefix_cache"):
+            return None
+        file = models.workload_tokenizer(self.cell.workload.tokenizer, self.run.root)
+        own = tokenizer.load(file)
+        try:
+            return own.opening(chat=self.load.endpoint == "chat")
+        except UserError:  # no chat template that we can read: the server has one of its own
+            return own.opening(chat=False)
 
     def _refuse_dead(self) -> None:
         """CellFailed where a server died."""

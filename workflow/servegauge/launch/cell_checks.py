@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servegauge.base.errors import UserError, did_you_mean
-from servegauge.contract.metrics import cached_share, in_window, required_sample
+from servegauge.contract.metrics import in_window, required_sample
 from servegauge.contract.spec import Cell, Launch
 from servegauge.node.smi_loop import THROTTLING
 
@@ -47,7 +47,8 @@ DEFAULTS: dict[str, Threshold] = {
     "cached_share": Threshold(
         0.01,
         "cache_warm",
-        "prompt tokens from a prefix cache / prompt tokens, in a cell with a cold cache, is above",
+        "prompt tokens from a prefix cache, but for those that every prompt begins with, / prompt tokens, in a cell "
+        "with a cold cache, is above",
     ),
     "refused_resets": Threshold(
         0, "reset_refused", "cache resets that the server refused, in a cell with a cold cache, are more than"
@@ -177,16 +178,33 @@ def generator_busy(case: _Case) -> list[Flag]:
 
 
 def cache_warm(case: _Case) -> list[Flag]:
-    """A cell that asked for a cold prefix cache was served from it: by its own answers, else by the server's count."""
+    """A cell that asked for a cold prefix cache was served from it: by its own answers, else by the server's count.
+
+    The tokens with which every prompt begins (`<s>`, a chat template's first words) are left out: the first request of
+    the cell leaves them to all others, however cold the cache was, and a cache with pages of one token has them.
+    """
     if case.cell.load.cache != "cold":
         return []
-    share, source = cached_share(case.ok), "the answers' usage"
+    opening = case.record.get("prompt_opening_tokens") or 0
+    share, source = _answers_hit_share(case.ok, opening), "the answers' usage"
     if share is None:
-        share, source = _server_hit_share(case.record), "the server's metrics, warm-up included"
-    return case.above("cached_share", share, f"share of prompt tokens from the prefix cache, by {source}")
+        share, source = (
+            _server_hit_share(case.record, opening, case.window.num_rows),
+            "the server's metrics, warm-up included",
+        )
+    beyond = f", without the {opening} that every prompt begins with" if opening else ""
+    return case.above("cached_share", share, f"share of prompt tokens from the prefix cache{beyond}, by {source}")
 
 
-def _server_hit_share(record: Mapping[str, Any]) -> float | None:
+def _answers_hit_share(ok: pa.Table, opening: int) -> float | None:
+    said = ok.filter(pc.is_valid(ok["cached_tokens"]))
+    prompt = pc.sum(said["prompt_tokens"]).as_py()
+    beyond = pc.max_element_wise(pc.subtract(said["cached_tokens"], opening), 0)
+    return (pc.sum(beyond).as_py() or 0) / prompt if prompt else None
+
+
+def _server_hit_share(record: Mapping[str, Any], opening: int, requests: int) -> float | None:
+    """`requests` is how many there were at least, for servers that do not count them."""
     before, after = record.get("metrics_before") or {}, record.get("metrics_after") or {}
 
     def grown(name: str) -> float | None:
@@ -195,7 +213,9 @@ def _server_hit_share(record: Mapping[str, Any]) -> float | None:
     hits, queries = grown("cache_hit_tokens"), grown("cache_query_tokens")
     if queries is None and hits is not None and (computed := grown("prompt_tokens")) is not None:
         queries = max(hits, computed)
-    return hits / queries if hits is not None and queries else None
+    if hits is None or not queries:
+        return None
+    return max(0.0, hits - opening * (grown("requests_finished") or requests)) / queries
 
 
 def reset_refused(case: _Case) -> list[Flag]:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,24 @@ class Tokenizer:
             text = template.render(messages=list(messages), add_generation_prompt=True, **names)
         except jinja2.TemplateError as error:
             raise UserError(f"the chat template of {self.path.parent} failed: {error}") from error
-        # Most templates write the first special token themselves; then the tokenizer must not add another one.
-        written = bool(names["bos_token"]) and text.startswith(names["bos_token"])
-        return text, self.count(text, special=not written)
+        return text, self.count(text, special=not self._begins_itself(text))
+
+    def _begins_itself(self, text: str) -> bool:
+        """Most templates write the first special token themselves; then the tokenizer must not add another one."""
+        first = self._token_text("bos_token")
+        return bool(first) and text.startswith(first)
+
+    def opening(self, chat: bool) -> int:
+        """Tokens with which every prompt begins, whatever it says: `<s>`, and of a chat the template's first words.
+
+        UserError for a chat whose template is missing or fails.
+        """
+        prompts = []
+        for word in ("apple", "Zebra", "7 of 9"):
+            text = self.chat([{"role": "user", "content": word}])[0] if chat else word
+            special = not (chat and self._begins_itself(text))
+            prompts.append(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
 
     def _token_text(self, key: str) -> str:
         token = self._configuration.get(key)
