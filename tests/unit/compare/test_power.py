@@ -10,6 +10,7 @@ import pytest
 from servegauge.compare.effect import paired_effect
 from servegauge.compare.power import (
     detectable_difference,
+    plan_text,
     power_to_equal,
     power_to_see,
     repeats_needed,
@@ -73,3 +74,25 @@ def test_the_quick_count_of_repeats_is_the_exact_one(deviation):
     exact = max(repeats_needed(deviation, 0.02), repeats_to_equal(deviation, 0.02))
     assert abs(repeats_to_decide(deviation, 1.0, 0.02) - exact) <= 1
     assert abs(repeats_to_decide(deviation, 1 / 1.08, 0.02) - repeats_needed(deviation, 0.08)) <= 1
+
+
+def test_a_plan_says_what_it_can_see_by_measured_scatter():
+    known = {"ttft_p50": (0.02, 4), "tpot_p50": (0.01, 4)}
+    said = plan_text(5, known, effect=0.05, titles={"ttft_p50": "TTFT p50"})
+    assert "TTFT p50: launches differ by 2 % (measured, 4 launches a configuration); 5 repeats see" in said
+    assert "a difference of 2 % takes 19 repeats, a difference of 5 % takes 5 repeats" in said
+    assert "to state equality within 2 % 19 repeats" in said
+    assert "to see 5 % in all of them, set matrix.repeat to 5" in said
+    assert "demonstration" not in said
+
+
+def test_a_plan_of_nothing_measured_says_that_it_assumes():
+    said = plan_text(3, {})
+    assert "every metric: launches differ by 3 % (assumed: nothing was repeated yet); 3 repeats see 15 %" in said
+    assert "differences under about 11 % will mostly stay undecided" in said
+
+
+def test_a_plan_below_three_repeats_calls_itself_a_demonstration():
+    said = plan_text(2, {})
+    assert "a demonstration: repeat is 2" in said
+    assert "undecided" not in said

@@ -274,10 +274,10 @@ def test_the_command_shows_a_plan_and_a_mistake_is_one_line(tmp_path: Path) -> N
 def test_the_command_says_when_a_plan_is_over_its_budget(tmp_path: Path) -> None:
     copy_config(tmp_path)
     study = tmp_path / "config/studies/vgpu-vs-bare-metal.yaml"
-    study.write_text(study.read_text().replace("gpu_hours: 120", "gpu_hours: 1"))
+    study.write_text(study.read_text().replace("gpu_hours: 200", "gpu_hours: 1"))
     over = _plan(tmp_path, "vgpu-vs-bare-metal")
     assert over.returncode == 2
     assert "vgpu-vs-bare-metal-r" not in over.stderr
     assert "the budget is 1. Make the study smaller" in over.stderr
-    assert "24 launches" in over.stdout, "the plan is shown all the same"
+    assert "48 launches" in over.stdout, "the plan is shown all the same"
     assert _plan(tmp_path, "vgpu-vs-bare-metal", "--over-budget").returncode == 0

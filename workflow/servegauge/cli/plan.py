@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from servegauge.base.errors import UserError
 from servegauge.plan import documents
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -14,6 +17,7 @@ HELP = "Show a study's launches and cells, what is measured, and what the rest w
 EXAMPLE = """
   servegauge plan demo
   servegauge plan vgpu-vs-bare-metal --format csv > cells.csv
+  servegauge plan vgpu-vs-bare-metal --power 0.02
 """
 
 
@@ -23,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     formats = ("table", "csv", "json")
     add("--format", choices=formats, default="table", help="a line a launch, a line a cell, or everything")
     add("--cells", default="*", metavar="GLOB", help="only cells whose id matches")
+    add("--power", type=_difference, metavar="SHARE", help="say how many repeats see a difference: 0.02 for 2 %%")
     add("--over-budget", action="store_true", help="exit with 0 although the plan is over the budget")
 
 
@@ -32,5 +37,34 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.study or load_config(root, {})["study"]
     plan = expand(load_study(root, name)).selected(arguments.cells)
     sys.stdout.write(documents.render(plan, results, arguments.format))
+    if arguments.format == "table":
+        print(f"\n{what_it_sees(plan.study, results, arguments.power)}")
     documents.total(plan, documents.state(plan, results), results, arguments.over_budget)
     return 0
+
+
+def what_it_sees(study: Mapping[str, Any], results: Path, effect: float | None = None) -> str:
+    """What the repeats of a study can see: by the scatter that its dataset measured, else by an assumed one."""
+    from servegauge.compare.compare import MARGIN, primary_metrics  # reading a dataset costs a second
+    from servegauge.compare.measured import launch_deviations
+    from servegauge.compare.power import plan_text
+    from servegauge.dataset.study_view import Study
+
+    known: dict[str, tuple[float, int]] = {}
+    titles: dict[str, str] = {}
+    try:
+        measured = Study(results, study["name"])
+        found = launch_deviations(measured)
+        known = {name: found[name] for name in primary_metrics(measured) if name in found}
+        titles = {metric.name: metric.title for metric in measured.metrics}
+    except UserError:  # nothing was merged yet, or nothing of this study
+        pass
+    margin = study.get("compare", {}).get("margin", MARGIN)
+    return plan_text(study["matrix"]["repeat"], known, margin, effect, titles)
+
+
+def _difference(text: str) -> float:
+    value = float(text)
+    if not 0 < abs(value) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a difference such as 0.02 for 2 %")
+    return abs(value)

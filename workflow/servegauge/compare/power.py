@@ -7,7 +7,7 @@ a repeat pairs one launch of either side, so a difference deviates by sqrt(2) as
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -123,3 +123,58 @@ def _fewest(enough: Callable[[int], bool], most: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+ASSUMED_DEVIATION = 0.03
+"""Between launches of one configuration, where nothing was measured yet."""
+
+
+def plan_text(
+    repeats: int,
+    deviations: Mapping[str, tuple[float, int]],
+    margin: float = 0.02,
+    effect: float | None = None,
+    titles: Mapping[str, str] | None = None,
+) -> str:
+    """What a study of `repeats` repeats can see, in lines.
+
+    `deviations`: metric -> (deviation of the logarithm between launches, how many launches of a configuration it rests
+    on); empty: one is assumed, and said to be. `effect`: a difference (0.02: 2 %) whose repeats are asked for.
+    """
+    known = dict(deviations) or {"": (ASSUMED_DEVIATION, 0)}
+    lines = ["What it can see, before correction for several questions (power 80 %, two-sided 5 %, launches in pairs):"]
+    if repeats < FEWEST:
+        lines.append(
+            f"  a demonstration: repeat is {repeats}, and no verdict is given below {FEWEST} repeats of a side"
+        )
+    for metric, (deviation, launches) in known.items():
+        lines.append(f"  {_seen(metric, deviation, launches, repeats, titles or {})}")
+        wanted = [margin, *([effect] if effect and effect != margin else [])]
+        takes = [f"a difference of {_percent(one)} takes {_count(repeats_needed(deviation, one))}" for one in wanted]
+        takes.append(f"to state equality within {_percent(margin)} {_count(repeats_to_equal(deviation, margin))}")
+        lines.append(f"    {', '.join(takes)}")
+    if effect:
+        counts = [repeats_needed(deviation, effect) for deviation, _ in known.values()]
+        most = None if None in counts else max(count for count in counts if count)
+        lines.append(f"  to see {_percent(effect)} in all of them, set matrix.repeat to {_count(most, '')}")
+    return "\n".join(lines)
+
+
+def _seen(metric: str, deviation: float, launches: int, repeats: int, titles: Mapping[str, str]) -> str:
+    basis = f"measured, {launches} launches a configuration" if launches else "assumed: nothing was repeated yet"
+    text = f"{titles.get(metric, metric) or 'every metric'}: launches differ by {_percent(deviation)} ({basis})"
+    seen, half = detectable_difference(deviation, repeats), usual_half_width(deviation, repeats)
+    if repeats < FEWEST or seen is None or half is None:
+        return text
+    return (
+        f"{text}; {repeats} repeats see {_percent(seen)}, "
+        f"differences under about {_percent(half)} will mostly stay undecided"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def _count(repeats: int | None, unit: str = " repeats") -> str:
+    return f"more than {MOST}" if repeats is None else f"{repeats}{unit}"

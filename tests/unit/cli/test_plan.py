@@ -1,0 +1,40 @@
+"""`servegauge plan`: beside launches and cells, what the study can see."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from servegauge.base.files import read_json
+from servegauge.cli.plan import add_arguments, what_it_sees
+from servegauge.compare.measured import launch_deviations
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import Study
+from tests import synthetic
+
+
+def test_the_scatter_of_the_dataset_is_taken_where_there_is_one(tmp_path: Path) -> None:
+    synthetic.make_results(tmp_path, requests=60)
+    results = tmp_path / "results"
+    study = read_json(results / "plan/demo.json")["study"]
+    study["matrix"] = {**study.get("matrix", {}), "repeat": 2}
+    assert "assumed: nothing was repeated yet" in what_it_sees(study, results, 0.05)
+    merge.merge(results)
+    said = what_it_sees(study, results, 0.05)
+    deviation, _ = launch_deviations(Study(results, "demo"))["tpot_p50"]
+    assert f"TPOT p50: launches differ by {100 * deviation:.2g} % (measured, 2 launches a configuration)" in said
+    assert "assumed" not in said
+    assert "a demonstration: repeat is 2" in said
+    assert "to see 5 % in all of them, set matrix.repeat to " in said
+
+
+@pytest.mark.parametrize("wrong", ["0", "2", "nothing"])
+def test_a_difference_is_a_share(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["demo", "--power", "0.02"]).power == 0.02
+    with pytest.raises(SystemExit):
+        parser.parse_args(["demo", "--power", wrong])
+    assert "--power" in capsys.readouterr().err
