@@ -288,8 +288,13 @@ def write_launch(results: Path, launch: Launch, outcomes: dict[str, dict[str, An
     write_json(folder / "attempt-0.json", {**head, **end, "job": {"mode": "local", "id": "4711"}})
 
 
-def make_results(root: Path, requests: int = 60, repeats: int = 2) -> dict[str, str]:
-    """Fill `root`/results; returns the ids of the cells called failed, skipped and flagged."""
+def make_results(
+    root: Path, requests: int = 60, repeats: int = 2, flags: list[dict[str, Any]] | None = None
+) -> dict[str, str]:
+    """Fill `root`/results; returns the ids of the cells called failed, skipped and flagged.
+
+    Every measured cell has the `flags` given; the one called flagged has a flag of its own.
+    """
     results = root / "results"
     plan_cells, special, all_launches = [], {}, launches(repeats)
     for launch in all_launches:
@@ -305,14 +310,14 @@ def make_results(root: Path, requests: int = 60, repeats: int = 2) -> dict[str, 
                     "reason": "the server died: exit status -9 (killed; out of memory?)",
                 }
                 continue
-            flags = None
+            raised = flags
             if here == ("shared-cpu", 1, "long", "rate4"):
                 special["flagged"] = cell.id
                 shape = Shape(**{**asdict(shape), "errors": max(1, requests // 20)})
                 share = shape.errors / requests
                 detail = f"{shape.errors} of {requests} requests failed"
-                flags = [{"flag": "errors", "value": share, "threshold": 0.01, "detail": detail}]
-            write_cell(results, launch, cell, shape, flags)
+                raised = [{"flag": "errors", "value": share, "threshold": 0.01, "detail": detail}]
+            write_cell(results, launch, cell, shape, raised)
             outcomes[cell.id] = {"status": "ok", "reason": None}
         write_launch(results, launch, outcomes)
     first = all_launches[0]

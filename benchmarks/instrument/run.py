@@ -31,12 +31,12 @@ from tools import OURS, PEERS, ROOT, Reported, Tool
 
 from servegauge.base.errors import UserError, did_you_mean, run_and_exit
 from servegauge.base.files import write_json, write_text
+from servegauge.contract.flag_registry import thresholds
 from servegauge.instrument.calibrate import PacedServer, Point, paced_server, quantiles
-from servegauge.launch.cell_checks import DEFAULTS
 from servegauge.node.expectations import cpu_sample, steal_between
 
 FIRST_S, GAP_S = 0.05, 0.01
-TRIES, STOLEN = 3, DEFAULTS["steal_share"].value
+TRIES, STOLEN = 3, thresholds()["steal_share"].default
 TOKENIZER = ROOT / ".cache" / "models" / "random-llama-tiny"
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 

@@ -14,7 +14,10 @@ from typing import Any
 from servegauge.base.files import write_json
 
 MADE_UP = Path(__file__).with_name("made_up")
-REGISTRIES = {"metric_registry": "servegauge.contract.metric_registry"}
+REGISTRIES = {
+    "metric_registry": "servegauge.contract.metric_registry",
+    "flag_registry": "servegauge.contract.flag_registry",
+}
 """Folder of tests/contract/made_up/ -> the package into which its files would be put."""
 
 
@@ -28,26 +31,31 @@ def seen(folder: Path) -> dict[str, Any]:
     """Schemas, documentation, dataset, report and summaries of a small study, as text or plain data."""
     from servegauge.cli import load_summary
     from servegauge.cli.docs.data_dictionary import data_dictionary
-    from servegauge.contract import metric_registry, metrics, tables
+    from servegauge.cli.docs.flags import flags_page
+    from servegauge.contract import flags, metric_registry, metrics, tables
+    from servegauge.contract.spec import Cell, Load
     from servegauge.contract.yaml_schema import schema
     from servegauge.dataset import merge
     from servegauge.report import page, terminal
     from tests import synthetic
 
-    synthetic.make_results(folder)
+    requests = synthetic.raw_requests("c", "l", synthetic.Shape())
+    window = requests.filter(metrics.in_window(requests))
+    raised = flags.cell_flags(requests, Cell("l", "l", {}, Load(rate_rps=4.0, requests=60), None), {})
+    synthetic.make_results(folder, flags=raised)
     results = folder / "results"
     merge.merge(results)
     page.render(results, "demo", folder / "demo.html")
-    requests = synthetic.raw_requests("c", "l", synthetic.Shape())
-    window = requests.filter(metrics.in_window(requests))
     run = {
         **metrics.summarise(window, 10.0),
-        **{"statuses": {}, "first_errors": {}, "flags": [], "notes": [], "stopped": False, "out": ""},
+        **{"statuses": {}, "first_errors": {}, "flags": raised, "notes": [], "stopped": False, "out": ""},
         "instrument": {"cpu_s": 0.0, "workers": 1},
     }
     return {
         "tables": {name: schema.names for name, schema in tables.TABLES.items()},
         "slo_limits": list(schema("study")["properties"]["slo"]["additionalProperties"]["properties"]),
+        "thresholds": list(schema("study")["properties"]["validity"]["properties"]),
+        "flags_page": flags_page(),
         "compared": [one.name for one in metric_registry.compared()],
         "data_dictionary": data_dictionary(),
         "cells": [row for row in merge.read(results, "cells").to_pylist() if row["status"] == "ok"],

@@ -49,3 +49,17 @@ def test_a_metric_is_compared_and_shown(seen) -> None:
         assert name in seen["terminal"]
     assert "made_up_byte, ms" in seen["load"]
     assert "Made-up reuse" in seen["load"]
+
+
+def test_a_flag_is_a_threshold_of_a_study_and_documented(seen) -> None:
+    assert "made_up_count" in seen["thresholds"]
+    assert "| `made_up_count` | 3 | [`made_up_flag`](#made_up_flag) | made-up: requests" in seen["flags_page"]
+    assert "## made_up_flag" in seen["flags_page"]
+
+
+def test_a_flag_is_raised_and_shown(seen) -> None:
+    assert sum("made_up_flag" in row["flags"] for row in seen["cells"]) == len(seen["cells"]) - 1
+    assert "Made-up: there were requests." in seen["page"]
+    assert "made-up: there are requests" in seen["page"]
+    assert "made_up_flag" in seen["terminal"]
+    assert "made_up_flag" in seen["load"]

@@ -408,7 +408,7 @@ def test_other_texts_than_on_the_reference_platform_are_flagged(made):
     assert text_flags(results) == {cell: {"flag": "text_differs", "value": 0.25, "threshold": 0.0, "detail": detail}}
     shown = next(one for one in page.flag_table(Study(results, "demo")) if one["flag"] == "text_differs")
     assert [(one["row"]["cell"], one["value"], one["detail"]) for one in shown["rows"]] == [(cell, 0.25, detail)]
-    assert shown["meanings"], "the report says what raises it"
+    assert shown["declared"].name == "text_differs", "the report says what it means"
 
 
 def test_the_study_says_how_many_other_texts_are_too_many(made):

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from servegauge.contract.flags import cell_flags
 from servegauge.contract.spec import Cell, Launch, Layout, Load, Workload
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Reset
 from servegauge.instrument.coordinator import LoadJob, run_load
-from servegauge.launch import cell_checks
 from servegauge.launch.server import HttpClient
 from tests.unit.instrument_helpers import paced, workload
 
@@ -38,7 +38,7 @@ def flagged(tmp_path: Path, arguments: tuple[str, ...], load: Load, path: Path, 
         )
         result = run_load(job)
     record = {"instrument": result.instrument, "cache_reset": asdict(reset)}
-    found = cell_checks.flags(pq.read_table(result.requests), cell(load), record, LAUNCH)
+    found = cell_flags(pq.read_table(result.requests), cell(load), record)
     return {flag["flag"]: flag for flag in found if flag["flag"] != "generator_limited"}
 
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base.forkserver import Offshoot
+from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.contract.tables import GPU_RAW, NODE_RAW
 from servegauge.launch.recorders.gpu_sample import NodeReader, Sampler, summary
 from servegauge.node import smi_loop
@@ -258,4 +259,4 @@ def test_the_summary_is_of_the_window_only():
 
 def test_columns_are_those_of_the_dataset():
     assert ["t_ns", *FIELDS] == GPU_RAW.names
-    assert set(smi_loop.REASONS.values()) >= smi_loop.THROTTLING
+    assert set(smi_loop.REASONS.values()) >= THROTTLING

@@ -13,10 +13,10 @@ import yaml
 
 from servegauge.base.errors import UserError
 from servegauge.cli.docs import reference
+from servegauge.contract import flags
 from servegauge.contract.spec import Load
 from servegauge.contract.yaml_schema import line_of, read_yaml, schema
 from servegauge.frameworks.base import OPTIONS
-from servegauge.launch.cell_checks import DEFAULTS
 from servegauge.plan.config import load_config, load_model, load_platform, load_prompts, load_study, names
 from tests.unit.study_tree import REPOSITORY, STUDY, Tree
 
@@ -227,9 +227,9 @@ def test_every_key_of_load_is_a_field_and_has_its_default() -> None:
 
 def test_thresholds_are_those_of_the_flags() -> None:
     properties = schema("study")["properties"]["validity"]["properties"]
-    assert {name: rule["default"] for name, rule in properties.items()} == {n: t.value for n, t in DEFAULTS.items()}
-    for name, threshold in DEFAULTS.items():
-        assert properties[name]["description"] == f"{threshold.flag}: {threshold.description}."
+    assert properties["error_share"]["default"] == 0.01
+    assert properties["error_share"]["description"] == "errors: requests not ok / requests is above."
+    assert {name: rule["default"] for name, rule in properties.items()} == flags.thresholds_of()
 
 
 def test_the_manual_says_what_the_schemas_say() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from servegauge.contract import metric_registry, metrics
+from servegauge.contract.flags import cell_flags
 from servegauge.contract.metric import LOAD
 from servegauge.contract.spec import Cell, Load, Workload
 from servegauge.instrument.coordinator import LoadResult
-from servegauge.launch import cell_checks
 
 IN_HEAD = ("achieved_rps", "output_tokens_per_s")  # beside what was offered and what was sent
 
@@ -36,7 +36,7 @@ def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) 
         "first_errors": failures,
         **metrics.summarise(window, metrics.window_s(requests)),
         "instrument": result.instrument,
-        "flags": cell_checks.flags(window, cell, {"instrument": result.instrument}),
+        "flags": cell_flags(window, cell, {"instrument": result.instrument}),
         "notes": list(notes),
     }
 

@@ -64,9 +64,26 @@ class Requests:
     @property
     def cached_share(self) -> float | None:
         """Prompt tokens from a prefix cache / prompt tokens, over requests whose server tells; null if none does."""
-        told = Requests(self.table.filter(pc.is_valid(self.table["cached_tokens"])))
-        prompt = told.total("prompt_tokens")
-        return (told.total("cached_tokens") or 0) / prompt if prompt else None
+        return self.cached_share_beyond(0)
+
+    def cached_share_beyond(self, opening: int) -> float | None:
+        """The same, without up to `opening` cached tokens of each request."""
+        told = self.table.filter(pc.is_valid(self.table["cached_tokens"]))
+        prompt = pc.sum(told["prompt_tokens"]).as_py()
+        beyond = pc.max_element_wise(pc.subtract(told["cached_tokens"], opening), 0)
+        return (pc.sum(beyond).as_py() or 0) / prompt if prompt else None
+
+    def mean_in_flight(self, start: float, stop: float) -> float:
+        """Mean number of requests between schedule and end, from `start` to `stop` of the time in which they arrived.
+
+        0 and 1 are the first and the last arrival; a request without an end never ended.
+        """
+        scheduled = self.table["scheduled_ns"].to_numpy()
+        ends = pc.fill_null(self.table["end_ns"], 1 << 62).to_numpy()
+        first, span = scheduled.min(), scheduled.max() - scheduled.min()
+        low, high = first + start * span, first + stop * span
+        inside = np.clip(np.minimum(ends, high) - np.maximum(scheduled, low), 0, None)
+        return float(inside.sum() / (high - low)) if high > low else 0.0
 
     def values(self, column: str) -> np.ndarray:
         """Defined values of a column; shape (values,)."""

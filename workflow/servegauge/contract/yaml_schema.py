@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from servegauge.base.errors import UserError, did_you_mean
-from servegauge.contract import metric_registry
+from servegauge.contract import flag_registry, metric_registry
 
 SCHEMAS = Path(__file__).with_name("schemas")
 SHOWN = 10  # mistakes of one file that are printed
@@ -96,7 +96,20 @@ def _slo_limits() -> dict[str, Any]:
     return {one.column: {"type": "number", "exclusiveMinimum": 0, "description": one.limit} for one in limits}
 
 
-_REGISTRIES = {"slo_limits": _slo_limits}
+def _thresholds() -> dict[str, Any]:
+    return {
+        one.name: {
+            "type": "number",
+            "minimum": 0,
+            "default": one.default,
+            "description": f"{flag.name}: {one.description}.",
+        }
+        for flag in flag_registry.flags().values()
+        for one in flag.thresholds
+    }
+
+
+_REGISTRIES = {"slo_limits": _slo_limits, "thresholds": _thresholds}
 
 
 @cache

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servegauge.base.errors import UserError
-from servegauge.contract import metric_registry, metrics
+from servegauge.contract import flag_registry, metric_registry, metrics
+from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
 from servegauge.contract.spec import canonical_json, number
 from servegauge.dataset import launch_parts, merge
@@ -23,7 +24,7 @@ SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share
 LOAD_AXES = ("prompts", "rate", "concurrency", "cache")
 
 
-SAMPLE_FLAGS = ("p99_not_supported", "p95_not_supported")
+SAMPLE_FLAGS = flag_registry.of_severity(SAMPLE)
 """Flags that say how many requests there were, and nothing about how they were measured."""
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from servegauge.contract.flag import TextsCase
+from servegauge.contract.flags import raised, thresholds_of
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.launch_parts import Part
-from servegauge.launch.cell_checks import DEFAULTS
 
 THRESHOLD = "differing_text_share"
-FLAG = DEFAULTS[THRESHOLD].flag
 # What two cells share, beside the server's further arguments and variables, when only the platform is another
 SAME = (
     *("workload", "load", "framework", "model", "options", "repeat"),
@@ -43,7 +43,7 @@ def compare_texts(
     }
     limits: dict[str, float] = {}
     for plan in plans:
-        limit = (plan["study"].get("validity") or {}).get(THRESHOLD, DEFAULTS[THRESHOLD].value)
+        limit = thresholds_of(plan["study"].get("validity"))[THRESHOLD]
         limits.update((cell["id"], min(limit, limits.get(cell["id"], limit))) for cell in plan["cells"])
     given = {launch["id"]: launch for plan in plans for launch in plan["launches"]}
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -64,15 +64,13 @@ def _flag(group: list[dict[str, Any]], parts: Mapping[str, Part], limits: Mappin
     for row in group[1:]:
         if row["texts_sha256"] == reference["texts_sha256"] or row["platform"] == reference["platform"]:
             continue
-        limit = limits.get(row["cell"], DEFAULTS[THRESHOLD].value)
         found = _texts(row, parts)
         both = found.keys() & wanted.keys()
         differ = sum(found[request] != wanted[request] for request in both)
-        if both and differ / len(both) > limit:
-            detail = f"{differ} of {len(both)} answers are other texts than on {reference['platform']} at temperature 0"
-            flag = {"flag": FLAG, "value": differ / len(both), "threshold": limit, "detail": detail}
+        own = {THRESHOLD: limits[row["cell"]]} if row["cell"] in limits else None
+        for flag in raised(TextsCase(differ, len(both), reference["platform"], thresholds_of(own))):
             row["flag_details"] = [*row["flag_details"], flag]
-            row["flags"] = sorted({*row["flags"], FLAG})
+            row["flags"] = sorted({*row["flags"], flag["flag"]})
 
 
 def _texts(row: Mapping[str, Any], parts: Mapping[str, Part]) -> dict[int, str]:

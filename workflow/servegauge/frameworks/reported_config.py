@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from servegauge.contract.flag import ServerCase
+from servegauge.contract.flags import raised
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Evidence
 
@@ -25,21 +27,13 @@ def evidence_flags(launch: Launch, evidence: Evidence) -> list[dict[str, Any]]:
     """
     layout = dataclasses.asdict(launch.layout)
     asked = {**launch.options, **{name: layout[name] for name in ("tp", "pp", "dp", "ep")}}
-    flags = [
-        flag("server_differs", have, asked[name], f"{name}: asked for {asked[name]}, the server says {have}")
+    differences = [
+        (name, asked[name], have)
         for name, have in evidence.effective.items()
         if name in asked and asked[name] not in LEFT_TO_THE_SERVER and not same(asked[name], have)
     ]
-    context, blocks, size = launch.options.get("context_tokens"), evidence.kv_blocks, evidence.kv_block_tokens
-    if context and blocks is not None and size and blocks * size < context:
-        detail = f"KV cache: {blocks} blocks of {size} tokens hold less than one request of {context} tokens"
-        flags.append(flag("kv_cache_small", blocks * size, context, detail))
-    return flags
-
-
-def flag(name: str, value: Any, threshold: Any, detail: str) -> dict[str, Any]:
-    """One flag as it stands in launch.json."""
-    return {"flag": name, "value": value, "threshold": threshold, "detail": detail}
+    context = launch.options.get("context_tokens")
+    return raised(ServerCase(differences, evidence.kv_blocks, evidence.kv_block_tokens, context))
 
 
 def same(asked: Any, have: Any) -> bool:

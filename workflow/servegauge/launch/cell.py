@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, sha256, whole_folder, write_json
 from servegauge.base.progress import utc_now
+from servegauge.contract.flags import cell_flags
 from servegauge.contract.spec import Cell, Load
 from servegauge.frameworks.base import Reset
 from servegauge.inputs import models
 from servegauge.instrument import calibrate
 from servegauge.instrument.coordinator import LoadResult, run_load
 from servegauge.instrument.job import LoadJob
-from servegauge.launch import cell_checks
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders import scrape
 from servegauge.launch.recorders.gpu_sample import Sampler
@@ -143,14 +143,8 @@ class _Measurement:
         self._refuse(requests)
         self.record["prompt_opening_tokens"] = self._opening_tokens()
         gpu = folder / "gpu.parquet"
-        self.record["flags"] = cell_checks.flags(
-            requests,
-            self.cell,
-            self.record,
-            self.run.launch,
-            self.thresholds,
-            pq.read_table(gpu) if gpu.exists() else None,
-        )
+        samples = pq.read_table(gpu) if gpu.exists() else None
+        self.record["flags"] = cell_flags(requests, self.cell, self.record, self.thresholds, samples)
         self._seal(folder, "ok", None)
         return self.record
 

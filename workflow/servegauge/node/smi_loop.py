@@ -43,8 +43,6 @@ REASONS = {
     0x80: "hw_power_brake_slowdown",
 }
 NOT_THROTTLING = 0x1 | 0x2 | 0x100
-# `sw_power_cap` alone is how many GPUs run at full load: the summary counts it apart from these.
-THROTTLING = {"hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"}
 
 
 def reasons(mask: str) -> str | None:

@@ -34,11 +34,10 @@ from servegauge.compare.compare import (
 from servegauge.compare.sentences import sentence, spread, words
 from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import COLOURS, VERDICTS
-from servegauge.contract import tables
+from servegauge.contract import flag_registry, tables
 from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
-from servegauge.launch.cell_checks import DEFAULTS
 from servegauge.report import figure_style, figures, provenance_diff
 from servegauge.report.platform_section import PlatformSection, platform_section
 
@@ -267,9 +266,7 @@ def comparison_csv(comparison: Comparison | None) -> str:
 
 def flag_table(study: Study) -> list[dict[str, Any]]:
     """Per flag: what raises it, and each cell that has it with value, threshold and detail; sample sizes last."""
-    meanings: dict[str, list[str]] = defaultdict(list)
-    for one in DEFAULTS.values():
-        meanings[one.flag].append(one.description)
+    declared = flag_registry.flags()
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in study.ok:
         for flag in json.loads(row["flag_details"] or "[]"):
@@ -277,7 +274,7 @@ def flag_table(study: Study) -> list[dict[str, Any]]:
     return [
         {
             "flag": flag,
-            "meanings": meanings.get(flag, []),
+            "declared": declared.get(flag),
             "rows": rows[:MOST_CELLS],
             "count": len({one["row"]["cell"] for one in rows}),
         }

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.forkserver import Offshoot
+from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.node.node_facts import cpu_times
 from servegauge.node.reader import Node, Unreadable
-from servegauge.node.smi_loop import THROTTLING, GpuReader
+from servegauge.node.smi_loop import GpuReader
 
 STOP_TIMEOUT_S = 30.0
 NODE_FILE = "node.parquet"

@@ -8,9 +8,13 @@ import pyarrow as pa
 import pytest
 
 from servegauge.base.errors import UserError
+from servegauge.cli.docs.flags import flags_page
+from servegauge.contract import flag_registry
+from servegauge.contract.flag import CellCase, Flag, ServerCase, TextsCase
+from servegauge.contract.flags import cell_flags, thresholds_of
+from servegauge.contract.flags import raised as raised_by
+from servegauge.contract.formulas import Requests
 from servegauge.contract.spec import Cell, Load, Workload
-from servegauge.dataset import text_agreement
-from servegauge.launch import cell_checks
 from tests.unit.contract.test_metrics import MS, row, table
 
 
@@ -25,7 +29,7 @@ GOOD = [row(number) for number in range(400)]
 
 
 def raised(rows=GOOD, record=None, thresholds=None, gpu=None, **load: object) -> dict[str, dict]:
-    found = cell_checks.flags(table(*rows), cell(**load), record or {}, None, thresholds, gpu)
+    found = cell_flags(table(*rows), cell(**load), record or {}, thresholds, gpu)
     for flag in found:
         assert set(flag) == {"flag", "value", "threshold", "detail"}
         assert flag["detail"]
@@ -167,16 +171,67 @@ def test_stolen_cpu_time():
 
 def test_an_unknown_threshold_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'error_share'"):
-        cell_checks.thresholds_of({"eror_share": 0.1})
+        thresholds_of({"eror_share": 0.1})
 
 
-def test_every_default_is_used():
-    source = Path(cell_checks.__file__).read_text(encoding="utf-8")
-    body = source.split("def flags(")[1] + Path(text_agreement.__file__).read_text(encoding="utf-8")
-    assert [name for name in cell_checks.DEFAULTS if f'"{name}"' not in body] == []
+class _Noted(dict):
+    """Thresholds that note which of them were read."""
+
+    def __init__(self, values: dict[str, float]) -> None:
+        super().__init__(values)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> float:
+        self.read.add(name)
+        return super().__getitem__(name)
 
 
-def test_the_page_lists_every_threshold_with_its_default():
-    page = (Path(__file__).parents[3] / "docs" / "instrument.md").read_text(encoding="utf-8")
-    table = page.partition("<!-- thresholds: begin -->\n")[2].partition("\n<!-- thresholds: end -->")[0]
-    assert table.split("\n") == cell_checks.thresholds_table()
+@pytest.mark.parametrize("flag", flag_registry.flags().values(), ids=lambda flag: flag.name)
+def test_a_check_reads_its_own_thresholds_and_no_others(flag: Flag) -> None:
+    """A threshold that nobody reads would be a setting without effect."""
+    gpu = pa.table({"t_ns": [1], "throttle_reasons": ["hw_slowdown"]})
+    record = {
+        "instrument": {"calibration": {"load": {"streams": None, "rate_rps": 1.0}, "ttft_error_s": {"p99": 1.0}}},
+        "cache_reset": {"ok": False},
+    }
+    noted = _Noted(thresholds_of())
+    rows = [row(number, end_ns=number * 1000 * MS + (10 + number * 2000) * MS) for number in range(400)]
+    window = Requests(table(*rows))
+    cases = [
+        CellCase(window, cell(), record, noted, gpu),
+        ServerCase([("dtype", "a", "b")], 1, 1, 4096, noted),
+        TextsCase(1, 2, "other", noted),
+    ]
+    list(flag.check(next(case for case in cases if type(case) is flag.about)))
+    assert noted.read == {one.name for one in flag.thresholds}
+
+
+def test_what_a_server_reports_otherwise_is_raised_with_both_values() -> None:
+    case = ServerCase([("dtype", "float16", "bfloat16")], 10, 16, 4096)
+    assert [(one["flag"], one["value"], one["threshold"]) for one in raised_by(case)] == [
+        ("server_differs", "bfloat16", "float16"),
+        ("kv_cache_small", 160, 4096),
+    ]
+
+
+def test_other_texts_are_raised_beyond_the_share_that_the_study_allows() -> None:
+    flag = raised_by(TextsCase(1, 4, "bare-metal", thresholds_of()))[0]
+    assert (flag["flag"], flag["value"], flag["threshold"]) == ("text_differs", 0.25, 0.0)
+    assert flag["detail"] == "1 of 4 answers are other texts than on bare-metal at temperature 0"
+    assert raised_by(TextsCase(1, 4, "bare-metal", thresholds_of({"differing_text_share": 0.5}))) == []
+    assert raised_by(TextsCase(0, 0, "bare-metal", thresholds_of())) == []
+
+
+def test_a_flag_without_a_known_severity_or_a_sentence_is_refused() -> None:
+    good = vars(flag_registry.flags()["errors"])
+    with pytest.raises(ValueError, match="severity 'bad'; there are unfit"):
+        Flag(**{**good, "severity": "bad"})
+    with pytest.raises(ValueError, match="remedy is a sentence"):
+        Flag(**{**good, "remedy": "Do something"})
+
+
+def test_the_page_is_what_the_declarations_say() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "flags.md").read_text(encoding="utf-8")
+    assert page == flags_page(), "run: python -m servegauge.cli.docs.flags --fix"
+    for name in flag_registry.flags():
+        assert f"## {name}\n" in page
