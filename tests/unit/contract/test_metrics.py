@@ -79,14 +79,18 @@ def test_deriving_twice_changes_nothing_and_the_schema_is_the_datasets():
 def test_a_window_by_hand():
     rows = [row(0), row(1), row(2, status="http_error", chunk_ns=[], first_token_ns=None, last_ns=None), row(3)]
     summary = metrics.summarise(table(*rows), 4.0)
-    assert set(summary) == {field.name for field in SUMMARY}
+    assert set(summary) == {field.name for field in SUMMARY} | {"censored"}
     assert (summary["requests"], summary["requests_ok"], summary["error_share"]) == (4, 3, 0.25)
     assert summary["offered_rps"] == pytest.approx(1.0)
     assert summary["achieved_rps"] == pytest.approx(0.75)
     assert summary["input_tokens_per_s"] == pytest.approx(7.5)
     assert summary["output_tokens_per_s"] == pytest.approx(2.25)
+    assert summary["success_share"] == pytest.approx(0.75)
     assert summary["ttft_p50_s"] == pytest.approx(0.1)
-    assert summary["itl_p99_s"] == pytest.approx(0.02)
+    assert summary["itl_p50_s"] == pytest.approx(0.02)
+    assert summary["itl_p99_s"] is None
+    assert {"ttft_p90", "ttft_p99", "itl_p99"} <= set(summary["censored"])
+    assert not {"ttft_p50", "lateness_p99"} & set(summary["censored"])
     assert summary["ttft_p50_low_s"] is None
     assert summary["cached_tokens_share"] is None
 
@@ -95,7 +99,68 @@ def test_an_empty_window_is_null_and_not_zero():
     summary = metrics.summarise(table(), None)
     assert summary["requests"] == 0
     rest = {name: value for name, value in summary.items() if name not in ("requests", "requests_ok")}
+    assert rest.pop("censored") == []
     assert set(rest.values()) == {None}
+
+
+def test_rates_are_events_inside_the_window():
+    """An answer of the ramp that ends in the window counts, one of the window that ends after it does not."""
+    ramp = row(0, phase="ramp", scheduled_ns=-120 * MS, sent_ns=-120 * MS, first_token_ns=-20 * MS, last_ns=20 * MS,
+               chunk_ns=[-20 * MS, 0, 20 * MS], end_ns=21 * MS)  # fmt: skip
+    early = row(0, phase="ramp", scheduled_ns=-900 * MS, last_ns=-1, chunk_ns=[-3, -2, -1], first_token_ns=-3)
+    late = row(3, first_token_ns=3_900 * MS, last_ns=4_100 * MS, chunk_ns=[3_900 * MS, 4_000 * MS, 4_100 * MS])
+    tail = row(4, phase="tail", first_token_ns=3_950 * MS, last_ns=3_990 * MS)
+    summary = metrics.summarise(table(ramp, early, row(1), row(2), late, tail, row(0, phase="warmup")), 4.0)
+    assert summary["requests"] == 3
+    assert summary["offered_rps"] == pytest.approx(3 / 4)
+    assert summary["achieved_rps"] == pytest.approx(3 / 4)  # 1, 2 and the ramp's
+    assert summary["output_tokens_per_s"] == pytest.approx((2 + 3 + 3 + 2) / 4)
+    assert summary["input_tokens_per_s"] == pytest.approx(30 / 4)  # 1, 2 and the late one, whose prompt was computed
+    assert metrics.goodput(table(ramp, row(1), late), {"e2e_s": 9.0}, 4.0) == {
+        "requests_attained": 2, "attained_share": 1.0, "goodput_rps": 0.5,
+    }  # fmt: skip
+
+
+def test_tokens_of_chunks_that_do_not_tell_are_shared_among_them():
+    silent = row(0, chunk_tokens=None, output_tokens=6)
+    one = row(1, chunk_ns=[5 * MS], chunk_tokens=[3], first_token_ns=None, last_ns=5 * MS)
+    unknown = row(2, output_tokens=None, chunk_tokens=None)
+    assert metrics.summarise(table(silent, one, unknown), 0.125)["output_tokens_per_s"] == pytest.approx(7 / 0.125)
+    assert metrics.summarise(table(unknown), 1.0)["output_tokens_per_s"] is None
+
+
+def test_a_closed_loop_and_bursts_offer_no_rate_and_every_event_of_a_burst_counts():
+    rows = table(row(0), row(1), row(9))
+    assert metrics.summarise(rows, 4.0, "closed")["offered_rps"] is None
+    burst = metrics.summarise(rows, 0.5, "burst")
+    assert (burst["offered_rps"], burst["achieved_rps"]) == (None, 6.0)
+
+
+def test_what_was_counted_until_the_last_answer_keeps_its_offered_rate():
+    assert metrics.summarise(table(row(0), row(1), row(2)), 9.0, to_last_answer=True)["offered_rps"] == 1.0
+
+
+@pytest.mark.parametrize(("failed", "is_null"), [(0, False), (1, False), (3, True), (200, True)])
+def test_a_failed_request_is_larger_than_every_latency(failed, is_null):
+    """300 requests: a p99 leaves out 2, so that with 3 failures it is unknown, though 297 others were fast."""
+    rows = [row(number) for number in range(300 - failed)]
+    rows += [row(number, status="timeout", first_token_ns=None, last_ns=None) for number in range(failed)]
+    summary = metrics.summarise(table(*rows), 300.0)
+    assert (summary["ttft_p99_s"] is None) == is_null
+    assert ("ttft_p99" in summary["censored"]) == is_null
+    assert (summary["ttft_p50_s"] is None) == (failed == 200)
+    assert summary["ttft_mean_s"] == pytest.approx(0.1)
+
+
+def test_a_quantile_with_infinite_values_is_numpys_with_them():
+    rng = np.random.default_rng(3)
+    for finite, infinite in ((5, 1), (40, 3), (400, 4), (9, 9)):
+        ordered = np.sort(rng.random(finite))
+        padded = np.concatenate([ordered, np.full(infinite, 1e300)])
+        for share in (0.1, 0.5, 0.9, 0.99):
+            value, _, _ = metrics.quantile(ordered, share, infinite)
+            expected = np.quantile(padded, share)
+            assert value is None if expected > 1 else value == pytest.approx(expected)
 
 
 def test_gaps_are_within_requests_and_of_those_that_are_ok():

@@ -16,6 +16,8 @@ from servegauge.instrument.coordinator import LoadResult
 
 IN_HEAD = ("achieved_rps", "output_tokens_per_s")  # beside what was offered and what was sent
 
+FAILED = "failed"  # in place of a quantile that lies among the requests that failed
+
 
 def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) -> dict[str, Any]:
     """The columns of a cell for this run, its flags, and what the generator says of itself."""
@@ -34,7 +36,7 @@ def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) 
         "stopped": result.stopped,
         "statuses": result.counts,
         "first_errors": failures,
-        **metrics.summarise(window, metrics.window_s(requests)),
+        **metrics.summarise(requests, metrics.window_s(requests), "open" if load.rate_rps else "closed", True),
         "instrument": result.instrument,
         "flags": cell_flags(window, cell, {"instrument": result.instrument}),
         "notes": list(notes),
@@ -47,7 +49,9 @@ def as_text(summary: Mapping[str, Any]) -> str:
     for metric in metric_registry.distributions():
         scale, unit = (1e3, "ms") if metric.unit == "s" else (1.0, metric.unit)
         values = [
-            _scaled(summary.get(metric.column_of(name)), scale)
+            "failed"
+            if f"{metric.name}_{name}" in summary["censored"]
+            else _scaled(summary.get(metric.column_of(name)), scale)
             for name in ("mean", "p50", "p90", "p99", "p99_low", "p99_high")
         ]
         rows.append((f"{metric.name}, {unit}", *values[:4], f"{values[4]} to {values[5]}"))

@@ -92,19 +92,81 @@ class Requests:
 
 @dataclass(frozen=True)
 class Window(Requests):
-    """The requests of one measured window and how long it lasted, in seconds; null where nothing ended."""
+    """The requests of one measured window, and how long it lasted, in seconds; null where nothing ended.
+
+    Rates are events inside [0, duration], whoever they belong to: `around` has the requests of the ramp, too, whose
+    answers reach into the window. Of a burst, which is its own window, every event counts.
+    """
 
     duration_s: float | None = None
+    around: Requests | None = None  # null: the window's own
+    loop: str = "open"  # "open" | "closed" | "burst"
+    to_last_answer: bool = False  # the duration holds the time in which the last answers came (measuring protocol 1)
 
     def per_second(self, amount: float | None) -> float | None:
         """`amount` over the window's duration."""
         return amount / self.duration_s if amount is not None and self.duration_s else None
 
+    @cached_property
+    def answered(self) -> Requests:
+        """Requests ok whose answers may lie in the window."""
+        return (self.around or self).ok
+
+    def inside(self, stamps: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
+        """Mask of stamps (ns) that lie in the window; a stamp that is missing does not."""
+        if self.loop == "burst" or self.duration_s is None:
+            return pc.is_valid(stamps)
+        end = int(self.duration_s * 1e9)
+        within = pc.and_(pc.greater_equal(stamps, 0), pc.less_equal(stamps, end))
+        return pc.fill_null(within, False)
+
+    @property
+    def answers(self) -> int | None:
+        """Answers that ended in the window; null without any request."""
+        answered = self.answered
+        return pc.sum(self.inside(answered.table["last_ns"])).as_py() or 0 if self.count else None
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens of the prompts whose first token of answer came in the window; null where unknown."""
+        table = self.answered.table
+        came = pc.coalesce(table["first_token_ns"], table["last_ns"])
+        return pc.sum(table.filter(self.inside(came))["prompt_tokens"]).as_py()
+
+    @property
+    def output_tokens(self) -> float | None:
+        """Tokens that came in the window; null where unknown. What chunks hold is told, else they share the tokens."""
+        table = self.answered.table
+        table = table.filter(pc.is_valid(table["output_tokens"]))
+        if not table.num_rows:
+            return None
+        chunks = table["chunk_ns"].combine_chunks()
+        lengths = pc.list_value_length(chunks).to_numpy(zero_copy_only=False)
+        inside = self.inside(chunks.flatten()).to_numpy(zero_copy_only=False)
+        totals = table["output_tokens"].to_numpy()
+        tokens = np.repeat(totals / np.maximum(lengths, 1), lengths)
+        told = table["chunk_tokens"].combine_chunks()
+        told_lengths = pc.fill_null(pc.list_value_length(told), -1).to_numpy(zero_copy_only=False)
+        whole = told_lengths == lengths
+        counts = pc.fill_null(told.filter(pa.array(whole)).flatten(), 0).to_numpy(zero_copy_only=False)
+        tokens[np.repeat(whole, lengths)] = counts
+        return float(tokens[inside].sum())
+
     @property
     def offered_rps(self) -> float | None:
-        """Arrivals per second: intervals between scheduled times over the time they took."""
-        scheduled = self.table["scheduled_ns"]
-        if self.count < 2:
+        """Arrivals per second of an open loop."""
+        if self.loop != "open" or not self.count:
             return None
+        if not self.to_last_answer:
+            return self.per_second(self.count)
+        scheduled = self.table["scheduled_ns"]  # intervals between scheduled times over the time they took
         span = pc.max(scheduled).as_py() - pc.min(scheduled).as_py()
         return (self.count - 1) / (span / 1e9) if span else None
+
+
+@dataclass(frozen=True)
+class Attained:
+    """What meets every limit of an SLO: requests of the window, and answers that ended in it."""
+
+    requests: int
+    answers: int

@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from servegauge.contract.formulas import Requests, Window
+    from servegauge.contract.formulas import Attained, Requests, Window
 
 CONFIDENCE = 0.95
 
@@ -63,7 +63,8 @@ class Metric:
     values: Callable[[Requests], Any] | None = None
     needs: tuple[str, ...] = ()  # columns of REQUESTS that `values` or `per_cell` reads beside status and phase
     per_cell: Callable[[Window], Any] | None = None
-    per_slo: Callable[[Window, int], Any] | None = None  # the window, and how many of its requests meet every limit
+    per_slo: Callable[[Window, Attained], Any] | None = None  # the window, and what of it meets every limit
+    failed_is_infinite: bool = False  # a distribution in whose quantiles a failed request is larger than all others
     pooled: str = ""  # over what a cell's number is taken, in words
     stamps: str = ""  # the formula in columns of `requests`, for a metric that is stored there
     note: str = ""  # how it differs from what others mean by the word

@@ -16,15 +16,15 @@ import pyarrow.compute as pc
 
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import metric_registry
-from servegauge.contract.formulas import Requests, Window
+from servegauge.contract.formulas import Attained, Requests, Window
 from servegauge.contract.metric import required_sample
-from servegauge.contract.quantiles import interval_ranks, quantile
+from servegauge.contract.quantiles import interval_ranks, is_censored, quantile
 from servegauge.contract.spec import digest
 from servegauge.contract.tables import DERIVED
 
 __all__ = [
-    "cached_share", "derive", "formulas_version", "goodput", "in_window", "interval_ranks", "itl_s", "quantile",
-    "required_sample", "summarise", "values_of", "window_s",
+    "cached_share", "derive", "formulas_version", "goodput", "in_load", "in_window", "interval_ranks", "itl_s",
+    "quantile", "required_sample", "summarise", "values_of", "window_s",
 ]  # fmt: skip
 
 
@@ -58,6 +58,11 @@ def window_s(requests: pa.Table) -> float | None:
     return None if last is None else last / 1e9
 
 
+def in_load(requests: pa.Table) -> pa.ChunkedArray:
+    """Boolean mask of what can have events in the window: the requests of the ramp and of the window."""
+    return pc.is_in(pc.cast(requests["phase"], pa.string()), pa.array(["ramp", "window"]))
+
+
 def itl_s(requests: pa.Table) -> np.ndarray:
     """Every gap between two chunks of the requests that are ok, pooled; shape (gaps,), seconds."""
     return Requests(requests).ok.gaps_s()
@@ -69,34 +74,58 @@ def values_of(requests: pa.Table, name: str) -> np.ndarray:
     return metric.values(Requests(requests)) if metric.values else Requests(requests).values(metric.column)
 
 
-def summarise(window: pa.Table, duration_s: float | None) -> dict[str, Any]:
-    """The columns of `tables.SUMMARY` for the requests of one window that lasted `duration_s`. Undefined is null."""
-    given = Window(_derived(window), duration_s)
+def summarise(
+    requests: pa.Table, duration_s: float | None, loop: str = "open", to_last_answer: bool = False
+) -> dict[str, Any]:
+    """The columns of `tables.SUMMARY` for a window that lasted `duration_s`, and `censored`. Undefined is null.
+
+    `requests` are those of the window and, for the rates, of the ramp. `loop` is "open", "closed" or "burst";
+    `to_last_answer` is how measuring protocol 1 counted. `censored` names the statistics that are null because more
+    requests failed than they leave out: with a failed request as +infinity, they are infinite.
+    """
+    given = _window(requests, duration_s, loop, to_last_answer)
     summary = {metric.column: metric.per_cell(given) for metric in metric_registry.per_cell()}
+    censored = []
+    failed, ok = given.count - given.ok.count, given.ok.count
     for metric in metric_registry.distributions():
         values = np.sort(values_of(given.table, metric.name))
+        infinite = failed if metric.failed_is_infinite else 0
+        if infinite and metric.values and ok:  # as many values as an answered request has
+            infinite = round(failed * len(values) / ok)
         summary[metric.column_of("mean")] = float(values.mean()) if len(values) else None
         for name, share in metric.quantiles.items():
-            ends = zip((name, f"{name}_low", f"{name}_high"), quantile(values, share), strict=True)
+            ends = zip((name, f"{name}_low", f"{name}_high"), quantile(values, share, infinite), strict=True)
             summary |= {metric.column_of(which): value for which, value in ends}
-    return summary
+            if is_censored(len(values), share, infinite):
+                censored.append(f"{metric.name}_{name}")
+    return {**summary, "censored": censored}
 
 
-def goodput(window: pa.Table, limits: Mapping[str, float], duration_s: float | None) -> dict[str, Any]:
+def goodput(
+    requests: pa.Table, limits: Mapping[str, float], duration_s: float | None, loop: str = "open"
+) -> dict[str, Any]:
     """The metrics per SLO of a window under `limits` (column of a metric -> most, in its unit).
 
     A request with a metric that is undefined for it (TPOT of one token) meets that limit.
     """
-    window = _derived(window)
+    requests = _derived(requests)
     known = [field.name for field in DERIVED]
-    attained = pc.equal(window["status"], "ok")
+    good = pc.equal(requests["status"], "ok")
     for name, most in limits.items():
         if name not in known:
             raise UserError(f"SLO limit {name!r}: there are {', '.join(known)}.{did_you_mean(name, known)}")
-        attained = pc.and_(attained, pc.fill_null(pc.less_equal(window[name], most), True))
-    count = pc.sum(attained).as_py() or 0
-    given = Window(window, duration_s)
-    return {metric.column: metric.per_slo(given, count) for metric in metric_registry.per_slo()}
+        good = pc.and_(good, pc.fill_null(pc.less_equal(requests[name], most), True))
+    given = _window(requests, duration_s, loop)
+    inside = pc.and_(good, given.inside(requests["last_ns"]))
+    own = pc.and_(good, in_window(requests))
+    attained = Attained(pc.sum(own).as_py() or 0, pc.sum(inside).as_py() or 0)
+    return {metric.column: metric.per_slo(given, attained) for metric in metric_registry.per_slo()}
+
+
+def _window(requests: pa.Table, duration_s: float | None, loop: str, to_last_answer: bool = False) -> Window:
+    requests = _derived(requests)
+    requests = requests.filter(in_load(requests))
+    return Window(requests.filter(in_window(requests)), duration_s, Requests(requests), loop, to_last_answer)
 
 
 def cached_share(requests: pa.Table) -> float | None:

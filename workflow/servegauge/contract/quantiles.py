@@ -14,17 +14,33 @@ import numpy as np
 from servegauge.contract.metric import CONFIDENCE
 
 
-def quantile(ordered: np.ndarray, share: float) -> tuple[float | None, float | None, float | None]:
-    """Quantile of `ordered` (ascending, shape (n,)) and both ends of its distribution-free 95 % interval."""
-    count = len(ordered)
+def quantile(ordered: np.ndarray, share: float, infinite: int = 0) -> tuple[float | None, float | None, float | None]:
+    """Quantile of `ordered` (ascending, shape (n,)) and both ends of its distribution-free 95 % interval.
+
+    `infinite` further values are larger than all of them: what would need one of those is null (`is_censored`).
+    """
+    count = len(ordered) + infinite
     if not count:
         return None, None, None
     low, high = interval_ranks(count, share)
-    return (
-        float(np.quantile(ordered, share)),
-        None if low is None else float(ordered[low - 1]),
-        None if high is None else float(ordered[high - 1]),
-    )
+
+    def at(rank: int | None) -> float | None:
+        return None if rank is None or rank > len(ordered) else float(ordered[rank - 1])
+
+    value = None
+    if not infinite:
+        value = float(np.quantile(ordered, share))
+    elif not is_censored(len(ordered), share, infinite):
+        place = (count - 1) * share
+        below = math.floor(place)
+        part = place - below
+        value = float(ordered[below]) if not part else float(ordered[below] * (1 - part) + ordered[below + 1] * part)
+    return value, at(low), at(high)
+
+
+def is_censored(finite: int, share: float, infinite: int) -> bool:
+    """True where the `share` quantile of `finite` values and `infinite` larger ones cannot be told from the former."""
+    return bool(infinite) and math.ceil((finite + infinite - 1) * share) >= finite
 
 
 @lru_cache(maxsize=4096)

@@ -115,7 +115,8 @@ def _summary_columns() -> Iterator[pa.Field]:
         yield _column(metric.column, pa.int32() if metric.whole else pa.float64(), metric.formula, metric.unit)
     for metric in metric_registry.distributions():
         name, formula, unit = metric.name, metric.formula, metric.unit
-        yield _column(metric.column_of("mean"), pa.float64(), f"mean of {name}: {formula}", unit)
+        of = " of answered requests" if metric.failed_is_infinite else ""
+        yield _column(metric.column_of("mean"), pa.float64(), f"mean of {name}{of}: {formula}", unit)
         for which, share in metric.quantiles.items():
             text = f"{share:.0%} quantile of {name}"
             low, high = (f"{end} end of the 95 % interval of the {text}" for end in ("lower", "upper"))
@@ -153,6 +154,7 @@ CELLS = _schema(
         _column("prompts", WORD, "name of the prompt set, a file in config/prompts/"),
         _column("rate_rps", pa.float64(), "offered rate asked for; null for a closed loop", "1/s"),
         _column("concurrency", pa.int32(), "streams of a closed loop; null for an open loop", "streams"),
+        _column("loop", WORD, "open (at a rate) | closed (streams) | burst (all at once)"),
         _column(
             "arrival", WORD, "arrival process: poisson | constant | gamma | burst | replay | steps | ramp | closed"
         ),
@@ -175,6 +177,16 @@ CELLS = _schema(
         _column("texts_sha256", pa.string(), "SHA-256 over the window's output texts in order; equal: same texts"),
         _column("cell_sha256", pa.string(), "SHA-256 of the cell's cell.json, which holds those of its files"),
         _column("p99_supported", pa.bool_(), "the sample carries a 95 % interval of p99: 368 requests ok or more"),
+        _column(
+            "protocol",
+            pa.int16(),
+            "version of the measuring protocol (docs/instrument.md); null: not measured. Never compare across two",
+        ),
+        _column(
+            "censored",
+            WORDS,
+            "quantiles that are null because more requests failed than they leave out: larger than the timeout",
+        ),
         *SUMMARY,
         *INSTRUMENT,
     ],

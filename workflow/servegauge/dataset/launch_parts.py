@@ -21,10 +21,11 @@ import pyarrow.parquet as pq
 from servegauge.base.files import whole_file
 from servegauge.contract import metric_registry, metrics, tables
 from servegauge.contract.spec import canonical_json, digest
+from servegauge.dataset.spec_columns import load_factors
 
 FOOTER = "servegauge_part"
 ROW_GROUP = 1 << 20  # rows; a cell begins a row group of its own
-SLO_COLUMNS = ("status", "phase", *(field.name for field in tables.DERIVED))
+SLO_COLUMNS = ("status", "phase", "last_ns", *(field.name for field in tables.DERIVED))
 
 _NEEDED = {name for metric in metric_registry.metrics().values() for name in metric.needs}
 _SUMMARISED = [
@@ -78,7 +79,7 @@ class Part:
         """Goodput of `cell` under `limits`: from the footer, or computed where the part was made without them."""
         entry = self.entries[cell]
         known = entry.slos.get(canonical_json(limits))
-        return known or goodput(self.read(cell, SLO_COLUMNS), limits, entry.row["window_s"])
+        return known or goodput(self.read(cell, SLO_COLUMNS), limits, entry.row)
 
 
 @dataclass
@@ -135,10 +136,10 @@ def make_part(
     return made
 
 
-def goodput(requests: pa.Table, limits: Mapping[str, float], window_s: float | None) -> dict[str, Any]:
-    """Columns of CELL_SLOS for one cell's requests; only SLO_COLUMNS of them are read."""
+def goodput(requests: pa.Table, limits: Mapping[str, float], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns of CELL_SLOS for the requests of a cell with this row of CELLS; only SLO_COLUMNS of them are read."""
     narrow = requests.select([name for name in SLO_COLUMNS if name in requests.column_names])
-    return dict(metrics.goodput(narrow.filter(metrics.in_window(narrow)), limits, window_s))
+    return dict(metrics.goodput(narrow, limits, row["window_s"], row["loop"]))
 
 
 class _Writer:
@@ -256,7 +257,7 @@ def _add(
     groups = writers["requests"].write(requests)
     for name, table in rest.items():
         writers[name].write(table)
-    kept = {canonical_json(limits): goodput(requests, limits, row["window_s"]) for limits in slos}
+    kept = {canonical_json(limits): goodput(requests, limits, row) for limits in slos}
     return Entry(folder.name, cell_sha256, groups, row, kept)
 
 
@@ -279,14 +280,18 @@ def texts_sha256(window: pa.Table) -> str | None:
 
 def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
     """Columns of CELLS that a measured cell has beside its factors."""
-    window = requests.select(_SUMMARISED).filter(metrics.in_window(requests))
-    window_s = record["window"]["duration_s"]
+    load = requests.select(_SUMMARISED).filter(metrics.in_load(requests))
+    window = load.filter(metrics.in_window(load))
+    window_s, protocol = record["window"]["duration_s"], record.get("protocol", 1)
+    loop = load_factors(record["spec"])["loop"]
     clock, instrument = record.get("clock") or {}, record.get("instrument") or {}
     zero, start, end = (clock.get(f"{name}_ns") for name in ("window_start", "epoch_offset_start", "epoch_offset_end"))
     flags = record.get("flags") or []
-    summary = metrics.summarise(window, window_s)
+    summary = metrics.summarise(load, window_s, loop, to_last_answer=protocol < 2)
     row = {
         "attempt": record["attempt"],
+        "protocol": protocol,
+        "loop": loop,
         "workload_sha256": record.get("workload_sha256"),
         "started_utc": record.get("started_utc"),
         "finished_utc": record.get("finished_utc"),

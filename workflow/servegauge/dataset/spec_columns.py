@@ -7,6 +7,9 @@ from typing import Any
 
 from servegauge.contract.spec import Launch, canonical_json
 
+LOOPS = {"open": "rate_rps", "closed": "concurrency", "burst": "burst"}
+"""How requests are sent -> the field of a load that says how many."""
+
 
 def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that say what a launch's server is, from `Launch.to_dict()`."""
@@ -26,9 +29,11 @@ def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
 def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that say what a cell is put under, from `Cell.to_dict()`."""
     load = spec["load"]
+    loop = next((name for name, key in LOOPS.items() if load.get(key) is not None), None)
     return {
         "prompts": spec["prompts"]["name"],
         **{name: load.get(name) for name in ("rate_rps", "concurrency", "cache")},
+        "loop": loop,
         "arrival": (load.get("arrival") or {}).get("process"),
         "load": canonical_json(load),
         "workload": spec["workload"]["id"],

@@ -8,7 +8,7 @@ ATTAINED = Metric(
     formula="requests ok that meet every limit",
     unit="requests",
     position=70,
-    per_slo=lambda window, attained: attained,
+    per_slo=lambda window, attained: attained.requests,
     pooled="the window",
     whole=True,
 )
@@ -20,7 +20,7 @@ SHARE = Metric(
     unit="1",
     position=71,
     better=MORE,
-    per_slo=lambda window, attained: attained / window.count if window.count else None,
+    per_slo=lambda window, attained: attained.requests / window.count if window.count else None,
     pooled="the window",
 )
 
@@ -28,11 +28,12 @@ GOODPUT = Metric(
     name="goodput_rps",
     title="Goodput",
     heading="goodput",
-    formula="requests that meet every limit / window",
+    formula="requests ok that meet every limit and whose last token came in the window / window",
     unit="1/s",
     position=72,
+    version=2,
     better=MORE,
-    per_slo=lambda window, attained: window.per_second(attained),
+    per_slo=lambda window, attained: window.per_second(attained.answers),
     pooled="the window",
     views={"": (COMPARED, CARD, TABLE, TERMINAL)},
 )

@@ -1,6 +1,6 @@
 """How many requests there were, and how many were answered."""
 
-from servegauge.contract.metric import LESS, Metric
+from servegauge.contract.metric import LESS, LOAD, MORE, Metric
 
 REQUESTS = Metric(
     name="requests",
@@ -33,4 +33,16 @@ ERROR_SHARE = Metric(
     better=LESS,
     per_cell=lambda window: (window.count - window.ok.count) / window.count if window.count else None,
     pooled="the window",
+)
+
+SUCCESS_SHARE = Metric(
+    name="success_share",
+    title="Answered",
+    formula="requests ok / requests; latencies of sides that differ in it are latencies of different requests",
+    unit="1",
+    position=13,
+    better=MORE,
+    per_cell=lambda window: window.ok.count / window.count if window.count else None,
+    pooled="the window",
+    views={"": (LOAD,)},
 )

@@ -5,23 +5,26 @@ from servegauge.contract.metric import CARD, COMPARED, LOAD, MORE, PRIMARY, TABL
 INPUT = Metric(
     name="input_tokens_per_s",
     title="Input tokens",
-    formula="prompt tokens of requests ok / window",
+    formula="prompt tokens of requests ok whose first token came in the window / window",
     unit="tokens/s",
     position=30,
+    version=2,
     better=MORE,
-    per_cell=lambda window: window.per_second(window.ok.total("prompt_tokens")),
-    pooled="answered requests of the window",
+    per_cell=lambda window: window.per_second(window.prompt_tokens),
+    pooled="what was answered in the window",
 )
 
 OUTPUT = Metric(
     name="output_tokens_per_s",
     title="Output tokens",
-    formula="output tokens of requests ok / window",
+    formula="output tokens of requests ok that came in the window, by the stamps of their chunks / window",
     unit="tokens/s",
     position=31,
+    version=2,
     better=MORE,
-    per_cell=lambda window: window.per_second(window.ok.total("output_tokens")),
-    pooled="answered requests of the window",
+    per_cell=lambda window: window.per_second(window.output_tokens),
+    needs=("chunk_tokens",),
+    pooled="what was answered in the window",
     views={"": (COMPARED, PRIMARY, CARD, TABLE, LOAD)},
 )
 
