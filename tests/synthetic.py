@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -194,8 +195,9 @@ def write_cell(
     shape: Shape,
     flags: list[dict] | None = None,
     requests: pa.Table | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> Path:
-    """One measured cell as a launch leaves it, with `requests` where they are at hand."""
+    """One measured cell as a launch leaves it, with `requests` where they are at hand, and what `beside` puts there."""
     requests = raw_requests(cell.id, launch.id, shape) if requests is None else requests
     window = requests.filter(pc.equal(requests["phase"], "window"))
     window_s = pc.max(window["end_ns"]).as_py() / NS
@@ -204,6 +206,8 @@ def write_cell(
         pq.write_table(requests, temporary / "requests.parquet", compression="zstd")
         pq.write_table(raw_server_metrics(shape, window_s), temporary / "server_metrics.parquet")
         pq.write_table(raw_node(window_s), temporary / "node.parquet")
+        if beside:
+            beside(temporary)
         files = {
             path.name: {"sha256": sha256(path), "bytes": path.stat().st_size}
             for path in sorted(temporary.glob("*.parquet"))
@@ -289,11 +293,16 @@ def write_launch(results: Path, launch: Launch, outcomes: dict[str, dict[str, An
 
 
 def make_results(
-    root: Path, requests: int = 60, repeats: int = 2, flags: list[dict[str, Any]] | None = None
+    root: Path,
+    requests: int = 60,
+    repeats: int = 2,
+    flags: list[dict[str, Any]] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> dict[str, str]:
     """Fill `root`/results; returns the ids of the cells called failed, skipped and flagged.
 
-    Every measured cell has the `flags` given; the one called flagged has a flag of its own.
+    Every measured cell has the `flags` given; the one called flagged has a flag of its own. `beside` is given each
+    cell's folder, to put more files there.
     """
     results = root / "results"
     plan_cells, special, all_launches = [], {}, launches(repeats)
@@ -317,7 +326,7 @@ def make_results(
                 share = shape.errors / requests
                 detail = f"{shape.errors} of {requests} requests failed"
                 raised = [{"flag": "errors", "value": share, "threshold": 0.01, "detail": detail}]
-            write_cell(results, launch, cell, shape, raised)
+            write_cell(results, launch, cell, shape, raised, beside=beside)
             outcomes[cell.id] = {"status": "ok", "reason": None}
         write_launch(results, launch, outcomes)
     first = all_launches[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from servegauge.base.files import write_json
@@ -17,6 +18,7 @@ MADE_UP = Path(__file__).with_name("made_up")
 REGISTRIES = {
     "metric_registry": "servegauge.contract.metric_registry",
     "flag_registry": "servegauge.contract.flag_registry",
+    "recorders": "servegauge.launch.recorders",
 }
 """Folder of tests/contract/made_up/ -> the package into which its files would be put."""
 
@@ -27,22 +29,36 @@ def main(folder: Path) -> None:
     write_json(folder / "seen.json", seen(folder))
 
 
+def recorded(folder: Path) -> None:
+    """Run the recorders whose tables a synthetic cell has not beside a load that takes no time."""
+    from servegauge.contract.tables import TABLES
+    from servegauge.launch.recorder import Recording
+    from servegauge.launch.recorders import recorders
+
+    kinds = {name: kind for name, kind in recorders().items() if set(kind.tables()) - set(TABLES)}
+    live: Any = SimpleNamespace(platform={})
+    recording = Recording(kinds, live, folder)
+    recording.stop(0)
+    assert recording.said == {name: {"moments": 2} for name in kinds}, recording.said
+
+
 def seen(folder: Path) -> dict[str, Any]:
     """Schemas, documentation, dataset, report and summaries of a small study, as text or plain data."""
     from servegauge.cli import load_summary
     from servegauge.cli.docs.data_dictionary import data_dictionary
     from servegauge.cli.docs.flags import flags_page
-    from servegauge.contract import flags, metric_registry, metrics, tables
+    from servegauge.contract import flags, metric_registry, metrics
     from servegauge.contract.spec import Cell, Load
     from servegauge.contract.yaml_schema import schema
     from servegauge.dataset import merge
+    from servegauge.dataset.catalogue import catalogue
     from servegauge.report import page, terminal
     from tests import synthetic
 
     requests = synthetic.raw_requests("c", "l", synthetic.Shape())
     window = requests.filter(metrics.in_window(requests))
     raised = flags.cell_flags(requests, Cell("l", "l", {}, Load(rate_rps=4.0, requests=60), None), {})
-    synthetic.make_results(folder, flags=raised)
+    synthetic.make_results(folder, flags=raised, beside=recorded)
     results = folder / "results"
     merge.merge(results)
     page.render(results, "demo", folder / "demo.html")
@@ -52,7 +68,8 @@ def seen(folder: Path) -> dict[str, Any]:
         "instrument": {"cpu_s": 0.0, "workers": 1},
     }
     return {
-        "tables": {name: schema.names for name, schema in tables.TABLES.items()},
+        "tables": {name: schema.names for name, schema in catalogue().items()},
+        "parts": sorted(str(path.relative_to(results)) for path in (results / "dataset").rglob("*.parquet")),
         "slo_limits": list(schema("study")["properties"]["slo"]["additionalProperties"]["properties"]),
         "thresholds": list(schema("study")["properties"]["validity"]["properties"]),
         "flags_page": flags_page(),

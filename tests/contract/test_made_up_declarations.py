@@ -63,3 +63,10 @@ def test_a_flag_is_raised_and_shown(seen) -> None:
     assert "made-up: there are requests" in seen["page"]
     assert "made_up_flag" in seen["terminal"]
     assert "made_up_flag" in seen["load"]
+
+
+def test_a_recorders_table_is_in_the_dataset_and_documented(seen) -> None:
+    assert seen["tables"]["made_up_moments"] == ["cell", "launch", "t_ns"]
+    assert sum(path.startswith("dataset/made_up_moments/") for path in seen["parts"]) == 4
+    assert "## made_up_moments\n\nMade-up: moments. Stored in one part per launch." in seen["data_dictionary"]
+    assert "made-up: a moment, on the clock of the requests" in seen["data_dictionary"]

@@ -188,7 +188,7 @@ def test_its_metrics_come_under_common_names(running: Running, tmp_path: Path) -
     before = running.metrics()
     url = running.server.base_url + running.framework.metrics_path
     scraper = Scraper()
-    scraper.start([url], running.context.api_key, running.framework.metrics, 10.0, tmp_path / "metrics.parquet")
+    scraper.scrape([url], running.context.api_key, running.framework.metrics, 10.0, tmp_path / "metrics.parquet")
     running.complete("Something that was not asked before, to be counted.")
     time.sleep(0.5)
     out = scraper.stop()

@@ -121,7 +121,7 @@ def test_a_process_of_its_own_scrapes_at_the_rate_and_keeps_what_changed(url: st
     out = tmp_path / "server_metrics.parquet"
     scraper = Scraper()
     before = time.monotonic_ns()
-    scraper.start([url, url.replace("/metrics", "/nothing-but-metrics")], "sesame", MAPPING, 20.0, out)
+    scraper.scrape([url, url.replace("/metrics", "/nothing-but-metrics")], "sesame", MAPPING, 20.0, out)
     time.sleep(1.2)
     assert scraper.stop(zero_ns=before) == out
     table = pq.read_table(out)
@@ -145,7 +145,7 @@ def test_a_process_of_its_own_scrapes_at_the_rate_and_keeps_what_changed(url: st
 
 def test_a_refused_or_dead_server_is_counted_and_nothing_breaks(url: str, tmp_path: Path) -> None:
     scraper = Scraper()
-    scraper.start([url, "http://127.0.0.1:9/metrics"], "wrong key", MAPPING, 20.0, tmp_path / "m.parquet")
+    scraper.scrape([url, "http://127.0.0.1:9/metrics"], "wrong key", MAPPING, 20.0, tmp_path / "m.parquet")
     time.sleep(0.8)
     assert scraper.stop() == tmp_path / "m.parquet"
     assert pq.read_table(tmp_path / "m.parquet").num_rows == 0
@@ -157,7 +157,7 @@ def test_a_refused_or_dead_server_is_counted_and_nothing_breaks(url: str, tmp_pa
 
 def test_the_key_is_not_on_the_command_line(url: str, tmp_path: Path) -> None:
     scraper = Scraper()
-    scraper.start([url], "sesame", MAPPING, 5.0, tmp_path / "m.parquet")
+    scraper.scrape([url], "sesame", MAPPING, 5.0, tmp_path / "m.parquet")
     process = scraper._process
     assert process is not None
     for shown in ("cmdline", "environ"):
@@ -204,4 +204,4 @@ def test_missed_ticks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("mapping", "hz", "message"), [({"kv": ["a"]}, 1.0, "no common metric"), ({}, 0, "above 0")])
 def test_a_wrong_mapping_or_rate_is_refused(mapping: dict, hz: float, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        Scraper().start([], "", mapping, hz, tmp_path / "m.parquet")
+        Scraper().scrape([], "", mapping, hz, tmp_path / "m.parquet")

@@ -116,7 +116,7 @@ def test_no_driver_is_said_at_once(said):
 
 def test_the_node_is_sampled(tmp_path):
     sampler = Sampler()
-    sampler.start(tmp_path / "gpu.parquet", 20)
+    sampler.sample(tmp_path / "gpu.parquet", 20)
     time.sleep(1.0)
     zero_ns = time.monotonic_ns()
     time.sleep(0.5)
@@ -136,7 +136,7 @@ def test_the_node_is_sampled(tmp_path):
 def test_gpus_are_sampled_with_what_the_driver_has(tmp_path, fake_smi):
     fake_smi()
     sampler = Sampler()
-    sampler.start(tmp_path / "gpu.parquet", 20)
+    sampler.sample(tmp_path / "gpu.parquet", 20)
     time.sleep(1.5)
     assert sampler.stop() == tmp_path / "gpu.parquet", sampler.said
     table = pq.read_table(tmp_path / "gpu.parquet")
@@ -153,7 +153,7 @@ def test_gpus_are_sampled_with_what_the_driver_has(tmp_path, fake_smi):
 def test_an_nvidia_smi_that_ends_is_told_and_what_it_said_is_kept(tmp_path, fake_smi):
     fake_smi("sys.exit(3)")
     sampler = Sampler()
-    sampler.start(tmp_path / "gpu.parquet", 20)
+    sampler.sample(tmp_path / "gpu.parquet", 20)
     time.sleep(1.0)
     assert sampler.stop() == tmp_path / "gpu.parquet"
     assert "status 3" in sampler.said["gpu_reason"]
@@ -173,7 +173,7 @@ def family(process: Offshoot) -> list[psutil.Process]:
 def test_nothing_outlives_it_and_nothing_is_written(tmp_path, fake_smi, how):
     fake_smi()
     sampler = Sampler()
-    sampler.start(tmp_path / "gpu.parquet", 20)
+    sampler.sample(tmp_path / "gpu.parquet", 20)
     children = family(sampler._process)
     if how == "cancel":
         sampler.cancel()
@@ -194,18 +194,18 @@ def nothing_starts(*_):
 def test_failures_of_the_sampler_never_raise(tmp_path, monkeypatch):
     sampler = Sampler()
     assert sampler.stop() is None
-    sampler.start(tmp_path / "gone" / "gpu.parquet", 20)
+    sampler.sample(tmp_path / "gone" / "gpu.parquet", 20)
     sampler._process.kill()
     assert sampler.stop(5) is None
     assert "ended with status" in sampler.said["error"]
-    sampler.start(Path("/proc/none/gpu.parquet"), 20)
+    sampler.sample(Path("/proc/none/gpu.parquet"), 20)
     assert sampler.stop() is None
     assert "could not be written" in sampler.said["error"]
-    monkeypatch.setattr("servegauge.launch.recorders.gpu_sample.Offshoot", nothing_starts)
-    sampler.start(tmp_path / "gpu.parquet", 20)
+    monkeypatch.setattr("servegauge.launch.recorder.Offshoot", nothing_starts)
+    sampler.sample(tmp_path / "gpu.parquet", 20)
     assert "could not be started" in sampler.said["error"]
     with pytest.raises(ValueError, match="above 0"):
-        sampler.start(tmp_path / "gpu.parquet", 0)
+        sampler.sample(tmp_path / "gpu.parquet", 0)
 
 
 def test_the_reader_of_a_made_up_node(tmp_path):

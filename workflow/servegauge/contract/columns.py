@@ -38,6 +38,13 @@ def table_schema(table: str, description: str, columns: Iterable[pa.Field]) -> p
     return pa.schema(list(columns), metadata=metadata)
 
 
+KEYS = (
+    key("cell", "id of the cell: one load run on a live launch"),
+    key("launch", "id of the launch: one server lifetime, the unit of replication"),
+)
+"""The keys of tables that hold rows of cells."""
+
+
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """`table` with exactly the columns of `schema`: ordered, cast, absent nullable ones as nulls.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from servegauge.contract import metric_registry
-from servegauge.contract.columns import VERSION, WORD, WORDS, SchemaError, conform, from_rows
+from servegauge.contract.columns import KEYS, VERSION, WORD, WORDS, SchemaError, conform, from_rows
 from servegauge.contract.columns import check_file as check_file
 from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
@@ -22,8 +22,7 @@ from servegauge.contract.columns import table_schema as _schema
 
 __all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
 
-_CELL = _key("cell", "id of the cell: one load run on a live launch")
-_LAUNCH = _key("launch", "id of the launch: one server lifetime, the unit of replication")
+_CELL, _LAUNCH = KEYS
 _STUDY = _key("study", "name of the study, a file in config/studies/")
 
 _SERVER_FACTORS = (

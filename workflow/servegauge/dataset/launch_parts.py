@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from servegauge.base.files import whole_file
 from servegauge.contract import metric_registry, metrics, tables
 from servegauge.contract.spec import canonical_json, digest
+from servegauge.dataset.catalogue import parted
 from servegauge.dataset.spec_columns import load_factors
 
 FOOTER = "servegauge_part"
@@ -40,7 +41,7 @@ CODE = digest(
     [
         FORMAT,
         metrics.formulas_version(),
-        [[table, field.name, str(field.type)] for table in tables.PARTED for field in tables.TABLES[table]],
+        [[table, field.name, str(field.type)] for table, schema in parted().items() for field in schema],
     ],
     12,
 )
@@ -120,10 +121,10 @@ def make_part(
     made = Made()
     entries: list[Entry] = []
     slos = list(slos)
-    paths = {table: part_path(dataset, table, launch) for table in tables.PARTED}
+    paths = {table: part_path(dataset, table, launch) for table in parted()}
     with ExitStack() as stack:
         # Leaving the stack renames in the reverse order: the requests, whose footer vouches for all, come last.
-        writers = {table: stack.enter_context(_Writer(paths[table], tables.TABLES[table])) for table in tables.PARTED}
+        writers = {table: stack.enter_context(_Writer(paths[table], schema)) for table, schema in parted().items()}
         for cell, cell_sha256 in cells.items():
             try:
                 entries.append(_add(results / "cells" / cell, cell_sha256, launch, writers, slos, made.warnings))
@@ -250,7 +251,7 @@ def _add(
     rest = {}
     for name in found.keys() & writers.keys():
         try:
-            rest[name] = _with_keys(found[name], folder.name, launch, tables.TABLES[name])
+            rest[name] = _with_keys(found[name], folder.name, launch, parted()[name])
         except tables.SchemaError as error:  # beside the measurement: it is left out, the measurement is not
             warnings.append(f"{folder}/{name}.parquet is left out: {error}")
     row = measured(record, requests)

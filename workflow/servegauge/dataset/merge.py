@@ -27,6 +27,7 @@ from servegauge.base.progress import utc_now
 from servegauge.contract import tables
 from servegauge.contract.spec import Launch, canonical_json
 from servegauge.dataset import launch_parts
+from servegauge.dataset.catalogue import parted
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
 from servegauge.dataset.text_agreement import compare_texts
@@ -172,7 +173,7 @@ class _Merge:
 
     def _forget(self, measured: Mapping[str, Any]) -> None:
         """Remove parts of launches that have no measured cell any more."""
-        for table in tables.PARTED:
+        for table in parted():
             for path in (self.dataset / table).glob("*.parquet"):
                 if path.stem not in measured:
                     path.unlink()

@@ -27,14 +27,11 @@ from servegauge.instrument import calibrate
 from servegauge.instrument.coordinator import LoadResult, run_load
 from servegauge.instrument.job import LoadJob
 from servegauge.launch.live import LiveLaunch
-from servegauge.launch.recorders import scrape
-from servegauge.launch.recorders.gpu_sample import Sampler
-from servegauge.launch.recorders.scrape import Scraper
+from servegauge.launch.recorder import Recording
+from servegauge.launch.recorders import recorders, scrape
 from servegauge.workloads import tokenizer
 
 STATUSES = ("ok", "failed", "not_run")
-METRICS_HZ = 2.0  # of reading the servers' metrics, where the study's `job.metrics_hz` is not in the order
-SAMPLE_HZ = 2.0  # of clocks, power and steal
 
 
 class CellFailed(Exception):
@@ -116,16 +113,14 @@ class _Measurement:
         if self.load.cache == "warm":
             self._warm_cache()
         before = self._metrics()
-        scraper, sampler = self._watch(folder)
+        recording = Recording(recorders(), self.run, folder)
         try:
             result = self._run_load(folder, "both" if self.load.warmup_requests else "window")
         except BaseException:
-            scraper.cancel()
-            sampler.cancel()
+            recording.cancel()
             raise
         zero_ns = result.clock["window_start_ns"]
-        scraper.stop(zero_ns)
-        sampler.stop(zero_ns)
+        recording.stop(zero_ns)
         after = self._metrics()
         requests = pq.read_table(result.requests)
         nearest = calibrate.nearest(self.run.calibration, self.load)
@@ -134,9 +129,8 @@ class _Measurement:
             "window": {"duration_s": result.window_s},
             "cache_reset": asdict(self.reset),
             "instrument": {**result.instrument, "calibration": nearest},
-            "scraper": scraper.said,
-            "sampler": sampler.said,
-            "node": sampler.said.get("node"),
+            "recorders": recording.said,
+            "node": recording.said.get("sampler", {}).get("node"),
             "metrics_before": before,
             "metrics_after": after,
         }
@@ -173,17 +167,6 @@ class _Measurement:
             for name, value in scrape.snapshot(reply.text, self.framework.metrics).items():
                 values.setdefault(name, []).append(value)
         return {name: scrape.combined(name, got) for name, got in values.items()}
-
-    def _watch(self, folder: Path) -> tuple[Scraper, Sampler]:
-        """Start what watches the servers and the node while the load runs, each in a process of its own."""
-        scraper, sampler = Scraper(), Sampler()
-        cpus = self.run.platform.get("placement", {}).get("load_cpus") or ()
-        hz = self.run.job.get("metrics_hz", METRICS_HZ)
-        if self.framework.metrics_path and hz:
-            urls = [one.base_url + self.framework.metrics_path for one in self.run.servers]
-            scraper.start(urls, self.run.api_key, self.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
-        sampler.start(folder / "gpu.parquet", SAMPLE_HZ, cpus)
-        return scraper, sampler
 
     # -- the load -----------------------------------------------------------
 

@@ -30,14 +30,14 @@ from servegauge.launch import cell as cell_run
 from servegauge.launch import provenance, server
 from servegauge.launch.instances import ONE_NODE, Instances
 from servegauge.launch.live import LiveLaunch
+from servegauge.launch.recorders import recorders
 from servegauge.launch.stop import Stop
 from servegauge.node import expectations
 
 # What the children of the fork server import before their first cell.
 PRELOADED = (
     *coordinator.PRELOADED,
-    "servegauge.launch.recorders.scrape",
-    "servegauge.launch.recorders.gpu_sample",
+    *(kind.__module__ for kind in recorders().values()),
 )
 READY_S = 1800.0  # where the study's `job.ready_timeout_s` is not in the order: large models load for many minutes
 FAILED_NODE = "failed-node-"  # what a node that is not the head leaves for the head when its part of a server failed

@@ -12,7 +12,8 @@ from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import write_text
 from servegauge.contract.metric import VIEWS, Metric
 from servegauge.contract.metric_registry import metrics
-from servegauge.contract.tables import PARTED, TABLES
+from servegauge.dataset.catalogue import catalogue
+from servegauge.dataset.catalogue import parted as parted_tables
 
 _PREFACE = """# Data dictionary
 
@@ -78,12 +79,16 @@ def _called(metric: Metric) -> str:
 
 def data_dictionary() -> str:
     """The data dictionary as Markdown: every table, every column with its type, unit and meaning."""
-    parted = ", ".join(f"`{name}`" for name in PARTED)
+    parted = ", ".join(f"`{name}`" for name in parted_tables())
     views = ", ".join(f"{name} ({where})" for name, where in VIEWS.items())
     said = {"views": views, "metrics": metric_table(), "notes": note_table()}
-    parts = [_PREFACE.format(count=len(TABLES), parted=parted, **said)]
-    for name, schema in TABLES.items():
-        where = f"`results/dataset/{name}/<launch>.parquet`" if name in PARTED else f"`results/dataset/{name}.parquet`"
+    parts = [_PREFACE.format(count=len(catalogue()), parted=parted, **said)]
+    for name, schema in catalogue().items():
+        where = (
+            f"`results/dataset/{name}/<launch>.parquet`"
+            if name in parted_tables()
+            else f"`results/dataset/{name}.parquet`"
+        )
         lines = [f"## {name}", "", (schema.metadata[b"description"]).decode(), f"In {where}.", ""]
         lines += ["| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
         for field in schema:

@@ -1,1 +1,16 @@
-"""What records beside a cell: server metrics, node and GPU samples."""
+"""What records beside a cell: a file each, found by looking into this folder. `launch/recorder.py` says what one is."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+from servegauge.base.registry import subclasses
+from servegauge.launch.recorder import Recorder
+
+
+@cache
+def recorders() -> dict[str, type[Recorder]]:
+    """Every recorder by name, in the order in which they are started."""
+    found = subclasses(sys.modules[__name__], Recorder)
+    return dict(sorted(found.items(), key=lambda item: (item[1].position, item[0])))

@@ -21,17 +21,20 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from servegauge.base.forkserver import Offshoot
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
+from servegauge.launch.recorder import ProcessRecorder
 from servegauge.node.node_facts import cpu_times
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import GpuReader
 
-STOP_TIMEOUT_S = 30.0
+if TYPE_CHECKING:
+    from servegauge.launch.live import LiveLaunch
+
+SAMPLE_HZ = 2.0
 NODE_FILE = "node.parquet"
 MOST_CPUS = 32  # clocks are read from at most this many CPUs, spread evenly: reading one costs an interrupt on some
 
@@ -196,52 +199,33 @@ def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: P
     return said
 
 
-class Sampler:
-    """The node's state between `start` and `stop`, sampled in a process of its own."""
+class Sampler(ProcessRecorder):
+    """The node's state, sampled in a process of its own: GPUs in `gpu.parquet`, CPUs in `node.parquet`."""
 
-    def __init__(self) -> None:
-        self._process: Offshoot | None = None
-        self._out: Path | None = None
-        self.said: dict[
-            str, Any
-        ] = {}  # after `stop`: see `summary`, and "gpu_reason", "missed_ticks", "files", "error"
+    name = "sampler"
+    records = "clocks, power, temperature and throttling of the GPUs, clocks and steal of the CPUs"
+    position = 20
 
-    def start(self, out: Path, hz: float, cpus: Sequence[int] = ()) -> None:
-        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it.
+    @classmethod
+    def tables(cls) -> Mapping[str, Any]:
+        from servegauge.contract.tables import GPU_RAW, NODE_RAW
 
-        `cpus`: where the sampling process may run. Keep it off the server's.
-        """
+        return {"gpu": GPU_RAW, "node": NODE_RAW}
+
+    def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
+        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus)
+
+    def sample(self, out: Path, hz: float, cpus: Sequence[int] = ()) -> None:
+        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it."""
         if not hz > 0:
             raise ValueError(f"hz is {hz}, it must be above 0")
         self._out = out
-        job = {"out": str(out.absolute()), "hz": hz, "cpus": list(cpus)}
-        try:
-            self._process = Offshoot("servegauge.launch.recorders.gpu_sample")
-            self._process.tell(job)
-        except OSError as error:
-            self.said = {"error": f"the sampler could not be started: {error}"}
+        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus)})
 
     def stop(self, zero_ns: int = 0) -> Path | None:
         """Read a last time and write; returns the GPUs' file, null where there is none (with the reason in `said`)."""
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        try:
-            process.tell(zero_ns)
-            self.said = json.loads(process.last_words(STOP_TIMEOUT_S))
-        except TimeoutError:
-            self.said = {"error": f"the sampler did not end within {STOP_TIMEOUT_S:.0f} s"}
-        except (ValueError, OSError):
-            self.said = {"error": f"the sampler ended with status {process.wait()} before it wrote"}
-        finally:
-            process.kill()
+        super().stop(zero_ns)
         return self._out if self._out is not None and self._out.name in self.said.get("files", ()) else None
-
-    def cancel(self) -> None:
-        """End without writing."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()  # nvidia-smi dies with it
 
 
 if __name__ == "__main__":

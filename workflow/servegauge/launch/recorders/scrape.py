@@ -26,13 +26,16 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from servegauge.base.forkserver import Offshoot
+from servegauge.launch.recorder import ProcessRecorder
 
-STOP_TIMEOUT_S = 30.0
+if TYPE_CHECKING:
+    from servegauge.launch.live import LiveLaunch
+
+METRICS_HZ = 2.0  # where the study's `job.metrics_hz` is not in the order
 
 # common name -> (what it is, unit, how several samples become one number: all labels and engines of a server)
 COMMON: dict[str, tuple[str, str, str]] = {
@@ -223,15 +226,30 @@ def main() -> None:
     print(json.dumps({"instances": [watch.said() for watch in watches]}), flush=True)
 
 
-class Scraper:
-    """The metrics of a launch's instances, scraped in a process of its own between `start` and `stop`."""
+class Scraper(ProcessRecorder):
+    """The metrics of a launch's instances, scraped in a process of its own, in `server_metrics.parquet`."""
 
-    def __init__(self) -> None:
-        self._process: Offshoot | None = None
-        self._out: Path | None = None
-        self.said: dict[str, Any] = {}  # after `stop`: scrapes, errors and missed ticks of every instance
+    name = "scraper"
+    records = "what the servers say of themselves: queues, caches, counters"
+    position = 10
 
-    def start(
+    @classmethod
+    def tables(cls) -> Mapping[str, Any]:
+        from servegauge.contract.tables import SERVER_METRICS_RAW
+
+        return {"server_metrics": SERVER_METRICS_RAW}
+
+    def unsupported(self, live: LiveLaunch) -> str | None:
+        if not live.framework.metrics_path:
+            return f"{live.framework.title} has no page of metrics"
+        return None if live.job.get("metrics_hz", METRICS_HZ) else "the study's job.metrics_hz is 0"
+
+    def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
+        urls = [one.base_url + live.framework.metrics_path for one in live.servers]
+        hz = live.job.get("metrics_hz", METRICS_HZ)
+        self.scrape(urls, live.api_key, live.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
+
+    def scrape(
         self,
         urls: Sequence[str],
         api_key: str,
@@ -249,39 +267,18 @@ class Scraper:
             raise ValueError(f"no common metric {sorted(unknown)}; there are: {', '.join(COMMON)}")
         if not hz > 0:
             raise ValueError(f"hz is {hz}, it must be above 0")
-        job = {
-            "urls": list(urls), "mapping": {name: list(raws) for name, raws in mapping.items()}, "hz": hz,
-            "out": str(out.absolute()), "cpus": list(cpus), "api_key": api_key,
-        }  # fmt: skip
         self._out = out
-        self._process = Offshoot("servegauge.launch.recorders.scrape")
-        self._process.tell(job)
+        self._begin(
+            {
+                **{"urls": list(urls), "mapping": {name: list(raws) for name, raws in mapping.items()}, "hz": hz},
+                **{"out": str(out.absolute()), "cpus": list(cpus), "api_key": api_key},
+            }
+        )
 
     def stop(self, zero_ns: int = 0) -> Path | None:
-        """Scrape a last time, write, and return the file; null (with the reason in `said`) where it did not work.
-
-        `zero_ns`: the CLOCK_MONOTONIC moment that becomes `t_ns` 0, such as the start of the cell's window.
-        Metrics are evidence beside the measurement, not the measurement: a failure here never raises.
-        """
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        try:
-            process.tell(zero_ns)
-            self.said = json.loads(process.last_words(STOP_TIMEOUT_S))
-        except TimeoutError:
-            self.said = {"error": f"the scraper did not end within {STOP_TIMEOUT_S:.0f} s"}
-        except ValueError:
-            self.said = {"error": f"the scraper ended with status {process.wait()} before it wrote"}
-        finally:
-            process.kill()
-        return self._out if "error" not in self.said else None
-
-    def cancel(self) -> None:
-        """End without writing."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
+        """Scrape a last time, write, and return the file; null (with the reason in `said`) where it did not work."""
+        super().stop(zero_ns)
+        return None if "error" in self.said or not self.said else self._out
 
 
 if __name__ == "__main__":
