@@ -246,12 +246,32 @@ def test_a_reset_that_nobody_answered_is_no_reset(framework: Framework, monkeypa
 
 @every_framework
 def test_evidence_never_raises(framework: Framework) -> None:
-    for client in (Deaf(), Says(200, "[]"), Says(200, "{}"), Says(200, "<html>"), Says(500, "")):
+    for client in (
+        Deaf(),
+        Says(200, "[]"),
+        Says(200, "{}"),
+        Says(200, "[1]"),
+        Says(200, "7"),
+        Says(200, "<html>"),
+        Says(500, ""),
+    ):
         evidence = framework.evidence(client, "")
         assert isinstance(evidence, Evidence)
         json.dumps(dataclasses.asdict(evidence), allow_nan=False)
         assert set(evidence.effective) <= {*OPTIONS, "tp", "pp", "dp", "ep"}
         assert evidence.kv_blocks is None
+
+
+@every_framework
+def test_evidence_holds_no_key_that_the_server_tells(framework: Framework) -> None:
+    """SGLang's /server_info has its API key three times; others may follow."""
+    state = {"api_key": KEY, "launch_command": f"serve --api-key {KEY} --port 1", "args": f"Namespace(api_key='{KEY}')"}
+    told = {**state, "internal_states": [{"nested": [state]}], "version": "1"}
+    text = json.dumps(told)
+    log = f"version: 1\nparameters: {text}\n INFO with config: api_key='{KEY}', {text}\nargs: {state}\n"
+    for page in (text, json.dumps([told]), f'vllm:cache_config_info{{api_key="{KEY}"}} 1\n'):
+        evidence = framework.evidence(Says(200, page), log)
+        assert KEY not in json.dumps(dataclasses.asdict(evidence))
 
 
 @every_framework

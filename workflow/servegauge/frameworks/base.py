@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from servegauge.base.redact import clean
 from servegauge.contract.spec import Launch, digest
 
 # Neutral server options: name -> what it means. A study uses these names; each framework's file translates them.
@@ -130,7 +131,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a running server says of itself. Null where it does not say; `raw` keeps the answers verbatim."""
+    """What a running server says of itself. Null where it does not say; `raw` keeps the answers but for secrets."""
 
     version: str | None = None
     effective: Mapping[str, Any] = field(default_factory=dict)  # neutral option -> value the server reports
@@ -138,6 +139,10 @@ class Evidence:
     kv_block_tokens: int | None = None
     startup_s: Mapping[str, float] = field(default_factory=dict)  # part -> seconds: weights, compile, graphs, ...
     raw: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # Servers tell their API key: under its name at any depth, and inside the command line that started them.
+        object.__setattr__(self, "raw", clean(self.raw))
 
 
 class Framework:

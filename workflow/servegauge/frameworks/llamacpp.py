@@ -144,7 +144,7 @@ class LlamaCpp(Framework):
     def evidence(self, client: Client, log: str) -> Evidence:
         props, slots = client.get("/props").json(), client.get("/slots").json()
         props = props if isinstance(props, dict) else {}
-        slots = slots if isinstance(slots, list) else []
+        slots = [slot for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
         contexts = {slot.get("n_ctx") for slot in slots}
         line = re.search(r"^version: (.+)$", log, re.MULTILINE)
         held = re.search(r"^parameters: (\{.*\})$", log, re.MULTILINE)  # of the wheel's door

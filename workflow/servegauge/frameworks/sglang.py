@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from servegauge.base.redact import clean
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
 
@@ -189,8 +188,7 @@ class Sglang(Framework):
             kv_blocks=tokens // page if tokens and page else None,
             kv_block_tokens=page,
             startup_s=_startup_s(said.get("startup_time"), log),
-            # The API key stands in it several times: by its name at any depth, and inside `launch_command`.
-            raw={"/server_info": clean(said)},
+            raw={"/server_info": said},
         )
 
     def start_profile(self, client: Client) -> Reply:

@@ -148,6 +148,7 @@ class Vllm(Framework):
 
     def evidence(self, client: Client, log: str) -> Evidence:
         version, models = client.get("/version"), client.get("/v1/models")
+        told = version.json() if isinstance(version.json(), dict) else {}
         cache = labels_of(client.get("/metrics").text, "vllm:cache_config_info")
         line = next((text for text in log.splitlines() if " with config: " in text), "")
         config = key_values(line.partition(" with config: ")[2])
@@ -168,7 +169,7 @@ class Vllm(Framework):
         if (process := seconds(log, STAMP, "%m-%d %H:%M:%S", "version ", " with config: ")) is not None:
             startup["process"] = process
         return Evidence(
-            version=(version.json() or {}).get("version"),
+            version=told.get("version"),
             effective={name: value for name, value in effective.items() if value is not None},
             kv_blocks=first_number(cache.get("num_gpu_blocks")),
             kv_block_tokens=first_number(cache.get("block_size")),
