@@ -10,7 +10,7 @@ import pytest
 
 from servegauge.contract.spec import Launch, Layout
 from servegauge.inputs.containers import contained
-from servegauge.submit import slurm_commands
+from servegauge.submit import sbatch, slurm_commands, slurm_request
 from servegauge.submit.backends import SlurmSubmitter
 from servegauge.submit.slurm_commands import JobState, Queue
 
@@ -80,7 +80,7 @@ def test_failed_nodes_are_excluded_beside_the_platforms(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("minutes", "limit", "asked"), [(60, None, 60), (60, 30, 30), (20, 30, 20), (None, 45, 45)])
 def test_the_time_asked_for(minutes, limit, asked):
     platform = {"name": "p", "slurm": {"time_min": limit} if limit else {}}
-    assert slurm_commands.time_limit(order(platform, Layout(), time_min=minutes)) == asked
+    assert slurm_request.time_limit(order(platform, Layout(), time_min=minutes)) == asked
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_time_asked_for(minutes, limit, asked):
     [(1, 1, 1, 0, (1, 0)), (1, 1, 1, 4, (1, 1)), (4, 2, 1, 4, (2, 4)), (2, 1, 3, 4, (2, 3)), (8, 1, 1, 8, (1, 8))],
 )
 def test_nodes_and_gpus_of_a_layout(tp, pp, instances, per_node, shape):
-    assert slurm_commands.shape(Layout(tp=tp, pp=pp, instances=instances), {"gpus_per_node": per_node}) == shape
+    assert slurm_request.shape(Layout(tp=tp, pp=pp, instances=instances), {"gpus_per_node": per_node}) == shape
 
 
 def test_what_would_override_the_platform_is_not_passed_on():
@@ -107,7 +107,7 @@ def test_a_refusal_names_slurms_words_and_the_file():
         "Command 'sbatch' failed:\n"
         "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\n"
     )
-    error = str(slurm_commands.refused(said, "h100"))
+    error = str(sbatch.refused(said, "h100"))
     assert "Batch job submission failed: Invalid account or account/partition combination specified" in error
     assert "config/platforms/h100.yaml" in error
     assert "sacctmgr show assoc" in error
@@ -116,7 +116,7 @@ def test_a_refusal_names_slurms_words_and_the_file():
 def test_one_look_at_the_queue_serves_all_for_a_while(tmp_path, monkeypatch):
     asked = []
 
-    def squeue():
+    def squeue(cluster):
         asked.append(1)
         return {"7": JobState("7", "RUNNING", nodes="bm01")}
 
@@ -126,7 +126,7 @@ def test_one_look_at_the_queue_serves_all_for_a_while(tmp_path, monkeypatch):
     assert len(asked) == 1
     assert Queue(tmp_path, 0.0).look()[1]["7"].live
     assert len(asked) == 2
-    assert (tmp_path / ".slurm" / "queue.json").stat().st_mode & 0o077 == 0
+    assert (tmp_path / ".slurm" / f"queue-{os.getuid()}.json").stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_an_ended_job_is_not_live(state):
 def test_a_node_out_of_service_is_told_with_its_reason(monkeypatch):
     monkeypatch.setattr(
         slurm_commands, "_ask",
-        lambda argv: "NodeName=bm01 State=DOWN Partitions=bm Reason=kernel panic [root@2026-11-21]\n"
+        lambda argv, cluster: "NodeName=bm01 State=DOWN Partitions=bm Reason=kernel panic [root@2026-11-21]\n"
         "NodeName=bm02 State=IDLE Partitions=bm\n",
     )  # fmt: skip
     assert slurm_commands.say_failed(slurm_commands.failed_nodes("bm[01-02]")) == (

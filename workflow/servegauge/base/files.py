@@ -32,16 +32,26 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def _allowed(mode: int) -> int:
+    """`mode` less what the user's umask takes away, as for any file: a group may share results, or nobody."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return mode & ~umask
+
+
 @contextlib.contextmanager
-def whole_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `path` when the block ends well and disappears when it does not."""
+def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A temporary path to write to; it becomes `path` when the block ends well and disappears when it does not.
+
+    `mode` is its mode, less the user's umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(mode)
+        temporary.chmod(_allowed(mode))
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
@@ -50,15 +60,16 @@ def whole_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, writer: str = "") -> Iterator[Path]:
     """A temporary folder to fill; it becomes `path` when the block ends well and disappears when it does not.
 
+    `writer` stands in its temporary name, `.<name>.<writer>.<random>`, so that who starts again knows its own.
     An existing `path` with anything in it is never replaced: measured bytes are immutable. FileExistsError says so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{writer}."))
     try:
-        temporary.chmod(0o755)
+        temporary.chmod(_allowed(0o777))
         yield temporary
         for file in temporary.iterdir():
             fsync(file)
@@ -71,13 +82,13 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write `text` to `path`, whole or not at all."""
     with whole_file(path, mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, data: Any, mode: int = 0o644) -> None:
+def write_json(path: Path, data: Any, mode: int = 0o666) -> None:
     """Write `data` as indented JSON to `path`, whole or not at all. NaN is refused: undefined is null."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
 

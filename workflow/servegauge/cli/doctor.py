@@ -23,7 +23,7 @@ from servegauge.contract.spec import Launch
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
-from servegauge.submit import slurm_commands
+from servegauge.submit import slurm_commands, slurm_request
 from servegauge.submit.monitor import MODES, Cancelled, submit_and_wait
 from servegauge.submit.orders import attempt_folder
 
@@ -301,7 +301,7 @@ def gpus(order: Mapping[str, Any], platform: Mapping[str, Any], found: Mapping[s
     def fact(name: str) -> Any:
         return (found.get(name) or {}).get("value")
 
-    _, needed = slurm_commands.shape(layout_of(order), platform)
+    _, needed = slurm_request.shape(layout_of(order), platform)
     variable, given = visible()
     if "SLURM_JOB_ID" in os.environ and len(given) < needed:
         return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"

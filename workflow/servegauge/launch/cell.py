@@ -55,11 +55,13 @@ def expected_s(load: Load, closed_s: float) -> float:
 def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: str) -> dict[str, Any]:
     """Measure `cell`; returns its outcome {"status", "reason", "flags"} and never raises for what the load did."""
     target = run.results / "cells" / cell.id
-    for left_over in target.parent.glob(f".{cell.id}.*"):  # of a job that was killed while it measured this cell
+    writer = f"attempt-{run.attempt}"
+    # Of this attempt, killed while it measured this cell; another attempt's folder may be one in the making.
+    for left_over in target.parent.glob(f".{cell.id}.{writer}.*"):
         shutil.rmtree(left_over, ignore_errors=True)
     try:
         measurement = _Measurement(run, cell, thresholds, title)
-        with whole_folder(target) as folder:
+        with whole_folder(target, writer) as folder:
             try:
                 record = measurement.into(folder)
             except CellFailed as error:

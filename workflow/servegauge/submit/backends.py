@@ -11,19 +11,23 @@ import os
 import socket
 import subprocess
 import sys
+import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from submitit.core.utils import FailedJobError, JobPaths
+from submitit.core.utils import JobPaths
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json
-from servegauge.submit import entrypoint, slurm_commands
+from servegauge.submit import entrypoint, slurm_commands, slurm_request
+from servegauge.submit.sbatch import sbatch
 from servegauge.submit.slurm_commands import JobState, Queue
 
+GONE_S = 30.0  # how long accounting is asked again about a job that the queue has not got any more
 FOREVER_MIN = 60 * 24 * 365  # submitit's local executor always has a time limit
 
 
@@ -31,7 +35,7 @@ class Submitter(Protocol):
     """One way to run a job. `state` is null while nothing is known; then nothing may be concluded."""
 
     def submit(self) -> str:
-        """Start the job; its id."""
+        """Start the job; its id. NotSubmitted where that failed, although the job may have been accepted."""
 
     def find(self) -> str | None:
         """Id of the job that was started from this folder, although nobody noted it; null where there is none."""
@@ -55,6 +59,17 @@ class Submitter(Protocol):
 class _Executor(SlurmExecutor):
     """submitit's, with a request that is complete although we may be killed right after `sbatch` took it."""
 
+    cluster = ""
+
+    def _submit_command(self, command: str) -> Any:
+        uid = uuid.uuid4().hex
+        script = Path(self.folder) / f".submission_file_{uid}.sh"
+        script.write_text(self._make_submission_file_text(command, uid), encoding="utf-8")
+        number = sbatch(script, self.cluster)
+        job = self.job_class(folder=self.folder, job_id=number, tasks=list(range(self._num_tasks())))
+        job.paths.move_temporary_file(script, "submission_file", keep_as_symlink=True)
+        return job
+
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         # The job looks for <its number>_submitted.pkl, which submitit renames after sbatch has answered. If nobody is
         # left to do that, the job does it.
@@ -71,12 +86,19 @@ class SlurmSubmitter:
     def __init__(self, folder: Path, order: Mapping[str, Any], queue: Queue, exclude: Sequence[str] = ()) -> None:
         self.folder, self.order, self.queue, self.exclude = folder, order, queue, exclude
         self._ran_on = ""
+        self._gone_s = 0.0  # since when it is known to nobody but accounting, which does not answer
 
     def executor(self) -> _Executor:
         """submitit's executor with this launch's request."""
         executor = _Executor(self.folder, max_num_timeout=0)
-        executor.update_parameters(**slurm_commands.parameters(self.order, self.exclude))
+        executor.cluster = self.cluster
+        executor.update_parameters(**slurm_request.parameters(self.order, self.exclude))
         return executor
+
+    @property
+    def cluster(self) -> str:
+        """The cluster that the platform names, where the site has several; empty for this machine's own."""
+        return str((self.order["launch"]["platform"].get("slurm") or {}).get("cluster") or "")
 
     def submit(self) -> str:
         kept = dict(os.environ)
@@ -84,8 +106,6 @@ class SlurmSubmitter:
         os.environ.update(slurm_commands.clean_environment(kept))
         try:
             return str(self.executor().submit(entrypoint.run_order, *_call(self.folder, self.order)).job_id)
-        except FailedJobError as error:
-            raise slurm_commands.refused(str(error), self.order["launch"]["platform"]["name"]) from error
         except RuntimeError as error:  # submitit found no srun
             raise UserError(
                 "there is no Slurm on this machine (srun is not on the PATH). Log in to a node of the cluster that can "
@@ -96,7 +116,7 @@ class SlurmSubmitter:
             os.environ.update(kept)
 
     def find(self) -> str | None:
-        if found := slurm_commands.find_submitted(self.folder):
+        if found := slurm_commands.find_submitted(self.folder, self.cluster):
             return found.job
         logs = sorted(self.folder.glob("*_0_log.out"))  # it ran, ended, and Slurm has forgotten it
         return logs[-1].name.partition("_")[0] if logs else None
@@ -107,7 +127,15 @@ class SlurmSubmitter:
             return self._back_in_the_queue(jobs[job])
         if seen_s <= since_s:
             return None  # the last look is older than the job
-        return slurm_commands.ended(job) or JobState(job, "UNKNOWN", "Slurm has forgotten the job")
+        try:
+            ended = slurm_commands.ended(job, self.cluster)
+        except slurm_commands.AccountingSilent:
+            # The queue answers and has not got it, so it has ended; how, its own outcome has to tell.
+            self._gone_s = self._gone_s or time.monotonic()
+            if time.monotonic() - self._gone_s < GONE_S:
+                raise
+            ended = None
+        return ended or JobState(job, "UNKNOWN", "Slurm has forgotten the job")
 
     def _back_in_the_queue(self, state: JobState) -> JobState:
         """A job that its node's failure put back into the queue has ended for us: it is another node's attempt."""
@@ -115,8 +143,8 @@ class SlurmSubmitter:
             self._ran_on = state.nodes or self._ran_on
             return state
         ran_on = self._ran_on or self._noted_nodes(state.job)
-        if failed := slurm_commands.failed_nodes(ran_on):
-            slurm_commands.cancel(state.job)
+        if failed := slurm_commands.failed_nodes(ran_on, self.cluster):
+            slurm_commands.cancel(state.job, self.cluster)
             return JobState(state.job, "NODE_FAIL", slurm_commands.say_failed(failed), ran_on)
         return state
 
@@ -129,7 +157,7 @@ class SlurmSubmitter:
         return str(running.get("nodes") or "") if running.get("job") == job else ""
 
     def cancel(self, job: str) -> str:
-        return slurm_commands.cancel(job)
+        return slurm_commands.cancel(job, self.cluster)
 
     def result_file(self, job: str) -> Path:
         return JobPaths(self.folder, job).result_pickle
@@ -251,7 +279,7 @@ class InlineSubmitter(_ProcessSubmitter):
         environment = dict(os.environ)
         for name in ("SLURM_PROCID", "SLURM_STEP_ID"):  # ranks of a surrounding step, which are not ours
             environment.pop(name, None)
-        nodes, _ = slurm_commands.shape(entrypoint.layout_of(self.order), self.order["launch"]["platform"])
+        nodes, _ = slurm_request.shape(entrypoint.layout_of(self.order), self.order["launch"]["platform"])
         if nodes > 1:
             if "SLURM_JOB_ID" not in os.environ:
                 raise UserError(

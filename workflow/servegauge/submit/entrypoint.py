@@ -27,6 +27,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, whole_file, write_json
 from servegauge.contract.spec import Layout
 from servegauge.submit import slurm_commands
+from servegauge.submit.claim import claim
 from servegauge.submit.orders import is_measured
 
 # One for everybody on this machine, whatever their TMPDIR.
@@ -53,6 +54,8 @@ def run_order(order_file: str, run: str) -> dict[str, Any]:
     signals = EndSignals()
     with machine_lock(f"{order['launch']['id']}, attempt {order['attempt']}"):
         if rank == 0:
+            if other := _claimed_by(folder):
+                return _left_to(order, other)
             if failed := _failed_nodes(folder):
                 return _not_measured(order, failed)
             _say_started(folder, nodes)
@@ -236,6 +239,20 @@ def _failed_nodes(folder: Path) -> dict[str, str]:
         return slurm_commands.failed_nodes(before["nodes"])
     except slurm_commands.SlurmSilent:
         return {}
+
+
+def _claimed_by(folder: Path) -> str | None:
+    """Another living job of this attempt: a submission that seemed to fail may have left two. Null outside Slurm."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return claim(folder, job, slurm_commands.is_alive) if job else None
+
+
+def _left_to(order: Mapping[str, Any], other: str) -> dict[str, Any]:
+    """The outcome of a job that leaves the attempt to the one that had it first."""
+    reason = f"job {other} measures this attempt; this job stopped"
+    print(reason, flush=True)
+    cells = {cell["id"]: {"status": "not_run", "reason": reason} for cell in order["cells"]}
+    return {"status": "failed", "reason": reason, "cells": cells, "claimed_by": other}
 
 
 def _not_measured(order: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:

@@ -25,11 +25,13 @@ from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import duration, utc_now
 from servegauge.submit.backends import InlineSubmitter, LocalSubmitter, SlurmSubmitter, Submitter
 from servegauge.submit.orders import attempt_folder, is_measured
+from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSilent, failed_nodes
 
 MODES = ("slurm", "local", "inline")
 POLL_S = 30.0
 CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
+DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
 RESULT_S = 15.0  # a shared file system may take that long to show what a node wrote
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -76,7 +78,8 @@ class Attempt:
         self.launch = order["launch"]["id"]
         self.folder = attempt_folder(self.results, self.launch, order["attempt"])
         self.file = self.folder / "job.json"
-        self.queue = Queue(self.results, poll_s)
+        cluster = str((order["launch"]["platform"].get("slurm") or {}).get("cluster") or "")
+        self.queue = Queue(self.results, poll_s, cluster)
         self.say: Say = lambda text: say(f"{self.launch}: {text}")
         self.record: dict[str, Any] = {"version": 1, "mode": mode, "state": "new"}
         self.signal = 0
@@ -95,6 +98,11 @@ class Attempt:
             else:
                 self.say(f"found its job {job}; waiting for it")
             state = self._wait(job)
+            while other := self._left_to(job):
+                self.say(f"job {job} found job {other} of this attempt at work and left it to it; waiting for that")
+                self._note(job=other)
+                job = other
+                state = self._wait(job)
             if self.signal:
                 name = signal.Signals(self.signal).name
                 state = JobState(job, "CANCELLED", f"this run got {name} and cancelled the job", state.nodes)
@@ -103,6 +111,11 @@ class Attempt:
         if self.signal:
             raise Cancelled(self.signal, outcome)
         return outcome
+
+    def _left_to(self, job: str) -> str | None:
+        """The job that had this attempt before `job` did, if it found one."""
+        other = (self._result(job) or {}).get("claimed_by") if self._is_slurm else None
+        return str(other) if other and other != job and str(other).isdigit() else None
 
     def _failed_nodes(self, state: JobState) -> list[str]:
         """Nodes to blame, where Slurm blames one."""
@@ -136,7 +149,7 @@ class Attempt:
             (self.folder / token).mkdir(mode=0o700)
             self._note(state="submitting", folder=token, host=os.uname().nodename, submitted_s=time.time())
         try:
-            job = self.submitter.submit()
+            job = self._handed_over()
         except UserError:
             self.file.unlink(missing_ok=True)  # nothing was submitted: the next try starts anew
             raise
@@ -145,6 +158,49 @@ class Attempt:
         self.say(f"submitted job {job} ({cells})" if self._is_slurm else f"started on this machine ({cells})")
         return job
 
+    def _handed_over(self) -> str:
+        """The id of the job that was submitted. Trouble that passes is waited out; UserError for a refusal.
+
+        A submission that failed may have been accepted all the same, so its job is looked for before anything else.
+        """
+        started, said_s, last = time.monotonic(), 0.0, ""
+        while True:
+            try:
+                return self.submitter.submit()
+            except NotSubmitted as error:
+                if (job := self._accepted()) is not None:
+                    self.say(f"sbatch failed ({short(error.said)}), but Slurm has the job {job}")
+                    return job
+                if error.kind == "refused":
+                    raise refused(error.said, self.order["launch"]["platform"]["name"]) from error
+                waited = time.monotonic() - started
+                if error.kind == "down" and waited > DOWN_S:
+                    raise UserError(
+                        f"Slurm has not taken the job for {duration(waited)}: {short(error.said)}. Nothing was "
+                        "submitted; give the same command again when it answers."
+                    ) from error
+                if error.kind != last or time.monotonic() - said_s > 600:
+                    why = "no more jobs are allowed now" if error.kind == "full" else "Slurm cannot be reached"
+                    self.say(f"{why} ({short(error.said)}); trying again until the job is taken")
+                    said_s, last = time.monotonic(), error.kind
+                self._sleep(min(self.queue.poll_s, 60.0))
+                if self.signal:
+                    raise Cancelled(self.signal, {}) from error
+
+    def _accepted(self) -> str | None:
+        """The job of this submission, if Slurm has it although sbatch failed; asked until Slurm answers."""
+        said = False
+        while True:
+            try:
+                return self.submitter.find()
+            except SlurmSilent as error:
+                if not said:
+                    self.say(f"cannot ask Slurm whether the job was accepted ({error}); trying again")
+                said = True
+                self._sleep(min(self.queue.poll_s, 60.0))
+                if self.signal:
+                    raise Cancelled(self.signal, {}) from error
+
     def _find(self) -> str | None:
         """The job that was submitted by an earlier process; null where that process was killed before it did."""
         if not self._is_slurm and self.record.get("host") != os.uname().nodename:
@@ -152,16 +208,7 @@ class Attempt:
                 f"{self.folder} was started on {self.record.get('host')}, and this is {os.uname().nodename}. Give the "
                 f"same command there, or remove {self.file} if that machine is lost."
             )
-        job = self.record.get("job")
-        while job is None:
-            try:
-                job = self.submitter.find()
-                break
-            except SlurmSilent as error:
-                self.say(f"cannot ask Slurm whether a job was submitted ({error}); trying again")
-                self._sleep(self.queue.poll_s)
-                if self.signal:
-                    raise Cancelled(self.signal, {}) from error
+        job = self.record.get("job") or self._accepted()
         if job is not None:
             self._note(state="submitted", job=job)
         return job

@@ -1,6 +1,6 @@
-"""What Slurm is asked and what it answers: the request for a launch's job, the queue, an end and its reason.
+"""What Slurm is asked and what it answers: the queue, an end and its reason.
 
-Every site-specific value comes from `slurm:` in the platform's file. Slurm is asked seldom: all launches that wait on
+Slurm is asked seldom: all launches that wait on
 one results folder share one `squeue` call every `poll_s` seconds through a file there, and `sacct` is asked once, about
 a job that has left the queue, and only where there is accounting.
 """
@@ -8,31 +8,25 @@ a job that has left the queue, and only where there is accounting.
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
-from servegauge.contract.spec import Layout
 
-TIME_MIN = 60  # where neither the order nor the platform says how long a job may take
-# Slurm's warning comes this long before the end, or up to a minute earlier. The launch knows its end and needs no
-# warning, unless somebody shortens the job while it runs.
-SIGNAL_S = 1
 ASK_S = 30.0  # an answer that takes longer is none
 
-# States in which a job has not ended (squeue's long names).
-LIVE = frozenset(
+# States in which a job has ended (squeue's long names, and two of ours). Newer versions of Slurm have states that this
+# list cannot know: an unknown state is not an end.
+ENDED = frozenset(
     {
-        *("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "RESIZING", "SIGNALING", "STAGE_OUT"),
-        *("REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "STOPPED"),
+        *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"),
+        *("OUT_OF_MEMORY", "REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL", "ENDED", "UNKNOWN"),
     }
 )
 
@@ -45,6 +39,9 @@ MEANING = {
     "CANCELLED": "it was cancelled",
     "DEADLINE": "it reached its deadline",
     "BOOT_FAIL": "its node did not boot",
+    "LAUNCH_FAILED": "its node could not start it",
+    "RECONFIG_FAIL": "its node could not be set up for it",
+    "REVOKED": "another cluster of the federation took it",
 }
 
 
@@ -60,128 +57,50 @@ class JobState:
     state: str
     reason: str = ""
     nodes: str = ""
-    name: str = ""
     command: str = ""
 
     @property
     def live(self) -> bool:
-        return self.state in LIVE
-
-
-# -- the request ----------------------------------------------------------
-
-
-def shape(layout: Layout, platform: Mapping[str, Any]) -> tuple[int, int]:
-    """(nodes, GPUs on each) for a launch; (1, 0) on a platform without GPUs."""
-    per_node = int(platform.get("gpus_per_node") or 0)
-    if per_node == 0:
-        return 1, 0
-    nodes = math.ceil(layout.gpus / per_node)
-    return nodes, math.ceil(layout.gpus / nodes)
-
-
-def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[str, Any]:
-    """What submitit's Slurm executor is told, from the launch's platform. Absent keys leave it to the site."""
-    launch, platform = order["launch"], order["launch"]["platform"]
-    slurm = platform.get("slurm") or {}
-    nodes, gpus = shape(Layout(**launch["layout"]), platform)
-    asked: dict[str, Any] = {
-        "job_name": launch["id"],
-        "comment": order["study"],
-        "nodes": nodes,
-        "ntasks_per_node": 1,
-        "time": time_limit(order),
-        "signal_delay_s": SIGNAL_S,
-        "stderr_to_stdout": True,
-        "wckey": None,  # submitit's own, which sites that check wckeys refuse
-    }
-    asked |= {
-        key: slurm[key] for key in ("partition", "account", "qos", "constraint", "cpus_per_task") if slurm.get(key)
-    }
-    if slurm.get("mem_gb") is not None:
-        # Slurm's own "0" means all of the node's memory.
-        asked["mem"] = "0" if slurm["mem_gb"] == 0 else f"{math.ceil(slurm['mem_gb'] * 1024)}M"
-    if slurm.get("gres") and (gpus or "{gpus}" not in slurm["gres"]):
-        asked["gres"] = slurm["gres"].replace("{gpus}", str(gpus))
-    if slurm.get("exclusive"):
-        asked["exclusive"] = True
-    if away := [*([slurm["exclude"]] if slurm.get("exclude") else []), *exclude]:
-        asked["exclude"] = ",".join(away)
-    # A preempted job comes back and measures what is missing; `sbatch:` may say --no-requeue.
-    asked["additional_parameters"] = {"requeue": True, **dict(_extra(slurm.get("sbatch") or ()))}
-    if "no-requeue" in asked["additional_parameters"]:
-        del asked["additional_parameters"]["requeue"]
-    # Without these, srun of Slurm 22.05 and later gives the task one CPU of the job's and binds it there.
-    cpus = [f"--cpus-per-task={slurm['cpus_per_task']}"] if slurm.get("cpus_per_task") else []
-    asked["srun_args"] = ["--cpu-bind=none", "--kill-on-bad-exit=1", *cpus]
-    if platform.get("modules"):
-        asked["setup"] = [f"module load {module}" for module in platform["modules"]]
-    return asked
-
-
-def time_limit(order: Mapping[str, Any]) -> int:
-    """Minutes to ask for: as the order says, which has it from the plan, at most the platform's limit."""
-    limit = (order["launch"]["platform"].get("slurm") or {}).get("time_min")
-    wanted = order.get("time_min") or limit or TIME_MIN
-    return int(min(wanted, limit) if limit else wanted)
-
-
-def _extra(lines: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """`--licenses=gpfs` -> ("licenses", "gpfs"), `--exclusive` -> ("exclusive", True)."""
-    for line in lines:
-        key, given, value = line.removeprefix("#SBATCH").strip().lstrip("-").partition("=")
-        yield key.strip(), value.strip() if given else True
+        return self.state not in ENDED
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what a surrounding job or the user's shell would silently override the platform's file with."""
-    ours = {name: value for name, value in environment.items() if not name.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+    """Without what a surrounding job or the user's shell would silently override the platform's file with.
+
+    SQUEUE_PARTITION and the like narrow what squeue shows: a job that is not shown would seem to have ended.
+    """
+    away = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SCONTROL_", "SCANCEL_")
+    ours = {name: value for name, value in environment.items() if not name.startswith(away)}
     return ours | {name: environment[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in environment}
-
-
-def refused(message: str, platform: str) -> UserError:
-    """Slurm's own words about a request that it refused, and the file to mend."""
-    said = [line.strip() for line in message.splitlines() if line.strip().startswith(("sbatch:", "slurm_"))]
-    text = "; ".join(dict.fromkeys(line.removeprefix("sbatch: ").removeprefix("error: ") for line in said))
-    look = {
-        "partition": "`sinfo -s` lists the partitions",
-        "account": "`sacctmgr show assoc user=$USER format=account,partition,qos` lists your accounts",
-        "qos": "`sacctmgr show assoc user=$USER format=account,partition,qos` lists your QOS",
-        "feature": "`sinfo -o '%P %f'` lists the features for `constraint`",
-        "gres": "`sinfo -o '%P %G'` lists the GPUs",
-        "node configuration": "`sinfo -o '%P %c %m %G'` lists what nodes have",
-        "time limit": "`sinfo -o '%P %l'` lists the time limits",
-    }
-    hints = [hint for word, hint in look.items() if word in text.lower()]
-    return UserError(
-        f"Slurm refused the job: {text or message.strip()}. Mend `slurm:` in config/platforms/{platform}.yaml"
-        + (f" ({'; '.join(dict.fromkeys(hints))})" if hints else "")
-        + " and give the same command again."
-    )
 
 
 # -- the queue ------------------------------------------------------------
 
-_FORMAT = "%i|%T|%r|%N|%j|%o"
+_FORMAT = "%i|%T|%r|%N|%o"  # the batch script last: a path may hold any character
 
 
-def squeue() -> dict[str, JobState]:
+def squeue(cluster: str = "") -> dict[str, JobState]:
     """All jobs of this user that Slurm still knows, ended ones included; SlurmSilent where it does not answer."""
-    text = _ask(["squeue", "--me", "--noheader", "--states=all", "--format", _FORMAT])
+    text = _ask(["squeue", "--me", "--noheader", "--states=all", "--format", _FORMAT], cluster)
     jobs = {}
     for line in text.splitlines():
-        fields = [field.strip() for field in line.split("|", 5)]
-        if len(fields) == 6:
+        fields = [field.strip() for field in line.split("|", 4)]
+        if len(fields) == 5:
             jobs[fields[0]] = JobState(*fields)
     return jobs
 
 
 class Queue:
-    """The queue as last seen by any of the processes that wait on one results folder: `results/.slurm/queue.json`."""
+    """The queue as last seen by any of the processes that wait on one results folder: `results/.slurm/`.
 
-    def __init__(self, results: Path, poll_s: float) -> None:
-        self.file = results / ".slurm" / "queue.json"
-        self.poll_s = poll_s
+    `cluster` is the one that `slurm: cluster` of the platform names, for a site with several; empty for its own.
+    """
+
+    def __init__(self, results: Path, poll_s: float, cluster: str = "") -> None:
+        # A file for each user: the queue of `squeue --me` is that of one, and results may be a group's.
+        name = "-".join(filter(None, ("queue", str(os.getuid()), cluster)))
+        self.file = results / ".slurm" / f"{name}.json"
+        self.poll_s, self.cluster = poll_s, cluster
 
     def look(self) -> tuple[float, dict[str, JobState]]:
         """(when, in seconds since the epoch; jobs), asked anew if the last look is older than `poll_s`.
@@ -194,7 +113,7 @@ class Queue:
                 seen = self._read()
                 if not self._fresh(seen[0]):
                     now = time.time()
-                    seen = now, squeue()
+                    seen = now, squeue(self.cluster)
                     jobs = [asdict(job) for job in seen[1].values()]
                     write_json(self.file, {"seen_s": now, "jobs": jobs}, mode=0o600)
         return seen
@@ -210,34 +129,61 @@ class Queue:
             return 0.0, {}
 
 
-def find_submitted(folder: Path) -> JobState | None:
+def find_submitted(folder: Path, cluster: str = "") -> JobState | None:
     """The job whose batch script lies in `folder`, although nobody noted its number; the newest where there are two."""
-    ours = [job for job in squeue().values() if Path(job.command).parent == folder]
-    return max(ours, key=lambda job: int(job.job), default=None)
+    ours = [job for job in squeue(cluster).values() if Path(job.command).parent == folder]
+    return max(ours, key=lambda job: (job.live, len(job.job), job.job), default=None)
 
 
-def ended(job: str) -> JobState | None:
-    """How a job that has left the queue ended, asked once: of the controller's memory, then of accounting if any."""
+def is_alive(job: str, patience_s: float = 120.0) -> bool:
+    """Whether `job` is in the queue and has not ended, asked on a node; true where Slurm stays silent."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            state = _ask(["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job]).strip()
+            return bool(state) and state.split()[0] not in ENDED
+        except SlurmSilent as error:
+            if "Invalid job id" in str(error):
+                return False
+            if time.monotonic() > end:
+                return True
+            time.sleep(2.0)
+
+
+class AccountingSilent(SlurmSilent):
+    """The controller has forgotten a job, and accounting does not answer: only the job's own outcome can tell."""
+
+
+def ended(job: str, cluster: str = "") -> JobState | None:
+    """How a job that has left the queue ended: by the controller's memory, else by accounting if there is any.
+
+    AccountingSilent where that refuses, as it does for users of some sites.
+    """
     try:
-        text = _ask(["scontrol", "show", "job", "-o", job])
+        text = _ask(["scontrol", "show", "job", "-o", job], cluster)
     except SlurmSilent:
         text = ""  # "Invalid job id": the controller has forgotten it
     fields = dict(field.split("=", 1) for field in text.split() if "=" in field)
     if fields.get("JobState"):
         return JobState(job, fields["JobState"], fields.get("Reason", ""), fields.get("NodeList", ""))
-    if not has_accounting():
+    if not has_accounting(cluster):
         return None
-    text = _ask(["sacct", "-X", "-n", "-P", "-j", job, "-o", "State,Reason,NodeList"])
+    try:
+        text = _ask(["sacct", "-X", "-n", "-P", "-j", job, "-o", "State,Reason,NodeList"], cluster)
+    except (SlurmSilent, UserError) as error:
+        raise AccountingSilent(str(error)) from error
     for line in text.splitlines():
-        state, reason, nodes = line.split("|")
-        return JobState(job, state.split()[0], "" if reason == "None" else reason, nodes)
+        fields = line.split("|")
+        if len(fields) == 3 and fields[0].strip():
+            state, reason, nodes = fields
+            return JobState(job, state.split()[0].rstrip("+"), "" if reason == "None" else reason, nodes)
     return None
 
 
-def failed_nodes(nodes: str) -> dict[str, str]:
+def failed_nodes(nodes: str, cluster: str = "") -> dict[str, str]:
     """Of `nodes`, in Slurm's notation, those that are out of service now: name -> state and the reason given."""
     failed = {}
-    for line in _ask(["scontrol", "show", "node", "-o", nodes]).splitlines() if nodes else []:
+    for line in _ask(["scontrol", "show", "node", "-o", nodes], cluster).splitlines() if nodes else []:
         facts, _, reason = line.partition(" Reason=")
         fields = dict(field.split("=", 1) for field in facts.split() if "=" in field)
         state = fields.get("State", "")
@@ -252,28 +198,35 @@ def say_failed(failed: Mapping[str, str]) -> str:
     return "; ".join(f"node {node} failed (Slurm: NODE_FAIL, {why})" for node, why in failed.items())
 
 
-def has_accounting() -> bool:
+def has_accounting(cluster: str = "") -> bool:
     """True where `sacct` has somebody to ask; without, it would wait for nobody."""
-    for line in _ask(["scontrol", "show", "config"]).splitlines():
+    for line in _ask(["scontrol", "show", "config"], cluster).splitlines():
         if line.startswith("AccountingStorageType"):
             return "slurmdbd" in line
     return False
 
 
-def cancel(job: str) -> str:
+def cancel(job: str, cluster: str = "") -> str:
     """`scancel`: what it says, empty when it did it."""
     try:
-        return subprocess.run(
-            ["scancel", job], capture_output=True, text=True, timeout=ASK_S, stdin=subprocess.DEVNULL
-        ).stderr.strip()
+        return run_command(["scancel", job], cluster).stderr.strip()
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
 
 
-def _ask(argv: list[str]) -> str:
+def run_command(argv: list[str], cluster: str = "", timeout_s: float = ASK_S) -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command, about `cluster` if one is named; names of jobs and nodes may hold any bytes."""
+    argv = [argv[0], *(["-M", cluster] if cluster else []), *argv[1:]]
+    return subprocess.run(
+        argv, capture_output=True, text=True, errors="replace", timeout=timeout_s, stdin=subprocess.DEVNULL,
+        env=clean_environment(os.environ),
+    )  # fmt: skip
+
+
+def _ask(argv: list[str], cluster: str = "") -> str:
     """Standard output of a Slurm command; SlurmSilent where it fails or takes too long."""
     try:
-        answer = subprocess.run(argv, capture_output=True, text=True, timeout=ASK_S, stdin=subprocess.DEVNULL)
+        answer = run_command(argv, cluster)
     except FileNotFoundError as error:
         raise UserError(f"there is no {argv[0]} on this machine. Is it a login node of the cluster?") from error
     except (OSError, subprocess.TimeoutExpired) as error:

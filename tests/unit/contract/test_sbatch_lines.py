@@ -1,0 +1,78 @@
+"""Lines for sbatch in every form that it takes: nothing altered, nothing lost, what collides refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from servegauge.contract.sbatch_lines import OURS, SHORT, Refused, merged, options
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["-C gpu", "-A proj_g"], {"constraint": "gpu", "account": "proj_g"}),
+        (["-Cgpu", "-Aproj_g"], {"constraint": "gpu", "account": "proj_g"}),
+        (["--reservation my_res"], {"reservation": "my_res"}),
+        (["#SBATCH --reservation=my_res  # of the course"], {"reservation": "my_res"}),
+        (["--constraint gpu&hbm80g"], {"constraint": "gpu&hbm80g"}),
+        (["--constraint='[rack1|rack2]'"], {"constraint": "[rack1|rack2]"}),
+        (['--mail-user="a b@example.org"'], {"mail-user": "a b@example.org"}),
+        (["--gpus-per-node={gpus}"], {"gpus-per-node": "4"}),
+        (["-G{gpus}", "--gpu-bind=closest"], {"gpus": "4", "gpu-bind": "closest"}),
+        (["--mail-type=END", "--mail-type FAIL"], {"mail-type": "END,FAIL"}),
+        (["--exclusive", "--no-requeue"], {"exclusive": True, "no-requeue": True}),
+        (["--exclusive=user -p gpu"], {"exclusive": "user", "partition": "gpu"}),
+        (["--nice --export=NONE"], {"nice": True, "export": "NONE"}),
+        (["-L gpfs@db:2", "--licenses=x"], {"licenses": "gpfs@db:2,x"}),
+        (["--partition=gpu", "-p gpu"], {"partition": "gpu"}),
+        (["--mem-per-gpu 40G", "--x11"], {"mem-per-gpu": "40G", "x11": None}),
+    ],
+)
+def test_every_form_of_an_option(lines: list[str], expected: dict[str, object]) -> None:
+    wanted = {name: True if value is None else value for name, value in expected.items()}
+    assert merged(lines, {}, 4) == wanted
+
+
+@pytest.mark.parametrize(
+    ("lines", "slurm", "words"),
+    [
+        (["--output=x"], {}, ["--output", "attempt's folder"]),
+        (["-o x"], {}, ["--output"]),
+        (["-t 10"], {}, ["--time", "time_min"]),
+        (["--signal=B:USR1@60"], {}, ["--signal"]),
+        (["--job-name=mine"], {}, ["--job-name", "launch's name"]),
+        (["-M other"], {}, ["--clusters", "slurm: cluster"]),
+        (["-p fat"], {"partition": "gpu"}, ["--partition", "partition: gpu"]),
+        (["--mem=10G"], {"mem_gb": 20}, ["--mem", "mem_gb: 20"]),
+        (["--account=a", "-A b"], {}, ["--account", "twice", "'a'", "'b'"]),
+        (["partition=gpu"], {}, ["partition=gpu", "no option"]),
+        (["--comment='half"], {}, ["quote"]),
+        (["-p"], {}, ["-p", "value"]),
+    ],
+)
+def test_what_collides_or_is_no_option_is_refused_by_name(
+    lines: list[str], slurm: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(Refused) as caught:
+        merged(lines, slurm, 1)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_line_that_repeats_a_key_is_no_collision() -> None:
+    assert merged(["--partition=gpu"], {"partition": "gpu"}) == {"partition": "gpu"}
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_each_of_ours_is_refused_in_its_short_form_too(name: str) -> None:
+    forms = [f"--{name}=1", *(f"-{letter} 1" for letter, long in SHORT.items() if long == name)]
+    for form in forms:
+        with pytest.raises(Refused, match=f"--{name} "):
+            merged([form], {})
+
+
+def test_options_keep_their_order() -> None:
+    assert list(options(["-p a -q b", "--hint=nomultithread"])) == [
+        ("partition", "a"),
+        ("qos", "b"),
+        ("hint", "nomultithread"),
+    ]

@@ -1,0 +1,217 @@
+"""Slurm in trouble: what was accepted is found, what passes is waited out, a refusal names the file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json
+from servegauge.contract.spec import Launch, Layout
+from servegauge.submit import monitor, sbatch, slurm_commands
+from servegauge.submit.monitor import Cancelled, submit_and_wait
+from servegauge.submit.slurm_commands import JobState
+
+ACCEPT = 'echo "$n|{state}||n1|${{*: -1}}" >> "$STATE/queue"\n'
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Write the programs of a pretended Slurm; returns the function that writes sbatch, from its body in bash."""
+    programs, state = tmp_path / "bin", tmp_path / "state"
+    programs.mkdir()
+    state.mkdir()
+    monkeypatch.setenv("STATE", str(state))
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    def write(name: str, body: str) -> Path:
+        path = programs / name
+        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.chmod(0o755)
+        return state
+
+    write("srun", "exit 0")
+    write("squeue", 'cat "$STATE/queue" 2>/dev/null; exit 0')
+    write("scancel", 'sed -i "s/|[A-Z_]*|/|CANCELLED|/" "$STATE/queue"')
+    write("scontrol", 'if [ "$2" = config ]; then echo "AccountingStorageType = none"; else exit 1; fi')
+    count = 'n=$(( $(cat "$STATE/n" 2>/dev/null || echo 500) + 1 )); echo $n > "$STATE/n"\n'
+    return lambda body="", name="sbatch", job="RUNNING": write(
+        name, count + body.replace("ACCEPT", ACCEPT.format(state=job)) if name == "sbatch" else body
+    )
+
+
+def attempt(root: Path, seconds: float = 1.0) -> tuple[str | None, list[str]]:
+    """Wait for one attempt for `seconds`, then ask it to end: (the job that it found, what it said)."""
+    platform = {"name": "p", "gpus_per_node": 4, "slurm": {"gres": "gpu:{gpus}"}}
+    launch = Launch("vllm", {"name": "m"}, platform, Layout())
+    order = {
+        "version": 1, "study": "demo", "attempt": 0, "root": str(root), "results": "results", "run": "m:f",
+        "cells": [{"id": "c1"}], "launch": launch.to_dict(), "time_min": 60,
+    }  # fmt: skip
+    said: list[str] = []
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    try:
+        submit_and_wait(order, "slurm", 0.1, say=said.append)
+    except Cancelled:
+        pass
+    finally:
+        timer.cancel()
+    (file,) = root.glob("results/launches/*/attempt-0/job.json")
+    return read_json(file).get("job"), said
+
+
+def queue(state: Path) -> list[str]:
+    return [line.partition("|")[0] for line in (state / "queue").read_text().splitlines()]
+
+
+def test_a_job_that_was_accepted_although_sbatch_failed_is_found(cluster, tmp_path: Path) -> None:
+    state = cluster("ACCEPT echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
+    job, said = attempt(tmp_path)
+    assert (job, queue(state)) == ("501", ["501"])
+    assert any("but Slurm has the job 501" in line for line in said)
+
+
+def test_a_refusal_after_it_was_accepted_is_no_refusal(cluster, tmp_path: Path) -> None:
+    state = cluster("ACCEPT echo 'sbatch: error: a plugin of this site failed' >&2; exit 1")
+    assert attempt(tmp_path)[0] == "501"
+    assert queue(state) == ["501"]
+
+
+def test_sbatch_that_hangs_is_ended_and_its_job_found(cluster, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sbatch, "SUBMIT_S", 0.5)
+    state = cluster("ACCEPT exec sleep 60")
+    assert attempt(tmp_path, 3)[0] == "501"
+    assert queue(state) == ["501"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Batch job submission failed: Unable to contact slurm controller (connect failure)",
+        "slurm_load_partitions: Connection refused",
+        "Batch job submission failed: Zero Bytes were transmitted or received",
+        "Batch job submission failed: Slurm backup controller in standby mode",
+    ],
+)
+def test_a_controller_that_is_down_is_tried_again(cluster, tmp_path: Path, words: str) -> None:
+    cluster(f"if [ $n -lt 503 ]; then echo 'sbatch: error: {words}' >&2; exit 1; fi; ACCEPT echo $n")
+    job, said = attempt(tmp_path, 2)
+    assert job == "503"
+    assert [line for line in said if "Slurm cannot be reached" in line and words in line]
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["QOSMaxSubmitJobPerUserLimit", "AssocMaxSubmitJobLimit", "AssocGrpSubmitJobsLimit", "QOSMaxJobsPerUserLimit"],
+)
+def test_a_limit_of_jobs_is_waited_for(cluster, tmp_path: Path, words: str) -> None:
+    policy = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)"
+    cluster(
+        f"if [ $n -lt 503 ]; then echo 'sbatch: error: {words}' >&2; echo 'sbatch: error: {policy}' >&2; exit 1; fi\n"
+        "ACCEPT echo $n"
+    )
+    job, said = attempt(tmp_path, 2)
+    assert job == "503"
+    assert len([line for line in said if "no more jobs are allowed now" in line]) == 1
+
+
+def test_a_controller_that_stays_away_ends_with_one_message(cluster, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(monitor, "DOWN_S", 0.2)
+    cluster("echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    with pytest.raises(UserError, match="Nothing was submitted; give the same command again"):
+        attempt(tmp_path, 5)
+    assert not list(tmp_path.glob("results/launches/*/attempt-0/job.json"))
+
+
+def test_a_refusal_names_the_file_and_leaves_nothing(cluster, tmp_path: Path) -> None:
+    cluster("echo 'sbatch: error: invalid partition specified: gpux' >&2; exit 1")
+    with pytest.raises(UserError, match=r"invalid partition specified: gpux.*config/platforms/p\.yaml.*sinfo -s"):
+        attempt(tmp_path, 5)
+    assert not list(tmp_path.glob("results/launches/*/attempt-0/job.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "job"),
+    [
+        ("501\n", "501"),
+        ("501;bigcluster\n", "501"),
+        ("Note: your job 12 GB default memory limit applies\nSubmitted batch job 501\n", "501"),
+        ("Note: 12\nhello\n501\ncharged to project 77 today\n", "501"),
+        ("Submitted batch job 501 on cluster big\n", "501"),
+        ("submitted, thank you\n", None),
+    ],
+)
+def test_the_number_is_found_in_what_wrappers_print(text: str, job: str | None) -> None:
+    assert sbatch.job_number(text) == job
+
+
+def test_an_answer_without_a_number_is_looked_up(cluster, tmp_path: Path) -> None:
+    cluster("ACCEPT echo thank you")
+    assert attempt(tmp_path)[0] == "501"
+
+
+@pytest.mark.parametrize("state", ["RESV_DEL_HOLD", "POWER_UP_NODE", "EXPEDITING", "UPDATE_DB", "NEVER_HEARD_OF"])
+def test_a_state_unknown_to_us_is_no_end(cluster, tmp_path: Path, state: str) -> None:
+    assert JobState("1", state).live
+    cluster("ACCEPT echo $n", job=state)
+    _, said = attempt(tmp_path)
+    assert not any("ended as" in line for line in said)
+
+
+@pytest.mark.parametrize("state", ["REVOKED", "LAUNCH_FAILED", "RECONFIG_FAIL", "BOOT_FAIL", "DEADLINE"])
+def test_an_end_is_an_end(state: str) -> None:
+    assert not JobState("1", state).live
+
+
+def test_variables_of_the_user_do_not_hide_the_job(cluster, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    cluster("ACCEPT echo $n")
+    cluster('env | grep -qE "^(SQUEUE|SLURM_CLUSTERS)" && exit 0; cat "$STATE/queue"', name="squeue")
+    job, said = attempt(tmp_path)
+    assert job == "501"
+    assert any("job 501 is running on n1" in line for line in said)
+
+
+def test_accounting_that_refuses_is_not_waited_for_for_ever(cluster, tmp_path: Path, monkeypatch) -> None:
+    from servegauge.submit import backends
+
+    monkeypatch.setattr(backends, "GONE_S", 0.5)
+    monkeypatch.setattr(monitor, "RESULT_S", 0.1)
+    cluster("echo $n")
+    cluster(
+        'if [ "$2" = config ]; then echo "AccountingStorageType = accounting_storage/slurmdbd"; else exit 1; fi',
+        name="scontrol",
+    )
+    cluster("echo 'sacct: error: Connection refused' >&2; exit 1", name="sacct")
+    _, said = attempt(tmp_path, 20)
+    (file,) = tmp_path.glob("results/launches/*/attempt-0/job.json")
+    assert read_json(file)["ended"]["state"] == "UNKNOWN", said
+
+
+def test_a_cluster_of_several_is_named_in_every_question(cluster, monkeypatch) -> None:
+    state = cluster("exit 0")
+    for name in ("sbatch", "squeue", "sacct", "scontrol", "scancel"):
+        cluster(f'echo "{name} $*" >> "$STATE/asked"; echo "AccountingStorageType = slurmdbd"', name=name)
+    slurm_commands.squeue("big")
+    slurm_commands.ended("7", "big")
+    slurm_commands.cancel("7", "big")
+    with pytest.raises(sbatch.NotSubmitted):
+        sbatch.sbatch(Path("job.sh"), "big")
+    asked = (state / "asked").read_text().splitlines()
+    assert len(asked) >= 6
+    assert [line for line in asked if line.split()[1:3] != ["-M", "big"]] == []
+
+
+def test_names_of_any_bytes_in_the_queue_hide_nobody(cluster, tmp_path: Path) -> None:
+    state = cluster("ACCEPT echo $n")
+    (state / "queue").write_bytes(
+        b"400|RUNNING||n1|/home/\xff\xfe|x/job.sh\n401_[1-3]|PENDING|Priority||x\n9+1|RUNNING||n|y\n"
+    )
+    assert attempt(tmp_path)[0] == "501"

@@ -1,0 +1,80 @@
+"""What a launch's job asks of Slurm. Every value that belongs to a site comes from `slurm:` in the platform's file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from servegauge.base.errors import UserError
+from servegauge.contract import sbatch_lines
+from servegauge.contract.spec import Layout
+
+TIME_MIN = 60  # where neither the order nor the platform says how long a job may take
+# Slurm's warning comes this long before the end, or up to a minute earlier. The launch knows its end and needs no
+# warning, unless somebody shortens the job while it runs.
+SIGNAL_S = 1
+
+
+def shape(layout: Layout, platform: Mapping[str, Any]) -> tuple[int, int]:
+    """(nodes, GPUs on each) for a launch; (1, 0) on a platform without GPUs."""
+    per_node = int(platform.get("gpus_per_node") or 0)
+    if per_node == 0:
+        return 1, 0
+    nodes = math.ceil(layout.gpus / per_node)
+    return nodes, math.ceil(layout.gpus / nodes)
+
+
+def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[str, Any]:
+    """What submitit's Slurm executor is told, from the launch's platform. Absent keys leave it to the site."""
+    launch, platform = order["launch"], order["launch"]["platform"]
+    slurm = platform.get("slurm") or {}
+    nodes, gpus = shape(Layout(**launch["layout"]), platform)
+    asked: dict[str, Any] = {
+        "job_name": launch["id"],
+        "comment": order["study"],
+        "nodes": nodes,
+        "ntasks_per_node": 1,
+        "time": time_limit(order),
+        "signal_delay_s": SIGNAL_S,
+        "stderr_to_stdout": True,
+        "wckey": None,  # submitit's own, which sites that check wckeys refuse
+    }
+    asked |= {
+        key: slurm[key] for key in ("partition", "account", "qos", "constraint", "cpus_per_task") if slurm.get(key)
+    }
+    if slurm.get("mem_gb") is not None:
+        # Slurm's own "0" means all of the node's memory.
+        asked["mem"] = "0" if slurm["mem_gb"] == 0 else f"{math.ceil(slurm['mem_gb'] * 1024)}M"
+    if slurm.get("gres") and (gpus or "{gpus}" not in slurm["gres"]):
+        asked["gres"] = slurm["gres"].replace("{gpus}", str(gpus))
+    try:
+        lines = sbatch_lines.merged(slurm.get("sbatch") or (), slurm, gpus)
+    except sbatch_lines.Refused as error:
+        raise UserError(f"config/platforms/{platform['name']}.yaml: slurm: sbatch: {error}") from error
+    if "gres" in lines and "gres" in asked:
+        lines["gres"] = f"{asked.pop('gres')},{lines['gres']}"
+    if slurm.get("exclusive"):
+        asked["exclusive"] = True
+    away = [slurm["exclude"]] if slurm.get("exclude") else []
+    if away := [*away, *([str(lines.pop("exclude"))] if "exclude" in lines else []), *exclude]:
+        asked["exclude"] = ",".join(away)
+    # A preempted job comes back and measures what is missing; `sbatch:` may say --no-requeue.
+    asked["additional_parameters"] = {"requeue": True, **lines}
+    if "no-requeue" in lines:
+        del asked["additional_parameters"]["requeue"]
+    # Without these, srun of Slurm 22.05 and later gives the task one CPU of the job's and binds it there.
+    given = slurm.get("cpus_per_task") or lines.get("cpus-per-task")
+    cpus = [f"--cpus-per-task={given}"] if given else []
+    asked["srun_args"] = ["--cpu-bind=none", "--kill-on-bad-exit=1", *cpus]
+    setup = [*(platform.get("setup") or ()), *(f"module load {module}" for module in platform.get("modules") or ())]
+    if setup:
+        asked["setup"] = setup
+    return asked
+
+
+def time_limit(order: Mapping[str, Any]) -> int:
+    """Minutes to ask for: as the order says, which has it from the plan, at most the platform's limit."""
+    limit = (order["launch"]["platform"].get("slurm") or {}).get("time_min")
+    wanted = order.get("time_min") or limit or TIME_MIN
+    return int(min(wanted, limit) if limit else wanted)
