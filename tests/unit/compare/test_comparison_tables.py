@@ -10,6 +10,8 @@ from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
 from servegauge.compare.measured import launch_deviations, parts
 from servegauge.compare.sentences import sentence
+from servegauge.compare.shift import SHARES
+from servegauge.compare.shifts import shift_of
 from servegauge.compare.tables import write_tables
 from servegauge.contract import tables
 from servegauge.dataset import merge
@@ -82,3 +84,13 @@ def test_a_study_that_cannot_be_compared_holds_the_others_back_from_nothing(resu
     merge.merge(results)
     assert problem.startswith("the study other is not compared: ")
     assert set(merge.read(results, "comparison")["study"].to_pylist()) == {before["study"]["name"]}
+
+
+def test_the_shift_function_is_flat_where_everything_became_slower_alike(results):
+    comparison = compare(Study(results, "demo"))
+    assert comparison
+    sides = {comparison.label(one.key): one for one in comparison.sides}
+    flat = shift_of(comparison.study, sides["short, rate 2/s"], "ttft")
+    assert [one.share for one in flat] == list(SHARES)  # 60 requests carry no p99
+    assert all(one.ratio == pytest.approx(1.3, rel=0.15) and one.low is None for one in flat)
+    assert shift_of(comparison.study, sides["long, rate 4/s"], "ttft") is None  # a side lost requests

@@ -61,7 +61,7 @@ def test_a_repeat_that_a_condition_lacks_is_left_out_and_said():
     over = overall_effect([Block([zero, zero], [whole, part])])
     assert math.log(over.ratio) == pytest.approx(0.03)
     assert over.pairs == 4
-    assert over.warnings == ("1 repeats were left out because not every condition has them",)
+    assert over.warnings == ("1 repeat was left out because not every condition has it",)
 
 
 def test_without_two_common_repeats_there_is_no_mean():

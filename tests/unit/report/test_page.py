@@ -100,7 +100,7 @@ def test_the_page_needs_nothing_else(made):
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "@import" not in html
     assert not re.findall(r"url\((?!#)", html)
-    assert html.count("<svg") == 7
+    assert html.count("<svg") == 8
 
 
 def test_every_link_leads_somewhere_and_ids_are_unique(made):
@@ -165,7 +165,16 @@ def test_the_csv_holds_every_ratio(made):
 def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variables(made):
     results, _, _ = made
     files = sorted(path.name for path in (results / "report/demo").glob("*.svg"))
-    expected = ["distribution-e2e", "distribution-tpot", "distribution-ttft", "ratios", "throughput", "tpot", "ttft"]
+    expected = [
+        "distribution-e2e",
+        "distribution-tpot",
+        "distribution-ttft",
+        "ratios",
+        "shift-ttft",
+        "throughput",
+        "tpot",
+        "ttft",
+    ]
     assert files == [f"{name}.svg" for name in expected]
     for path in (results / "report/demo").glob("*.svg"):
         text = path.read_text(encoding="utf-8")

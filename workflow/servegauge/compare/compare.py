@@ -114,6 +114,7 @@ class Comparison:
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     ratios: list[Ratio] = field(default_factory=list)
     overall: list[Overall] = field(default_factory=list)
+    sides: list[Condition] = field(default_factory=list)  # the cells that stand against each other
     families: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -160,6 +161,7 @@ def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison 
             other = by_level.get(canonical_json(level), [])
             if base and other:
                 found.append(condition(key, result.conditions[key], level, base, other))
+    result.sides = found
     for metric in study.metrics:
         for level in levels[1:]:
             measured = [

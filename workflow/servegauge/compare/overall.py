@@ -49,7 +49,8 @@ def overall_effect(
             return Effect(None, None, None, None, None, 0, None, None, ("conditions have no two repeats in common",))
         one, launches, lost = found
         if lost:
-            warnings.append(f"{lost} repeats were left out because not every condition has them")
+            verb = "repeat was" if lost == 1 else "repeats were"
+            warnings.append(f"{lost} {verb} left out because not every condition has it")
         estimates.append(one)
         weights.append(len(block.base) / count)
         repeats.append(launches)

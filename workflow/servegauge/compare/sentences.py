@@ -20,27 +20,28 @@ def sentence(comparison: Comparison, one: Judged) -> str:
     instrument error 0.30 ms).`
     """
     title, level, base = one.metric.title, level_text(one.level), level_text(comparison.baseline)
-    where = _where(comparison, one)
+    where, verb = _where(comparison, one), "are" if title.split(" (")[0].endswith("s") else "is"
     if one.ratio is not None and one.verdict in (*DIFFERENT, BELOW_INSTRUMENT):
         worse, within = _direction(one), ""
         if "within the margin" in one.verdict:
             within = f", but within the margin of {percent(comparison.margin)}"
         if one.verdict == BELOW_INSTRUMENT:
             within = ", which is not larger than the instrument's own error"
-        return f"{title} is {_amount(one)} {worse} on {level}{where}{within} ({_basis(comparison, one, True)})."
+        return f"{title} {verb} {_amount(one)} {worse} on {level}{where}{within} ({_basis(comparison, one, True)})."
     if one.verdict == EQUAL:
+        verb = "equal" if verb == "are" else "equals"
         return (
-            f"{title} on {level}{where} equals {base} within {percent(comparison.margin)} "
+            f"{title} on {level}{where} {verb} {base} within {percent(comparison.margin)} "
             f"({_signed(one.ratio)}; {_basis(comparison, one, False)})."
         )
     if one.verdict == UNDECIDED:
-        return f"{title} on {level}{where} is undecided: {undecided(one)} ({_basis(comparison, one, False)})."
+        return f"{title} on {level}{where} {verb} undecided: {undecided(one)} ({_basis(comparison, one, False)})."
     seen = ""
     if one.ratio is not None:
         seen = f"; what was seen is {_signed(one.ratio)}"
         if one.low is not None:
             seen += f", 95 % interval {_range(one)}"
-    return f"{title} on {level}{where} is {one.verdict}: {one.reason}{seen}."
+    return f"{title} on {level}{where} {verb} {one.verdict}: {one.reason}{seen}."
 
 
 def words(one: Judged, margin: float) -> str:
@@ -56,6 +57,13 @@ def words(one: Judged, margin: float) -> str:
     return f"{one.verdict}: {one.reason}"
 
 
+def short(one: Judged) -> str:
+    """The verdict in one or two words, empty where none was given: `slower`, `lower, within`, `equal`."""
+    if one.verdict in DIFFERENT:
+        return _direction(one) + (", within" if "within" in one.verdict else "")
+    return one.verdict if one.verdict in (EQUAL, UNDECIDED) else ""
+
+
 def undecided(one: Judged) -> str:
     """`could be -3.0 to +7.2 %; about 12 more repeats would tell`."""
     return f"could be {_range(one)}; about {one.more_repeats} more repeats would tell"
@@ -68,11 +76,17 @@ def percent(share: float) -> str:
 
 
 def _signed(ratio: float | None) -> str:
-    return "–" if ratio is None else f"{100 * (ratio - 1):+.1f} %"
+    return "–" if ratio is None else f"{_points(ratio)} %"
+
+
+def _points(ratio: float | None) -> str:
+    """The difference in per cent with its sign; none where it rounds to nothing."""
+    text = f"{100 * ((ratio or 1.0) - 1):+.1f}"
+    return "0.0" if text in ("-0.0", "+0.0") else text
 
 
 def _range(one: Judged) -> str:
-    return f"{100 * ((one.low or 1.0) - 1):+.1f} to {100 * ((one.high or 1.0) - 1):+.1f} %"
+    return f"{_points(one.low)} to {_points(one.high)} %"
 
 
 def _direction(one: Judged) -> str:
@@ -116,8 +130,9 @@ def _where(comparison: Comparison, one: Judged) -> str:
     if isinstance(one, Ratio):
         text = comparison.label(one.condition)
         return "" if text == "everything" else f" at {text}"
-    if isinstance(one, Overall) and one.conditions > 1:
-        return f" over {one.conditions} conditions"
+    if isinstance(one, Overall) and one.conditions + len(one.left_out) > 1:
+        of = f" of {one.conditions + len(one.left_out)}" if one.left_out else ""
+        return f" over {one.conditions}{of} conditions"
     return ""
 
 

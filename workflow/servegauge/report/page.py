@@ -31,7 +31,7 @@ from servegauge.compare.compare import (
     Ratio,
     compare,
 )
-from servegauge.compare.sentences import sentence, spread, words
+from servegauge.compare.sentences import sentence, short, spread, words
 from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import COLOURS, VERDICTS
 from servegauge.contract import flag_registry, tables
@@ -98,6 +98,7 @@ def _context(
         "notes": comparison.notes if comparison else [],
         "families": families(comparison),
         "meanings": VERDICTS,
+        "in_short": short,
         "in_words": lambda one: words(one, comparison.margin),
         "comparison": comparison,
         "table": _table(comparison),

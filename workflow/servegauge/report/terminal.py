@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from servegauge.compare.compare import Comparison
     from servegauge.dataset.study_view import Study
 
-CALLED = {"slower": "slower", "faster": "faster", "equal": "equal", "undecided": "undecided"}
-CALLED |= {f"{word} but within the margin": f"{word}, within" for word in ("slower", "faster")}
 MOST_CONDITIONS = 24
 MOST_FAILURES = 10
 PROFILE = "profiles/local"
@@ -73,6 +71,7 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
 
 def _table(study: Study, comparison: Comparison | None) -> list[str]:
     """A row per condition and level; below a level's numbers their ratios to the baseline and verdicts."""
+    from servegauge.compare.sentences import short
     from servegauge.dataset.study_view import axis_value, label, level_text
 
     factor, baseline = study.factor()
@@ -109,8 +108,8 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
             named = True
             if level != baseline and any(found):
                 table.append(["", "  ratio", *(_ratio(one) if one else "" for one in found)])
-                if any(one and one.verdict in CALLED for one in found):
-                    table.append(["", "  verdict", *(CALLED.get(one.verdict, "") if one else "" for one in found)])
+                if any(called := [short(one) if one else "" for one in found]):
+                    table.append(["", "  verdict", *called])
     lines = _aligned(table)
     if len(groups) > MOST_CONDITIONS:
         lines.append(f"... and {len(groups) - MOST_CONDITIONS} more conditions, see the report")
