@@ -19,6 +19,7 @@ REGISTRIES = {
     "metric_registry": "servegauge.contract.metric_registry",
     "flag_registry": "servegauge.contract.flag_registry",
     "recorders": "servegauge.launch.recorders",
+    "figures": "servegauge.report.figures",
 }
 """Folder of tests/contract/made_up/ -> the package into which its files would be put."""
 
@@ -76,6 +77,7 @@ def seen(folder: Path) -> dict[str, Any]:
         "compared": [one.name for one in metric_registry.compared()],
         "data_dictionary": data_dictionary(),
         "cells": [row for row in merge.read(results, "cells").to_pylist() if row["status"] == "ok"],
+        "figures": sorted(path.name for path in (folder / "demo").glob("*.svg")),
         "page": (folder / "demo.html").read_text(encoding="utf-8"),
         "comparison.csv": (folder / "demo" / "comparison.csv").read_text(encoding="utf-8"),
         "terminal": terminal.summarise(results, "demo")[0],

@@ -70,3 +70,28 @@ def test_a_recorders_table_is_in_the_dataset_and_documented(seen) -> None:
     assert sum(path.startswith("dataset/made_up_moments/") for path in seen["parts"]) == 4
     assert "## made_up_moments\n\nMade-up: moments. Stored in one part per launch." in seen["data_dictionary"]
     assert "made-up: a moment, on the clock of the requests" in seen["data_dictionary"]
+
+
+def test_a_figure_is_a_file_and_on_the_page(seen) -> None:
+    assert "made-up.svg" in seen["figures"]
+    assert '<figure id="figure-made-up">' in seen["page"]
+    assert "made-up: 25 cells" in seen["page"]
+
+
+def test_a_figure_is_an_output_of_the_report_rule(tmp_path) -> None:
+    """The real Snakefile, which looks into the made-up folder as well."""
+    code = (
+        "import sys, servegauge.report.figures as package; package.__path__.append(sys.argv.pop(1)); "
+        "from snakemake.cli import main; main(sys.argv[1:])"
+    )
+    target = "results/report/demo/made-up.svg"
+    words = ["-n", "--cores", "1", "--config", "study=demo", "--directory", str(tmp_path), "--", target]
+    for name in ("config", "scripts", "workflow"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    made_up = str(ROOT / "tests" / "contract" / "made_up" / "figures")
+    done = subprocess.run(
+        [sys.executable, "-c", code, made_up, "--snakefile", str(ROOT / "Snakefile"), *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert target in done.stdout + done.stderr

@@ -34,39 +34,16 @@ rule render_report:
             category="{study}",
             labels={"what": "the whole report"},
         ),
-        ratios=report(
-            "results/report/{study}/ratios.svg",
-            caption="../report/ratios.rst",
-            category="{study}",
-            labels={"what": "ratio to the baseline"},
-        ),
-        ttft=report(
-            "results/report/{study}/ttft.svg",
-            caption="../report/ttft.rst",
-            category="{study}",
-            labels={"what": "TTFT against load"},
-        ),
-        tpot=report(
-            "results/report/{study}/tpot.svg",
-            caption="../report/tpot.rst",
-            category="{study}",
-            labels={"what": "TPOT against load"},
-        ),
-        throughput=report(
-            "results/report/{study}/throughput.svg",
-            caption="../report/throughput.rst",
-            category="{study}",
-            labels={"what": "throughput against load"},
-        ),
-        distributions=report(
-            expand(
-                "results/report/{{study}}/distribution-{metric}.svg",
-                metric=["ttft", "tpot", "e2e"],
-            ),
-            caption="../report/distribution.rst",
-            category="{study}",
-            labels={"what": "distribution"},
-        ),
+        # One for each declaration in servegauge/report/figures/.
+        figures=[
+            report(
+                f"results/report/{{study}}/{figure.name}.svg",
+                caption="../report/figures.rst",
+                category="{study}",
+                labels={"what": figure.what},
+            )
+            for figure in PIPELINE.figures
+        ],
         comparison=report(
             "results/report/{study}/comparison.csv",
             caption="../report/comparison.rst",
@@ -77,6 +54,8 @@ rule render_report:
         "logs/render_report/{study}.log",
     conda:
         "../../envs/driver.yaml"
+    params:
+        captions={figure.name: figure.caption for figure in PIPELINE.figures},
     message:
         "write the report of study {wildcards.study}"
     shell:

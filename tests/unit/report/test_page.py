@@ -21,7 +21,8 @@ from servegauge.compare.sentences import sentence
 from servegauge.contract import tables
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
-from servegauge.report import figure_style, figures, page, provenance_diff
+from servegauge.report import figure_style, page, provenance_diff
+from servegauge.report.figures import figures
 from servegauge.report.platform_section import platform_section
 from tests import synthetic
 
@@ -91,7 +92,7 @@ def made(tmp_path_factory) -> tuple[Path, dict[str, str], Page]:
 @pytest.fixture
 def no_figures(monkeypatch) -> None:
     """Figures take seconds; tests of words do without."""
-    monkeypatch.setattr(figures, "draw", lambda *_: [])
+    monkeypatch.setattr(page, "draw", lambda *_: {})
 
 
 def test_the_page_needs_nothing_else(made):
@@ -165,23 +166,15 @@ def test_the_csv_holds_every_ratio(made):
 def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variables(made):
     results, _, _ = made
     files = sorted(path.name for path in (results / "report/demo").glob("*.svg"))
-    expected = [
-        "distribution-e2e",
-        "distribution-tpot",
-        "distribution-ttft",
-        "ratios",
-        "shift-ttft",
-        "throughput",
-        "tpot",
-        "ttft",
-    ]
-    assert files == [f"{name}.svg" for name in expected]
+    expected = ["distribution-e2e", "distribution-tpot", "distribution-ttft"]
+    expected += ["ratios", "roofline", "shift-ttft", "throughput", "tpot", "ttft"]
+    assert files == [f"{name}.svg" for name in expected] == sorted(f"{name}.svg" for name in figures())
     for path in (results / "report/demo").glob("*.svg"):
         text = path.read_text(encoding="utf-8")
         ET.fromstring(text)
         assert "#0a0b" not in text
         assert "#01020" not in text
-        assert (figure_style.COLOURS[1] in text) == (path.stem != "ratios")  # there colours are verdicts
+        assert (figure_style.COLOURS[1] in text) == (path.stem not in ("ratios", "roofline"))  # verdicts; no probe
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "#0a0b" not in html
     assert "var(--s1)" in html

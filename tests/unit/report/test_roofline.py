@@ -10,8 +10,8 @@ import pytest
 from servegauge.inputs.model_shape import from_config
 from servegauge.report import probe_ratios as comparing
 from servegauge.report import roofline
-from servegauge.report.roofline import Ceiling, Ceilings, ceilings, decode, prefill, utilisation
-from servegauge.report.roofline_figure import Panel, roofline_figure
+from servegauge.report.plots.roofline import roofline_figure
+from servegauge.report.roofline import Ceiling, Ceilings, Panel, ceilings, decode, prefill, utilisation
 
 # Small enough for paper: 2 layers, hidden 8, 2 heads of 4, 1 KV head, FFN 16, vocabulary 10, 16 bit
 SMALL = {

@@ -16,6 +16,8 @@ from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
 from servegauge.plan import documents, expand
 from servegauge.plan.config import load_config, load_study
+from servegauge.report.figure import Figure
+from servegauge.report.figures import figures
 
 ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
 
@@ -43,6 +45,11 @@ class Pipeline:
                 f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
                 f"`servegauge plan {self.name} --format csv` lists their names."
             )
+
+    @property
+    def figures(self) -> list[Figure]:
+        """The figures of a report: each is an output."""
+        return list(figures().values())
 
     # -- targets ------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -69,13 +69,14 @@ STYLE = {
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure: file name without ending, title, what is plotted, and the SVG with placeholder colours."""
+class Drawn:
+    """A drawn figure: file name without ending, title, what is plotted, and the SVG with placeholder colours."""
 
     name: str
     title: str
     caption: str
     svg: str
+    empty: bool = False  # there was nothing to plot
 
     @property
     def standalone(self) -> str:
@@ -100,7 +101,7 @@ def _replace(svg: str, colours: Mapping[str, str]) -> str:
     return svg
 
 
-def finish(canvas: Canvas, name: str, title: str, caption: str) -> Figure:
+def finish(canvas: Canvas, name: str, title: str, caption: str) -> Drawn:
     """The drawn canvas as a figure; the same data give the same bytes."""
     FigureCanvasSVG(canvas)
     out = io.StringIO()
@@ -108,14 +109,14 @@ def finish(canvas: Canvas, name: str, title: str, caption: str) -> Figure:
         canvas.savefig(
             out, format="svg", bbox_inches="tight", pad_inches=0.05, metadata={"Date": None, "Creator": None}
         )
-    return Figure(name, title, caption, out.getvalue())
+    return Drawn(name, title, caption, out.getvalue())
 
 
-def nothing(name: str, title: str, why: str) -> Figure:
+def nothing(name: str, title: str, why: str) -> Drawn:
     """A figure that says why there is nothing to plot."""
     canvas = Canvas(figsize=(6, 0.6))
     canvas.text(0.5, 0.5, why, ha="center", va="center", color=MUTED)
-    return finish(canvas, name, title, why)
+    return replace(finish(canvas, name, title, why), empty=True)
 
 
 def legend(canvas: Canvas, axes: Axes, columns: int) -> None:

@@ -38,7 +38,10 @@ from servegauge.contract import flag_registry, tables
 from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
-from servegauge.report import figure_style, figures, provenance_diff
+from servegauge.report import figure_style, provenance_diff
+from servegauge.report.drawing import draw
+from servegauge.report.figure import FIGURES, PLATFORMS
+from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection, platform_section
 
 MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
@@ -49,11 +52,11 @@ def render(results: Path, name: str, out: Path) -> None:
     """Write the report of study `name` to `out`, and its figures and CSV into the folder of the same name."""
     study = Study(results, name)
     comparison = compare(study)
-    drawn = figures.draw(study, comparison)
     platforms = platform_section(study, results, comparison)
+    drawn = draw(study, comparison, platforms)
     folder = out.with_suffix("")
-    for figure in [*drawn, *([platforms.figure] if platforms.figure else [])]:
-        write_text(folder / f"{figure.name}.svg", figure.standalone)
+    for name, figure in drawn.items():
+        write_text(folder / f"{name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
     page = (
         _environment()
@@ -81,7 +84,7 @@ def _environment() -> jinja2.Environment:
 def _context(
     study: Study,
     comparison: Comparison | None,
-    drawn: Sequence[figure_style.Figure],
+    drawn: Mapping[str, figure_style.Drawn],
     platforms: PlatformSection,
     results: Path,
     folder: Path,
@@ -102,7 +105,8 @@ def _context(
         "in_words": lambda one: words(one, comparison.margin),
         "comparison": comparison,
         "table": _table(comparison),
-        "figures": [(figure, Markup(figure.inline)) for figure in drawn],
+        "figures": _inline(drawn, FIGURES),
+        "platform_figures": [one for one in _inline(drawn, PLATFORMS) if not one[0].empty],
         "statuses": Counter(row["status"] for row in study.cells),
         "problems": [row for row in study.cells if row["status"] in ("failed", "skipped", "planned")][:MOST_CELLS],
         "flags": flag_table(study),
@@ -115,7 +119,6 @@ def _context(
         "doubts": doubts,
         "provenance": _provenance(study, comparison, results),
         "platforms": platforms,
-        "roofline": Markup(platforms.figure.inline) if platforms.figure else None,
         "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
         "results": results,
         "folder": folder,
@@ -123,6 +126,12 @@ def _context(
         "made_utc": utc_now(),
         "version": __version__,
     }
+
+
+def _inline(drawn: Mapping[str, figure_style.Drawn], section: str) -> list[tuple[figure_style.Drawn, Markup]]:
+    """The figures of a section of the page, each with its SVG for the page."""
+    wanted = [name for name, figure in figures().items() if figure.section == section]
+    return [(drawn[name], Markup(drawn[name].inline)) for name in wanted if name in drawn]
 
 
 # -- words and numbers --------------------------------------------------------

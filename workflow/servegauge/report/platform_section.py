@@ -14,10 +14,8 @@ from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, label
 from servegauge.inputs.model_shape import ModelShape, UnknownShape, read_shape
 from servegauge.inputs.models import source_folder
-from servegauge.report.figure_style import Figure
 from servegauge.report.probe_ratios import ProbeRatio, probe_comparison, sentences
-from servegauge.report.roofline import Utilisation, ceilings, utilisation, variant_of
-from servegauge.report.roofline_figure import Panel, roofline_figure
+from servegauge.report.roofline import Panel, Utilisation, ceilings, utilisation, variant_of
 
 
 @dataclass
@@ -28,10 +26,15 @@ class PlatformSection:
     sentences: list[str] = field(default_factory=list)
     not_run: list[dict[str, Any]] = field(default_factory=list)
     used: list[dict[str, Any]] = field(default_factory=list)
-    figure: Figure | None = None
+    panels: list[Panel] = field(default_factory=list)  # what the roofline is drawn from
 
     def __bool__(self) -> bool:
-        return bool(self.ratios or self.not_run or self.used or self.figure)
+        return bool(self.ratios or self.not_run or self.used or self.probed)
+
+    @property
+    def probed(self) -> bool:
+        """True where a platform has both ceilings of a roofline."""
+        return any(panel.ceilings.memory_gb_s and panel.ceilings.tflops for panel in self.panels)
 
 
 def platform_section(study: Study, results: Path, comparison: Comparison | None) -> PlatformSection:
@@ -47,10 +50,9 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     plan = results / "plan" / f"{study.name}.json"
     resolved = read_json(plan)["study"] if plan.exists() else {}
     shapes = _shapes(resolved.get("models") or {})
-    panels = _panels(study, rows, resolved.get("platforms") or {}, shapes)
-    if any(panel.ceilings.memory_gb_s and panel.ceilings.tflops for panel in panels):
-        section.figure = roofline_figure(panels)
-        section.used = _used(study, panels, shapes)
+    section.panels = _panels(study, rows, resolved.get("platforms") or {}, shapes)
+    if section.probed:
+        section.used = _used(study, section.panels, shapes)
     return section
 
 

@@ -8,7 +8,7 @@ KV cache; activations, which can stay in caches, are not counted, so utilisation
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -276,3 +276,13 @@ def _share(value: float, ceiling: float | None) -> float | None:
 
 def _point(work: Work, seconds: float, gpus: float) -> Point:
     return Point(work.intensity, work.flops / seconds / gpus / 1e12, work.bytes / seconds / gpus / 1e9)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn for one platform. `cells`: what each cell used; `rows`: the platform's rows of the probes table."""
+
+    ceilings: Ceilings
+    cells: Sequence[Utilisation] = ()
+    rows: Sequence[Mapping[str, Any]] = ()
+    dtype: str | None = None  # of the model, for the flat line

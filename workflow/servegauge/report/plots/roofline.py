@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from servegauge.report import figure_style
-from servegauge.report.roofline import Ceiling, Ceilings, Utilisation, variant_of
+from servegauge.report.roofline import Ceiling, Panel, variant_of
 
 PANEL_IN = (4.2, 3.2)  # width, height of one panel, inches
 COLUMNS = 2
@@ -24,17 +23,7 @@ CAPTION = (
 )
 
 
-@dataclass(frozen=True)
-class Panel:
-    """What is drawn for one platform. `cells`: what each cell used; `rows`: the platform's rows of the probes table."""
-
-    ceilings: Ceilings
-    cells: Sequence[Utilisation] = ()
-    rows: Sequence[Mapping[str, Any]] = ()
-    dtype: str | None = None  # of the model, for the flat line
-
-
-def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> figure_style.Figure:
+def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> figure_style.Drawn:
     """The figure of all panels on common axes; it says so where no platform has both ceilings."""
     title = "Roofline"
     drawn = [panel for panel in panels if panel.ceilings.memory_gb_s and panel.ceilings.arithmetic(panel.dtype)]

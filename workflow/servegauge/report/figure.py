@@ -1,0 +1,45 @@
+"""What a figure of the report is: one declaration, from which its file, its place on the page and its output in
+Snakemake follow. `figures/` holds the declarations; `plots/` the kinds of plots that they draw with.
+
+A declaration imports no plotting library: the Snakefile reads all of them to know the files of a report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from servegauge.compare.compare import Comparison
+    from servegauge.dataset.study_view import Study
+    from servegauge.report.figure_style import Drawn
+    from servegauge.report.platform_section import PlatformSection
+    from servegauge.report.plots.series import Series
+
+FIGURES, PLATFORMS = "figures", "platforms"  # sections of the page
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a figure is drawn from: a study, its comparison (null: nothing is compared), its platforms, its series."""
+
+    study: Study
+    comparison: Comparison | None
+    platforms: PlatformSection
+    series: Series
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. Its file is results/report/<study>/<name>.svg; it is written for every study.
+
+    `draw` is given the material and returns the drawing, which says in its place when there is nothing to plot.
+    """
+
+    name: str
+    what: str  # a few words for a list of figures
+    caption: str  # what is plotted, for whoever sees the file without the page
+    draw: Callable[[Material, Figure], Drawn]
+    section: str = FIGURES
+    position: int = 1000

@@ -1,0 +1,1 @@
+"""Kinds of plots that the figures of the report are drawn with."""

@@ -1,0 +1,147 @@
+"""A metric against load: a panel per prompt set and kind of load, a dot per launch."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from servegauge.dataset.study_view import Study, label
+from servegauge.report.figure_style import Drawn, finish, legend, nothing
+from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+
+
+def against_load(
+    name: str,
+    title: str,
+    what: str,
+    study: Study,
+    series: Series,
+    columns: Sequence[tuple[str, str]],
+    scale: float,
+    unit: str,
+) -> Drawn:
+    """One panel per prompt set (and whatever else varies) and kind of load.
+
+    `columns`: of CELLS, with a word for each; they are drawn times `scale`, in `unit`. Panels of latencies share their
+    axis, so that lengths can be compared.
+    """
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for row in study.ok:
+        rest = {
+            axis: value for axis, value in row["axes"].items() if axis not in ("rate", "concurrency", series.factor)
+        }
+        if any(row[column] is not None for column, _ in columns):
+            groups[label(rest) if rest else ""]["concurrency" if row["rate_rps"] is None else "rate"].append(row)
+    if not groups:
+        return nothing(name, title, "no cell was measured")
+    shown = list(groups.items())[:MOST_PANELS]
+    kinds = [kind for kind in ("rate", "concurrency") if any(kind in by_kind for _, by_kind in shown)]
+    # A kind of load that has one size needs little room.
+    widths = [1.0 if len({_size(row) for _, one in shown for row in one.get(kind, ())}) > 1 else 0.45 for kind in kinds]
+    across = min(len(shown), COLUMNS if len(kinds) == 1 else COLUMNS - 1)
+    down = math.ceil(len(shown) / across)
+    seconds = unit == "ms"
+    canvas = Canvas(figsize=(PANEL_IN[0] * sum(widths) * across + 0.3, PANEL_IN[1] * down + 0.3), layout="constrained")
+    grid = canvas.add_gridspec(down, across * len(kinds), width_ratios=widths * across)
+    first: Axes | None = None
+    for number, (rest, by_kind) in enumerate(shown):
+        beside: Axes | None = None
+        panels: list[Axes] = []
+        for place, kind in enumerate(kinds):
+            if kind not in by_kind:
+                continue
+            cell = grid[number // across, number % across * len(kinds) + place]
+            axes = canvas.add_subplot(cell, sharey=beside if seconds else None)
+            _load_panel(axes, by_kind[kind], series, columns, scale)
+            axes.set_title(rest if beside is None else "", loc="left")
+            axes.set_xlabel("requests/s" if kind == "rate" else "streams")
+            if beside is None:
+                axes.set_ylabel(unit)
+            elif seconds:
+                axes.tick_params(axis="y", labelleft=False)
+            beside, first = axes, first or axes
+            panels.append(axes)
+        for together in [panels] if seconds else [[axes] for axes in panels]:
+            _sensible_y(together)
+    if first:
+        legend(canvas, first, 2 * len(columns))
+    caption = f"{what}: each dot is one launch, lines join the means over launches."
+    if len(columns) > 1:
+        caption += " Filled with a solid line: the median of the cell; open with a dashed line: its p99."
+    if len(kinds) > 1:
+        caption += " Open loop at an offered rate, then closed loop with a number of streams."
+    if len(groups) > len(shown):
+        caption += f" {len(groups) - len(shown)} more panels are not shown; their numbers are in cells.parquet."
+    return finish(canvas, name, title, caption)
+
+
+def _size(row: Mapping[str, Any]) -> float:
+    """Where a cell stands on the axis of its kind of load: offered rate, or streams."""
+    return row["rate_rps"] if row["concurrency"] is None else row["concurrency"]
+
+
+def _load_panel(
+    axes: Axes,
+    rows: Sequence[Mapping[str, Any]],
+    series: Series,
+    columns: Sequence[tuple[str, str]],
+    scale: float,
+) -> None:
+    sizes = sorted({_size(row) for row in rows})
+    spread = 0.12 * min((b - a for a, b in itertools.pairwise(sizes)), default=sizes[0])
+    for index in range(len(series.levels)):
+        mine = [row for row in rows if series.of(row) == index]
+        shift = (index - (len(series.levels) - 1) / 2) * spread / max(1, len(series.levels) - 1)
+        for order, (column, said) in enumerate(columns):
+            values = {
+                x: [row[column] * scale for row in mine if _size(row) == x and row[column] is not None] for x in sizes
+            }
+            values = {x: found for x, found in values.items() if found}
+            face = series.colour(index) if order == 0 else "none"
+            for x, found in values.items():
+                axes.plot(
+                    [x + shift] * len(found),
+                    found,
+                    linestyle="",
+                    marker=series.marker(index),
+                    markersize=4.5,
+                    color=series.colour(index),
+                    markerfacecolor=face,
+                )
+            axes.plot(
+                [x + shift for x in values],
+                [math.fsum(found) / len(found) for found in values.values()],
+                color=series.colour(index),
+                linestyle="-" if order == 0 else (0, (4, 2)),
+                linewidth=1.6 if order == 0 else 1.1,
+                marker=series.marker(index),
+                markersize=4.5,
+                markerfacecolor=face,
+                label=f"{series.name(index)}, {said}" if len(columns) > 1 else series.name(index),
+            )
+    axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    if len(sizes) > 2 and sizes[-1] / sizes[0] > 8:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif len(sizes) == 1:
+        axes.set_xlim(sizes[0] - 4 * spread, sizes[0] + 4 * spread)
+
+
+def _sensible_y(panels: Sequence[Axes]) -> None:
+    """From zero, so that lengths can be compared; logarithmic where values differ more than twenty-fold."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for axes in panels for line in axes.get_lines()])
+    low, high = values.min(), values.max()
+    if low > 0 and high / low > 20:
+        panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    else:
+        panels[0].set_ylim(0, high * 1.08 if high else 1)

@@ -1,0 +1,56 @@
+"""The shift function: the ratio at each quantile, with its simultaneous band."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import FixedLocator, MaxNLocator
+
+from servegauge.compare.compare import Comparison
+from servegauge.compare.shifts import shift_of
+from servegauge.contract.spec import canonical_json
+from servegauge.dataset.study_view import level_text
+from servegauge.report.figure_style import MUTED, Drawn, finish, nothing
+from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+
+
+def shifts(name: str, title: str, family: str, comparison: Comparison | None, series: Series) -> Drawn:
+    """The ratio at each quantile with its simultaneous band, one panel per condition."""
+    found = []
+    for cells in (comparison.sides if comparison else [])[:MOST_PANELS]:
+        if shift := shift_of(comparison.study, cells, family):
+            found.append((cells, [one for one in shift if one.ratio is not None]))
+    if not comparison or not found:
+        return nothing(name, title, "no condition was measured on both sides under the same load")
+    across, down = min(COLUMNS, len(found)), math.ceil(len(found) / COLUMNS)
+    canvas = Canvas(figsize=(PANEL_IN[0] * across, PANEL_IN[1] * down + 0.3), layout="constrained")
+    for number, (cells, shift) in enumerate(found):
+        axes = canvas.add_subplot(down, across, number + 1)
+        index = series.keys.index(canonical_json(cells.level))
+        shares = [100 * one.share for one in shift]
+        banded = [one for one in shift if one.low is not None and one.high is not None]
+        axes.axhline(1, color=MUTED, linewidth=1)
+        axes.fill_between(
+            [100 * one.share for one in banded],
+            [one.low for one in banded],
+            [one.high for one in banded],
+            color=series.colour(index),
+            alpha=0.2,
+            linewidth=0,
+        )
+        axes.plot(shares, [one.ratio for one in shift], color=series.colour(index), marker=series.marker(index),
+                  markersize=3.5, linewidth=1.2)  # fmt: skip
+        level = f", {series.name(index)}" if len(comparison.levels) > 2 else ""
+        axes.set_title(f"{comparison.label(cells.key)}{level}")
+        axes.set_xlim(0, 100)
+        axes.xaxis.set_major_locator(FixedLocator([10, 30, 50, 70, 90]))
+        axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+        axes.set_xlabel("per cent of requests")
+        if number % COLUMNS == 0:
+            axes.set_ylabel(f"ratio to {level_text(comparison.baseline)}")
+    caption = (
+        "The ratio at each quantile, with a band that holds all of them at once with 95 % over launches; no band below "
+        "three launches a side. A level line says that everything became slower alike, a rising one that the tail did."
+    )
+    return finish(canvas, name, title, caption)
