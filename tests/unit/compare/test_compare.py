@@ -251,12 +251,12 @@ def with_flag(study: SimulatedStudy, flag: str, prompts: str) -> SimulatedStudy:
     return study
 
 
-def test_a_saturated_condition_leaves_latency_verdicts_and_the_mean():
-    found = judged(with_flag(drawn(repeats=4, truth=1.1, deviation=0.002), "saturated", "prompts3"))
+def test_a_condition_whose_queue_grew_leaves_latency_verdicts_and_the_mean():
+    found = judged(with_flag(drawn(repeats=4, truth=1.1, deviation=0.002), "not_steady", "prompts3"))
     key = condition(found, "prompts3")
     for metric in ("ttft_p50", "e2e_p99"):
         (ratio,) = found.of(metric, key)
-        assert (ratio.verdict, ratio.reason) == (NOT_JUDGED, "saturated in 4 of 8 cells")
+        assert (ratio.verdict, ratio.reason) == (NOT_JUDGED, "not_steady in 4 of 8 cells")
         overall = next(one for one in found.overall if one.metric.name == metric)
         assert (overall.conditions, overall.left_out) == (5, (key,))
     assert found.of("output_tokens_per_s", key)[0].verdict != NOT_JUDGED
@@ -286,6 +286,28 @@ def test_other_achieved_rates_are_another_load_in_an_open_loop_and_a_result_in_a
     (closed,) = found.of("ttft_p50", condition(found, "prompts2"))
     assert closed.verdict == EQUAL
     assert any(note.startswith("1 of 6 conditions did not carry the same load") for note in found.notes)
+
+
+def test_a_censored_statistic_is_infinite_and_has_no_ratio():
+    study = drawn(repeats=4, deviation=0.002)
+    for row in study.cells:
+        row["censored"] = ["e2e_p99"] if (row["prompts"], row["platform"]) == ("prompts1", "other") else []
+    found = judged(study)
+    (ratio,) = found.of("e2e_p99", condition(found, "prompts1"))
+    assert (ratio.ratio, ratio.verdict) == (None, NOT_COMPARABLE)
+    assert "have no finite value" in ratio.reason
+    assert found.of("e2e_p99", condition(found, "prompts2"))[0].verdict != NOT_COMPARABLE
+
+
+def test_two_measuring_protocols_are_never_compared():
+    study = drawn(repeats=4, deviation=0.002)
+    for row in study.cells:
+        row["protocol"] = 1 if (row["prompts"], row["repeat"]) == ("prompts1", 1) else 2
+    found = judged(study)
+    key = condition(found, "prompts1")
+    assert {one.verdict for one in found.ratios if one.condition == key} == {NOT_COMPARABLE}
+    assert "different protocols, 1 and 2" in found.of("output_tokens_per_s", key)[0].reason
+    assert NOT_COMPARABLE not in {one.verdict for one in found.ratios if one.condition != key}
 
 
 def test_launches_with_nothing_in_common_are_compared_unpaired():

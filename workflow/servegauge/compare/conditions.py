@@ -13,6 +13,8 @@ from typing import Any
 
 from servegauge.compare.censored import quantile
 from servegauge.compare.effect import FEWEST_FOR_VERDICT
+from servegauge.contract import flag_registry
+from servegauge.contract.flag import UNFIT, UNFIT_LATENCY
 from servegauge.dataset.study_view import Metric, Study, doubts
 
 Row = Mapping[str, Any]
@@ -22,12 +24,6 @@ MOST_SUCCESS_DIFFERENCE = 0.005
 
 MOST_RATE_RATIO = 1.02
 """Achieved rates of an open loop may differ by 2 %; beyond it, the sides did not carry the same load."""
-
-FORBIDDEN_LATENCY = ("saturated", "not_steady")
-"""Flags of a queue that grew: latencies then depend on how long the window was. Rates are still judged."""
-
-FORBIDDEN = ("generator_limited", "workload_exhausted", "cache_warm", "reset_refused", "output_length", "prompt_length")
-"""Flags that say that something else was measured than was asked for: no verdict on any number of the cell."""
 
 
 @dataclass
@@ -62,9 +58,13 @@ class Condition:
     def refused(self, metric: Metric) -> tuple[str, str] | None:
         """`not comparable` or `not judged`, and why, for a metric; null where nothing speaks against a verdict."""
         latency = metric.family is not None
+        if len(protocols := {row.get("protocol") for row in self.rows}) > 1:
+            told = " and ".join(sorted(map(str, protocols)))
+            return "not comparable", f"measured by different protocols, {told}: the numbers mean different things"
         if self.unlike and (latency or not self.open_loop):
             return "not comparable", self.unlike
-        forbidding = [flag for flag in self.flags if flag in FORBIDDEN or (latency and flag in FORBIDDEN_LATENCY)]
+        unfit = flag_registry.of_severity(*((UNFIT, UNFIT_LATENCY) if latency else (UNFIT,)))
+        forbidding = [flag for flag in self.flags if flag in unfit]
         if forbidding:
             said = ", ".join(f"{flag} in {self.flags[flag]} of {len(self.rows)} cells" for flag in forbidding)
             return "not judged", said
@@ -100,9 +100,12 @@ def success_share(rows: Iterable[Row]) -> float | None:
 def statistic(study: Study, row: Row, metric: Metric) -> float | None:
     """The metric of one cell. In a quantile a failed request is +infinity; infinite where that makes the quantile so.
 
-    Gaps (ITL) of a failed request: as many as an answered one has.
+    Gaps (ITL) of a failed request: as many as an answered one has. Rows of a dataset that counts failed requests in its
+    columns say so by `censored`.
     """
     value = row.get(metric.column)
+    if (censored := row.get("censored")) is not None:  # the column counts failed requests already
+        return math.inf if metric.name in censored else value
     failed = (row.get("requests") or 0) - (row.get("requests_ok") or 0)
     if metric.family is None or not failed:
         return value
