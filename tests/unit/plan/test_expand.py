@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -106,6 +107,27 @@ def test_blocks_hold_platforms_together_and_shuffle_them(tree: Tree) -> None:
         assert {one.platform["name"], other.platform["name"]} == {"metal", "virtual"}
     assert {one.platform["name"] for one, _ in pairs} == {"metal", "virtual"}, "the same platform always first"
     assert [one.repeat for one, _ in pairs] == sorted(one.repeat for one, _ in pairs)
+    for cached in (True, False):  # each block takes turns over its repeats
+        first = [one.platform["name"] for one, _ in pairs if one.options["prefix_cache"] is cached]
+        assert all(one != after for one, after in itertools.pairwise(first))
+
+
+def test_blocks_hold_every_level_of_the_compared_factor(tree: Tree) -> None:
+    compared = {"factor": "prefix_cache", "baseline": False}
+    plan = expand(tree.study(matrix={"prefix_cache": [True, False], "repeat": 4}, compare=compared))
+    for one, other in (plan.launches[i : i + 2] for i in range(0, len(plan.launches), 2)):
+        assert (one.repeat, one.platform["name"]) == (other.repeat, other.platform["name"])
+        assert {one.options["prefix_cache"], other.options["prefix_cache"]} == {True, False}
+        cells = [[planned.cell.workload.id for planned in plan.cells_of(launch.id)] for launch in (one, other)]
+        assert cells[0] == cells[1], "the same cells in the same order on both sides"
+
+
+def test_the_order_of_a_plan_changes_no_id(tree: Tree) -> None:
+    study = {"matrix": {"prefix_cache": [True, False], "repeat": 3}}
+    by_platform = expand(tree.study(**study))
+    by_cache = expand(tree.study(**study, compare={"factor": "prefix_cache", "baseline": True}))
+    assert {one.cell.id for one in by_platform.cells} == {one.cell.id for one in by_cache.cells}
+    assert [one.id for one in by_platform.launches] != [one.id for one in by_cache.launches]
 
 
 def test_a_new_rate_changes_no_other_cell_and_no_order(tree: Tree) -> None:
@@ -118,7 +140,8 @@ def test_a_new_rate_changes_no_other_cell_and_no_order(tree: Tree) -> None:
 
 
 def test_another_seed_gives_other_draws_and_another_order(tree: Tree) -> None:
-    one, other = (expand(tree.study(matrix={"repeat": 8}, load={"seed": seed})) for seed in (1, 2))
+    matrix = {"prefix_cache": [True, False], "repeat": 8}
+    one, other = (expand(tree.study(matrix=matrix, load={"seed": seed})) for seed in (1, 2))
     assert {launch.id for launch in one.launches} == {launch.id for launch in other.launches}
     assert [launch.id for launch in one.launches] != [launch.id for launch in other.launches]
     assert not {w.id for w in one.workloads} & {w.id for w in other.workloads}

@@ -1,9 +1,10 @@
 """From a study to its launches and cells: pure, and fast enough for a hundred thousand cells.
 
-The order is part of the design of the experiment (blocks, randomised inside): a *block* is one repeat of everything but
-the platform. Launches of a block stand together, platforms shuffled inside it, so that a drift in time meets both sides
-of a pair; cells of a launch are shuffled too, the same way on every platform of the block. The shuffles come from the
-study's seed, and adding an axis value does not change the order of the others.
+The order is part of the design of the experiment: a *block* is one repeat of everything but the compared factor (where
+that is no axis of launches: but the platform). Launches of a block stand together, so that a drift in time meets all
+levels of a comparison. Their places are balanced over repeats (`order.positions`), so that being first favours nobody.
+Blocks of a repeat are shuffled, and so are the cells of a launch, the same way on every level of the block. The
+shuffles come from the study's seed, and adding an axis value does not change the order of the others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from servegauge.contract.spec import Cell, Data, Launch, Layout, Load, Workload,
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import fit
+from servegauge.plan.order import positions
 
 LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False}  # axis -> value without it
 LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
@@ -129,7 +131,10 @@ class _Expansion:
         self.workloads: dict[tuple[Any, ...], Workload] = {}
         # (repeat, block) -> launch id -> (launch, cell id -> planned cell)
         self.blocks: dict[tuple[int, str], dict[str, tuple[Launch, dict[str, PlannedCell]]]] = {}
-        self.order: dict[str, str] = {}  # cell or launch id -> what it is sorted by
+        self.order: dict[str, str] = {}  # cell id -> what it is sorted by
+        self.level: dict[str, str] = {}  # launch id -> its level of the factor
+        factor = (study.get("compare") or {}).get("factor", "platform")
+        self.factor = factor if factor in LAUNCH_AXES else "platform"
 
     def plan(self) -> Plan:
         matrix = {key: value for key, value in self.study["matrix"].items() if key not in ("include", "exclude")}
@@ -140,14 +145,22 @@ class _Expansion:
 
         launches: list[Launch] = []
         cells: list[PlannedCell] = []
-        for (repeat, block), members in sorted(self.blocks.items(), key=lambda item: item[0][0]):
-            for launch_id in sorted(members, key=lambda launch_id: self.order[launch_id]):
+        for (repeat, block), members in sorted(self.blocks.items(), key=lambda item: self.place_of_block(*item[0])):
+            for launch_id in self.placed(members, repeat, block):
                 launch, planned = members[launch_id]
                 launches.append(launch)
                 cells.extend(planned[cell_id] for cell_id in self.shuffled(planned, repeat, block))
         _check_unique(launch.id for launch in launches)
         _check_unique(planned.cell.id for planned in cells)
         return Plan(self.study, launches, cells)
+
+    def place_of_block(self, repeat: int, block: str) -> tuple[int, str]:
+        return repeat, _shuffle(self.seed, "block", repeat, block)
+
+    def placed(self, members: Iterable[str], repeat: int, block: str) -> list[str]:
+        """Launches of a block in the order in which they run: which level is which is drawn, once for all repeats."""
+        drawn = sorted(members, key=lambda launch_id: _shuffle(self.seed, block, self.level[launch_id]))
+        return [drawn[index] for index in positions(len(drawn), repeat)]
 
     def shuffled(self, planned: Mapping[str, PlannedCell], repeat: int, block: str) -> list[str]:
         return sorted(planned, key=lambda cell_id: _shuffle(self.seed, repeat, block, self.order[cell_id]))
@@ -171,13 +184,14 @@ class _Expansion:
     def add_launches(self, combination: Mapping[str, Any], points: list[Mapping[str, Any]]) -> None:
         first = self.launch(combination, self.repeats[0])
         reason = launch_skipped(first, self.study)
-        block = canonical_json({axis: value for axis, value in combination.items() if axis != "platform"})
+        block = canonical_json({axis: value for axis, value in combination.items() if axis != self.factor})
+        level = canonical_json(combination.get(self.factor))
         skipped = [reason or cell_skipped(first, self.prompts(point), self.load(point)) for point in points]
         for repeat in self.repeats:
             launch = first if repeat == first.repeat else self.launch(combination, repeat)
             members = self.blocks.setdefault((repeat, block), {})
             _, planned = members.setdefault(launch.id, (launch, {}))
-            self.order[launch.id] = _shuffle(self.seed, repeat, block, combination["platform"])
+            self.level[launch.id] = level
             for point, why in zip(points, skipped, strict=True):
                 cell = self.cell(launch, point)
                 planned[cell.id] = PlannedCell(cell, why)
