@@ -9,7 +9,7 @@ PROFILE ?= profiles/local
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run demo demo-frameworks test test-heavy test-frameworks test-slurm lint slurm-up slurm-down lock clean
+.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-frameworks test-slurm lint slurm-up slurm-down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -33,6 +33,9 @@ $(VENV)/.slurm-executor: $(VENV)/.dev envs/slurm-executor.txt
 
 venv: $(VENV)/.driver  ## build .venv from the pinned, hashed dependencies
 dev: $(VENV)/.dev  ## the same with the tools for developing
+
+profiles: venv  ## let `snakemake --profile hlrs` find the profiles of this folder (servegauge profiles --undo removes the links)
+	$(BIN)/servegauge profiles
 
 demo: venv  ## measure the demo study on this machine's CPU, end to end, and print the comparison
 	$(BIN)/snakemake --profile profiles/local --config study=demo

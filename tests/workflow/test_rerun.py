@@ -57,8 +57,10 @@ def statuses(project) -> list[str]:
 
 def test_the_dry_run_shows_the_matrix_and_measures_nothing(project):
     said = project.run("-n", *SELECT).stdout
-    assert "measure_launch" in said
     assert "4 cells" in said
+    assert "what is served" in said
+    assert "scripts/measure_launch.py" not in said, "one screen"
+    assert "scripts/measure_launch.py" in project.run("-np", *SELECT).stdout, "the commands, when asked for"
     assert not project.cells()
 
 

@@ -4,6 +4,8 @@ import atexit
 import re
 import sys
 
+from snakemake.logging import logger
+
 from servegauge.base.errors import UserError
 from servegauge.submit.interrupts import after_a_kill, cancel_on_term
 from servegauge.cli.workflow_api import Pipeline, use_this_interpreter
@@ -39,6 +41,30 @@ wildcard_constraints:
     probes="(quick|full)-[0-9a-f]{10}",
 
 
+# While the rules are read Snakemake does not know yet whether it is a dry-run; the command line does.
+DRY_RUN = any(
+    word in ("--dry-run", "--dryrun") or re.fullmatch("-[a-zA-Z]*n[a-zA-Z]*", word)
+    for word in sys.argv[1:]
+)
+if DRY_RUN and not {"-np", "-pn", "-p", "--printshellcmds", "--verbose"} & set(
+    sys.argv
+):
+    # The preview at the end says it in one screen; Snakemake's own lines are for who asks for them.
+    logger.addFilter(lambda record: record.levelno >= 30)
+elif workflow.is_main_process and not DRY_RUN and "--lint" not in sys.argv:
+    PIPELINE.forget_a_hollow_stamp()
+
+
+def needed(ask, *what):
+    """What a job waits for; a dry-run goes on without what is missing, which its preview lists."""
+    try:
+        return ask(*what)
+    except UserError as error:
+        if DRY_RUN:
+            return []
+        raise SystemExit(f"error: {error}")
+
+
 def user_errors(ask, *what):
     """`ask(*what)`, where a user's mistake ends the run with its message alone."""
     try:
@@ -49,12 +75,12 @@ def user_errors(ask, *what):
 
 def workload_needs(wildcards):
     """Tokenizers that the study's prompts are made with."""
-    return ancient(user_errors(PIPELINE.tokenizers))
+    return ancient(needed(PIPELINE.tokenizers))
 
 
 def launch_needs(wildcards):
     """Model files and environment of a launch; older or newer, they do not make it stale: its name says what it is."""
-    return ancient(user_errors(PIPELINE.needs, wildcards.launch))
+    return ancient(needed(PIPELINE.needs, wildcards.launch))
 
 
 def launch_message(wildcards):
@@ -70,24 +96,32 @@ def launch_priority(wildcards):
 def cell_needs(wildcards):
     """What the launch of a single cell needs."""
     return ancient(
-        user_errors(PIPELINE.needs, user_errors(PIPELINE.launch_of, wildcards.cell))
+        needed(PIPELINE.needs, user_errors(PIPELINE.launch_of, wildcards.cell))
     )
 
 
 def probe_needs(wildcards):
     """The environment of probes that need more than numpy, and the models whose shapes are measured."""
-    return ancient(user_errors(PIPELINE.probe_needs, wildcards.platform))
+    return ancient(needed(PIPELINE.probe_needs, wildcards.platform))
 
 
 def finished():
-    """Say how the run ended; the exit status is 1 when a cell failed."""
+    """Say how the run ended; the exit status is 1 unless everything that was asked for is measured."""
     from servegauge.report import terminal
 
-    return terminal.show(PIPELINE.results, PIPELINE.name)
+    status = terminal.show(PIPELINE.results, PIPELINE.name)
+    # Independent of Snakemake's graph: the plan against what is there. A target of one's own asks for less.
+    targets = set(workflow.dag_settings.targets) - {"all"}
+    if not targets and (left := PIPELINE.unmeasured()):
+        print(
+            f"not measured: {len(left)} cells, the first is {left[0]}", file=sys.stderr
+        )
+        status = 1
+    return status
 
 
 @atexit.register
 def dry_run_total():
-    """A dry-run ends with what all of it would cost."""
+    """A dry-run ends with the matrix, what is missing and what all of it would cost."""
     if workflow.is_main_process and workflow.dryrun:
-        print(TOTAL, file=sys.stderr)
+        print(PIPELINE.preview(), file=sys.stderr)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
+from servegauge.base import environment
 from servegauge.base.files import write_json
 from servegauge.inputs.config_files import load_model
 from servegauge.plan.config import load_platform
@@ -39,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    environment.restore(os.environ)
     root = Path.cwd()
     order = make_order(
         load_platform(root, arguments.platform),

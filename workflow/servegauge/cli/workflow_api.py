@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from servegauge.base import environment
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.base.files import read_json
 from servegauge.contract.spec import Launch, digest
 from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
-from servegauge.plan import documents, expand
+from servegauge.plan import documents, expand, preview
 from servegauge.plan.config import load_config, load_study
 from servegauge.report.figure import Figure
 from servegauge.report.figures import figures
@@ -25,6 +28,7 @@ ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts;
 def use_this_interpreter() -> None:
     """`python` in a rule is the one that runs Snakemake: `.venv/bin/snakemake` works without activating .venv."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment.remember(os.environ)
 
 
 class Pipeline:
@@ -180,6 +184,50 @@ class Pipeline:
     def tokenizers(self) -> list[str]:
         """Files that compiling this study's workloads needs."""
         return sorted({file for launch in self.plan.launches for file in models.tokenizer_needed(launch.model)})
+
+    # -- what the person sees -----------------------------------------------
+
+    def absent(self) -> list[str]:
+        """What this machine lacks before the study can run: models, data sets, Slurm; a line each."""
+        found: list[str] = []
+
+        def ask(needs: Callable[[], object]) -> None:
+            try:
+                needs()
+            except UserError as error:
+                found.append(str(error))
+
+        for launch in self.plan.launches:
+            weights = framework(launch.framework).weights
+            ask(lambda launch=launch, weights=weights: models.files_needed(launch.model, weights))
+            ask(lambda launch=launch: models.tokenizer_needed(launch.model))
+        for name, prompts in self.study["prompts"].items():
+            if (path := prompts.get("path")) and not (ROOT / path).exists():
+                found.append(
+                    f"prompt set {name!r}: {path} is missing; config/prompts/{name}.yaml says where it is from"
+                )
+        if self.submit == "slurm" and not shutil.which("sbatch"):
+            found.append("Slurm: there is no sbatch here; give the command on a login node")
+        return list(dict.fromkeys(found))
+
+    def preview(self) -> str:
+        """The matrix, its cost and what is missing, in one screen."""
+        return preview.preview(self.plan, self.state, self.results, self.absent())
+
+    def unmeasured(self) -> list[str]:
+        """Cells that this run was to measure and that are not measured now, looked for anew."""
+        now = documents.state(self.plan, self.results)
+        return self._selected(cell for launch in self.plan.launches for cell in now[launch.id].missing)
+
+    def forget_a_hollow_stamp(self) -> None:
+        """Remove the stamp of a dataset whose tables are not all there: they are made again."""
+        stamp = self.results / "dataset" / "merged" / f"{self.name}.json"
+        try:
+            tables = read_json(stamp).get("tables") or ["cells.parquet"]
+        except (OSError, ValueError, AttributeError):
+            tables = [] if not stamp.exists() else [""]
+        if any(not (self.results / "dataset" / table).is_file() for table in tables):
+            stamp.unlink(missing_ok=True)
 
     def total(self) -> str:
         """Launches, cells, hours against the budget; UserError when over it and not told otherwise."""

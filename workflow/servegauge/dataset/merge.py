@@ -45,6 +45,7 @@ class Merged:
     parts_kept: int = 0
     corrupt: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)  # written, below results/dataset/
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the stamp that Snakemake waits for."""
@@ -55,6 +56,7 @@ class Merged:
             "parts_kept": self.parts_kept,
             "corrupt": self.corrupt,
             "warnings": self.warnings,
+            "tables": self.tables,
         }
 
 
@@ -115,11 +117,15 @@ class _Merge:
         except (OSError, ValueError) as error:
             self.merged.warnings.append(f"{path} could not be read and is left out: {error}")
             return None
-        return data if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            self.merged.warnings.append(f"{path} is damaged and is left out: it holds no JSON object")
+            return None
+        return data
 
     def _write(self, table: str, rows: list[dict[str, Any]]) -> None:
         with whole_file(self.dataset / f"{table}.parquet") as temporary:
             pq.write_table(tables.from_rows(rows, tables.TABLES[table]), temporary, compression="zstd")
+        self.merged.tables.append(f"{table}.parquet")
 
     # -- measured cells -----------------------------------------------------
 

@@ -1,0 +1,42 @@
+"""The environment that a launch is given: the user's, whoever started it.
+
+Snakemake sets the thread variables of numerical libraries for each rule, to 1 for a rule of one thread. A server that
+inherited them would be another one than the same server started by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+
+THREADS = (
+    "OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)  # fmt: skip
+KEPT = "SERVEGAUGE_USER_ENVIRONMENT"
+
+
+def remember(environment: MutableMapping[str, str]) -> None:
+    """Note, in the workflow's own process, what the user has set, for `restore` in its rules.
+
+    PYTHONPATH loses the folders that do not hold this package: what `module load` adds shadows pinned packages.
+    """
+    environment.setdefault(KEPT, json.dumps({name: environment[name] for name in THREADS if name in environment}))
+    ours = [
+        path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if (Path(path) / "servegauge").is_dir()
+    ]
+    if ours:
+        environment["PYTHONPATH"] = os.pathsep.join(ours)
+    else:
+        environment.pop("PYTHONPATH", None)
+
+
+def restore(environment: MutableMapping[str, str]) -> None:
+    """Put back what `remember` noted; nothing where no workflow started this process."""
+    if (kept := environment.pop(KEPT, None)) is None:
+        return
+    for name in THREADS:
+        environment.pop(name, None)
+    environment.update(json.loads(kept))
