@@ -19,11 +19,12 @@ from servegauge.contract.columns import check_file as check_file
 from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
+from servegauge.contract.comparison_tables import COMPARISON, VARIANCE
+from servegauge.contract.study_tables import STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
 
 __all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
 
 _CELL, _LAUNCH = KEYS
-_STUDY = _key("study", "name of the study, a file in config/studies/")
 
 _SERVER_FACTORS = (
     _column("configuration", WORD, "id of the launch without its repeat: launches that share it are repeats"),
@@ -38,32 +39,6 @@ _SERVER_FACTORS = (
     _column("share_gpu", pa.bool_(), "all instances run on the GPUs of one"),
     _column("repeat", pa.int32(), "which repetition of the configuration, from 1"),
     _column("options", pa.string(), "neutral server options as JSON, keys sorted"),
-)
-
-STUDIES = _schema(
-    "studies",
-    "One row per study: its question, its text and how it is compared.",
-    [
-        _STUDY,
-        _column("question", pa.string(), "the question in the study's own words"),
-        _column("path", pa.string(), "the study file, relative to the repository"),
-        _column("sha256", pa.string(), "SHA-256 of the study file's bytes"),
-        _column("text", pa.string(), "the study file, verbatim"),
-        _column("compare_factor", WORD, "column whose levels are compared, for example platform"),
-        _column("compare_baseline", WORD, "level that the others are divided by"),
-        _column("compare_margin", pa.float64(), "difference that does not matter to the study; null: 0.02", "1"),
-        _column("compare_primary", WORDS, "metrics that the study is about; null: the report's own choice"),
-        _column("slos", pa.string(), "named limits of the study as JSON"),
-        _column("matrix", pa.string(), "axes of the study as JSON"),
-        _column("launches", pa.int32(), "launches that the study asks for", "launches"),
-        _column("cells", pa.int32(), "cells that the study asks for, skipped ones included", "cells"),
-    ],
-)
-
-STUDY_CELLS = _schema(
-    "study_cells",
-    "Which study asks for which cell. A cell that two studies share is measured once and has a row for each.",
-    [_STUDY, _CELL, _LAUNCH, _column("position", pa.int32(), "place of the cell in the study's plan, from 0")],
 )
 
 LAUNCHES = _schema(
@@ -195,7 +170,7 @@ CELL_SLOS = _schema(
     "cell_slos",
     "Goodput of each measured cell under each SLO that a study names.",
     [
-        _STUDY,
+        STUDY,
         _CELL,
         _key("slo", "name of the SLO in the study"),
         _column("limits", pa.string(), "upper limits of the SLO as JSON, for example ttft_s"),
@@ -340,83 +315,11 @@ PROBES = _schema(
     ],
 )
 
-COMPARISON = _schema(
-    "comparison",
-    "Every ratio to the baseline, in each condition and over all of them, with what its verdict rests on.",
-    [
-        _STUDY,
-        _column("factor", WORD, "the compared axis", null=False),
-        _column("level", WORD, "the compared value of that axis", null=False),
-        _column("baseline", WORD, "the value that it is divided by", null=False),
-        _column("condition", pa.string(), "the other axes that the study varies, as JSON; null: over all conditions"),
-        _column("conditions", pa.int32(), "conditions that the row stands for", "conditions"),
-        _column("metric", WORD, "what is compared: a statistic of a cell", null=False),
-        _column("unit", WORD, "unit of value and base_value"),
-        _column("more_is_better", pa.bool_(), "a ratio above 1 is a gain"),
-        _column("value", pa.float64(), "geometric mean over the level's launches, in unit"),
-        _column("base_value", pa.float64(), "geometric mean over the baseline's launches, in unit"),
-        _column("ratio", pa.float64(), "value / base_value; null where a side has no finite value above 0", "1"),
-        _column("low", pa.float64(), "lower end of the ratio's 95 % interval, not corrected for a family", "1"),
-        _column("high", pa.float64(), "upper end of the ratio's 95 % interval, not corrected for a family", "1"),
-        _column("p", pa.float64(), "p value of 'no difference': t test on logarithms of launches' statistics"),
-        _column("p_equal", pa.float64(), "p value of 'a difference of the margin or more' (two one-sided t tests)"),
-        _column("p_exact", pa.float64(), "p value of 'no difference' by exact sign flips, from 6 pairs"),
-        _column("p_adjusted", pa.float64(), "p adjusted for the family"),
-        _column("p_equal_adjusted", pa.float64(), "p_equal adjusted for the family"),
-        _column("family", WORD, "primary (over conditions) | table (by condition) | exploratory (everything else)"),
-        _column("family_size", pa.int32(), "comparisons of the family that are judged", "comparisons"),
-        _column("method", WORD, "Holm | Benjamini-Hochberg"),
-        _column("alpha", pa.float64(), "adjusted p value below which a verdict is given"),
-        _column("margin", pa.float64(), "difference that does not matter: equality is within it", "1"),
-        _column(
-            "verdict",
-            WORD,
-            "slower | faster | ... but within the margin | equal | undecided | not judged | "
-            "not comparable | below the instrument",
-            null=False,
-        ),
-        _column("reason", pa.string(), "why not judged, not comparable or below the instrument"),
-        _column("pairs", pa.int32(), "launches of the smaller side", "launches"),
-        _column("paired", pa.bool_(), "launches of the same repeat were compared with each other"),
-        _column("launches", pa.int32(), "launches of the level", "launches"),
-        _column("base_launches", pa.int32(), "launches of the baseline", "launches"),
-        _column("unpaired", pa.int32(), "measured cells without a partner in their repeat, left out", "cells"),
-        _column("deviation", pa.float64(), "deviation between launches of a side, of the logarithm", "1"),
-        _column(
-            "repeats_needed", pa.int32(), "about how many repeats in all would decide; null unless undecided", "repeats"
-        ),
-        _column("requests", pa.int32(), "requests ok in the smallest cell", "requests"),
-        _column("success", pa.float64(), "requests ok / requests of the level's windows", "1"),
-        _column("base_success", pa.float64(), "requests ok / requests of the baseline's windows", "1"),
-        _column("supported", pa.bool_(), "the smallest cell carries a 95 % interval of this quantile"),
-        _column("flags", WORDS, "flags of the cells of both sides"),
-        _column("flagged", pa.int32(), "cells of the level with a flag", "cells"),
-        _column("base_flagged", pa.int32(), "cells of the baseline with a flag", "cells"),
-        _column("instrument_s", pa.float64(), "largest error of the instrument among the cells", "s"),
-        _column("warnings", WORDS, "what to doubt, in words"),
-        _column("sentence", pa.string(), "the verdict as a sentence to quote"),
-    ],
-)
-
-VARIANCE = _schema(
-    "variance",
-    "Where each metric scatters, by study: parts of the variance of its logarithm. docs/statistics.md has the model.",
-    [
-        _STUDY,
-        _column("metric", WORD, "a statistic of a cell", null=False),
-        _column("part", WORD, "request | cell | launch | order | node | day", null=False),
-        _column("variance", pa.float64(), "variance of the logarithm; null where it cannot be told", "1"),
-        _column("deviation", pa.float64(), "root of variance", "1"),
-        _column("share", pa.float64(), "variance / sum over the parts", "1"),
-        _column("groups", pa.int32(), "how many of this part there are"),
-        _column("reason", pa.string(), "why it cannot be told"),
-        _column("limits", pa.string(), "the part that scatters most, and what to do"),
-    ],
-)
-
 TABLES: dict[str, pa.Schema] = {
     "studies": STUDIES,
     "study_cells": STUDY_CELLS,
+    "study_models": STUDY_MODELS,
+    "study_platforms": STUDY_PLATFORMS,
     "launches": LAUNCHES,
     "attempts": ATTEMPTS,
     "cells": CELLS,

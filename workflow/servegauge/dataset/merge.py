@@ -30,6 +30,7 @@ from servegauge.dataset import launch_parts
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
+from servegauge.dataset.study_inputs import model_rows, platform_rows
 from servegauge.dataset.text_agreement import compare_texts
 from servegauge.probes.harness.run import dataset_rows
 
@@ -103,6 +104,8 @@ class _Merge:
             self.merged.statuses[row["status"]] = self.merged.statuses.get(row["status"], 0) + 1
         self._write("studies", self._study_rows())
         self._write("study_cells", self._study_cell_rows())
+        self._write("study_models", model_rows(self.plans, self._before("study_models")))
+        self._write("study_platforms", platform_rows(self.plans))
         self._write("launches", self._launch_rows())
         self._write("attempts", self._attempt_rows())
         self._write("cells", rows)
@@ -121,6 +124,11 @@ class _Merge:
             self.merged.warnings.append(f"{path} is damaged and is left out: it holds no JSON object")
             return None
         return data
+
+    def _before(self, table: str) -> list[dict[str, Any]]:
+        """The rows of a table as the last merge left them."""
+        path = self.dataset / f"{table}.parquet"
+        return pq.read_table(path).to_pylist() if path.exists() else []
 
     def _write(self, table: str, rows: list[dict[str, Any]]) -> None:
         with whole_file(self.dataset / f"{table}.parquet") as temporary:
@@ -376,6 +384,8 @@ class _Merge:
 def read(results: Path, table: str) -> pa.Table:
     """A table of the dataset; UserError where it was not merged yet."""
     path = results / "dataset" / f"{table}.parquet"
+    if not path.exists() and (results / "dataset" / "studies.parquet").exists():
+        return tables.from_rows([], tables.TABLES[table])  # a dataset of before there was this table
     if not path.exists():
         raise UserError(f"there is no {path}: run `python scripts/merge_dataset.py --results {results}` first")
     return pq.read_table(path)

@@ -58,11 +58,7 @@ def render(results: Path, name: str, out: Path) -> None:
     for name, figure in drawn.items():
         write_text(folder / f"{name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
-    page = (
-        _environment()
-        .get_template("report.html.j2")
-        .render(_context(study, comparison, drawn, platforms, results, folder))
-    )
+    page = _environment().get_template("report.html.j2").render(_context(study, comparison, drawn, platforms, results))
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -87,7 +83,6 @@ def _context(
     drawn: Mapping[str, figure_style.Drawn],
     platforms: PlatformSection,
     results: Path,
-    folder: Path,
 ) -> dict[str, Any]:
     factor, baseline = study.factor()
     return {
@@ -120,8 +115,9 @@ def _context(
         "provenance": _provenance(study, comparison, results),
         "platforms": platforms,
         "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
-        "results": results,
-        "folder": folder,
+        # Where they lie in a repository; a page must not depend on where its dataset was copied to.
+        "results": "results",
+        "folder": f"results/report/{study.name}",
         "most_rows": MOST_ROWS,
         "made_utc": utc_now(),
         "version": __version__,

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servegauge.base.files import read_json
 from servegauge.compare.compare import Comparison
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, label
-from servegauge.inputs.model_shape import ModelShape, UnknownShape, read_shape
-from servegauge.inputs.models import source_folder
+from servegauge.inputs.model_shape import ModelShape, UnknownShape, from_config
 from servegauge.report.probe_ratios import ProbeRatio, probe_comparison, sentences
 from servegauge.report.roofline import Panel, Utilisation, ceilings, utilisation, variant_of
 
@@ -47,10 +47,8 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     if comparison and comparison.factor == "platform":
         section.ratios = probe_comparison(rows, comparison.baseline, study.ok)
         section.sentences = sentences(section.ratios)
-    plan = results / "plan" / f"{study.name}.json"
-    resolved = read_json(plan)["study"] if plan.exists() else {}
-    shapes = _shapes(resolved.get("models") or {})
-    section.panels = _panels(study, rows, resolved.get("platforms") or {}, shapes)
+    shapes = _shapes(_own(study, results, "study_models"))
+    section.panels = _panels(study, rows, _own(study, results, "study_platforms"), shapes)
     if section.probed:
         section.used = _used(study, section.panels, shapes)
     return section
@@ -61,28 +59,30 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "words": words}
 
 
-def _shapes(models: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelShape]:
-    """Shapes of the models whose config.json lies on this machine."""
+def _own(study: Study, results: Path, table: str) -> list[dict[str, Any]]:
+    """The study's rows of a table."""
+    return [row for row in merge.read(results, table).to_pylist() if row["study"] == study.name]
+
+
+def _shapes(models: Iterable[Mapping[str, Any]]) -> dict[str, ModelShape]:
+    """Shapes of the models whose config.json the dataset holds and whose operations follow from it."""
     found = {}
-    for name, model in models.items():
-        folder = source_folder(model)
-        if (folder / "config.json").is_file():
-            try:
-                found[name] = read_shape(folder)
-            except (UnknownShape, OSError, ValueError):  # its operations are not known: no utilisation, the rest stays
-                continue
+    for row in models:
+        with contextlib.suppress(UnknownShape, ValueError, TypeError):  # no utilisation of this one, the rest stays
+            if row["config"]:
+                found[row["model"]] = from_config(json.loads(row["config"]))
     return found
 
 
 def _panels(
     study: Study,
     rows: Sequence[Mapping[str, Any]],
-    platforms: Mapping[str, Mapping[str, Any]],
+    platforms: Iterable[Mapping[str, Any]],
     shapes: Mapping[str, ModelShape],
 ) -> list[Panel]:
-    panels = []
+    panels, files = [], {row["platform"]: json.loads(row["file"]) for row in platforms}
     for name in study.levels("platform"):
-        known = ceilings(rows, {"name": name, **platforms.get(name, {})})
+        known = ceilings(rows, {**files.get(name, {}), "name": name})
         mine = _with_shape(study, name, shapes)
         cells = [utilisation(row, shapes[row["model"]], known) for row in mine]
         dtype = next((shapes[row["model"]].dtype for row in mine), None)

@@ -1,0 +1,63 @@
+"""Tables of what studies ask for: their text, their cells, and the models and platforms as they were resolved.
+
+With them the report needs nothing but the dataset: no study file, no plan, no folder of a model.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from servegauge.contract.columns import KEYS, WORD, WORDS, column, key, table_schema
+
+CELL, LAUNCH = KEYS
+STUDY = key("study", "name of the study, a file in config/studies/")
+
+STUDIES = table_schema(
+    "studies",
+    "One row per study: its question, its text and how it is compared.",
+    [
+        STUDY,
+        column("question", pa.string(), "the question in the study's own words"),
+        column("path", pa.string(), "the study file, relative to the repository"),
+        column("sha256", pa.string(), "SHA-256 of the study file's bytes"),
+        column("text", pa.string(), "the study file, verbatim"),
+        column("compare_factor", WORD, "column whose levels are compared, for example platform"),
+        column("compare_baseline", WORD, "level that the others are divided by"),
+        column("compare_margin", pa.float64(), "difference that does not matter to the study; null: 0.02", "1"),
+        column("compare_primary", WORDS, "metrics that the study is about; null: the report's own choice"),
+        column("slos", pa.string(), "named limits of the study as JSON"),
+        column("matrix", pa.string(), "axes of the study as JSON"),
+        column("launches", pa.int32(), "launches that the study asks for", "launches"),
+        column("cells", pa.int32(), "cells that the study asks for, skipped ones included", "cells"),
+    ],
+)
+
+STUDY_CELLS = table_schema(
+    "study_cells",
+    "Which study asks for which cell. A cell that two studies share is measured once and has a row for each.",
+    [STUDY, CELL, LAUNCH, column("position", pa.int32(), "place of the cell in the study's plan, from 0")],
+)
+
+STUDY_MODELS = table_schema(
+    "study_models",
+    "The models of each study as they were when it was planned, with their own config.json.",
+    [
+        STUDY,
+        key("model", "name of the model, a file in config/models/"),
+        column("file", pa.string(), "the model's file and the study's defaults for it, resolved, as JSON"),
+        column("config", pa.string(), "the model's config.json; null where it was not on the machine that merged"),
+    ],
+)
+
+STUDY_PLATFORMS = table_schema(
+    "study_platforms",
+    "The platforms of each study as they were when it was planned, with the vendor's ceilings of one GPU.",
+    [
+        STUDY,
+        key("platform", "name of the platform, a file in config/platforms/"),
+        column("gpus_per_node", pa.int32(), "GPUs of a node; null or 0: the server runs on its CPUs", "GPUs"),
+        column("vendor_bf16_tflops", pa.float64(), "the vendor's dense bf16 rate of one GPU", "TFLOP/s"),
+        column("vendor_memory_gb_s", pa.float64(), "the vendor's memory bandwidth of one GPU", "GB/s"),
+        column("file", pa.string(), "the platform's file, resolved, as JSON"),
+    ],
+)
