@@ -24,7 +24,8 @@ def row(number: int, **fields: object) -> dict[str, object]:
     return {
         "cell": "c", "launch": "l", "request": number, "phase": "window", "instance": 0, "worker": 0,
         "scheduled_ns": start, "sent_ns": sent, "first_byte_ns": chunks[0], "first_token_ns": chunks[0],
-        "last_ns": chunks[-1], "end_ns": chunks[-1] + 9 * MS, "chunk_ns": chunks, "chunk_tokens": [1, 1, 1],
+        "first_answer_ns": chunks[0], "last_ns": chunks[-1], "end_ns": chunks[-1] + 9 * MS,
+        "chunk_ns": chunks, "chunk_tokens": [1, 1, 1],
         "connection_reused": True, "http_status": 200, "status": "ok", "error": None, "finish_reason": "length",
         "prompt_tokens_asked": 10, "output_tokens_asked": 3, "prompt_tokens": 10, "output_tokens": 3,
         "tokens_source": "usage", "cached_tokens": None, "text_sha256": "00", **fields,
@@ -48,6 +49,31 @@ def test_the_metrics_of_one_request_by_hand():
 def test_tpot_counts_tokens_and_not_chunks():
     derived = metrics.derive(table(row(0, output_tokens=5, chunk_tokens=[1, 2, 2]))).to_pylist()[0]
     assert derived["tpot_s"] == pytest.approx(0.010)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "source", "tpot_s"), [([4, 1, 4], "usage", 0.008), (None, "usage", None), (None, "chunks", 0.005)]
+)
+def test_tpot_is_over_the_tokens_after_the_first_chunk(tokens, source, tpot_s):
+    given = row(0, output_tokens=9, chunk_tokens=tokens, tokens_source=source)
+    assert metrics.derive(table(given))["tpot_s"].to_pylist() == [pytest.approx(tpot_s) if tpot_s else None]
+
+
+def test_the_first_chunk_is_each_requests_own():
+    rows = [row(0, chunk_tokens=None), row(1, output_tokens=7, chunk_tokens=[5, 1, 1]), row(2, chunk_tokens=[]), row(3)]
+    derived = metrics.derive(table(*rows).slice(1))
+    assert derived["tpot_s"].to_pylist() == [pytest.approx(0.020), None, pytest.approx(0.020)]
+
+
+def test_an_answer_in_one_piece_has_no_gaps():
+    whole = row(0, first_token_ns=None, first_answer_ns=None)
+    assert metrics.values_of(metrics.derive(table(whole)), "itl").tolist() == []
+    assert metrics.derive(table(whole)).to_pylist()[0]["e2e_s"] == pytest.approx(0.140)
+
+
+def test_the_first_answer_token_comes_after_the_reasoning():
+    derived = metrics.derive(table(row(0, first_answer_ns=131 * MS), row(1, first_answer_ns=None)))
+    assert derived["ttfat_s"].to_pylist() == [pytest.approx(0.130), None]
 
 
 @pytest.mark.parametrize("tokens", [0, 1, None])

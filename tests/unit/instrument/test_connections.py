@@ -16,6 +16,7 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.instrument.coordinator import LoadJob, run_load
+from servegauge.instrument.openai_api import Target
 from tests.unit.instrument_helpers import paced, rows_of, workload
 
 EVENTS = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
@@ -204,7 +205,7 @@ def test_prompts_of_64k_tokens_do_not_slow_the_others_down(tmp_path):
         truth = server.truth()
     assert {row["status"] for row in rows} == {"ok"}
     for row in rows:
-        said = truth[f"load-window-{row['request']}"]
+        said = truth[row["request_id"]]
         true = (said["sends_ns"][0] - said["received_ns"]) / 1e9
         assert (row["first_token_ns"] - row["sent_ns"]) / 1e9 == pytest.approx(true, abs=0.04)
 
@@ -252,3 +253,94 @@ def test_the_request_is_what_was_asked(tmp_path):
         "model": "m", "messages": [{"role": "user", "content": "Grüße 0"}], "max_tokens": 7, "temperature": 0.0,
         "stream": False,
     }  # fmt: skip
+
+
+def heads_of(server: Script) -> list[tuple[str, dict[str, str], dict]]:
+    """Request line, headers and body of each request that a server got, warming left out."""
+    found = []
+    for request in server.requests:
+        head, _, body = request.partition(b"\r\n\r\n")
+        line, *headers = head.decode("latin-1").split("\r\n")
+        if line.startswith("POST"):
+            found.append((line, dict(header.split(": ", 1) for header in headers), json.loads(body)))
+    return found
+
+
+def test_path_query_headers_and_the_lengths_field_are_sent_as_asked(tmp_path):
+    path = workload(tmp_path, window=2, output_tokens=7)
+    headers = {"api-key": "a-secret-of-azure", "authorization": "Token t", "X-Team": "a"}
+    fields = {"endpoint": "chat", "api_key": "k", "length_field": "max_completion_tokens", "headers": headers}
+    with script(answer_all) as server:
+        base = f"http://127.0.0.1:{server.port}/openai/my model/v1?api-version=2024-10-21&x=a b"
+        given = LoadJob([base], str(path), str(tmp_path / "out"), "m", mode="closed", concurrency=1, phase="window",
+                        path="/chat/completions", **fields)  # fmt: skip
+        assert run_load(given).counts == {"ok": 2}
+    line, sent, body = heads_of(server)[0]
+    assert line == "POST /openai/my%20model/chat/completions?api-version=2024-10-21&x=a%20b HTTP/1.1"
+    assert (sent["api-key"], sent["X-Team"], sent["authorization"]) == ("a-secret-of-azure", "a", "Token t")
+    assert "Authorization" not in sent, "the given one replaces ours"
+    assert sent["Accept-Encoding"] == "identity"
+    assert (body["max_completion_tokens"], "max_tokens" in body) == (7, False)
+    assert "a-secret-of-azure" not in given.to_json(), "headers may hold keys: they stand in no file"
+    assert "a-secret-of-azure" not in repr(given)
+
+
+def test_a_secret_of_a_header_is_not_kept_with_a_servers_words(tmp_path):
+    def repeats(server: Script, connection: socket.socket, number: int) -> None:
+        while request := server.request(connection):
+            words = request.split(b"api-key: ")[-1].split(b"\r\n")[0] if b"api-key" in request else b""
+            connection.sendall(b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % len(words) + words)
+
+    path = workload(tmp_path, window=1)
+    with script(repeats) as server:
+        result = run_load(job(server, path, tmp_path, headers={"api-key": "a-secret-of-azure"}))
+    assert rows_of(result.requests)[0]["error"] == "HTTP 401: ***"
+
+
+@pytest.mark.parametrize("base", ["", "/v1", "/v1/", "/v1/completions", "/v1/chat/completions"])
+def test_a_base_url_may_go_as_far_as_the_endpoint(base):
+    assert Target.of(f"http://h:1/gateway{base}").prefix == "/gateway"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"path": "v1/x"}, "must begin with /"),
+        ({"path": "/v1/a b"}, "spaces"),
+        ({"headers": {"Bad Name": "x"}}, "header name"),
+        ({"headers": {"X-A": "x\r\nEvil: y"}}, "line break"),
+        ({"headers": {"Content-Length": "3"}}, "own"),
+    ],
+)
+def test_what_no_request_can_carry_is_refused(tmp_path, fields, said):
+    with pytest.raises(UserError, match=said):
+        LoadJob(["http://h"], "w", str(tmp_path), "m", **fields)
+
+
+def test_request_ids_are_unique_over_phases_processes_and_runs(tmp_path):
+    path = workload(tmp_path, warmup=4, window=6)
+    with script(answer_all) as server:
+        fields = {"phase": "both", "concurrency": 2, "workers": 2}
+        rows = [row for _ in range(2) for phase in ("warmup", "window") for row in
+                rows_of(run_load(job(server, path, tmp_path, **fields)).requests, phase)]  # fmt: skip
+    sent = [headers["X-Request-Id"] for _, headers, _ in heads_of(server)]
+    assert len(sent) == len(set(sent)) >= 20
+    assert {row["request_id"] for row in rows} <= set(sent), (
+        "the table names them, so that a server's log can be joined"
+    )
+
+
+def test_a_write_in_parts_is_counted_in_its_phase_and_outlives_its_connection(tmp_path):
+    """The large request of the warm-up is no business of the window's; the window's own is, on a closed connection."""
+
+    def slow(server: Script, connection: socket.socket, number: int) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        time.sleep(0.2)
+        if server.request(connection):
+            connection.sendall(with_length(b"Connection: close\r\n"))
+
+    path = workload(tmp_path, warmup=1, window=1, prompt="word " * 2_000_000)
+    with script(slow) as server:
+        both = run_load(job(server, path, tmp_path, phase="both", warm_path=None, concurrency=1))
+        one = run_load(job(server, path, tmp_path, phase="window", warm_path=None, concurrency=1))
+    assert (both.instrument["partial_writes"], one.instrument["partial_writes"]) == (1, 1)

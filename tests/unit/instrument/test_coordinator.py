@@ -38,7 +38,7 @@ def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp
     assert check_file(result.requests, REQUESTS_RAW) == 6
     zero = result.clock["window_start_ns"]
     for row in rows_of(result.requests):
-        said = truth[f"c-window-{row['request']}"]
+        said = truth[row["request_id"]]
         assert row["tokens_source"] == "usage"
         assert row["output_tokens"] == 5
         assert row["chunk_tokens"] == [1] * 5

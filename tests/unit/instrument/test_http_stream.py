@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from servegauge.instrument.answers import understand
 from servegauge.instrument.http_stream import Framing, MalformedResponse, read_message, sse_events
-from servegauge.instrument.openai_api import understand
 from servegauge.instrument.token_counts import count
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -120,7 +120,7 @@ def test_of_a_long_stream_only_a_few_events_are_parsed_however_they_come(end, me
     tail = framed(event("", "stop"), usage(100), b"data: [DONE]\n\n") + b"0\r\n\r\n"
     reads = [HEAD, framed(b"".join(events)) if merged else framed(*events), tail]
     parsed, loads = [], json.loads
-    monkeypatch.setattr("servegauge.instrument.openai_api.json.loads", lambda data: parsed.append(data) or loads(data))
+    monkeypatch.setattr("servegauge.instrument.answers.json.loads", lambda data: parsed.append(data) or loads(data))
     answer = answer_of(reads)
     assert ([text for text, _ in answer.chunks], answer.status, answer.output_tokens) == (texts, "ok", 100)
     assert len(parsed) < 10

@@ -34,10 +34,27 @@ class Requests:
         return difference if of_all else pc.if_else(pc.equal(self.table["status"], "ok"), difference, None)
 
     def seconds_per_token(self, later: str, earlier: str) -> pa.ChunkedArray:
-        """A stamp less another over (output tokens - 1), float64 seconds per request; null below two tokens."""
-        gaps = pc.subtract(pc.cast(self.table["output_tokens"], pa.float64()), 1.0)
+        """A stamp less another over the tokens after the first chunk, float64 seconds per request.
+
+        Null where there are none, or where nobody can tell how many the first chunk held.
+        """
+        gaps = pc.subtract(pc.cast(self.table["output_tokens"], pa.float64()), self.first_chunk_tokens)
         several = pc.fill_null(pc.greater(gaps, 0.0), False)
         return pc.divide(self.seconds(later, earlier), pc.if_else(several, gaps, None))
+
+    @property
+    def first_chunk_tokens(self) -> pa.Array:
+        """Tokens of each request's first chunk, float64; null where untold, 1 where chunks stand for tokens."""
+        lists = self.table["chunk_tokens"].combine_chunks()
+        filled = pc.greater(pc.list_value_length(lists), 0)  # null for null
+        first = lists.values.take(pc.if_else(filled, lists.offsets[:-1], None))
+        chunks = pc.fill_null(pc.equal(self.table["tokens_source"], "chunks"), False)
+        return pc.if_else(chunks, 1.0, pc.cast(first, pa.float64()))
+
+    @cached_property
+    def streamed(self) -> Requests:
+        """Those that were answered in full, and not in one piece."""
+        return Requests(self.ok.table.filter(pc.is_valid(self.ok.table["first_token_ns"])))
 
     def gaps_s(self) -> np.ndarray:
         """Every gap between two chunks of a request, pooled; shape (gaps,), seconds."""

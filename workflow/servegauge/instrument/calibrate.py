@@ -163,6 +163,7 @@ def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | N
         cpus=cpus,
         workers=point.workers,
         cell="calibration",
+        run_id="",  # the paced server forgets what it did before
     )
     server.truth()
     result = run_load(job)

@@ -21,6 +21,7 @@ class Flight:
         "instance",
         "issued_ns",
         "outcome",
+        "partial",
         "payload",
         "reads",
         "retried",
@@ -47,6 +48,7 @@ class Flight:
         self.error: str | None = None
         self.reused = False
         self.retried = False
+        self.partial = False  # the kernel did not take all of it at once
         self.closed = False  # the server closed the connection after the last read
         self.answer: Any = None  # what the reads said, once understood
 
@@ -80,7 +82,6 @@ class Connection(asyncio.Protocol):
         "free_ns",
         "instance",
         "owner",
-        "partial_writes",
         "transport",
     )
 
@@ -94,7 +95,6 @@ class Connection(asyncio.Protocol):
         self._feed = self.framing.feed
         self.flight: Flight | None = None
         self.carried = 0
-        self.partial_writes = 0
         self.alive = False
         self.free_ns = 0
         self.transport: Any = None
@@ -117,7 +117,7 @@ class Connection(asyncio.Protocol):
         self.add_stamp = flight.stamps.append
         self.transport.write(flight.payload)
         if self.transport.get_write_buffer_size():
-            self.partial_writes += 1
+            flight.partial = True
         else:
             flight.sent_ns = monotonic_ns()
 

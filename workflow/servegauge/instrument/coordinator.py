@@ -59,7 +59,7 @@ class LoadResult:
 class _Process:
     """One generator process and the lines that it writes."""
 
-    def __init__(self, job_file: Path, worker: int, api_key: str) -> None:
+    def __init__(self, job_file: Path, worker: int, secrets: dict[str, Any]) -> None:
         self.worker = worker
         self.log = job_file.parent / f"worker-{worker}.log"
         self.process = Offshoot("servegauge.instrument.worker", str(job_file), str(worker), log=self.log)
@@ -67,7 +67,7 @@ class _Process:
         self.progress = {"done": 0, "total": 0, "in_flight": 0}
         self.events: dict[str, dict[str, Any]] = {}
         self.ended = False
-        self.process.tell({"api_key": api_key})
+        self.process.tell(secrets)
 
     def hear(self) -> None:
         """Take in what it wrote."""
@@ -111,7 +111,7 @@ class _Team:
         self.should_stop = should_stop
         self.stopping = False
         forkserver.prepare(PRELOADED)
-        self.members = [_Process(job_file, worker, job.api_key) for worker in range(job.workers)]
+        self.members = [_Process(job_file, worker, job.secrets) for worker in range(job.workers)]
         self.selector = selectors.DefaultSelector()
         for member in self.members:
             self.selector.register(member.process.stdout, selectors.EVENT_READ, member)

@@ -7,7 +7,8 @@ itself is parsed by httptools (llhttp), never by us.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import httptools
@@ -15,6 +16,8 @@ import httptools
 Segment = tuple[bytes, int]  # body bytes of one read, and the read's stamp in ns
 MalformedResponse = httptools.HttpParserError
 _BOM = b"\xef\xbb\xbf"
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # by its header
+_GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Framing:
@@ -76,8 +79,24 @@ class Message:
         return b"".join(data for data, _ in self.segments)
 
     @property
-    def is_event_stream(self) -> bool:
-        return self.headers.get("content-type", "").lower().startswith("text/event-stream")
+    def begins(self) -> bytes:
+        """The first character of the body but white space and a byte order mark; empty where there is none."""
+        for data, _ in self.segments:
+            if text := data.removeprefix(_BOM).lstrip():
+                return text[:1]
+        return b""
+
+    def decompress(self) -> None:
+        """Undo a content encoding; `malformed` says where that cannot be done."""
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding in ("", "identity") and self.segments and self.segments[0][0][:2] == _GZIP_MAGIC:
+            encoding = "gzip"
+        if encoding not in ("", "identity"):
+            try:
+                self.segments = _decoded(self.segments, encoding)
+            except ValueError as error:
+                self.malformed = str(error)
+                self.segments = []
 
 
 class _Collector:
@@ -139,33 +158,47 @@ def read_message(reads: Sequence[bytes], stamps: Sequence[int], closed: bool = F
         collector.feed(reads, stamps)
     except (MalformedResponse, httptools.HttpParserUpgrade) as error:
         if not collector.message.complete:
-            collector.message.malformed = str(error) or type(error).__name__
+            collector.message.malformed = f"not HTTP: {str(error) or type(error).__name__}"
     if closed:
         collector.closed()
+    collector.message.decompress()
     return collector.message
 
 
-def sse_events(
-    segments: Iterable[Segment], complete: bool = True, known: Callable[[bytes], str | None] = lambda segment: None
-) -> Iterator[tuple[bytes | str, int]]:
+class Odd(bytes):
+    """Data of an event that has a name of its own; or, where `name` is null, lines that are no field of any event.
+
+    Servers and proxies put their errors there: `event: error`, `error: {...}`, a JSON document or a page of HTML.
+    """
+
+    name: bytes | None = None
+
+    @classmethod
+    def of(cls, data: bytes, name: bytes | None) -> Odd:
+        odd = cls(data)
+        odd.name = name
+        return odd
+
+
+def sse_events(segments: Iterable[Segment], complete: bool = True) -> Iterator[Segment]:
     """Data of each server-sent event with the stamp of the read that completed it, in ns.
 
-    As the HTML standard says: lines end with LF, CRLF or CR, comments and fields other than `data` are ignored, several
-    `data` lines of one event are joined by LF, an event without data does not exist. One leniency: where the response
-    itself is `complete`, an event that lacks its blank line counts too.
-
-    `known` is asked about a segment that follows on a whole event: where it knows it for one whole event, what it says
-    of it (a string) comes in place of the data.
+    As the HTML standard says: lines end with LF, CRLF or CR, comments are ignored, several `data` lines of one event
+    are joined by LF, an event without data does not exist. Three leniencies: where the response itself is `complete`,
+    an event that lacks its blank line counts too; an event with a name, and lines that are no field, come as `Odd`.
     """
     rest = b""
     after_cr = False
     first = True
     last_stamp = 0
     for segment, stamp in segments:
-        if not rest and (said := known(segment)) is not None:
+        # Nearly every segment is one event of one line: no more than that is looked at.
+        end = len(segment) - 2
+        if not rest and segment[:6] == b"data: " and segment.find(b"\n", 6) == end and b"\r" not in segment:
             first = after_cr = False
-            yield said, stamp
-            continue
+            if segment[end:] == b"\n\n":
+                yield segment[6:end], stamp
+                continue
         data = segment
         if after_cr and data[:1] == b"\n":
             data = data[1:]
@@ -187,11 +220,71 @@ def sse_events(
 
 
 def _event(block: bytes, stamp: int) -> Iterator[Segment]:
-    """The event in `block` (lines up to a blank one), if it has data."""
-    values = []
+    """The event in `block` (lines up to a blank one), if it has data, and what in it belongs to no event."""
+    if block[:6] == b"data: " and b"\n" not in block:
+        yield block[6:], stamp
+        return
+    values, stray, event_name = [], [], b""
     for line in block.split(b"\n"):
         name, _, value = line.partition(b":")
         if name == b"data":
             values.append(value[1:] if value[:1] == b" " else value)
+        elif name == b"event":
+            event_name = value.strip()
+        elif name == b"error":
+            stray.append((b"error", value.strip()))
+        elif name not in (b"", b"id", b"retry") and line.strip():
+            stray.append((None, line))
     if values:
-        yield b"\n".join(values), stamp
+        data = b"\n".join(values)
+        yield (data if event_name in (b"", b"message") else Odd.of(data, event_name)), stamp
+    elif b"error" in event_name.lower():
+        yield Odd.of(b"", event_name), stamp
+    for field_name in dict.fromkeys(name for name, _ in stray):
+        yield Odd.of(b"\n".join(line for name, line in stray if name == field_name), field_name), stamp
+
+
+def line_events(segments: Iterable[Segment], complete: bool = True) -> Iterator[Segment]:
+    """The same for events that are single lines without blank ones between: JSON lines, with `data:` before or not."""
+    rest = b""
+    last_stamp = 0
+    for segment, stamp in segments:
+        *lines, rest = (rest + segment).split(b"\n")
+        last_stamp = stamp
+        for line in lines:
+            yield from _line(line, stamp)
+    if complete:
+        yield from _line(rest, last_stamp)
+
+
+def _line(line: bytes, stamp: int) -> Iterator[Segment]:
+    text = line.removeprefix(_BOM).strip()
+    if text and not text.startswith((b":", b"event:", b"id:", b"retry:")):
+        yield text.removeprefix(b"data:").strip(), stamp
+
+
+def _decoded(segments: list[Segment], encoding: str) -> list[Segment]:
+    """Segments of a compressed body, decompressed as they came. ValueError where that cannot be done.
+
+    Asked for is `identity`; there are proxies that compress all the same.
+    """
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"its body is compressed with {encoding}, which was not asked for and is not read")
+    decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+    found = []
+    for data, stamp in segments:
+        text = b""
+        while data:
+            try:
+                text += decoder.decompress(data)
+            except zlib.error as error:
+                if found or text or encoding != "deflate":
+                    raise ValueError(f"its body is said to be {encoding} and is not: {error}") from None
+                decoder, encoding = zlib.decompressobj(-zlib.MAX_WBITS), "raw deflate"  # many servers' `deflate`
+                continue
+            data = decoder.unused_data
+            if data:  # another member follows
+                decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
+        if text:
+            found.append((text, stamp))
+    return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from servegauge.base.errors import UserError
-from servegauge.instrument.openai_api import PATHS, Target
+from servegauge.instrument.openai_api import PATHS, Target, wrong_request
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class LoadJob:
     think_s: float = 0.0
     duration_s: float | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
+    length_field: str = "max_tokens"  # which field of a request asks for the answer's length
+    path: str | None = None  # path of the endpoint, where it is not that of PATHS
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to each request; by a pipe, too
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # in every X-Request-Id
     api_key: str = field(default="", repr=False)
     cpus: list[int] | None = None
     workers: int = 1
@@ -82,6 +87,7 @@ class LoadJob:
             wrong = f"think_s is {self.think_s:g}; it must be 0 or more, and belongs to a closed loop"
         elif not self.api_key.isprintable() or not self.api_key.isascii():
             wrong = "the API key has characters that no HTTP header can carry; check it for a line break"
+        wrong = wrong or wrong_request(self.path, self.headers)
         if wrong:
             raise UserError(f"load job: {wrong}")
 
@@ -90,9 +96,14 @@ class LoadJob:
         """The phases to run, in order."""
         return ("warmup", "window") if self.phase == "both" else (self.phase,)
 
+    @property
+    def secrets(self) -> dict[str, Any]:
+        """What goes to a generator process by a pipe and stands in no file."""
+        return {"api_key": self.api_key, "headers": dict(self.headers)}
+
     def to_json(self) -> str:
-        """The job without its API key."""
-        return json.dumps({**dataclasses.asdict(self), "api_key": ""}, indent=1)
+        """The job without its API key and its headers."""
+        return json.dumps({**dataclasses.asdict(self), "api_key": "", "headers": {}}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> LoadJob:

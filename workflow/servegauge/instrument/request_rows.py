@@ -2,64 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from servegauge.contract.tables import REQUESTS_RAW, from_rows
+from servegauge.contract.tables import REQUESTS_RAW, conform, from_rows
+from servegauge.instrument.answers import Answer
 from servegauge.instrument.connection import Flight
 from servegauge.instrument.job import LoadJob
+from servegauge.instrument.openai_api import request_id
 from servegauge.instrument.share import Share, understood
 from servegauge.instrument.token_counts import Encoder, count
+
+_SECRET_LENGTH = 8  # characters from which on the value of a header is taken for a secret, in a server's words
 
 
 def write_part(job: LoadJob, worker: int, done: dict[str, Any], path: Path, api_key: str = "") -> Path:
     """Write this worker's part of the raw requests table to `path` (Parquet), rows of every phase that ran."""
-    tokenizer = Encoder(job.tokenizer) if job.tokenizer else None
     zero_ns = done["start_ns"].get("window", min(done["start_ns"].values(), default=0))
-    rows = [
-        row_of(job, worker, phase, done["share"], flight, zero_ns, tokenizer, api_key)
-        for phase, flights in done["flights"].items()
-        for flight in flights
-    ]
-    pq.write_table(from_rows(rows, REQUESTS_RAW), path, compression="none")
+    pq.write_table(part_of(job, worker, done, zero_ns, api_key), path, compression="none")
     return path
 
 
-def row_of(
+def part_of(job: LoadJob, worker: int, done: dict[str, Any], zero_ns: int, api_key: str = "") -> pa.Table:
+    """Rows of REQUESTS_RAW for what a worker has done; stamps are relative to `zero_ns`, the start of the window."""
+    tokenizer = Encoder(job.tokenizer) if job.tokenizer else None
+    secrets = [
+        secret for secret in (api_key, *job.headers.values()) if len(secret) >= _SECRET_LENGTH or secret == api_key
+    ]
+    rows: list[dict[str, Any]] = []
+    stamps, tokens = _Lists(), _Lists()
+    for phase, flights in done["flights"].items():
+        for flight in flights:
+            answer = flight.answer or understood(flight)
+            rows.append(_row_of(job, worker, phase, done["share"], flight, answer, zero_ns, tokenizer, secrets))
+            stamps.add(answer.stamps)
+            tokens.add(answer.chunk_tokens)
+    scalar = pa.schema([field for field in REQUESTS_RAW if field.name not in ("chunk_ns", "chunk_tokens")])
+    table = from_rows(rows, scalar)
+    # One array for the stamps of all requests: a list of Python's numbers for each takes longer than all else.
+    table = table.append_column("chunk_ns", stamps.array(pa.int64(), -zero_ns))
+    table = table.append_column("chunk_tokens", tokens.array(pa.int32()))
+    return conform(table, REQUESTS_RAW)
+
+
+class _Lists:
+    """A column of lists of numbers, some of which may be null."""
+
+    def __init__(self) -> None:
+        self.values: list[int] = []
+        self.offsets: list[int | None] = []
+
+    def add(self, values: list[int] | None) -> None:
+        self.offsets.append(None if values is None else len(self.values))
+        self.values.extend(values or ())
+
+    def array(self, kind: pa.DataType, shift: int = 0) -> pa.ListArray:
+        """The column, each number with `shift` added."""
+        values = np.array(self.values, kind.to_pandas_dtype())
+        values += shift
+        return pa.ListArray.from_arrays(pa.array([*self.offsets, len(self.values)], pa.int32()), pa.array(values, kind))
+
+
+def _row_of(
     job: LoadJob,
     worker: int,
     phase: str,
     share: Share,
     flight: Flight,
+    answer: Answer,
     zero_ns: int,
     tokenizer: Encoder | None,
-    api_key: str = "",
+    secrets: Sequence[str],
 ) -> dict[str, Any]:
-    """One row of REQUESTS_RAW; stamps are relative to `zero_ns`, the start of the window."""
+    """One row of REQUESTS_RAW but its lists."""
     columns = share.columns
-    answer = flight.answer or understood(flight)
     source = count(answer, tokenizer, columns["prompt"][flight.row])
-    error = answer.error.replace(api_key, "***") if answer.error and api_key else answer.error
-    chunk_ns = [stamp - zero_ns for _, stamp in answer.chunks]
+    error = answer.error
+    for secret in secrets:
+        error = error.replace(secret, "***") if error and secret else error
+    # What came in one piece tells when it came, not when its first token was made.
+    streamed = bool(answer.stamps) and job.stream and not answer.at_once
+    number = columns["request"][flight.row]
     return {
         "cell": job.cell,
         "launch": job.launch,
-        "request": columns["request"][flight.row],
+        "request": number,
+        "request_id": request_id(job.cell, phase, number, job.run_id),
         "phase": phase,
         "instance": flight.instance,
         "worker": worker,
         "scheduled_ns": flight.scheduled_ns - zero_ns,
         "sent_ns": flight.sent_ns - zero_ns if flight.sent_ns else None,
         "first_byte_ns": flight.stamps[0] - zero_ns if flight.stamps else None,
-        # A whole document tells when it came, not when its first token was made.
-        "first_token_ns": chunk_ns[0] if chunk_ns and job.stream else None,
-        "last_ns": chunk_ns[-1] if chunk_ns else None,
+        "first_token_ns": answer.stamps[0] - zero_ns if streamed else None,
+        "first_answer_ns": answer.answered_ns - zero_ns if streamed and answer.answered_ns is not None else None,
+        "last_ns": answer.stamps[-1] - zero_ns if answer.stamps else None,
         "end_ns": flight.end_ns - zero_ns if flight.end_ns else None,
-        "chunk_ns": chunk_ns,
-        "chunk_tokens": answer.chunk_tokens,
         "connection_reused": flight.reused,
         "http_status": answer.http_status,
         "status": answer.status,

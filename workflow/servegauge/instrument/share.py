@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from servegauge.instrument.answers import Answer, understand
 from servegauge.instrument.connection import Flight
 from servegauge.instrument.http_stream import read_message
 from servegauge.instrument.job import LoadJob
-from servegauge.instrument.openai_api import Answer, understand
 
 
 @dataclass

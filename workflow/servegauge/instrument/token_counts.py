@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
-from servegauge.instrument.openai_api import Answer
+from servegauge.instrument.answers import Answer
 
 
 class Encoder:
@@ -51,10 +50,14 @@ def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:
     `chunks`: one token a chunk is assumed, for want of both. Null where nothing was generated. `chunk_tokens` stays
     null where the tokens cannot be attributed to chunks.
     """
-    if not answer.chunks:
+    if not answer.stamps:
         return "usage" if answer.output_tokens is not None else None
-    if answer.output_tokens is not None:
-        answer.chunk_tokens = _attributed(answer, tokenizer)
+    if answer.output_tokens:  # none beside a text is no count
+        answer.chunk_tokens = _attributed(answer, answer.output_tokens, tokenizer)
+        return "usage"
+    if _told(answer):
+        answer.output_tokens = answer.counted[-1]
+        answer.chunk_tokens = _steps(answer)
         return "usage"
     if tokenizer is not None:
         answer.chunk_tokens = _by_offsets(answer, tokenizer)
@@ -62,36 +65,44 @@ def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:
         if answer.prompt_tokens is None:
             answer.prompt_tokens = tokenizer.count(prompt)
         return "tokenizer"
-    answer.output_tokens = len(answer.chunks)
+    answer.output_tokens = len(answer.stamps)
     return "chunks"
 
 
-def _attributed(answer: Answer, tokenizer: Encoder | None) -> list[int] | None:
+def _attributed(answer: Answer, total: int, tokenizer: Encoder | None) -> list[int] | None:
     """Tokens per chunk whose sum is the server's total, or null."""
-    total, chunks = answer.output_tokens, len(answer.chunks)
+    chunks = len(answer.stamps)
     if total == chunks:
         return [1] * chunks
-    if chunks == 1 and total is not None:
+    if chunks == 1:
         return [total]
-    if _rises(answer.counted) and answer.counted[-1] == total:
-        return [answer.counted[0], *(after - before for before, after in pairwise(answer.counted))]
+    if _told(answer) and answer.counted[-1] == total:
+        return _steps(answer)
     if tokenizer is not None:
         tokens = _by_offsets(answer, tokenizer)
         return tokens if sum(tokens) == total else None
-    return None
+    # Made-up and benchmark models often speak words of one token each; where the total says so, too, this is told.
+    words = [len(text.split()) for text in answer.texts]
+    return words if sum(words) == total and min(words) else None
 
 
-def _rises(counted: Sequence[int | None]) -> bool:
-    return None not in counted and all(before <= after for before, after in pairwise(counted))
+def _told(answer: Answer) -> bool:
+    """True where each chunk says how many tokens there were with it."""
+    counted = answer.counted
+    return counted[-1:] not in ([], [None]) and None not in counted and all(a <= b for a, b in pairwise(counted))
+
+
+def _steps(answer: Answer) -> list[int]:
+    return [after - before for before, after in pairwise([0, *answer.counted])]
 
 
 def _by_offsets(answer: Answer, tokenizer: Encoder) -> list[int]:
     """Tokens of the whole text, each attributed to the chunk in which its last character came."""
-    tokens = [0] * len(answer.chunks)
-    chunk, end = 0, len(answer.chunks[0][0])
+    tokens = [0] * len(answer.texts)
+    chunk, end = 0, len(answer.texts[0])
     for stop in tokenizer.ends(answer.text):
         while stop > end and chunk < len(tokens) - 1:
             chunk += 1
-            end += len(answer.chunks[chunk][0])
+            end += len(answer.texts[chunk])
         tokens[chunk] += 1
     return tokens

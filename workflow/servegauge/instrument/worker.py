@@ -18,6 +18,7 @@ import ssl
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.linux import hold_many_connections, run_soon
 from servegauge.instrument.connection import Flight
 from servegauge.instrument.job import LoadJob
-from servegauge.instrument.openai_api import Target, body_of, request_bytes
+from servegauge.instrument.openai_api import PATHS, Target, body_of, request_bytes, request_id
 from servegauge.instrument.scheduler import FAR, Engine, Phase, Row
 from servegauge.instrument.share import Share, understood
 
@@ -67,9 +68,11 @@ def build_phase(job: LoadJob, share: Share, name: str, worker: int, targets: lis
             temperature=job.temperature,
             ignore_eos=job.ignore_eos,
             extra=job.extra_body,
+            length_field=job.length_field,
         )
-        request_id = f"{job.cell or 'load'}-{name}-{columns['request'][place]}"
-        payload = request_bytes(targets[instance], job.endpoint, body, api_key, request_id)
+        name_of_request = request_id(job.cell, name, columns["request"][place], job.run_id)
+        path = job.path or PATHS[job.endpoint]
+        payload = request_bytes(targets[instance], path, body, api_key, name_of_request, job.headers)
         rows.append(Row(place, payload, instance, int((columns["scheduled_s"][place] or 0.0) * 1e9)))
     window = name == "window"
     return Phase(
@@ -163,6 +166,7 @@ class Worker:
 
     async def _phase(self, name: str, phase: Phase, start_ns: int, done: dict[str, Any]) -> None:
         """Run one phase with the collector off."""
+        self.high_water, self.understood_in_window = self.retained, 0
         self.landed, self.total = 0, len(phase.rows)
         gc.collect()
         gc.freeze()
@@ -182,7 +186,7 @@ class Worker:
             "buffer_high_water": self.high_water,
             "understood_in_window": self.understood_in_window,
             "connections_opened_in_window": self.engine.opened_in_window,
-            "partial_writes": sum(connection.partial_writes for connection in self.engine.connections),
+            "partial_writes": sum(flight.partial for flight in flights),
             "cpus": sorted(os.sched_getaffinity(0)),
             "epoch_offset_start_ns": offset,
             "epoch_offset_end_ns": epoch_offset_ns(),
@@ -253,7 +257,8 @@ def main() -> int:
     run_soon()
     hold_many_connections()
     try:
-        api_key = control.first().get("api_key", "")
+        secrets = control.first()
+        api_key, job = secrets.get("api_key", ""), replace(job, headers=secrets.get("headers", {}))
         done = uvloop.run(Worker(job, worker, control).run(api_key))
         from servegauge.instrument import request_rows
 

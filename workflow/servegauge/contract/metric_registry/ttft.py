@@ -7,7 +7,7 @@ TTFT = Metric(
     title="TTFT",
     formula="first token - sent",
     stamps="(first_token_ns - sent_ns) / 1e9",
-    note="client side; the empty first chunk of a chat answer is no token",
+    note="client side; an event without text is no token; null for an answer that came in one piece",
     unit="s",
     position=50,
     version=2,
@@ -21,6 +21,22 @@ TTFT = Metric(
         "p99": (COMPARED, CARD, TABLE, TERMINAL, LOAD),
     },
     calibrated=("p50", "p99"),
+)
+
+TTFAT = Metric(
+    name="ttfat",
+    title="Time to first answer token",
+    formula="first token of the answer itself, after any reasoning - sent",
+    stamps="(first_answer_ns - sent_ns) / 1e9",
+    note="without reasoning it is TTFT; null where the answer never began",
+    unit="s",
+    position=51,
+    better=LESS,
+    per_request=lambda requests: requests.seconds("first_answer_ns", "sent_ns"),
+    failed_is_infinite=True,
+    pooled="answered requests of the window",
+    limit="Longest time from sending to the first token that is no reasoning.",
+    views={"p50": (LOAD,), "p99": (LOAD,)},
 )
 
 TTFT_SCHEDULED = Metric(

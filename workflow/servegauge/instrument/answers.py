@@ -1,0 +1,287 @@
+"""What a response said and when: a stream of events, or a document, of the OpenAI-compatible API.
+
+Responses are understood after a window; nothing here runs while a load is measured. What counts as a token is said in
+docs/instrument.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from servegauge.instrument.completion_events import (
+    choices_of,
+    common_text,
+    counts_of,
+    ends_well,
+    error_of,
+    error_words,
+    finish_of,
+    json_objects,
+    piece_of,
+)
+from servegauge.instrument.http_stream import Message, line_events, sse_events
+
+# What reading JSON raises that is none, or of another shape than the API's, or nested without end.
+_NOT_THE_API = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
+_ERROR_LENGTH = 500  # characters of a server's error text that are kept
+# No model makes a token in less: chunks that came closer together, on average, had been made before and were held.
+AT_ONCE_NS = 20_000
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one response said. Null where it did not say.
+
+    `texts` and `stamps` (ns) are those of its chunks: events with tokens, see docs/instrument.md.
+    """
+
+    status: str = "ok"
+    error: str | None = None
+    http_status: int | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    texts: list[str] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+    counted: list[int | None] = field(default_factory=list)  # output tokens so far, where each chunk says
+    chunk_tokens: list[int] | None = None
+    answered_ns: int | None = None  # the first chunk that is no reasoning
+    document: bool = False  # the answer came as one JSON document, though a stream may have been asked for
+    unsure: list[tuple[int, int, bool]] = field(default_factory=list)  # events without text: place, stamp, finish
+    opening: tuple[str, int] | None = None  # of a tool call: its name, which has no chunk of its own
+    said: str = ""  # what else came, to be quoted if the answer fails
+
+    @property
+    def chunks(self) -> list[tuple[str, int]]:
+        """Text and stamp in ns of each chunk."""
+        return list(zip(self.texts, self.stamps, strict=True))
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    @property
+    def text_sha256(self) -> str | None:
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest() if self.texts else None
+
+    @property
+    def at_once(self) -> bool:
+        """True where the answer came in one piece: nobody can tell when its first token was made, or any other."""
+        if self.document or not self.stamps:
+            return self.document
+        if len(self.stamps) == 1:
+            return (self.output_tokens or 1) > 1 or len(self.texts[0].split()) > 1
+        return self.stamps[-1] - self.stamps[0] < AT_ONCE_NS * (len(self.stamps) - 1)
+
+    def fail(self, status: str, error: str) -> None:
+        """The first failure stands."""
+        if self.status == "ok":
+            self.status, self.error = status, _writable(error[:_ERROR_LENGTH])
+
+    def add(self, text: str, stamp: int, counted: int | None) -> None:
+        """One chunk."""
+        if self.opening is not None:
+            text, self.opening = self.opening[0] + text, None
+        self.texts.append(text)
+        self.stamps.append(stamp)
+        self.counted.append(counted)
+
+
+def understand(message: Message, end_ns: int) -> Answer:
+    """What `message` says: a stream of events, or one JSON document (its text is one chunk at `end_ns`).
+
+    The body decides which of the two it is: servers and proxies send either under any content type.
+    """
+    answer = Answer(http_status=message.status)
+    if message.malformed is not None:
+        answer.fail("invalid", message.malformed)
+    if message.status is not None and not 200 <= message.status < 300:
+        _refused(message, answer)
+        return answer
+    if message.begins in (b"{", b"[") and (document := _document(message)) is not None:
+        _take_document(document, answer, end_ns)
+    else:
+        answer = _streamed(message, answer)
+    _settle(answer)
+    if answer.finish_reason is not None and not ends_well(answer.finish_reason):
+        answer.fail("invalid", f"the server ended the answer with finish reason {answer.finish_reason!r}")
+    if answer.status == "ok" and message.complete and not answer.stamps:
+        if answer.said:
+            answer.fail("invalid", f"the answer is no completion: {answer.said}")
+        answer.fail("no_tokens", "the answer was complete and held no token")
+    return answer
+
+
+def _refused(message: Message, answer: Answer) -> None:
+    words = message.body.decode("utf-8", "replace").strip()
+    later, place = message.headers.get("retry-after"), message.headers.get("location")
+    if message.status == 429 and later is not None:
+        answer.fail("rate_limited", f"HTTP 429, Retry-After {later}: {words}")
+    elif place is not None and message.status is not None and message.status < 400:
+        answer.fail("http_error", f"HTTP {message.status}: moved to {place}; give that address as the base URL")
+    else:
+        answer.fail("http_error", f"HTTP {message.status}: {words}")
+
+
+def _document(message: Message) -> Any:
+    """The whole body from JSON; null where it is not one JSON text."""
+    try:
+        return json.loads(message.body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _take_document(document: Any, answer: Answer, end_ns: int) -> None:
+    answer.document = True
+    try:
+        for item in json_objects(document):
+            _take_event(item, end_ns, answer)
+            answer.said = answer.said or json.dumps(item, ensure_ascii=False)[:_ERROR_LENGTH]
+    except _NOT_THE_API as error:
+        shown = str(document)[:_ERROR_LENGTH]
+        answer.fail("invalid", f"the answer is not JSON of a completion ({error}): {shown}")
+
+
+def _streamed(message: Message, answer: Answer) -> Answer:
+    """`answer` with the events of a stream taken in."""
+    blank = replace(answer, texts=[], stamps=[], counted=[], unsure=[])
+    alone = message.begins not in (b"{", b"[") or b"\ndata:" in message.body
+    done = alone and _take_events(sse_events(message.segments, message.complete), answer)
+    if done is None or not alone:  # several events between two blank lines
+        answer = blank
+        done = _take_events(line_events(message.segments, message.complete), answer, alone=False)
+    if message.complete and not done and answer.finish_reason is None and answer.stamps:
+        said = f"; it said: {answer.said}" if answer.said else ""
+        answer.fail("truncated", f"the stream ended without a finish reason and without [DONE]{said}")
+    return answer
+
+
+def _take_events(events: Iterable[tuple[bytes, int]], answer: Answer, alone: bool = True) -> bool | None:
+    """Take all `events` into `answer`; true if [DONE] was among them, null if one of them is several."""
+    done = False
+    texts, stamps, counted = answer.texts.append, answer.stamps.append, answer.counted.append
+    for data, stamp in events:
+        common = common_text(data)
+        if common is not None and answer.opening is None:
+            text, is_answer = common
+            texts(text)
+            stamps(stamp)
+            counted(None)
+            if is_answer and answer.answered_ns is None:
+                answer.answered_ns = stamp
+            continue
+        data, name = _unwrapped(data), getattr(data, "name", b"")
+        if data == b"[DONE]":
+            done = True
+            continue
+        if alone and name == b"" and b"\n{" in data:
+            try:
+                json.loads(data)
+            except ValueError:
+                return None
+        _take_data(data, name, stamp, answer)
+    return done
+
+
+def _unwrapped(data: bytes) -> bytes:
+    """Data without the `data:` that some proxies put before a server's own."""
+    text = data.strip()
+    while text.startswith(b"data:"):
+        text = text[5:].strip()
+    return text
+
+
+def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> None:
+    """Take the data of any event. Of an event with a name, and of lines that are none, only an error is heard."""
+    if not data and not name:  # a heartbeat
+        return
+    failed = name is not None and b"error" in name.lower()
+    event, mistake = None, ""
+    try:
+        event = json.loads(data)
+    except _NOT_THE_API as error:
+        mistake = str(error)
+    shown = data[:_ERROR_LENGTH].decode("utf-8", "replace")
+    if failed:
+        answer.fail("invalid", f"the server said in the stream: {error_words(event) if event else shown or 'error'}")
+        return
+    if event is None and not mistake:  # null
+        return
+    try:
+        if mistake:
+            raise ValueError(mistake)
+        _take_event(event, stamp, answer)
+    except _NOT_THE_API as error:
+        if name == b"":
+            answer.fail("invalid", f"an event is not JSON of a completion ({error}): {shown}")
+        else:
+            answer.said = answer.said or shown
+
+
+def _take_event(event: Any, stamp: int, answer: Answer) -> None:
+    """Take one event, or a whole document, into `answer`."""
+    words = error_of(event)
+    if words is not None:
+        answer.fail("invalid", f"the server said in the stream: {words}")
+        return
+    counts = counts_of(event)
+    if counts.output is not None:
+        answer.output_tokens = counts.output
+    if counts.prompt is not None:
+        answer.prompt_tokens = counts.prompt
+    if counts.cached is not None:
+        answer.cached_tokens = counts.cached
+    choices = choices_of(event)
+    if not choices:
+        if isinstance(event.get("message"), str):
+            answer.said = answer.said or event["message"]
+        return
+    pieces = [piece_of(choice) for choice in choices]
+    finish = next((found for choice in choices if (found := finish_of(choice)) is not None), None)
+    if finish is not None:
+        answer.finish_reason = _writable(finish)
+    known = answer.counted[-1] if answer.counted else 0
+    counted, listed = counts.output, pieces[0].tokens
+    if counted is None and listed is not None and known is not None:
+        counted = known + listed
+    opening = "".join(piece.opening for piece in pieces)
+    if opening:
+        answer.opening = ((answer.opening[0] if answer.opening else "") + opening, stamp)
+    text = "".join(piece.text for piece in pieces)
+    if text or (counted is not None and known is not None and counted > known):
+        answer.add(text, stamp, counted)
+        if answer.answered_ns is None and any(piece.answer for piece in pieces):
+            answer.answered_ns = stamp
+    elif finish is not None or not (opening or all(piece.opens for piece in pieces)):
+        answer.unsure.append((len(answer.stamps), stamp, finish is not None))
+
+
+def _settle(answer: Answer) -> None:
+    """Events without text become chunks where the server's total says that each of them held a token.
+
+    A token whose text is held back (half a character), or that has none (a special one), comes so. An event before the
+    first text is never one of them where there is any text: heartbeats come then.
+    """
+    if not answer.stamps and answer.opening is not None:  # a tool call without arguments
+        answer.add("", answer.opening[1], answer.output_tokens)
+        answer.answered_ns = answer.stamps[0]
+    if answer.output_tokens is None or any(count is not None for count in answer.counted):
+        return
+    late = [one for one in answer.unsure if one[0] > 0 or not answer.stamps]
+    inner = [one for one in late if not one[2]]
+    missing = answer.output_tokens - len(answer.stamps)
+    chosen = inner if missing == len(inner) else late if missing == len(late) else []
+    for place, stamp, _ in reversed(chosen):
+        answer.texts.insert(place, "")
+        answer.stamps.insert(place, stamp)
+        answer.counted.insert(place, None)
+
+
+def _writable(text: str) -> str:
+    """`text` without the half characters that JSON allows and UTF-8 does not."""
+    return text.encode("utf-8", "replace").decode()
