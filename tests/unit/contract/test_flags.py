@@ -235,3 +235,60 @@ def test_the_page_is_what_the_declarations_say() -> None:
     assert page == flags_page(), "run: python -m servegauge.cli.docs.flags --fix"
     for name in flag_registry.flags():
         assert f"## {name}\n" in page
+
+
+def test_answers_in_one_piece_though_a_stream_was_asked_for():
+    held = {"first_token_ns": None, "first_answer_ns": None}
+    rows = [row(number, **(held if number < 5 else {})) for number in range(400)]
+    flag = raised(rows)["not_streamed"]
+    assert (flag["value"], flag["threshold"]) == (5 / 400, 0.01)
+    assert raised(rows, stream=False) == {}, "nothing else was asked for"
+    assert raised(rows[2:4] + GOOD) == {}
+
+
+def test_reads_that_carry_many_chunks():
+    merged = [row(number, chunk_ns=[number * 1000 * MS + at * MS for at in (100, 100, 140)]) for number in range(400)]
+    flag = raised(merged)["coalesced"]
+    assert (flag["value"], flag["threshold"]) == (0.5, 0.1)
+    assert raised(merged[:40] + GOOD[40:]) == {}
+
+
+def test_a_first_chunk_of_nobody_knows_how_many_tokens():
+    untold = [row(number, output_tokens=9, output_tokens_asked=9, chunk_tokens=None) for number in range(400)]
+    assert raised(untold)["tpot_unknown"]["value"] == 1.0
+    assert raised([dict(one, tokens_source="chunks") for one in untold]) == {}, "chunks stand for tokens"
+    ones = [row(number, output_tokens=1, output_tokens_asked=1, chunk_tokens=None) for number in range(400)]
+    assert raised(ones) == {}, "one token has no TPOT and needs none"
+
+
+@pytest.mark.parametrize(
+    ("asked", "counted", "load", "fires"),
+    [
+        (512, 34, {}, True),  # truncated
+        (512, 34, {"endpoint": "chat"}, True),  # a template takes nothing away
+        (512, 537, {"endpoint": "chat"}, False),  # a template's constant
+        (512, 537, {}, True),  # a completion has no template
+        (16, 18, {}, False),  # special tokens
+        (1000, 1020, {}, False),
+        (1000, 1021, {}, True),
+        (512, None, {}, False),  # not told
+    ],
+)
+def test_a_prompt_of_another_length_than_asked(asked, counted, load, fires):
+    rows = [row(number, prompt_tokens_asked=asked, prompt_tokens=counted) for number in range(400)]
+    found = raised(rows, **load)
+    assert set(found) == ({"prompt_length"} if fires else set())
+    if fires:
+        assert f"{asked} tokens asked, {counted} counted" in found["prompt_length"]["detail"]
+
+
+def test_a_few_prompts_that_were_cut_show_beside_the_templates_constant():
+    lengths = [(100 + 20 * (number % 10), 125 + 20 * (number % 10)) for number in range(400)]
+    cut = [(asked, counted if number % 50 else 90) for number, (asked, counted) in enumerate(lengths)]
+
+    def rows(pairs):
+        return [row(n, prompt_tokens_asked=asked, prompt_tokens=counted) for n, (asked, counted) in enumerate(pairs)]
+
+    assert raised(rows(lengths), endpoint="chat") == {}
+    assert raised(rows(cut), endpoint="chat")["prompt_length"]["value"] == 8 / 400
+    assert raised(rows(cut), endpoint="chat", thresholds={"prompt_length_share": 0.05}) == {}
