@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import http.server
 import json
 import os
@@ -11,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
 from servegauge.frameworks import frameworks
+from servegauge.launch.cell import _Measurement
 from servegauge.launch.recorders.scrape import COMMON, Scraper, Watch, parse, snapshot
 
 MAPPING = {
@@ -190,6 +193,36 @@ def test_a_broken_text_is_an_error_of_that_scrape_only(monkeypatch: pytest.Monke
     watch.scrape()
     assert watch.said()["scrapes"] == 1
     assert watch.rows
+
+
+UNREADABLE = ["[]", "{}", '{"a": 1}', json.dumps(TEXT), "null", "<html>404</html>", "Internal Server Error", "x{a="]
+
+
+@pytest.mark.parametrize("page", UNREADABLE)
+def test_a_page_that_cannot_be_read_costs_nothing_but_the_metrics(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="not a page of metrics"):
+        snapshot(page, MAPPING)
+    monkeypatch.setattr("servegauge.launch.recorders.scrape.fetch", lambda *_, **__: page)
+    watch = Watch(0, "http://x", MAPPING, hz=1.0)
+    watch.scrape()
+    assert (watch.errors, watch.rows) == (1, [])
+    measurement = _Measurement.__new__(_Measurement)
+    reply = SimpleNamespace(ok=True, text=page)
+    measurement.run = SimpleNamespace(servers=[SimpleNamespace(client=SimpleNamespace(get=lambda path: reply))])
+    measurement.framework = SimpleNamespace(metrics_path="/metrics", metrics=MAPPING)
+    measurement.record = {}
+    assert measurement._metrics() is None
+    assert "not a page of metrics" in measurement.record["metrics_unreadable"]
+
+
+def test_an_answer_that_is_no_http_is_an_error_of_that_scrape_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> str:
+        raise http.client.BadStatusLine("SSH-2.0")
+
+    monkeypatch.setattr("servegauge.launch.recorders.scrape.fetch", broken)
+    watch = Watch(0, "http://x", MAPPING, hz=1.0)
+    watch.scrape()
+    assert "SSH" in watch.said()["last_error"]
 
 
 def test_missed_ticks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

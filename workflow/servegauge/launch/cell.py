@@ -166,7 +166,12 @@ class _Measurement:
             reply = one.client.get(self.framework.metrics_path)
             if not reply.ok:
                 return None
-            for name, value in scrape.snapshot(reply.text, self.framework.metrics).items():
+            try:
+                page = scrape.snapshot(reply.text, self.framework.metrics)
+            except ValueError as error:  # it costs the metrics, and nothing else
+                self.record["metrics_unreadable"] = str(error)
+                return None
+            for name, value in page.items():
                 values.setdefault(name, []).append(value)
         return {name: scrape.combined(name, got) for name, got in values.items()}
 

@@ -14,6 +14,7 @@ dropped. Non-finite values are null.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from servegauge.launch.recorder import ProcessRecorder
@@ -71,7 +73,7 @@ class Sample:
 
 
 def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
-    """Samples of a Prometheus text. `mapping`: common name -> the server's own names. ValueError for a broken text.
+    """Samples of a Prometheus text. `mapping`: common name -> the server's own names. ValueError for any other text.
 
     A counter in `mapping` that the text does not have yet is a sample of 0 without labels (see `OCCASIONAL`), if the
     text has any other name in `mapping`: else it is not this server's.
@@ -82,7 +84,7 @@ def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
             common.setdefault(raw, []).append(name)
     seen: set[str] = set()
     grown = False
-    for family in text_string_to_metric_families(text):
+    for family in _families(text):
         for sample in family.samples:
             if sample.name.endswith("_created"):
                 continue
@@ -98,10 +100,22 @@ def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
             yield Sample(name, mapping[name][0], "{}", 0.0)
 
 
+def _families(text: str) -> Iterator[Metric]:
+    """Metric families of a Prometheus text; ValueError, with its beginning, for a page that is none."""
+    shown = " ".join(text[:80].split())
+    if text.lstrip()[:1] in ("{", "[", '"', "<"):  # some of which the parser takes for metrics without a name
+        raise ValueError(f"not a page of metrics: {shown}")
+    try:
+        yield from text_string_to_metric_families(text)
+    except Exception as error:  # the parser raises whatever its string handling does
+        raise ValueError(f"not a page of metrics ({error}): {shown}") from error
+
+
 def snapshot(text: str, mapping: Mapping[str, Sequence[str]]) -> dict[str, float]:
     """Common metric -> one number for one server: summed or averaged as `COMMON` says.
 
-    Absent gauges are left out, and so are absent counters that are not 0 for sure (see `parse`).
+    Absent gauges are left out, and so are absent counters that are not 0 for sure (see `parse`). ValueError for a page
+    that is no page of metrics.
     """
     values: dict[str, list[float]] = {}
     for sample in parse(text, mapping):
@@ -147,7 +161,7 @@ class Watch:
             text = fetch(self.url, self.api_key, timeout_s=max(1.0, 2 / self.hz))
             answered = time.monotonic_ns()
             samples = list(parse(text, self.mapping))
-        except (OSError, ValueError) as error:  # urllib's errors are OSErrors; the parser's are ValueErrors
+        except (OSError, http.client.HTTPException, ValueError) as error:  # of connecting, of HTTP, of the page
             self.errors += 1
             self.last_error = f"{type(error).__name__}: {error}"
             return
