@@ -10,14 +10,11 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 
 import servegauge
+from servegauge.cli.docs import architecture
+from servegauge.cli.docs.architecture import ORDER
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "workflow" / "servegauge"
-# In the order of the data: a package imports only from itself and from those before it.
-ORDER = (
-    "base", "contract", "inputs", "frameworks", "node", "probes", "workloads", "plan", "instrument", "launch", "submit",
-    "traces", "dataset", "compare", "report", "exchange", "cli",
-)  # fmt: skip
 # What a process on the login node waits with must not load what measures.
 FORBIDDEN = {("submit", "launch"), ("launch", "submit")}
 MODULES = {
@@ -93,3 +90,17 @@ def test_rules_and_scripts_import_modules_that_exist() -> None:
 def test_unit_tests_mirror_the_packages(path) -> None:
     folder = path.relative_to(ROOT / "tests" / "unit").parts[0]
     assert folder in ORDER or path.name == "test_structure.py"
+
+
+def test_the_page_of_the_architecture_is_what_the_packages_say() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert page == architecture.filled(page), "run: python -m servegauge.cli.docs.architecture"
+
+
+def test_the_page_names_places_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    modules = re.findall(r"`((?:" + "|".join(ORDER) + r")\.[a-z_]+)`", page)
+    assert len(modules) > 10
+    assert [name for name in modules if f"servegauge.{name}" not in MODULES] == []
+    folders = re.findall(r"`((?:" + "|".join(ORDER) + r")/[a-z_/]*/)", page)
+    assert [name for name in folders if not (PACKAGE / name).is_dir()] == []

@@ -1,1 +1,1 @@
-"""How an order reaches a node and its outcome comes back. Never imports `launch`."""
+"""How an order reaches a node and its outcome comes back: one file per backend. Never imports `launch`."""
