@@ -94,3 +94,23 @@ def test_the_fork_server_has_one_thread_of_blas_and_a_child_our_environment(modu
     child.wait(5)
     child.close()
     assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
+
+
+def test_a_long_tmpdir_is_no_obstacle(module, tmp_path):
+    long = tmp_path / ("x" * 60) / ("y" * 60)
+    long.mkdir(parents=True)
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path)!r})
+        from servegauge.base.forkserver import Offshoot
+        child = Offshoot({module!r})
+        child.tell("go")
+        print(child.last_words(30).decode(), end="")
+    """)
+    )
+    environment = {**os.environ, "TMPDIR": str(long)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert '"go' in done.stdout

@@ -14,7 +14,7 @@ from servegauge.base.errors import UserError
 from servegauge.contract import spec
 from servegauge.contract.spec import Cell
 from servegauge.plan.expand import Plan, expand
-from tests.unit.study_tree import REPOSITORY, Tree
+from tests.unit.study_tree import FILES, REPOSITORY, Tree
 
 ACCEPT = (
     "ids changed: cells would be measured again. If that is meant: UPDATE_GOLDEN=1 pytest tests/unit/test_matrix.py"
@@ -280,3 +280,19 @@ def test_the_path_of_the_tree_is_nowhere_in_a_launch(tree: Tree) -> None:
     plan = expand(tree.study())
     assert str(tree.root) not in json.dumps([launch.to_dict() for launch in plan.launches])
     assert isinstance(tree.root, Path)
+
+
+def test_a_name_too_long_for_a_file_is_refused_while_planning(tree: Tree) -> None:
+    name = "p" * 65
+    tree.write(f"config/prompts/{name}.yaml", FILES["config/prompts/chat.yaml"])
+    with pytest.raises(UserError, match="65 letters, and at most 64 are allowed"):
+        tree.study(matrix={"prompts": [name]})
+
+
+def test_a_cell_whose_parts_are_too_long_together_is_refused(tree: Tree) -> None:
+    long = {kind: kind[0] * 64 for kind in ("prompts", "models", "platforms")}
+    for kind, source in (("prompts", "chat"), ("models", "small"), ("platforms", "metal")):
+        tree.write(f"config/{kind}/{long[kind]}.yaml", FILES[f"config/{kind}/{source}.yaml"])
+    axes = {"prompts": [long["prompts"]], "model": long["models"], "platform": [long["platforms"]]}
+    with pytest.raises(UserError, match="Shorten the name of its model, platform or prompt"):
+        expand(tree.study(matrix=axes))

@@ -14,14 +14,16 @@ import multiprocessing
 import os
 import selectors
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+_TMPDIR_BYTES = 70  # of a TMPDIR that multiprocessing's sockets fit below
 _BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 _context = multiprocessing.get_context("forkserver")
 _preloaded: list[str] = []
@@ -34,7 +36,8 @@ def prepare(modules: Sequence[str] = ()) -> None:
     """
     _preloaded[:] = _preloaded or modules
     _context.set_forkserver_preload(_preloaded)
-    with _one_thread():
+    with _one_thread(), _short_paths():
+        util.get_temp_dir()  # made once for this process, where sockets fit in
         forkserver.ensure_running()
 
 
@@ -52,6 +55,20 @@ def _one_thread() -> Iterator[None]:
         del os.environ[_BLAS_THREADS]
         if before is not None:
             os.environ[_BLAS_THREADS] = before
+
+
+@contextlib.contextmanager
+def _short_paths() -> Iterator[None]:
+    """A socket's path has 108 bytes at most; a TMPDIR of a job may be longer than that alone."""
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) > _TMPDIR_BYTES:
+        tempfile.tempdir = next(
+            (folder for folder in ("/tmp", "/dev/shm", "/var/tmp") if os.access(folder, os.W_OK)), before
+        )
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ from typing import Any
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract.yaml_schema import read_yaml, schema, validate, with_defaults
 
+MOST_LETTERS = 64  # of a name: a cell's folder is named by model, framework, platform and prompt set together
+
 
 def load_model(root: Path, name: str) -> dict[str, Any]:
     """The model `name`: its file's keys, `name`, defaults, and `tokenizer` (its `source` unless the file says)."""
@@ -25,6 +27,11 @@ def file_of(root: Path, folder: str, name: str) -> Path:
     known = names(root, folder)
     if name not in known:
         raise UserError(unknown_name(name, known, root / "config" / folder))
+    if len(name) > MOST_LETTERS:
+        raise UserError(
+            f"config/{folder}/{name[:20]}...yaml: the name has {len(name)} letters, and at most {MOST_LETTERS} are "
+            "allowed: it is part of the names of files. Rename the file."
+        )
     return root / "config" / folder / f"{name}.yaml"
 
 

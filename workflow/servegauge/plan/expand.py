@@ -120,6 +120,9 @@ def expand(study: dict[str, Any]) -> Plan:
     return _Expansion(study).plan()
 
 
+MOST_LETTERS = 200  # of a cell's id; 255 is what file systems take, and a cell in the making has a longer name
+
+
 class _Expansion:
     """One expansion: the study, and what its many cells share."""
 
@@ -152,6 +155,13 @@ class _Expansion:
                 cells.extend(planned[cell_id] for cell_id in self.shuffled(planned, repeat, block))
         _check_unique(launch.id for launch in launches)
         _check_unique(planned.cell.id for planned in cells)
+        for planned in cells:
+            if len(planned.cell.id) > MOST_LETTERS:
+                raise UserError(
+                    f"{self.study['path']}: the name of the cell {planned.cell.id} has {len(planned.cell.id)} letters, "
+                    f"and {MOST_LETTERS} fit into the names of files. Shorten the name of its model, platform or prompt "
+                    "set."
+                )
         return Plan(self.study, launches, cells)
 
     def place_of_block(self, repeat: int, block: str) -> tuple[int, str]:

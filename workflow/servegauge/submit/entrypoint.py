@@ -7,6 +7,7 @@ function runs as `python -m servegauge.submit.entrypoint ORDER` where the node i
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import importlib
 import os
@@ -14,6 +15,7 @@ import pickle
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -118,17 +120,36 @@ def machine_lock(holder: str) -> Iterator[None]:
 
 
 def _open_shared(path: Path) -> TextIO:
-    """Open a lock file that other users may have made; without O_CREAT first, which a sticky /tmp would refuse."""
+    """Open a lock file that other users may have made; without O_CREAT first, which a sticky /tmp would refuse.
+
+    A link is never followed: whoever put one there would choose the file that we write to.
+    """
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return path.open("r+", encoding="utf-8")
-    except FileNotFoundError:
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            os.fchmod(handle, 0o666)
-            return os.fdopen(handle, "r+", encoding="utf-8")
-        return path.open("r+", encoding="utf-8")
-    except PermissionError:
-        return path.open("r", encoding="utf-8")
+        try:
+            return _regular(path, os.open(path, os.O_RDWR | flags))
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, 0o666)
+                os.fchmod(handle, 0o666)
+                return _regular(path, handle)
+            return _regular(path, os.open(path, os.O_RDWR | flags))
+        except PermissionError:
+            return _regular(path, os.open(path, os.O_RDONLY | flags), "r")
+    except OSError as error:
+        raise UserError(
+            f"{path}, the lock that keeps two launches off one machine, cannot be opened: {error.strerror}. Remove it "
+            "if it is a link or a folder, or set SERVEGAUGE_MACHINE_LOCK to a path of your own."
+        ) from error
+
+
+def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
+    """The open file, which must be an ordinary one with one name; OSError otherwise."""
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    return os.fdopen(handle, mode, encoding="utf-8")
 
 
 # -- time -----------------------------------------------------------------

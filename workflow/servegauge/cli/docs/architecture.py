@@ -1,4 +1,4 @@
-"""The table of packages in docs/architecture.md, from their docstrings; `python -m servegauge.cli.docs.architecture`."""
+"""The table of packages in docs/architecture.md, of their docstrings: `python -m servegauge.cli.docs.architecture`."""
 
 from __future__ import annotations
 
