@@ -159,7 +159,7 @@ class _Expansion:
             if len(planned.cell.id) > MOST_LETTERS:
                 raise UserError(
                     f"{self.study['path']}: the name of the cell {planned.cell.id} has {len(planned.cell.id)} letters, "
-                    f"and {MOST_LETTERS} fit into the names of files. Shorten the name of its model, platform or prompt "
+                    f"and {MOST_LETTERS} fit into a file name. Shorten the name of its model, platform or prompt "
                     "set."
                 )
         return Plan(self.study, launches, cells)
