@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from servegauge.contract.records.order import Order
+from servegauge.contract.records.specs import LaunchSpec
+from servegauge.contract.spec import Launch
 from servegauge.submit.backends import InlineSubmitter
 from tests.pretend.pretend_site import kill, wait_for
 
@@ -24,7 +29,7 @@ def test_cells_are_measured_and_the_attempt_says_so(site):
     assert site.statuses(launch) == ["ok", "failed", "ok"]
     outcome = site.outcome(launch)
     assert outcome["status"] == "ok"
-    assert outcome["cells"][site.cells()[1]] == {"status": "failed", "reason": "pretended"}
+    assert outcome["cells"][site.cells()[1]] == {"status": "failed", "reason": "pretended", "flags": []}
     assert outcome["job"]["state"] == "COMPLETED"
     assert "2 ok, 1 failed" in said
     assert json.loads((site.results / "launches" / launch / "spec.json").read_text())["id"] == launch
@@ -147,7 +152,7 @@ def test_two_launches_never_share_the_machine(site):
 
 
 def test_a_launch_that_waits_for_the_machine_can_be_cancelled(site):
-    launches = site.plan({"s": 4.0}, repeats=2)
+    launches = site.plan({"s": 20.0}, repeats=2)
     first = site.start(launches[0])
     site.wait("cell", 1)
     second = site.start(launches[1])
@@ -242,6 +247,54 @@ def test_where_nothing_can_be_written_nothing_is_submitted(site):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 1, "mode": "loc'])
+@pytest.mark.parametrize("name", ["job.json", "order.json"])
+def test_a_damaged_document_of_an_attempt_is_one_message_and_the_way_out_works(site, name, text):
+    [launch] = site.plan(OK, {"does": "fail"})
+    site.measure(launch)
+    folder = site.results / "launches" / launch / "attempt-0"
+    folder.with_suffix(".json").unlink()
+    (folder / name).write_text(text)
+    status, said = site.measure(launch)
+    assert status == 2
+    assert f"attempt-0/{name} is not " in said
+    assert "attempt-0 and give the same command again" in said
+    shutil.rmtree(folder)
+    site.plan(OK, OK)
+    assert site.measure(launch)[0] == 0
+    assert len(site.measured()) == 2
+
+
+class _Loud:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.parametrize("where", ["../evil", "job-1a2b3c4d"])
+def test_nothing_that_lies_in_results_is_unpickled(site, tmp_path, where):
+    """Whatever the record of a job names, and whatever lies there under the names that submitit gives."""
+    [launch] = site.plan(OK, {"does": "fail"})
+    site.measure(launch)
+    folder = site.results / "launches" / launch / "attempt-0"
+    folder.with_suffix(".json").unlink()
+    job = json.loads((folder / "job.json").read_text())
+    (folder / "job.json").write_text(json.dumps({**job, "folder": where, "state": "submitted", "ended": None}))
+    (folder / where).mkdir(exist_ok=True)
+    pickled = pickle.dumps(("success", _Loud(tmp_path / "loaded")))
+    for name in (f"{job['job']}_0_result.pkl", f"{job['job']}_submitted.pkl", "inline_0_result.pkl"):
+        (folder / where / name).write_bytes(pickled)
+    status, said = site.measure(launch)
+    assert not (tmp_path / "loaded").exists()
+    if where == "../evil":
+        assert status == 2
+        assert "its folder is '../evil'" in said
+
+
 def test_what_could_hold_secrets_is_private(site):
     [launch] = site.plan(OK)
     site.measure(launch)
@@ -258,7 +311,8 @@ def test_an_unknown_launch_names_the_nearest(site):
 
 def test_a_job_that_was_just_started_runs_though_its_command_line_is_not_there_yet(tmp_path):
     """Between fork and exec a process has no command line of its own; a fast disk lets us look in between."""
-    submitter = InlineSubmitter(tmp_path / "a folder that no command line names", {})
+    order = Order(study="s", launch=LaunchSpec.of(Launch("x", {"name": "m"}, {"name": "p"})), attempt=0, root="/")
+    submitter = InlineSubmitter(tmp_path / "a folder that no command line names", order)
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     submitter._begin(process)
     assert submitter.state("inline", 0.0).state == "RUNNING"

@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from servegauge.base.files import read_json
+from servegauge.contract.records.order import JobContext, Node
 from servegauge.probes.harness import run as runner
+from servegauge.submit.probe_order import make_order
 from tests.frameworks.framework_environments import environment
 
 ROOT = Path(__file__).parents[2]
@@ -139,17 +142,23 @@ def test_two_nodes_find_each_other_and_measure_together(tmp_path):
     out = tmp_path / "out"
     tasks = []
     for rank in (0, 1):
-        order = {
-            "root": str(ROOT), "launch": {"platform": {"name": "pair"}},
-            "node": {"rank": rank, "nodes": 2, "head": "127.0.0.1", "head_port": port},
-            "probes": {
-                "names": "network,collectives", "size": "test", "out": str(out),
-                "python": environment("probes"),
-            },
-        }  # fmt: skip
-        code = f"from servegauge.probes.harness.run import run_order; print(run_order({order!r})['status'])"
-        tasks.append(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True))
-    assert [task.communicate(timeout=120)[0].strip() for task in tasks] == ["ok", "ok"]
+        order = make_order(
+            {"name": "pair"}, "network,collectives", out, ROOT, size="quick", python=str(environment("probes"))
+        )
+        order.asked["probes"]["size"] = "test"
+        job = JobContext(node=Node(rank=rank, nodes=2, head="127.0.0.1", head_port=port))
+        code = (
+            "import msgspec, sys; from servegauge.contract.records.order import *;"
+            "from servegauge.probes.harness.run import run_order;"
+            "order = msgspec.json.decode(sys.argv[1], type=Order);"
+            "job = msgspec.json.decode(sys.argv[2], type=JobContext);"
+            "outcome = run_order(order, job); print(outcome and outcome.status)"
+        )
+        words = [msgspec.json.encode(one).decode() for one in (order, job)]
+        tasks.append(
+            subprocess.Popen([sys.executable, "-c", code, *words], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        )
+    assert [task.communicate(timeout=120)[0].strip() for task in tasks] == ["ok", "None"]
     collectives = read_json(out / "collectives.json")["rows"]
     assert {(row["variant"]["ranks"], row["variant"]["nodes"], row["status"]) for row in collectives} == {(4, 2, "ok")}
     network = read_json(out / "network.json")["rows"]

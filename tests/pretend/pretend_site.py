@@ -40,8 +40,8 @@ class Site:
             launch = Launch("paced", {"name": "tiny"}, self.platform, self.layout, repeat=repeat)
             launches.append(launch)
             for number, pretend in enumerate(cells, 1):
-                cell = Cell.of(launch, {"name": "chat"}, Load(rate_rps=number, requests=4))
-                planned.append({**cell.to_dict(), "skipped": None, "thresholds": {}, "pretend": pretend})
+                cell = Cell.of(launch, {"name": "chat", "description": pretend}, Load(rate_rps=number, requests=4))
+                planned.append({**cell.to_dict(), "skipped": None, "thresholds": {}})
         study = {"name": name, "sha256": "0" * 64, "job": self.job}
         plan = {"study": study, "launches": [one.to_dict() for one in launches], "cells": planned, "workloads": []}
         write_json(self.results / "plan" / f"{name}.json", plan)

@@ -16,6 +16,7 @@ import pytest
 
 from servegauge.base import redact, supervisor
 from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
 from servegauge.frameworks.base import Evidence
 from servegauge.frameworks.paced import Paced
@@ -23,7 +24,7 @@ from servegauge.launch import run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
 from servegauge.submit.attempts import Run
-from servegauge.submit.orders import make_order
+from servegauge.submit.orders import make_order, read_plan
 from servegauge.workloads.compile import compile_plan
 from tests.pretend.clone import Clone
 
@@ -106,18 +107,19 @@ def measured(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_json(clone.results / "plan" / "faults.json", plan)
     file = clone.results / "plan" / "faults.json"
     compile_plan(file, clone.results / "workloads" / "faults.json", clone.results, clone.root)
-    order = make_order(plan, plan["launches"][0]["id"], 0, Path("results"), clone.root)
+    order = make_order(read_plan(file), plan["launches"][0]["id"], 0, Path("results"), clone.root)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        outcome = run.run_launch(order)
+        outcome = run.run_launch(order, JobContext())
     assert "ValueError: the server said" in said.getvalue(), "with its traceback"
     assert not [one for one in FORBIDDEN if one in said.getvalue()], "what a job prints is kept, too"
-    assert sorted(cell["status"] for cell in outcome["cells"].values()) == ["failed", "failed", "ok"], outcome
-    reasons = " ".join(str(cell["reason"]) for cell in outcome["cells"].values())
+    assert outcome is not None
+    assert sorted(cell.status for cell in outcome.cells.values()) == ["failed", "failed", "ok"], outcome
+    reasons = " ".join(str(cell.reason) for cell in outcome.cells.values())
     assert "a defect of the pipeline: ValueError: the server said" in reasons
     assert "server died" in reasons
     assert "fatal server_args={" in reasons, "its last words are kept"
-    Run(file, plan["launches"][0]["id"], "local", Path("results"), "x:y")._write(0, {**outcome, "job": None})
+    Run(file, plan["launches"][0]["id"], "local", Path("results"), "x:y")._write(0, outcome)
     merge(Path("results"))
     return clone.results
 

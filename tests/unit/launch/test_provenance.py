@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from servegauge.base import hashes
+from servegauge.contract.records.order import Order
+from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.contract.spec import Cell, Launch, Load
 from servegauge.launch import provenance
 from servegauge.node.reader import Unreadable
@@ -65,13 +67,20 @@ def launch(checkout: Path) -> Launch:
 
 
 @pytest.fixture
-def order(checkout: Path, launch: Launch) -> dict:
+def order(checkout: Path, launch: Launch) -> Order:
     cell = Cell.of(launch, {"name": "chat"}, Load(rate_rps=2.0, requests=4))
     folder = checkout / "results" / "workloads" / cell.workload.id
     folder.mkdir(parents=True)
     (folder / "workload.json").write_text('{"sha256": "feed"}')
     text = (checkout / "config" / "studies" / "s.yaml").read_bytes()
-    return {"study": "s", "study_sha256": hashlib.sha256(text).hexdigest(), "cells": [cell.to_dict()]}
+    return Order(
+        study="s",
+        study_sha256=hashlib.sha256(text).hexdigest(),
+        launch=LaunchSpec.of(launch),
+        attempt=0,
+        cells=(CellSpec.of(cell),),
+        root=str(checkout),
+    )
 
 
 def test_everything_that_made_a_number(checkout, launch, order, monkeypatch):
@@ -167,7 +176,7 @@ def test_the_text_of_a_study_is_the_planned_one(checkout, order):
     assert "edited since" in provenance.study(checkout, order)["reason"]
     plan = checkout / "results" / "plan" / "s.json"
     plan.parent.mkdir(parents=True)
-    plan.write_text(json.dumps({"study": {"sha256": order["study_sha256"], "text": planned}}))
+    plan.write_text(json.dumps({"study": {"sha256": order.study_sha256, "text": planned}}))
     assert provenance.study(checkout, order)["text"] == planned
 
 

@@ -8,6 +8,9 @@ import re
 import pytest
 
 from servegauge.cli import doctor
+from servegauge.contract.records.order import Order
+from servegauge.contract.records.specs import LaunchSpec
+from servegauge.contract.spec import Layout
 from servegauge.node import amd_smi, expectations, gpus, nvidia_smi
 from tests.unit import made_up_nodes as nodes
 
@@ -104,8 +107,8 @@ def told(**values):
 
 
 def order(instances):
-    layout = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": instances, "share_gpu": False}
-    return {"launch": {"framework": "vllm", "model": {"name": "m"}, "platform": {}, "layout": layout}}
+    launch = LaunchSpec(id="l", framework="vllm", model={"name": "m"}, platform={}, layout=Layout(instances=instances))
+    return Order(study="s", launch=launch, attempt=0, root="/")
 
 
 PLATFORM = {"name": "mig", "gpus_per_node": 2, "nodes": 1}

@@ -265,16 +265,16 @@ def test_probes_are_a_job_like_a_launch(tmp_path, monkeypatch):
     monkeypatch.setenv("SERVEGAUGE_MACHINE_LOCK", str(tmp_path / "machine.lock"))
     platform = {"name": "here", "gpus_per_node": 4}
     wide = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick", nodes=2)
-    assert wide["launch"]["layout"]["instances"] == 8, "two nodes of four GPUs"
+    assert wide.layout.instances == 8, "two nodes of four GPUs"
     hub = {"name": "m", "hub": True, "source": "owner/m", "revision": "0" * 40, "tp": [2]}
     models = [{"name": "tiny", "source": "models/tiny"}, hub]
     order = probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path, size="quick", models=models)
-    assert order["probes"]["models"][0] == models[0]
-    assert order["probes"]["models"][1] == hub | {"source": str(source_folder(hub))}, "where it is fetched to"
-    assert order["attempt"] == 0
+    assert order.asked["probes"]["models"][0] == models[0]
+    assert order.asked["probes"]["models"][1] == hub | {"source": str(source_folder(hub))}, "where it is fetched to"
+    assert order.attempt == 0
     written = probe_order.submit(order, "inline", poll_s=0.2)
     assert written == [tmp_path / "out" / "memcpy.json"]
-    assert probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path)["attempt"] == 1
+    assert probe_order.make_order(platform, "memcpy", tmp_path / "out", tmp_path).attempt == 1
 
 
 def test_a_probe_that_does_not_exist_is_said_before_anything_is_submitted(tmp_path):

@@ -11,29 +11,40 @@ from typing import Any
 import pytest
 
 from servegauge.base.errors import UserError
+from servegauge.contract.spec import Cell, Launch, Load
 from servegauge.submit.orders import find_launch, launch_of_cell, make_order, read_plan, write_order
+
+LAUNCH = Launch("paced", {"name": "tiny"}, {"name": "here"})
+
+
+def cell(name: str, skipped: str | None = None) -> dict[str, Any]:
+    """A cell of LAUNCH as it stands in a plan, under a short name."""
+    made = Cell.of(LAUNCH, {"name": "chat"}, Load(rate_rps=4, requests=4)).to_dict()
+    return {**made, "id": name, "launch": "one", "skipped": skipped, "thresholds": {}}
+
 
 PLAN: dict[str, Any] = {
     "study": {"name": "demo"},
-    "launches": [{"id": "one"}],
-    "cells": [
-        {"id": "one-a", "launch": "one"},
-        {"id": "one-b", "launch": "one", "skipped": "does not fit"},
-        {"id": "one-c", "launch": "one"},
-    ],
+    "launches": [{**LAUNCH.to_dict(), "id": "one"}],
+    "cells": [cell("one-a"), cell("one-b", "does not fit"), cell("one-c")],
 }
+
+
+def without(data: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name != key}
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"study": {}}, "its study has no name"),
-        ({"study": None}, "its study has no name"),
-        ({"launches": [{"framework": "plain"}]}, r"launches\[0\] has no id"),
-        ({"launches": ["one"]}, r"launches\[0\] has no id"),
-        ({"launches": {"one": {}}}, "its launches are no list"),
-        ({"cells": [{"id": "one-a", "launch": "one"}, {"id": "one-b"}]}, r"cells\[1\] has no launch"),
-        ({"cells": [{"launch": "one"}]}, r"cells\[0\] has no id"),
+        ({"study": None}, r"Expected `object`, got `null` - at `\$\.study`"),
+        ({"launches": [without(LAUNCH.to_dict(), "id")]}, r"missing required field `id` - at `\$\.launches\[0\]`"),
+        ({"launches": ["one"]}, r"Expected `object`, got `str` - at `\$\.launches\[0\]`"),
+        ({"launches": {"one": {}}}, r"Expected `array`, got `object` - at `\$\.launches`"),
+        ({"cells": [cell("one-a"), without(cell("b"), "launch")]}, r"field `launch` - at `\$\.cells\[1\]`"),
+        ({"cells": [{**cell("one-a"), "load": {"rate_rps": "4"}}]}, r"got `str` - at `\$\.cells\[0\]\.load\.rate_rps`"),
+        ({"version": 7}, "it has version 7, and this servegauge reads versions 1 to 1"),
     ],
 )
 def test_a_plan_that_lacks_something_is_told_with_how_to_write_it(
@@ -41,7 +52,7 @@ def test_a_plan_that_lacks_something_is_told_with_how_to_write_it(
 ) -> None:
     path = tmp_path / "demo.json"
     path.write_text(json.dumps({**PLAN, **change}))
-    with pytest.raises(UserError, match=rf"demo\.json is not a plan: {said}\. Write it with: .*write_plan\.py demo"):
+    with pytest.raises(UserError, match=rf"demo\.json is not a plan: .*{said}\. Write it with: .*write_plan\.py demo"):
         read_plan(path)
 
 
@@ -57,7 +68,7 @@ def test_a_file_that_is_no_plan_is_told(tmp_path: Path, text: str) -> None:
 
 def test_the_door_prints_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "demo.json"
-    path.write_text(json.dumps({"study": {}, "launches": [{}], "cells": [{}]}))
+    path.write_text(json.dumps({**PLAN, "study": {}}))
     said = subprocess.run(
         [sys.executable, "-m", "servegauge.submit.orders", "--plan", str(path), "--launch-of", "one-a"],
         capture_output=True,
@@ -71,7 +82,7 @@ def test_the_door_prints_no_traceback(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its study has no name"):
         write_order(path, "one", 0, tmp_path, tmp_path)
     path.write_text(json.dumps(PLAN))
-    with pytest.raises(UserError, match=r"edited, or written by another version: one or a cell of it lacks 'layout'"):
+    with pytest.raises(UserError, match=r"the cell one-a is called .* by this servegauge: its plan was edited"):
         write_order(path, "one", 0, tmp_path, tmp_path)
 
 
@@ -80,14 +91,14 @@ def test_an_order_holds_what_is_neither_skipped_nor_measured(tmp_path: Path) -> 
     path.write_text(json.dumps(PLAN))
     plan = read_plan(path)
     measured = tmp_path / "results/cells/one-a/cell.json"
-    assert [cell["id"] for cell in make_order(plan, "one", 0, tmp_path / "results", tmp_path)["cells"]] == [
+    assert [cell.id for cell in make_order(plan, "one", 0, tmp_path / "results", tmp_path).cells] == [
         "one-a",
         "one-c",
     ]
     measured.parent.mkdir(parents=True)
     measured.write_text("{}")
-    assert [cell["id"] for cell in make_order(plan, "one", 1, tmp_path / "results", tmp_path)["cells"]] == ["one-c"]
-    assert make_order(plan, "one", 1, tmp_path / "results", tmp_path, "*-x")["cells"] == []
+    assert [cell.id for cell in make_order(plan, "one", 1, tmp_path / "results", tmp_path).cells] == ["one-c"]
+    assert not make_order(plan, "one", 1, tmp_path / "results", tmp_path, "*-x").cells
     assert launch_of_cell(plan, "one-c") == "one"
     with pytest.raises(UserError, match="has no cell 'one-d'"):
         launch_of_cell(plan, "one-d")

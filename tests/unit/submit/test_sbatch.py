@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from servegauge.contract.records.order import Order
+from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, Layout
 from servegauge.inputs.containers import contained
 from servegauge.submit import sbatch, slurm_commands, slurm_request
@@ -47,7 +49,7 @@ PLATFORMS = {
 
 def order(platform, layout, **more):
     launch = Launch("vllm", {"name": "qwen3-8b"}, platform, layout)
-    return {"study": "demo", "attempt": 0, "cells": [], "launch": launch.to_dict(), "time_min": 60, **more}
+    return Order(study="demo", attempt=0, launch=LaunchSpec.of(launch), root="/", **{"time_min": 60, **more})
 
 
 def text(tmp_path, monkeypatch, asked, exclude=()):

@@ -12,7 +12,9 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json
-from servegauge.contract.spec import Launch, Layout
+from servegauge.contract.records.order import Order
+from servegauge.contract.records.specs import CellSpec, LaunchSpec
+from servegauge.contract.spec import Cell, Launch, Layout, Load
 from servegauge.submit import monitor, sbatch, slurm_commands
 from servegauge.submit.monitor import Cancelled, submit_and_wait
 from servegauge.submit.slurm_commands import JobState
@@ -49,10 +51,9 @@ def attempt(root: Path, seconds: float = 1.0) -> tuple[str | None, list[str]]:
     """Wait for one attempt for `seconds`, then ask it to end: (the job that it found, what it said)."""
     platform = {"name": "p", "gpus_per_node": 4, "slurm": {"gres": "gpu:{gpus}"}}
     launch = Launch("vllm", {"name": "m"}, platform, Layout())
-    order = {
-        "version": 1, "study": "demo", "attempt": 0, "root": str(root), "results": "results", "run": "m:f",
-        "cells": [{"id": "c1"}], "launch": launch.to_dict(), "time_min": 60,
-    }  # fmt: skip
+    cells = (CellSpec.of(Cell.of(launch, {"name": "chat"}, Load(rate_rps=1, requests=4))),)
+    spec = LaunchSpec.of(launch)
+    order = Order(study="demo", attempt=0, root=str(root), run="m:f", cells=cells, launch=spec, time_min=60)
     said: list[str] = []
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()

@@ -17,15 +17,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json
+from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.job import JobRecord
+from servegauge.contract.records.order import JobContext, Order
+from servegauge.contract.records.outcome import Outcome
+from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
 from servegauge.submit import slurm_commands, slurm_request
 from servegauge.submit.monitor import MODES, Cancelled, submit_and_wait
-from servegauge.submit.orders import attempt_folder
 
 HELP = "Check a site before any GPU hour is spent: a short job per platform, and a table of what to change."
 EXAMPLE = """
@@ -121,40 +126,35 @@ def platform_checks(
     except Cancelled as cancelled:
         raise KeyboardInterrupt from cancelled
     after = time.time()
-    job = outcome.get("job") or {}
-    if "checks" not in outcome:
-        return [*checks, Check(platform, "job", False, str(outcome["reason"]), "read the job's log in results/.doctor")]
-    checks.append(Check(platform, "job", True, f"{job.get('job')} ran on {outcome['node']}"))
-    checks += [Check(**check) for check in outcome["checks"]]
-    ok, found, remedy = clock(outcome["started_s"], outcome["ended_s"], before, after)
+    answer = outcome.answer
+    if "checks" not in answer:
+        return [*checks, Check(platform, "job", False, str(outcome.reason), "read the job's log in results/.doctor")]
+    checks.append(Check(platform, "job", True, f"{outcome.job and outcome.job.job} ran on {answer['node']}"))
+    checks += [Check(**check) for check in answer["checks"]]
+    ok, found, remedy = clock(answer["started_s"], answer["ended_s"], before, after)
     checks.append(Check(platform, "clock", ok, found, remedy))
     return checks
 
 
-def _order(platform: str, launches: list[Launch], root: Path, study: str) -> dict[str, Any]:
+def _order(platform: str, launches: list[Launch], root: Path, study: str) -> Order:
     """The order of the examining job: as wide as the widest launch of the platform, a new one unless it still runs."""
     widest = max(launches, key=lambda launch: launch.layout.gpus)
-    results = Path("results/.doctor")
-    order = {
-        "version": 1,
-        "study": f"doctor of {study}",
-        "launch": {**widest.to_dict(), "id": f"doctor-{platform}"},
-        "launches": [launch.to_dict() for launch in _one_of_each(launches)],
-        "attempt": 0,
-        "cells": [],
-        "job": {},
-        "time_min": JOB_MIN,
-        "root": str(root.resolve()),
-        "results": str(results),
-        "run": RUN,
-    }
-    folder = attempt_folder(root / results, f"doctor-{platform}", 0)
+    order = Order(
+        study=f"doctor of {study}",
+        launch=replace(LaunchSpec.of(widest), id=f"doctor-{platform}"),
+        attempt=0,
+        time_min=JOB_MIN,
+        root=str(root.resolve()),
+        results="results/.doctor",
+        run=RUN,
+        asked={"launches": [launch.to_dict() for launch in _one_of_each(launches)]},
+    )
     try:
-        running = read_json(folder / "job.json")["state"] != "ended"
-    except (OSError, ValueError, KeyError):
+        running = read(order.folder / "job.json", JobRecord).state != "ended"
+    except (FileNotFoundError, DamagedRecord):
         running = False
     if not running:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(order.folder, ignore_errors=True)
     return order
 
 
@@ -225,10 +225,10 @@ def render(checks: Iterable[Check]) -> str:
 # -- on the node ----------------------------------------------------------
 
 
-def examine(order: Mapping[str, Any]) -> dict[str, Any]:
-    """What one node has: the job's side of the doctor. Called by `job.run_order`."""
+def examine(order: Order, _job: JobContext) -> Outcome:
+    """What one node has: the job's side of the doctor. Called by `entrypoint.run_order`."""
     started = time.time()
-    root, platform = Path(order["root"]), order["launch"]["platform"]
+    root, platform = Path(order.root), order.launch.platform
     checks = []
     for what, check in _node_checks(order, root, platform):
         try:
@@ -236,15 +236,14 @@ def examine(order: Mapping[str, Any]) -> dict[str, Any]:
         except (OSError, UserError, subprocess.SubprocessError, ValueError) as error:
             found = (False, str(error) or type(error).__name__, "see the message")
         checks.append(asdict(Check(platform["name"], what, *found)))
-    return {
-        "version": 1, "status": "ok", "reason": None, "cells": {}, "checks": checks, "started_s": started,
-        "ended_s": time.time(), "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-    }  # fmt: skip
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    answer = {"checks": checks, "started_s": started, "ended_s": time.time(), "node": node}
+    return Outcome(
+        launch=order.launch.id, attempt=order.attempt, study=order.study, status="ok", cells={}, answer=answer
+    )
 
 
-def _node_checks(
-    order: Mapping[str, Any], root: Path, platform: Mapping[str, Any]
-) -> Iterator[tuple[str, Callable[[], Found]]]:
+def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Found]]]:
     from servegauge.node.expectations import facts
 
     found = facts(root)
@@ -255,13 +254,13 @@ def _node_checks(
         yield "driver", lambda: told(found["gpu_driver"])
         amd = found["gpu_vendor"]["value"] == "AMD"
         yield "ROCm" if amd else "CUDA", lambda: told(found["gpu_rocm" if amd else "gpu_cuda"])
-    for data in order["launches"]:
+    for data in order.asked["launches"]:
         launch = Launch.from_dict(data)
         yield f"framework {launch.framework}", lambda launch=launch: version(launch, root)
         yield f"model {launch.model['name']}", lambda launch=launch: model(launch, root)
     yield "ports", port
-    yield "results folder", lambda: writable(root / order["results"])
-    for name, folder in (("results", root / order["results"]), ("scratch", scratch(platform))):
+    yield "results folder", lambda: writable(root / order.results)
+    for name, folder in (("results", root / order.results), ("scratch", scratch(platform))):
         yield f"space for {name}", lambda folder=folder: space(folder)
 
 
@@ -290,18 +289,17 @@ def cpus(platform: Mapping[str, Any]) -> Found:
     return True, f"{len(allowed)} CPUs for the job", ""
 
 
-def gpus(order: Mapping[str, Any], platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+def gpus(order: Order, platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
     """GPUs that the widest launch needs on a node, against those that the job got and that the driver shows.
 
     A MIG slice counts as one: the driver shows the GPU that it is a part of, and the job is given slices.
     """
     from servegauge.node.gpus import visible
-    from servegauge.submit.entrypoint import layout_of
 
     def fact(name: str) -> Any:
         return (found.get(name) or {}).get("value")
 
-    _, needed = slurm_request.shape(layout_of(order), platform)
+    _, needed = slurm_request.shape(order.layout, platform)
     variable, given = visible()
     if "SLURM_JOB_ID" in os.environ and len(given) < needed:
         return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"

@@ -38,6 +38,14 @@ class _StrictLoader(_Loader):
             first[name] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
+    def construct_whole(self, node: yaml.ScalarNode) -> float:
+        """4.0 as 4: the schemas take both for an integer, and a count of 4.0 is none."""
+        value = self.construct_yaml_float(node)
+        return int(value) if value.is_integer() else value
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_whole)
+
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
     """The mapping in the file at `path`, and the file's text. UserError names the line where it cannot be read."""

@@ -20,6 +20,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, sha256, whole_folder, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract.flags import cell_flags
+from servegauge.contract.records.outcome import CellOutcome
 from servegauge.contract.spec import Cell, Load
 from servegauge.frameworks.base import Reset
 from servegauge.inputs import models
@@ -30,8 +31,6 @@ from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorder import Recording
 from servegauge.launch.recorders import recorders, scrape
 from servegauge.workloads import tokenizer
-
-STATUSES = ("ok", "failed", "not_run")
 
 
 class CellFailed(Exception):
@@ -52,8 +51,8 @@ def expected_s(load: Load, closed_s: float) -> float:
     return passes * window + load.warmup_requests / load.rate_rps + 3.0
 
 
-def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: str) -> dict[str, Any]:
-    """Measure `cell`; returns its outcome {"status", "reason", "flags"} and never raises for what the load did."""
+def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title: str) -> CellOutcome:
+    """Measure `cell`; returns its outcome and never raises for what the load did."""
     target = run.results / "cells" / cell.id
     writer = f"attempt-{run.attempt}"
     # Of this attempt, killed while it measured this cell; another attempt's folder may be one in the making.
@@ -68,23 +67,23 @@ def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: s
                 measurement.keep_failed(folder, run.without_secrets(str(error)))
                 raise
     except CellNotRun as error:
-        return {"status": "not_run", "reason": str(error)}
+        return CellOutcome(status="not_run", reason=str(error))
     except CellFailed as error:
-        return {"status": "failed", "reason": run.without_secrets(str(error))}
+        return CellOutcome(status="failed", reason=run.without_secrets(str(error)))
     except OSError as error:
         # shutil collects what it could not copy in a list of (from, to, why).
         why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        return {"status": "failed", "reason": f"the cell could not be saved: {why}"}
+        return CellOutcome(status="failed", reason=f"the cell could not be saved: {why}")
     except Exception as error:
         # The boundary of rule 9: a mistake of ours in one cell must not take the others with it. The job's log has it.
         print(run.without_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
         reason = f"a defect of the pipeline: {type(error).__name__}: {error}; the traceback is in the job's log"
-        return {"status": "failed", "reason": run.without_secrets(reason)}
-    return {"status": "ok", "reason": None, "flags": [flag["flag"] for flag in record["flags"]]}
+        return CellOutcome(status="failed", reason=run.without_secrets(reason))
+    return CellOutcome(status="ok", flags=tuple(flag["flag"] for flag in record["flags"]))
 
 
 class _Measurement:
-    def __init__(self, run: LiveLaunch, cell: Cell, thresholds: Mapping[str, Any], title: str) -> None:
+    def __init__(self, run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title: str) -> None:
         self.run, self.cell, self.load, self.title = run, cell, cell.load, title
         self.thresholds = thresholds
         self.framework = run.framework

@@ -9,22 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.progress import duration, utc_now
+from servegauge.contract.records.order import Node
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Context, Evidence, Framework
 from servegauge.frameworks.reported_config import evidence_flags
 from servegauge.inputs import environments, models
 from servegauge.launch import provenance, server
 
-ONE_NODE: Mapping[str, Any] = {"rank": 0, "nodes": 1, "head": "127.0.0.1"}
-
 
 @dataclass
 class Instances:
-    """`running` holds what `start` started. `node` is this task among the launch's nodes: {"rank", "nodes", "head"}."""
+    """`running` holds what `start` started. `node` is this task among the launch's nodes."""
 
     launch: Launch
     framework: Framework
-    node: Mapping[str, Any]
+    node: Node
     root: Path
     logs: Path  # the attempt's folder
     work: Path  # a private folder on the node's own disk
@@ -34,7 +33,7 @@ class Instances:
 
     @property
     def is_head(self) -> bool:
-        return self.node["rank"] == 0
+        return self.node.rank == 0
 
     @property
     def platform(self) -> Mapping[str, Any]:
@@ -62,7 +61,7 @@ class Instances:
         base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
         for instance in range(self.launch.layout.instances):
             # Each node writes and seals its own; the head's has the plain name.
-            part = "" if self.is_head else f"-node-{self.node['rank']}"
+            part = "" if self.is_head else f"-node-{self.node.rank}"
             log = self.logs / f"server-{instance}{part}.log"
             self.running.append(server.start(self.framework, self._context(instance), log, cpus, base))
             if one_by_one:
@@ -101,7 +100,7 @@ class Instances:
             given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
         if not given:
             return ()
-        here = self.launch.layout.gpus_per_instance // self.node["nodes"]
+        here = self.launch.layout.gpus_per_instance // self.node.nodes
         first = 0 if self.launch.layout.share_gpu else instance * here
         if first + here > len(given):
             raise server.ServerError(
@@ -118,17 +117,17 @@ class Instances:
             model_path=models.weights_path(self.launch.model, self.framework.weights, self.root),
             port=server.free_port(),
             # The API key is random, and only a launch that spans nodes is heard beyond the loopback.
-            host="0.0.0.0" if self.node["nodes"] > 1 else "127.0.0.1",
+            host="0.0.0.0" if self.node.nodes > 1 else "127.0.0.1",
             instance=instance,
             served_name=self.launch.model["name"],
             api_key=self.api_key,
             python=environments.framework_python(self.framework.name, self.platform, self.root),
             work=private,
             gpus=self._gpus(instance),
-            node_rank=self.node["rank"],
-            nodes=self.node["nodes"],
-            head_address=self.node.get("head", ""),
-            head_port=self.node.get("head_port", 0),
+            node_rank=self.node.rank,
+            nodes=self.node.nodes,
+            head_address=self.node.head,
+            head_port=self.node.head_port,
             profile=self.profile,
         )
         key_file = private / "api-key"

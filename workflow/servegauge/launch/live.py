@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.progress import Progress
+from servegauge.contract.records.order import JobSettings
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Framework
 from servegauge.launch.instances import Instances
@@ -22,7 +23,7 @@ class LiveLaunch:
     launch: Launch
     study: str
     attempt: int
-    job: Mapping[str, Any]
+    job: JobSettings
     framework: Framework
     instances: Instances
     calibration: Mapping[str, Any]

@@ -23,6 +23,7 @@ from servegauge import frameworks
 from servegauge.base import hashes, redact
 from servegauge.base.errors import UserError
 from servegauge.base.hashes import file_hashes
+from servegauge.contract.records.order import Order
 from servegauge.contract.spec import Launch, canonical_json
 from servegauge.inputs import environments, models
 from servegauge.node import expectations
@@ -50,7 +51,7 @@ def group(source: str, read: Callable[[], Any]) -> Group:
 
 def gather(
     root: Path | str,
-    order: Mapping[str, Any] | None = None,
+    order: Order | None = None,
     launch: Launch | None = None,
     facts: Mapping[str, Any] | None = None,
     *,
@@ -62,7 +63,7 @@ def gather(
     """Provenance of a launch: {"version", group: {"value", "source", "reason"}, ...}; never raises for what is missing.
 
     root         the workflow's folder (git, results, hash cache)
-    order        order.json of the attempt: names the study, its hash and the cells' workloads
+    order        names the study, its hash and the cells' workloads
     launch       what is launched; the model's files and the engine's environment are found from it
     facts        platform.facts() where they are at hand; read here otherwise
     servers      one {"argv", "environment", "version", ...} for each instance; `environment` may be the whole of it
@@ -71,7 +72,6 @@ def gather(
     secrets      strings that must not appear anywhere, such as the API keys of this launch
     """
     root = Path(root)
-    order = order or {}
     environments_ = [one["environment"] for one in servers if one.get("environment")]
     known = [*secrets, *(value for one in [os.environ, *environments_] for value in redact.secret_values(one))]
 
@@ -81,9 +81,9 @@ def gather(
     found: dict[str, Any] = {
         "version": VERSION,
         "workflow": tell("git", lambda: workflow(root)),
-        "study": tell("study file", lambda: study(root, order)),
+        "study": tell("study file", lambda: order and study(root, order)),
         "spec": tell("spec.json", lambda: launch and spec_hash(launch.to_dict())),
-        "workloads": tell("workload.json", lambda: workload_hashes(root, order), names=False),
+        "workloads": tell("workload.json", lambda: order and workload_hashes(root, order), names=False),
         "models": tell("model files", lambda: launch and model_hashes(root, launch, hash_models), names=False),
         "environment": group("the job's environment", lambda: inherited(launch, known)),
         "servers": group("launch", lambda: [_server(one, launch, known) for one in servers] or None),
@@ -92,7 +92,7 @@ def gather(
         "platform": tell("platform.facts", lambda: facts or expectations.facts(root), names=False),
         "slurm": tell("environment, scontrol", lambda: slurm(os.environ)),
         "time": tell("clocks", times, names=False),
-        "submission": tell("submitter", lambda: submission or order.get("submission")),
+        "submission": tell("submitter", lambda: submission),
     }
     python = group("environment", lambda: launch and engine_python(root, launch))
     if python["value"] is None:
@@ -140,12 +140,9 @@ def inherited(launch: Launch | None, known: Sequence[str]) -> dict[str, str]:
     return redact.environment({**os.environ, **set_here}, set_here, known)
 
 
-def study(root: Path, order: Mapping[str, Any]) -> dict[str, Any] | None:
+def study(root: Path, order: Order) -> dict[str, Any]:
     """Name, hash and text of the study file. The text is that of the plan; the file may have been edited since."""
-    name = order.get("study")
-    if not name:
-        return None
-    wanted = order.get("study_sha256")
+    name, wanted = order.study, order.study_sha256
     found = {"name": name, "sha256": wanted, "text": None, "reason": None}
     path = root / "config" / "studies" / f"{name}.yaml"
     try:
@@ -154,7 +151,7 @@ def study(root: Path, order: Mapping[str, Any]) -> dict[str, Any] | None:
         return {**found, "reason": f"{path} could not be read: {error.strerror or error}"}
     if wanted is None or hashlib.sha256(text.encode()).hexdigest() == wanted:
         return {**found, "sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text}
-    plan = root / order.get("results", "results") / "plan" / f"{name}.json"
+    plan = root / order.results / "plan" / f"{name}.json"
     try:
         planned = hashes.read_json(plan)["study"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -164,10 +161,10 @@ def study(root: Path, order: Mapping[str, Any]) -> dict[str, Any] | None:
     return {**found, "reason": f"{path} was edited since this attempt was planned, and the plan was made anew"}
 
 
-def workload_hashes(root: Path, order: Mapping[str, Any]) -> dict[str, Any] | None:
+def workload_hashes(root: Path, order: Order) -> dict[str, Any] | None:
     """Workload id -> SHA-256 of its Parquet file, for every cell of the order."""
-    ids = sorted({cell["workload"]["id"] for cell in order.get("cells") or ()})
-    folder = root / order.get("results", "results") / "workloads"
+    ids = sorted({cell.workload.id for cell in order.cells})
+    folder = root / order.results / "workloads"
     found: dict[str, Any] = {}
     for name in ids:
         try:

@@ -16,19 +16,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from servegauge import __version__
 from servegauge.base import forkserver
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import Progress, duration, utc_now
-from servegauge.contract.spec import Cell, Launch, digest
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.order import JobContext, Order
+from servegauge.contract.records.outcome import CellOutcome, Outcome, Status
+from servegauge.contract.spec import Cell, digest
 from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
 from servegauge.launch import cell as cell_run
 from servegauge.launch import provenance, server
-from servegauge.launch.instances import ONE_NODE, Instances
+from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders import recorders
 from servegauge.launch.stop import Stop
@@ -39,7 +42,6 @@ PRELOADED = (
     *coordinator.PRELOADED,
     *(kind.__module__ for kind in recorders().values()),
 )
-READY_S = 1800.0  # where the study's `job.ready_timeout_s` is not in the order: large models load for many minutes
 FAILED_NODE = "failed-node-"  # what a node that is not the head leaves for the head when its part of a server failed
 
 
@@ -47,42 +49,42 @@ class LaunchFailed(Exception):
     """Why no further cell of this launch can be measured now; the text is the cells' reason."""
 
 
-def run_launch(order: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry out `order` (see `submit.orders`) on this node; returns the outcome that becomes `attempt-<k>.json`."""
-    return LaunchRun(order).run()
+def run_launch(order: Order, job: JobContext) -> Outcome | None:
+    """Carry out `order` on this node; the outcome, which becomes `attempt-<k>.json`, or null on a further node."""
+    return LaunchRun(order, job).run()
 
 
 class LaunchRun:
     """The state of one launch in its job."""
 
-    def __init__(self, order: Mapping[str, Any]) -> None:
-        self.order = order
-        self.root = Path(order.get("root") or ".").absolute()
-        self.results = self.root / order.get("results", "results")
-        self.launch = Launch.from_dict(order["launch"])
+    def __init__(self, order: Order, job: JobContext) -> None:
+        self.order, self.job, self.node = order, order.job, job.node
+        self.root = Path(order.root).absolute()
+        self.results = order.results_folder
+        self.launch = order.launch.launch
         self.platform = self.launch.platform
-        self.job: Mapping[str, Any] = order.get("job") or {}
         self.framework = framework(self.launch.framework)
-        self.folder = self.results / "launches" / self.launch.id / f"attempt-{order['attempt']}"
+        self.folder = order.folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(self.folder / "progress.log")
-        self.stop = Stop(order.get("deadline_utc"))
+        self.stop = Stop(job.deadline_s)
         self.api_key = ""  # one for all instances of this launch, never written to results
         self.facts: dict[str, Any] | None = None
-        self.outcomes: dict[str, dict[str, Any]] = {}
+        self.outcomes: dict[str, CellOutcome] = {}
+        self.started_utc = utc_now()
         self.expected_s = 30.0  # of a closed-loop cell, until one was measured
         self.record: dict[str, Any] = {
             "version": 1,
             "launch": self.launch.id,
-            "attempt": order["attempt"],
-            "study": order["study"],
+            "attempt": order.attempt,
+            "study": order.study,
             "spec": self.launch.to_dict(),
-            "started_utc": utc_now(),
+            "started_utc": self.started_utc,
             "server_starts": [],
             "flags": [],
         }
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Outcome | None:
         """The whole life; never raises for anything that the launch itself did wrong."""
         reason = None
         with self._signals():
@@ -90,8 +92,8 @@ class LaunchRun:
                 self.api_key = self.framework.given_api_key() or server.new_api_key()
                 with self._work_folder() as self.work:
                     self.instances = Instances(
-                        self.launch, self.framework, self._node, self.root, self.folder, self.work, self.api_key,
-                        profile=bool(self.order.get("profile")),
+                        self.launch, self.framework, self.node, self.root, self.folder, self.work, self.api_key,
+                        profile=self.order.profile,
                     )  # fmt: skip
                     self._live()
             except (LaunchFailed, server.ServerError, UserError) as error:
@@ -106,8 +108,8 @@ class LaunchRun:
             return self._finish(reason)
         if reason:
             with contextlib.suppress(OSError):
-                write_json(self.folder / f"{FAILED_NODE}{self._node['rank']}.json", {"reason": reason})
-        return {}
+                write_json(self.folder / f"{FAILED_NODE}{self.node.rank}.json", {"reason": reason})
+        return None
 
     def _live(self) -> None:
         """From the node's check to the last cell; the servers end with it."""
@@ -135,12 +137,7 @@ class LaunchRun:
 
     @property
     def _is_head(self) -> bool:
-        return self._node["rank"] == 0
-
-    @property
-    def _node(self) -> Mapping[str, Any]:
-        """This task among the launch's nodes: {"rank", "nodes", "head"}."""
-        return self.order.get("node") or ONE_NODE
+        return self.node.rank == 0
 
     @property
     def _placement(self) -> Mapping[str, Any]:
@@ -165,7 +162,7 @@ class LaunchRun:
         file = self.folder / "calibration.json"
         cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
         kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
-        if self.job.get("calibrate") == "once" and kept.is_file():
+        if self.job.calibrate == "once" and kept.is_file():
             self.progress.say("using this node's calibration of the load generator again")
             self.calibration = read_json(kept)
             write_json(file, self.calibration)
@@ -199,7 +196,7 @@ class LaunchRun:
         """Start every instance, and keep what they say of themselves."""
         count = self.launch.layout.instances
         self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
-        ready_s = min(self.job.get("ready_timeout_s") or READY_S, self.stop.left_s())
+        ready_s = min(self.job.ready_timeout_s, self.stop.left_s())
         self.instances.start(ready_s, self._give_up, self.progress.say)
         if self._is_head:
             start, flags = self.instances.evidence(self.progress.say)
@@ -223,17 +220,17 @@ class LaunchRun:
         """A node that is not the head keeps its part of the server running until the head has written its outcome."""
         while not (self.folder / "outcome.json").exists() and not self.stop():
             if not self.instances.alive():
-                raise LaunchFailed(f"the server's part on node {self._node['rank']} ended: {self.servers[0].tail()}")
+                raise LaunchFailed(f"the server's part on node {self.node.rank} ended: {self.servers[0].tail()}")
             time.sleep(1)
 
     # -- the cells ----------------------------------------------------------
 
     def _measure_cells(self) -> None:
-        wanted = [(Cell.from_dict(data), data.get("thresholds") or {}) for data in self.order["cells"]]
+        wanted = [(spec.cell, spec.thresholds) for spec in self.order.cells]
         todo = []
         for cell, thresholds in wanted:
             if (self.results / "cells" / cell.id / "cell.json").exists():
-                self.outcomes[cell.id] = {"status": "ok", "reason": None}
+                self.outcomes[cell.id] = CellOutcome(status="ok")
             else:
                 todo.append((cell, thresholds))
         for index, (cell, thresholds) in enumerate(todo):
@@ -253,8 +250,8 @@ class LaunchRun:
     def _live_launch(self) -> LiveLaunch:
         return LiveLaunch(
             launch=self.launch,
-            study=self.order["study"],
-            attempt=self.order["attempt"],
+            study=self.order.study,
+            attempt=self.order.attempt,
             job=self.job,
             framework=self.framework,
             instances=self.instances,
@@ -274,10 +271,10 @@ class LaunchRun:
         started = time.monotonic()
         outcome = cell_run.measure(self._live_launch(), cell, thresholds, title)
         self.outcomes[cell.id] = outcome
-        if cell.load.concurrency is not None and outcome["status"] == "ok":
+        if cell.load.concurrency is not None and outcome.status == "ok":
             self.expected_s = time.monotonic() - started
-        if outcome["status"] == "failed":
-            self.progress.say(f"failed: {outcome['reason']}")
+        if outcome.status == "failed":
+            self.progress.say(f"failed: {outcome.reason}")
         if not self.stop() and not self.instances.alive():
             self.instances.stop()
             self.progress.say("the server is gone; starting it once more")
@@ -306,29 +303,27 @@ class LaunchRun:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _finish(self, reason: str | None) -> dict[str, Any]:
+    def _finish(self, reason: str | None) -> Outcome:
         """The outcome: every cell that was asked for, ok, failed or not run, each with its reason."""
-        for data in self.order["cells"]:
-            left = (
-                {"status": "failed", "reason": reason} if reason else {"status": "not_run", "reason": self.stop.reason}
-            )
-            if self.stop.reason:
-                left["status"] = "not_run"
-            self.outcomes.setdefault(data["id"], left)
-        outcome = {
-            **{key: self.record[key] for key in ("version", "launch", "attempt", "study", "started_utc")},
-            "finished_utc": utc_now(),
-            "status": "failed" if reason else "ok",
-            "reason": reason or self.stop.reason,
-            "cells": self.outcomes,
-        }
-        counts = {
-            status: sum(cell["status"] == status for cell in self.outcomes.values()) for status in cell_run.STATUSES
-        }
-        self.record.update(outcome)
-        with contextlib.suppress(OSError):  # the disk is full: submit.py still gets the outcome, and says why
+        left = CellOutcome(
+            status="failed" if reason and not self.stop.reason else "not_run", reason=reason or self.stop.reason
+        )
+        for spec in self.order.cells:
+            self.outcomes.setdefault(spec.id, left)
+        outcome = Outcome(
+            launch=self.launch.id,
+            attempt=self.order.attempt,
+            study=self.order.study,
+            status="failed" if reason else "ok",
+            reason=reason or self.stop.reason,
+            cells=self.outcomes,
+            started_utc=self.started_utc,
+            finished_utc=utc_now(),
+        )
+        counts = {status: sum(cell.status == status for cell in self.outcomes.values()) for status in get_args(Status)}
+        self.record.update(plain(outcome))
+        with contextlib.suppress(OSError):  # the disk is full: the job's end says so
             self._write_record()
-            write_json(self.folder / "outcome.json", outcome)
             self.progress.say("done: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
         return outcome
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
+
+from msgspec.structs import replace
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.base import DamagedRecord, read, write
+from servegauge.contract.records.order import Order, attempt_folder
+from servegauge.contract.records.outcome import Outcome
 from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
-from servegauge.submit.orders import attempt_folder, find_launch, is_measured, write_order
+from servegauge.submit.orders import find_launch, is_measured, write_order
 
 
 @dataclass
@@ -54,13 +57,13 @@ class Run:
             attempt += 1
         return attempt
 
-    def measure(self, attempt: int) -> dict[str, Any]:
+    def measure(self, attempt: int) -> Outcome:
         """Measure what is missing, from `attempt` on; the outcome of the last attempt. Raises what submit.py raises."""
         outcome = None
         while True:
             known = (attempt_folder(self.results, self.launch, attempt) / "job.json").exists()
             order = self._order(attempt, known)
-            if not order["cells"]:
+            if not order.cells:
                 return outcome or self._nothing_missing(order)
             try:
                 outcome = submit_and_wait(order, self.mode, self.poll_s, self._failed_nodes(order), self.say)
@@ -79,48 +82,53 @@ class Run:
             else:
                 return outcome
 
-    def _order(self, attempt: int, known: bool) -> dict[str, Any]:
+    def _order(self, attempt: int, known: bool) -> Order:
         """The order of `attempt`: the one it was given if it was, else made from the plan."""
         file = attempt_folder(self.results, self.launch, attempt) / "order.json"
         if known and file.exists():
-            return {"run": self.run, **read_json(file)}
+            order = read(file, Order)
+            return replace(order, run=order.run or self.run)  # orders of version 1 named no function
         return write_order(self.plan, self.launch, attempt, self.results, self.root, self.cells, self.run)
 
-    def _order_rest(self, order: Mapping[str, Any], outcome: Mapping[str, Any]) -> None:
+    def _order_rest(self, order: Order, outcome: Outcome) -> None:
         """The next attempt's order: the cells that were not run. Failed ones are for a person to look at first."""
-        rest = [cell for cell in order["cells"] if outcome["cells"][cell["id"]]["status"] == "not_run"]
-        attempt = order["attempt"] + 1
+        rest = tuple(cell for cell in order.cells if outcome.cells[cell.id].status == "not_run")
+        attempt = order.attempt + 1
         folder = attempt_folder(self.results, self.launch, attempt)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "order.json", {**order, "attempt": attempt, "cells": rest})
+        write(folder / "order.json", replace(order, attempt=attempt, cells=rest))
 
-    def _failed_nodes(self, order: Mapping[str, Any]) -> list[str]:
+    def _failed_nodes(self, order: Order) -> list[str]:
         """Nodes that failed under earlier attempts of this launch, where the study wants to avoid them."""
-        if not (order.get("job") or {}).get("exclude_failed_nodes"):
+        if not order.job.exclude_failed_nodes:
             return []
-        nodes = []
-        for attempt in range(order["attempt"]):
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                outcome = read_json(self.attempt_file(attempt))
-                nodes += outcome["job"].get("failed_nodes") or []
+        nodes: list[str] = []
+        for attempt in range(order.attempt):
+            with contextlib.suppress(FileNotFoundError, DamagedRecord):
+                job = read(self.attempt_file(attempt), Outcome).job
+                nodes += job.failed_nodes if job else ()
         return sorted(set(nodes))
 
-    def _nothing_missing(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        outcome = {
-            "version": 1, "launch": self.launch, "attempt": order["attempt"], "study": order["study"], "status": "ok",
-            "reason": "nothing was missing", "cells": {}, "job": None, "started_utc": None, "finished_utc": None,
-        }  # fmt: skip
-        self._write(order["attempt"], outcome)
+    def _nothing_missing(self, order: Order) -> Outcome:
+        outcome = Outcome(
+            launch=self.launch,
+            attempt=order.attempt,
+            study=order.study,
+            status="ok",
+            reason="nothing was missing",
+            cells={},
+        )
+        self._write(order.attempt, outcome)
         self.say(f"{self.launch}: nothing is missing")
         return outcome
 
-    def _write(self, attempt: int, outcome: Mapping[str, Any]) -> None:
+    def _write(self, attempt: int, outcome: Outcome) -> None:
         # The job sealed its servers' logs, if nothing killed it; its own output is nobody's else to seal.
         for log in attempt_folder(self.results, self.launch, attempt).rglob("*"):
             if log.suffix in (".log", ".out", ".err") and log.is_file():
                 redact.seal(log, redact.secret_values(os.environ))
         try:
-            write_json(self.attempt_file(attempt), outcome)
+            write(self.attempt_file(attempt), outcome)
         except OSError as error:
             raise UserError(
                 f"{self.attempt_file(attempt)} cannot be written: {error.strerror}. What was measured is in "
@@ -128,18 +136,17 @@ class Run:
             ) from error
 
 
-def _goes_on(order: Mapping[str, Any], outcome: Mapping[str, Any]) -> bool:
+def _goes_on(order: Order, outcome: Outcome) -> bool:
     """Whether the next attempt follows by itself: time ran out, the study says so, and this attempt got somewhere."""
-    states = [cell["status"] for cell in outcome["cells"].values()]
-    wanted = (order.get("job") or {}).get("continue", True)
-    out_of_time = outcome["status"] == "ok" or (outcome.get("job") or {}).get("state") == "TIMEOUT"
-    return bool(wanted and out_of_time and "not_run" in states and "ok" in states)
+    states = [cell.status for cell in outcome.cells.values()]
+    out_of_time = outcome.status == "ok" or (outcome.job is not None and outcome.job.state == "TIMEOUT")
+    return order.job.continues and out_of_time and "not_run" in states and "ok" in states
 
 
-def _counts(outcome: Mapping[str, Any]) -> str:
-    states = [cell["status"] for cell in outcome["cells"].values()]
+def _counts(outcome: Outcome) -> str:
+    states = [cell.status for cell in outcome.cells.values()]
     text = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "failed", "not_run") if state in states)
-    return text + (f" ({outcome['reason']})" if outcome.get("reason") else "")
+    return text + (f" ({outcome.reason})" if outcome.reason else "")
 
 
 def _run(
@@ -191,8 +198,8 @@ def measure_cell(
         return 128 + cancelled.number
     if is_measured(results, cell):
         return 0
-    said = outcome["cells"].get(cell) or {}
-    raise UserError(f"{cell} was not measured: {said.get('reason') or outcome.get('reason')}")
+    said = outcome.cells.get(cell)
+    raise UserError(f"{cell} was not measured: {(said.reason if said else None) or outcome.reason}")
 
 
 def _results_of(out: Path, levels: int) -> Path:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +22,9 @@ from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json
+from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.job import Running
+from servegauge.contract.records.order import Order
 from servegauge.submit import entrypoint, slurm_commands, slurm_request
 from servegauge.submit.sbatch import sbatch
 from servegauge.submit.slurm_commands import JobState, Queue
@@ -45,9 +47,6 @@ class Submitter(Protocol):
 
     def cancel(self, job: str) -> str:
         """Ask the job to end; an error text, or nothing."""
-
-    def result_file(self, job: str) -> Path:
-        """Where the outcome of the first task is left."""
 
     def log_file(self, job: str) -> Path:
         """What the job's first task printed."""
@@ -83,7 +82,7 @@ class _Executor(SlurmExecutor):
 class SlurmSubmitter:
     """A job of its own for each launch."""
 
-    def __init__(self, folder: Path, order: Mapping[str, Any], queue: Queue, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, order: Order, queue: Queue, exclude: Sequence[str] = ()) -> None:
         self.folder, self.order, self.queue, self.exclude = folder, order, queue, exclude
         self._ran_on = ""
         self._gone_s = 0.0  # since when it is known to nobody but accounting, which does not answer
@@ -98,7 +97,7 @@ class SlurmSubmitter:
     @property
     def cluster(self) -> str:
         """The cluster that the platform names, where the site has several; empty for this machine's own."""
-        return str((self.order["launch"]["platform"].get("slurm") or {}).get("cluster") or "")
+        return str((self.order.launch.platform.get("slurm") or {}).get("cluster") or "")
 
     def submit(self) -> str:
         kept = dict(os.environ)
@@ -151,16 +150,13 @@ class SlurmSubmitter:
     def _noted_nodes(self, job: str) -> str:
         """Where the job says that it ran, if nobody has seen it running."""
         try:
-            running = read_json(self.folder.parent / "running.json")
-        except (OSError, ValueError):
+            running = read(self.folder.parent / "running.json", Running)
+        except (FileNotFoundError, DamagedRecord):
             return ""
-        return str(running.get("nodes") or "") if running.get("job") == job else ""
+        return running.nodes if running.job == job else ""
 
     def cancel(self, job: str) -> str:
         return slurm_commands.cancel(job, self.cluster)
-
-    def result_file(self, job: str) -> Path:
-        return JobPaths(self.folder, job).result_pickle
 
     def log_file(self, job: str) -> Path:
         return JobPaths(self.folder, job).stdout
@@ -193,7 +189,7 @@ class _Controller(LocalExecutor):
 class _ProcessSubmitter:
     """What `local` and `inline` share: a job is the processes that have its folder or order in their command line."""
 
-    def __init__(self, folder: Path, order: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, order: Order) -> None:
         self.folder, self.order = folder, order
         self._family: dict[int, str] = {}  # process id -> when it started, so that a reused id is nobody of ours
         self._started: list[subprocess.Popen[bytes]] = []
@@ -260,9 +256,6 @@ class LocalSubmitter(_ProcessSubmitter):
         self._begin(submitted._process)
         return str(submitted.job_id)
 
-    def result_file(self, job: str) -> Path:
-        return JobPaths(self.folder, job).result_pickle
-
 
 class InlineSubmitter(_ProcessSubmitter):
     """A child of this process, on the node that we have already."""
@@ -279,11 +272,11 @@ class InlineSubmitter(_ProcessSubmitter):
         environment = dict(os.environ)
         for name in ("SLURM_PROCID", "SLURM_STEP_ID"):  # ranks of a surrounding step, which are not ours
             environment.pop(name, None)
-        nodes, _ = slurm_request.shape(entrypoint.layout_of(self.order), self.order["launch"]["platform"])
+        nodes, _ = slurm_request.shape(self.order.layout, self.order.launch.platform)
         if nodes > 1:
             if "SLURM_JOB_ID" not in os.environ:
                 raise UserError(
-                    f"{self.order['launch']['id']} needs {nodes} nodes: give it submit=slurm, or submit=inline inside "
+                    f"{self.order.launch.id} needs {nodes} nodes: give it submit=slurm, or submit=inline inside "
                     "an allocation of as many nodes."
                 )
             argv = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", "--cpu-bind=none", *argv]
@@ -300,13 +293,10 @@ class InlineSubmitter(_ProcessSubmitter):
     def find(self) -> str | None:
         return "inline" if self._processes() or self.log_file("inline").exists() else None
 
-    def result_file(self, job: str) -> Path:
-        return self.folder / "inline_0_result.pkl"
 
-
-def _call(folder: Path, order: Mapping[str, Any]) -> tuple[str, str]:
-    """Arguments of `job.run_order`: the order's file and the function that the order names."""
-    return str(folder.parent / "order.json"), order["run"]
+def _call(folder: Path, order: Order) -> tuple[str, str]:
+    """Arguments of `entrypoint.run_order`: the order's file and the function that the order names."""
+    return str(folder.parent / "order.json"), order.run
 
 
 def _start_of(pid: int) -> str:

@@ -1,7 +1,8 @@
 """What runs on the node: take the machine, learn when the job ends and which rank this is, carry out the order.
 
 `run_order` is what submitit's pickle names, so it holds a path and two module names and nothing else. The same
-function runs as `python -m servegauge.submit.entrypoint ORDER` where the node is ours already (`inline`).
+function runs as `python -m servegauge.submit.entrypoint ORDER` where the node is ours already (`inline`). The outcome
+is left as JSON in the attempt's folder: nothing that a job leaves is ever unpickled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import errno
 import fcntl
 import importlib
 import os
-import pickle
 import shutil
 import signal
 import socket
@@ -19,15 +19,17 @@ import stat
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json, whole_file, write_json
-from servegauge.contract.spec import Layout
+from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.base import DamagedRecord, read, write
+from servegauge.contract.records.job import Left, Running
+from servegauge.contract.records.order import JobContext, Node, Order
+from servegauge.contract.records.outcome import CellOutcome, Outcome
 from servegauge.submit import slurm_commands
 from servegauge.submit.claim import claim
 from servegauge.submit.orders import is_measured
@@ -37,37 +39,44 @@ MACHINE_LOCK = Path(os.environ.get("SERVEGAUGE_MACHINE_LOCK", "/tmp/servegauge-m
 HEAD_WAIT_S = 120.0  # for the first node of a launch that spans several to say where it is
 
 
+Run = Callable[[Order, JobContext], Outcome | None]
+"""What measures on a node, as `Order.run` names it: null on a node that is not the first."""
+
+
 class Interrupted(Exception):
     """A signal that asks for the end came before there was anything to end."""
 
 
-def run_order(order_file: str, run: str) -> dict[str, Any]:
-    """Carry out the order in `order_file` on this node and return its outcome; {} on a node that is not the first.
+def run_order(order_file: str, run: str) -> None:
+    """Carry out the order in `order_file` on this node; the first node leaves `outcome.json` beside it.
 
     Called by submitit in each task of the job. A requeued job calls it again: what is measured is not measured again.
-    `run` names the function that measures, as module:function; it gets the order.
+    `run` names the function that measures, as module:function; it gets the order and the job's context.
     """
     path = Path(order_file)
-    order = read_json(path)
-    os.chdir(order["root"])
+    order = read(path, Order)
+    os.chdir(order.root)
     folder = path.parent
     rank, nodes = _rank()
-    order["start"] = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     signals = EndSignals()
-    with machine_lock(f"{order['launch']['id']}, attempt {order['attempt']}"):
+    with machine_lock(f"{order.launch.id}, attempt {order.attempt}"):
         if rank == 0:
             if other := _claimed_by(folder):
-                return _left_to(order, other)
+                _left_to(folder, other)
+                return
             if failed := _failed_nodes(folder):
-                return _not_measured(order, failed)
+                write(folder / "outcome.json", _not_measured(order, failed))
+                return
             _say_started(folder, nodes)
-        order["deadline_utc"] = deadline(order)
-        order["node"] = {"rank": rank, "nodes": nodes, **_head(folder, rank, nodes)}
+        start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        context = JobContext(start=start, deadline_s=deadline(order), node=_node(folder, rank, nodes))
         # Imported here, on the node: the process that submits and waits never loads pyarrow or numpy.
         module, _, name = run.partition(":")
-        function = getattr(importlib.import_module(module), name)
+        function: Run = getattr(importlib.import_module(module), name)
         signals.begun = True
-        return function(order)
+        outcome = function(order, context)
+        if rank == 0 and outcome is not None:
+            write(folder / "outcome.json", outcome)
 
 
 class EndSignals:
@@ -155,13 +164,12 @@ def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
 # -- time -----------------------------------------------------------------
 
 
-def deadline(order: Mapping[str, Any]) -> float | None:
+def deadline(order: Order) -> float | None:
     """When the job ends, in seconds since the epoch: Slurm's word, else the study's minutes from now, else null."""
     if "SLURM_JOB_ID" in os.environ:
         end = os.environ.get("SLURM_JOB_END_TIME", "")
         return float(end) if end.isdigit() else _scontrol_end(os.environ["SLURM_JOB_ID"])
-    minutes = (order.get("job") or {}).get("minutes")
-    return time.time() + 60.0 * float(minutes) if minutes else None
+    return time.time() + 60.0 * order.job.minutes if order.job.minutes else None
 
 
 def _scontrol_end(job: str) -> float | None:
@@ -194,10 +202,10 @@ def _rank() -> tuple[int, int]:
     return int(os.environ["SLURM_PROCID"]), int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-def _head(folder: Path, rank: int, nodes: int) -> dict[str, Any]:
-    """Address and port of the first node, which says so in a file beside the order; the others wait for it."""
+def _node(folder: Path, rank: int, nodes: int) -> Node:
+    """This task's place; the first node says its address in a file beside the order, and the others wait for it."""
     if nodes == 1:
-        return {"head": "127.0.0.1", "head_port": 0}
+        return Node()
     # A requeued job starts on other nodes: the name tells this start's file from an earlier one's.
     start = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
     file = folder / f"head-{start}.json"
@@ -216,7 +224,8 @@ def _head(folder: Path, rank: int, nodes: int) -> dict[str, Any]:
         if time.monotonic() > end:
             raise UserError(f"the first node of this launch did not write {file} within {HEAD_WAIT_S:.0f} s")
         time.sleep(0.2)
-    return read_json(file)
+    head = read_json(file)
+    return Node(rank=rank, nodes=nodes, head=str(head["head"]), head_port=int(head["head_port"]))
 
 
 # -- starts, and what is left of an earlier one ---------------------------
@@ -224,26 +233,23 @@ def _head(folder: Path, rank: int, nodes: int) -> dict[str, Any]:
 
 def _say_started(folder: Path, nodes: int) -> None:
     """Leave word of who runs this attempt. Of a start that was interrupted, the outcome goes and the record stays."""
-    for old in [folder / "outcome.json", *folder.glob("job-*/*_result.pkl")]:
-        old.unlink(missing_ok=True)
+    (folder / "outcome.json").unlink(missing_ok=True)
     # What made the cells of the start before: on another node, perhaps, with another calibration.
     start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     for name in ("launch", "calibration") if start else ():
         with contextlib.suppress(FileNotFoundError):
             (folder / f"{name}.json").rename(folder / f"{name}-start-{start - 1}.json")
     names = os.environ.get("SLURM_JOB_NODELIST") or socket.gethostname()
-    write_json(
-        folder / "running.json",
-        {
-            "job": os.environ.get("SLURM_JOB_ID"),
-            "start": int(os.environ.get("SLURM_RESTART_COUNT", "0")),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "nodes": names,
-            "number_of_nodes": nodes,
-            "started_s": time.time(),
-        },
+    running = Running(
+        job=os.environ.get("SLURM_JOB_ID"),
+        start=start,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        nodes=names,
+        number_of_nodes=nodes,
+        started_s=time.time(),
     )
+    write(folder / "running.json", running)
 
 
 def _failed_nodes(folder: Path) -> dict[str, str]:
@@ -251,13 +257,13 @@ def _failed_nodes(folder: Path) -> dict[str, str]:
     if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return {}
     try:
-        before = read_json(folder / "running.json")
-    except (OSError, ValueError):
+        before = read(folder / "running.json", Running)
+    except (FileNotFoundError, DamagedRecord):
         return {}
-    if before.get("job") != os.environ.get("SLURM_JOB_ID"):
+    if before.job != os.environ.get("SLURM_JOB_ID"):
         return {}
     try:
-        return slurm_commands.failed_nodes(before["nodes"])
+        return slurm_commands.failed_nodes(before.nodes)
     except slurm_commands.SlurmSilent:
         return {}
 
@@ -268,44 +274,37 @@ def _claimed_by(folder: Path) -> str | None:
     return claim(folder, job, slurm_commands.is_alive) if job else None
 
 
-def _left_to(order: Mapping[str, Any], other: str) -> dict[str, Any]:
-    """The outcome of a job that leaves the attempt to the one that had it first."""
-    reason = f"job {other} measures this attempt; this job stopped"
-    print(reason, flush=True)
-    cells = {cell["id"]: {"status": "not_run", "reason": reason} for cell in order["cells"]}
-    return {"status": "failed", "reason": reason, "cells": cells, "claimed_by": other}
+def _left_to(folder: Path, other: str) -> None:
+    """Say that this job leaves the attempt to the one that had it first, whose outcome counts."""
+    print(f"job {other} measures this attempt; this job stopped", flush=True)
+    write(folder / f"left-{os.environ['SLURM_JOB_ID']}.json", Left(to=other))
 
 
-def _not_measured(order: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
+def _not_measured(order: Order, failed: Mapping[str, str]) -> Outcome:
     """The outcome of a start that measures nothing, because the start before it lost its node."""
     reason = slurm_commands.say_failed(failed)
-    results = Path(order["root"]) / order["results"]
     cells = {
-        cell["id"]: {"status": "ok", "reason": None}
-        if is_measured(results, cell["id"])
-        else {"status": "not_run", "reason": reason}
-        for cell in order["cells"]
+        cell.id: CellOutcome(status="ok")
+        if is_measured(order.results_folder, cell.id)
+        else CellOutcome(status="not_run", reason=reason)
+        for cell in order.cells
     }
-    return {"status": "failed", "reason": reason, "cells": cells, "failed_nodes": list(failed)}
-
-
-def layout_of(order: Mapping[str, Any]) -> Layout:
-    """The parallel layout of the order's launch."""
-    return Layout(**order["launch"]["layout"])
+    return Outcome(
+        launch=order.launch.id,
+        attempt=order.attempt,
+        study=order.study,
+        status="failed",
+        reason=reason,
+        cells=cells,
+        failed_nodes=tuple(failed),
+    )
 
 
 def main() -> int:
-    """`python -m servegauge.submit.entrypoint ORDER RUN FOLDER`: run it, and leave the outcome as submitit would."""
-    order_file, run, folder = sys.argv[1:]
-    result = Path(folder) / "inline_0_result.pkl"
-    try:
-        said = ("success", run_order(order_file, run))
-    except BaseException:
-        said = ("error", traceback.format_exc())
-    if said[1]:  # only the first node has an outcome
-        with whole_file(result, 0o600) as temporary:
-            temporary.write_bytes(pickle.dumps(said))
-    return 0 if said[0] == "success" else 1
+    """`python -m servegauge.submit.entrypoint ORDER RUN FOLDER`; FOLDER is there to be found in the command line."""
+    order_file, run, _folder = sys.argv[1:]
+    run_order(order_file, run)
+    return 0
 
 
 if __name__ == "__main__":

@@ -10,25 +10,29 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pickle
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from msgspec.structs import replace
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import duration, utc_now
+from servegauge.contract.records.base import DamagedRecord, read, write
+from servegauge.contract.records.cell import CellRecord
+from servegauge.contract.records.job import JobEnd, JobRecord, Left, Mode
+from servegauge.contract.records.order import Order
+from servegauge.contract.records.outcome import CellOutcome, JobSummary, Outcome
 from servegauge.submit.backends import InlineSubmitter, LocalSubmitter, SlurmSubmitter, Submitter
-from servegauge.submit.orders import attempt_folder, is_measured
+from servegauge.submit.orders import is_measured
 from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSilent, failed_nodes
 
-MODES = ("slurm", "local", "inline")
+MODES: tuple[Mode, ...] = get_args(Mode)
 POLL_S = 30.0
 CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
 DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
@@ -41,27 +45,28 @@ Say = Callable[[str], None]
 class Cancelled(Exception):
     """This process was asked to end; its job is cancelled. `number` is the signal, `outcome` what was measured."""
 
-    def __init__(self, number: int, outcome: dict[str, Any]) -> None:
+    def __init__(self, number: int, outcome: Outcome | None = None) -> None:
         super().__init__(signal.Signals(number).name)
         self.number, self.outcome = number, outcome
 
 
 def submit_and_wait(
-    order: Mapping[str, Any],
+    order: Order,
     mode: str,
     poll_s: float = POLL_S,
     exclude: Sequence[str] = (),
     say: Say | None = None,
-) -> dict[str, Any]:
+) -> Outcome:
     """Run `order` by `mode` (slurm, local or inline) and return its outcome, which becomes `attempt-<k>.json`.
 
     The order's cells are all in the outcome: ok, failed or not_run, each with its reason. An order that was submitted
     before is waited for, or its outcome taken. `exclude`: nodes to avoid. UserError where nothing could be submitted;
     Cancelled after SIGINT, SIGTERM or SIGHUP.
     """
-    if mode not in MODES:
+    known = next((one for one in MODES if one == mode), None)
+    if known is None:
         raise UserError(f"submit={mode!r} is unknown; choose one of {', '.join(MODES)}.")
-    return Attempt(order, mode, poll_s, exclude, say or _print).run()
+    return Attempt(order, known, poll_s, exclude, say or _print).run()
 
 
 def _print(text: str) -> None:
@@ -72,27 +77,25 @@ def _print(text: str) -> None:
 class Attempt:
     """One attempt of a launch, seen from the process that waits for it."""
 
-    def __init__(self, order: Mapping[str, Any], mode: str, poll_s: float, exclude: Sequence[str], say: Say) -> None:
+    def __init__(self, order: Order, mode: Mode, poll_s: float, exclude: Sequence[str], say: Say) -> None:
         self.order, self.exclude = order, exclude
-        self.results = Path(order["root"]) / order["results"]
-        self.launch = order["launch"]["id"]
-        self.folder = attempt_folder(self.results, self.launch, order["attempt"])
+        self.results, self.launch, self.folder = order.results_folder, order.launch.id, order.folder
         self.file = self.folder / "job.json"
-        cluster = str((order["launch"]["platform"].get("slurm") or {}).get("cluster") or "")
+        cluster = str((order.launch.platform.get("slurm") or {}).get("cluster") or "")
         self.queue = Queue(self.results, poll_s, cluster)
         self.say: Say = lambda text: say(f"{self.launch}: {text}")
-        self.record: dict[str, Any] = {"version": 1, "mode": mode, "state": "new"}
+        self.record = JobRecord(mode=mode, state="new")
         self.signal = 0
         self._progress = 0  # bytes of progress.log that were said
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> Outcome:
         """Submit if nobody did, wait, and return the outcome."""
         with self._ending(), self._alone():
             if self.file.exists():
-                self.record = read_json(self.file)
-            if self.record["state"] == "ended":
-                return self._outcome(JobState(**self.record["ended"]))
-            job = self._find() if self.record["state"] != "new" else None
+                self.record = read(self.file, JobRecord)
+            if end := self.record.ended:
+                return self._outcome(JobState(end.job, end.state, end.reason, end.nodes))
+            job = self._find() if self.record.state != "new" else None
             if job is None:
                 job = self._submit()
             else:
@@ -106,7 +109,8 @@ class Attempt:
             if self.signal:
                 name = signal.Signals(self.signal).name
                 state = JobState(job, "CANCELLED", f"this run got {name} and cancelled the job", state.nodes)
-            self._note(state="ended", ended=vars(state) | {"job": job}, failed_nodes=self._failed_nodes(state))
+            end = JobEnd(job=job, state=state.state, reason=state.reason, nodes=state.nodes)
+            self._note(state="ended", ended=end, failed_nodes=tuple(self._failed_nodes(state)))
             outcome = self._outcome(state)
         if self.signal:
             raise Cancelled(self.signal, outcome)
@@ -114,15 +118,19 @@ class Attempt:
 
     def _left_to(self, job: str) -> str | None:
         """The job that had this attempt before `job` did, if it found one."""
-        other = (self._result(job) or {}).get("claimed_by") if self._is_slurm else None
-        return str(other) if other and other != job and str(other).isdigit() else None
+        try:
+            other = read(self.folder / f"left-{job}.json", Left).to
+        except FileNotFoundError:
+            return None
+        return other if other != job and other.isdigit() else None
 
     def _failed_nodes(self, state: JobState) -> list[str]:
         """Nodes to blame, where Slurm blames one."""
         if state.state == "NODE_FAIL":
             with contextlib.suppress(SlurmSilent):
                 return list(failed_nodes(state.nodes)) or [state.nodes]
-        return list((self._result(state.job) or {}).get("failed_nodes") or [])
+        result = self._result()
+        return list(result.failed_nodes) if result else []
 
     # -- submitting ---------------------------------------------------------
 
@@ -130,10 +138,10 @@ class Attempt:
     def submitter(self) -> Submitter:
         """How this attempt is, or was, submitted: what job.json says wins over what is asked for now."""
         if not hasattr(self, "_submitter"):
-            folder = self.folder.resolve() / self.record["folder"]
-            if self.record["mode"] == "slurm":
+            folder = self.folder.resolve() / self.record.folder
+            if self.record.mode == "slurm":
                 self._submitter: Submitter = SlurmSubmitter(folder, self.order, self.queue, self.exclude)
-            elif self.record["mode"] == "local":
+            elif self.record.mode == "local":
                 self._submitter = LocalSubmitter(folder, self.order)
             else:
                 self._submitter = InlineSubmitter(folder, self.order)
@@ -144,9 +152,10 @@ class Attempt:
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / "order.json").exists():
-                write_json(self.folder / "order.json", self.order)
+                write(self.folder / "order.json", self.order)
             token = f"job-{secrets.token_hex(4)}"
             (self.folder / token).mkdir(mode=0o700)
+            (self.folder / "outcome.json").unlink(missing_ok=True)  # of a job that nobody knows any more
             self._note(state="submitting", folder=token, host=os.uname().nodename, submitted_s=time.time())
         try:
             job = self._handed_over()
@@ -154,7 +163,7 @@ class Attempt:
             self.file.unlink(missing_ok=True)  # nothing was submitted: the next try starts anew
             raise
         self._note(state="submitted", job=job)
-        cells = f"{len(self.order['cells'])} cells"
+        cells = f"{len(self.order.cells)} cells"
         self.say(f"submitted job {job} ({cells})" if self._is_slurm else f"started on this machine ({cells})")
         return job
 
@@ -172,7 +181,7 @@ class Attempt:
                     self.say(f"sbatch failed ({short(error.said)}), but Slurm has the job {job}")
                     return job
                 if error.kind == "refused":
-                    raise refused(error.said, self.order["launch"]["platform"]["name"]) from error
+                    raise refused(error.said, self.order.launch.platform["name"]) from error
                 waited = time.monotonic() - started
                 if error.kind == "down" and waited > DOWN_S:
                     raise UserError(
@@ -185,7 +194,7 @@ class Attempt:
                     said_s, last = time.monotonic(), error.kind
                 self._sleep(min(self.queue.poll_s, 60.0))
                 if self.signal:
-                    raise Cancelled(self.signal, {}) from error
+                    raise Cancelled(self.signal) from error
 
     def _accepted(self) -> str | None:
         """The job of this submission, if Slurm has it although sbatch failed; asked until Slurm answers."""
@@ -199,28 +208,28 @@ class Attempt:
                 said = True
                 self._sleep(min(self.queue.poll_s, 60.0))
                 if self.signal:
-                    raise Cancelled(self.signal, {}) from error
+                    raise Cancelled(self.signal) from error
 
     def _find(self) -> str | None:
         """The job that was submitted by an earlier process; null where that process was killed before it did."""
-        if not self._is_slurm and self.record.get("host") != os.uname().nodename:
+        if not self._is_slurm and self.record.host != os.uname().nodename:
             raise UserError(
-                f"{self.folder} was started on {self.record.get('host')}, and this is {os.uname().nodename}. Give the "
+                f"{self.folder} was started on {self.record.host}, and this is {os.uname().nodename}. Give the "
                 f"same command there, or remove {self.file} if that machine is lost."
             )
-        job = self.record.get("job") or self._accepted()
+        job = self.record.job or self._accepted()
         if job is not None:
             self._note(state="submitted", job=job)
         return job
 
     @property
     def _is_slurm(self) -> bool:
-        return bool(self.record["mode"] == "slurm")
+        return self.record.mode == "slurm"
 
     def _note(self, **changes: Any) -> None:
-        self.record |= changes
+        self.record = replace(self.record, **changes)
         try:
-            write_json(self.file, self.record)
+            write(self.file, self.record)
         except OSError as error:
             raise UserError(
                 f"{self.file} cannot be written: {error.strerror}. What was measured stays, and a job that runs goes "
@@ -243,11 +252,11 @@ class Attempt:
                 if error:
                     self.say(f"could not cancel {what}: {error}. Do it by hand: scancel {job}")
                 self.queue.poll_s = min(self.queue.poll_s, 5.0)
-            if self._finished(job):
+            if self._finished():
                 # A job shorter than the time between two questions was never seen but pending.
                 return state if state and state.state != "PENDING" else JobState(job, "COMPLETED")
             try:
-                state = self.submitter.state(job, self.record["submitted_s"]) or state
+                state = self.submitter.state(job, self.record.submitted_s or 0.0) or state
                 if silent:
                     self.say("Slurm answers again")
                 silent = False
@@ -267,15 +276,13 @@ class Attempt:
                     self.say(line)
             self._sleep(2.0 if self._is_slurm else 0.25)
 
-    def _finished(self, job: str) -> bool:
+    def _finished(self) -> bool:
         """True when the job's outcome is there and final, without asking Slurm.
 
         An outcome with cells that were not run may be that of a job that Slurm puts back into the queue.
         """
-        if not self.submitter.result_file(job).exists():
-            return False
-        result = self._result(job)
-        return result is not None and not any(cell["status"] == "not_run" for cell in result["cells"].values())
+        result = self._result()
+        return result is not None and not any(cell.status == "not_run" for cell in result.cells.values())
 
     def _describe(self, job: str, state: JobState | None) -> str:
         """What a person should know of the job's state, or nothing."""
@@ -339,7 +346,7 @@ class Attempt:
                     self._sleep(1.0)
                     if self.signal:
                         # The job belongs to the other process; it is not ours to cancel.
-                        raise Cancelled(self.signal, {}) from None
+                        raise Cancelled(self.signal) from None
                 except OSError:
                     break  # this file system knows no locks; job.json still keeps us from submitting twice
             yield
@@ -355,63 +362,62 @@ class Attempt:
 
     # -- the outcome --------------------------------------------------------
 
-    def _outcome(self, state: JobState) -> dict[str, Any]:
+    def _outcome(self, state: JobState) -> Outcome:
         """What the job says, corrected by what lies in `results/cells/`, with how the job ended."""
-        result = self._result(state.job)
+        result = self._result()
         end = time.monotonic() + RESULT_S
         while result is None and state.state in ("COMPLETED", "UNKNOWN") and time.monotonic() < end:
             time.sleep(0.5)
-            result = self._result(state.job)
-        good = state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED") and result is not None
-        reason = (result or {}).get("reason") if good else self._why(state)
-        cells = {cell["id"]: self._cell(cell["id"], result or {}, reason) for cell in self.order["cells"]}
-        outcome = {
-            "version": 1,
-            "launch": self.launch,
-            "attempt": self.order["attempt"],
-            "study": self.order["study"],
-            "started_utc": _utc(self.record.get("submitted_s")),
-            "finished_utc": utc_now(),
-            **(result or {}),
-            "status": "failed" if not good else (result or {}).get("status", "failed"),
-            "reason": reason,
-            "cells": cells,
-        }
-        job = {key: self.record.get(key) for key in ("mode", "job", "host", "folder")}
-        # A slow squeue may still call a job running that has left its outcome: then it has completed.
-        end_state = "COMPLETED" if good else state.state
-        outcome["job"] = job | {
-            "state": end_state,
-            "reason": state.reason or None,
-            "nodes": state.nodes or None,
-            "failed_nodes": self.record.get("failed_nodes") or [],
-        }
-        return outcome
+            result = self._result()
+        good = result is not None and state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED")
+        reason = result.reason if result is not None and good else self._why(state)
+        said = result or Outcome(
+            launch=self.launch,
+            attempt=self.order.attempt,
+            study=self.order.study,
+            status="failed",
+            cells={},
+        )
+        job = JobSummary(
+            mode=self.record.mode,
+            job=self.record.job,
+            host=self.record.host or None,
+            folder=self.record.folder or None,
+            # A slow squeue may still call a job running that has left its outcome: then it has completed.
+            state="COMPLETED" if good else state.state,
+            reason=state.reason or None,
+            nodes=state.nodes or None,
+            failed_nodes=self.record.failed_nodes,
+        )
+        return replace(
+            said,
+            started_utc=said.started_utc or _utc(self.record.submitted_s),
+            finished_utc=said.finished_utc or utc_now(),
+            status=said.status if good else "failed",
+            reason=reason,
+            cells={cell.id: self._cell(cell.id, said, reason) for cell in self.order.cells},
+            job=job,
+        )
 
-    def _cell(self, cell: str, result: Mapping[str, Any], reason: str | None) -> dict[str, Any]:
+    def _cell(self, cell: str, result: Outcome, reason: str | None) -> CellOutcome:
         if is_measured(self.results, cell):
-            return {"status": "ok", "reason": None}
-        said = (result.get("cells") or {}).get(cell)
-        if said and said["status"] != "ok":
-            return dict(said) if said["status"] == "failed" or not reason else {**said, "reason": reason}
+            return CellOutcome(status="ok")
+        said = result.cells.get(cell)
+        if said and said.status == "ok":
+            return CellOutcome(status="failed", reason=f"it was measured, but results/cells/{cell} is not there")
         if said:
-            return {"status": "failed", "reason": f"it was measured, but results/cells/{cell} is not there"}
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            failed = read_json(self.folder / "failed" / cell / "cell.json")
-            return {"status": "failed", "reason": failed["reason"]}
-        return {"status": "not_run", "reason": reason}
+            return said if said.status == "failed" or not reason else replace(said, reason=reason)
+        with contextlib.suppress(FileNotFoundError, DamagedRecord):
+            failed = read(self.folder / "failed" / cell / "cell.json", CellRecord)
+            return CellOutcome(status="failed", reason=failed.reason)
+        return CellOutcome(status="not_run", reason=reason)
 
-    def _result(self, job: str) -> dict[str, Any] | None:
-        """What the first task returned; from the attempt's folder where that could not be written."""
+    def _result(self) -> Outcome | None:
+        """What the job's first task left; null where it left nothing, or nothing yet."""
         try:
-            said, value = pickle.loads(self.submitter.result_file(job).read_bytes())
-            if said == "success":
-                return dict(value)
-        except (OSError, EOFError, pickle.UnpicklingError):
-            pass
-        with contextlib.suppress(OSError, ValueError):
-            return dict(read_json(self.folder / "outcome.json"))
-        return None
+            return read(self.folder / "outcome.json", Outcome)
+        except FileNotFoundError:
+            return None
 
     def _why(self, state: JobState) -> str:
         """How a job that left no outcome ended, for people."""

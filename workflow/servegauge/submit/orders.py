@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from servegauge.base.errors import UserError, did_you_mean, run_and_exit
-from servegauge.base.files import read_json, write_json
-
-
-def attempt_folder(results: Path, launch: str, attempt: int) -> Path:
-    """Where everything that belongs to one attempt lies."""
-    return results / "launches" / launch / f"attempt-{attempt}"
+from servegauge.contract.records.base import DamagedRecord, decode, read, write
+from servegauge.contract.records.order import Order, attempt_folder
+from servegauge.contract.records.plan import PlanDocument
 
 
 def is_measured(results: Path, cell: str) -> bool:
@@ -29,81 +27,58 @@ def is_measured(results: Path, cell: str) -> bool:
     return (results / "cells" / cell / "cell.json").is_file()
 
 
-def read_plan(path: Path) -> dict[str, Any]:
+def read_plan(path: Path) -> PlanDocument:
     """The plan at `path`; UserError where it is missing or no plan."""
     try:
-        plan = read_json(path)
-        _check_plan(plan)
-    except (OSError, ValueError) as error:
-        study = path.stem
-        raise UserError(
-            f"{path} is not a plan: {error}. Write it with: python scripts/write_plan.py {study} --out {path}"
-        ) from error
-    return plan
+        return read(path, PlanDocument)
+    except FileNotFoundError:
+        raise DamagedRecord(path, PlanDocument, "there is no such file") from None
 
 
-def _check_plan(plan: Any) -> None:
-    """ValueError where `plan` lacks what an order is made of: it was edited, or written by another version."""
-    if not isinstance(plan, dict) or not all(key in plan for key in ("study", "launches", "cells")):
-        raise ValueError("it lacks study, launches or cells")
-    if not isinstance(plan["study"], dict) or not isinstance(plan["study"].get("name"), str):
-        raise ValueError("its study has no name")
-    for part, keys in (("launches", ("id",)), ("cells", ("id", "launch"))):
-        if not isinstance(plan[part], list):
-            raise ValueError(f"its {part} are no list")
-        for number, one in enumerate(plan[part]):
-            for key in keys:
-                if not isinstance(one, dict) or not isinstance(one.get(key), str):
-                    raise ValueError(f"{part}[{number}] has no {key}")
-
-
-def launch_of_cell(plan: Mapping[str, Any], cell: str) -> str:
+def launch_of_cell(plan: PlanDocument, cell: str) -> str:
     """Id of the launch that `cell` belongs to; UserError names the nearest cell."""
-    for planned in plan["cells"]:
-        if planned["id"] == cell:
-            return str(planned["launch"])
-    near = did_you_mean(cell, (planned["id"] for planned in plan["cells"]))
-    raise UserError(f"study {plan['study']['name']!r} has no cell {cell!r}.{near}")
+    for planned in plan.cells:
+        if planned.id == cell:
+            return planned.launch
+    near = did_you_mean(cell, (planned.id for planned in plan.cells))
+    raise UserError(f"study {plan.name!r} has no cell {cell!r}.{near}")
 
 
 def make_order(
-    plan: Mapping[str, Any], launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = ""
-) -> dict[str, Any]:
+    plan: PlanDocument, launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = ""
+) -> Order:
     """The order of one attempt: the launch, and its cells that match the pattern `cells` and are not measured yet.
 
     Cells keep the plan's order. Cells that the plan skips are never ordered. UserError names the nearest launch.
     """
-    study = plan["study"]
-    spec = next((one for one in plan["launches"] if one["id"] == launch), None)
+    spec = next((one for one in plan.launches if one.id == launch), None)
     if spec is None:
-        near = did_you_mean(launch, (one["id"] for one in plan["launches"]))
-        raise UserError(f"study {study['name']!r} has no launch {launch!r}.{near}")
-    wanted = [
+        near = did_you_mean(launch, (one.id for one in plan.launches))
+        raise UserError(f"study {plan.name!r} has no launch {launch!r}.{near}")
+    wanted = tuple(
         planned
-        for planned in plan["cells"]
-        if planned["launch"] == launch
-        and not planned.get("skipped")
-        and fnmatch.fnmatchcase(planned["id"], cells)
-        and not is_measured(results, planned["id"])
-    ]
-    return {
-        "version": 1,
-        "study": study["name"],
-        "study_sha256": study.get("sha256"),
-        "launch": spec,
-        "attempt": attempt,
-        "cells": wanted,
-        "job": study.get("job") or {},
-        "root": str(root.resolve()),
-        "results": str(results),
-        "deadline_utc": None,
-        "run": run,
-    }
+        for planned in plan.cells
+        if planned.launch == launch
+        and not planned.skipped
+        and fnmatch.fnmatchcase(planned.id, cells)
+        and not is_measured(results, planned.id)
+    )
+    return Order(
+        study=plan.name,
+        study_sha256=plan.study.get("sha256"),
+        launch=spec,
+        attempt=attempt,
+        cells=wanted,
+        job=plan.job,
+        root=str(root.resolve()),
+        results=str(results),
+        run=run,
+    )
 
 
 def write_order(
     plan_file: Path, launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = ""
-) -> dict[str, Any]:
+) -> Order:
     """Make the order in a process of its own and write it to the attempt's folder, if it has a cell; returns it.
 
     The launch's `spec.json` is written too. UserError with the child's message when it fails.
@@ -116,7 +91,7 @@ def write_order(
     made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if made.returncode != 0:
         raise UserError(made.stderr.strip().removeprefix("error: ") or f"making the order of {launch} failed")
-    return dict(json.loads(made.stdout))
+    return decode(made.stdout.encode(), Order, attempt_folder(results, launch, attempt) / "order.json")
 
 
 def find_launch(plan_file: Path, cell: str) -> str:
@@ -128,20 +103,14 @@ def find_launch(plan_file: Path, cell: str) -> str:
     return found.stdout.strip()
 
 
-def _time_limit(study: Mapping[str, Any], order: Mapping[str, Any], results: Path) -> int:
+def _time_limit(study: Mapping[str, Any], order: Order) -> int:
     """Minutes that the job asks for, as the plan says it: from the estimate, where the study does not set them."""
     # Here, in the child: the process that waits imports this module too and must stay small.
-    from servegauge.contract.spec import Cell, Launch
     from servegauge.plan.estimate import assumed, estimate_cells, time_limit_min
 
-    try:
-        launch, cells = Launch.from_dict(order["launch"]), [Cell.from_dict(cell) for cell in order["cells"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"the plan of study {study['name']!r} was edited, or written by another version: {order['launch']['id']} "
-            f"or a cell of it lacks {error}. Write it again with: python scripts/write_plan.py {study['name']}"
-        ) from error
-    return time_limit_min(study, launch, estimate_cells(launch, cells, results, assumed(study)).minutes)
+    launch, cells = order.launch.launch, [spec.cell for spec in order.cells]
+    estimate = estimate_cells(launch, cells, Path(order.results), assumed(study))
+    return time_limit_min(study, launch, estimate.minutes)
 
 
 def main() -> int:
@@ -165,13 +134,13 @@ def main() -> int:
     )
     folder = attempt_folder(results, arguments.launch, arguments.attempt)
     try:
-        if order["cells"]:
-            order["time_min"] = _time_limit(plan["study"], order, results)
+        if order.cells:
+            order = msgspec.structs.replace(order, time_min=_time_limit(plan.study, order))
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder.parent / "spec.json").exists():
-                write_json(folder.parent / "spec.json", order["launch"])
-            write_json(folder / "order.json", order)
-        json.dump(order, sys.stdout)
+                write(folder.parent / "spec.json", order.launch)
+            write(folder / "order.json", order)
+        sys.stdout.buffer.write(msgspec.json.encode(order))
     except OSError as error:
         raise UserError(
             f"{error.filename or folder} cannot be written: {error.strerror}. Nothing was submitted."

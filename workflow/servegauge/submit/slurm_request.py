@@ -8,6 +8,7 @@ from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.contract import sbatch_lines
+from servegauge.contract.records.order import Order
 from servegauge.contract.spec import Layout
 
 TIME_MIN = 60  # where neither the order nor the platform says how long a job may take
@@ -25,14 +26,14 @@ def shape(layout: Layout, platform: Mapping[str, Any]) -> tuple[int, int]:
     return nodes, math.ceil(layout.gpus / nodes)
 
 
-def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[str, Any]:
+def parameters(order: Order, exclude: Sequence[str] = ()) -> dict[str, Any]:
     """What submitit's Slurm executor is told, from the launch's platform. Absent keys leave it to the site."""
-    launch, platform = order["launch"], order["launch"]["platform"]
+    launch, platform = order.launch, order.launch.platform
     slurm = platform.get("slurm") or {}
-    nodes, gpus = shape(Layout(**launch["layout"]), platform)
+    nodes, gpus = shape(order.layout, platform)
     asked: dict[str, Any] = {
-        "job_name": launch["id"],
-        "comment": order["study"],
+        "job_name": launch.id,
+        "comment": order.study,
         "nodes": nodes,
         "ntasks_per_node": 1,
         "time": time_limit(order),
@@ -73,8 +74,8 @@ def parameters(order: Mapping[str, Any], exclude: Sequence[str] = ()) -> dict[st
     return asked
 
 
-def time_limit(order: Mapping[str, Any]) -> int:
+def time_limit(order: Order) -> int:
     """Minutes to ask for: as the order says, which has it from the plan, at most the platform's limit."""
-    limit = (order["launch"]["platform"].get("slurm") or {}).get("time_min")
-    wanted = order.get("time_min") or limit or TIME_MIN
+    limit = (order.launch.platform.get("slurm") or {}).get("time_min")
+    wanted = order.time_min or limit or TIME_MIN
     return int(min(wanted, limit) if limit else wanted)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from servegauge.base.files import read_json
-from servegauge.submit.orders import attempt_folder
+from servegauge.contract.records.base import DamagedRecord, R, read
+from servegauge.contract.records.job import JobRecord, Running
+from servegauge.contract.records.order import Order, attempt_folder
+from servegauge.contract.records.outcome import Outcome
 from servegauge.submit.slurm_commands import JobState, Queue, SlurmSilent
 
 QUEUE_S = 30.0  # an older look at the queue is not shown
@@ -38,44 +40,48 @@ def statuses(results: Path, launches: Mapping[str, int], poll_s: float = QUEUE_S
     """The launches (id -> finished attempts) that were ever tried, and what is wrong with the queue, if anything."""
     found = []
     jobs: dict[str, JobState] | None = None
-    trouble = ""
+    trouble: list[str] = []
     for launch, attempts in launches.items():
-        record = _read(attempt_folder(results, launch, attempts) / "job.json")
-        if record and record.get("state") != "ended":
-            if record.get("mode") == "slurm" and jobs is None:
+        try:
+            record = _read(attempt_folder(results, launch, attempts) / "job.json", JobRecord)
+        except DamagedRecord as error:
+            trouble.append(str(error))
+            continue
+        if record and record.state != "ended":
+            if record.mode == "slurm" and jobs is None:
                 try:
                     jobs = Queue(results, poll_s).look()[1]
                 except (SlurmSilent, OSError) as error:
-                    jobs, trouble = {}, f"Slurm does not answer: {error}"
+                    jobs = {}
+                    trouble.append(f"Slurm does not answer: {error}")
             found.append(_running(results, launch, attempts, record, jobs or {}))
         elif attempts:
             found.append(_ended(results, launch, attempts - 1))
-    return found, trouble
+    return found, "\n".join(trouble)
 
 
-def _running(
-    results: Path, launch: str, attempt: int, record: Mapping[str, Any], jobs: Mapping[str, JobState]
-) -> LaunchStatus:
+def _running(results: Path, launch: str, attempt: int, record: JobRecord, jobs: Mapping[str, JobState]) -> LaunchStatus:
     folder = attempt_folder(results, launch, attempt)
-    running = _read(folder / "running.json")
-    order = _read(folder / "order.json")
-    job = str(record["job"]) if record.get("job") is not None else None
-    queued = jobs.get(job or "")
-    if record.get("state") == "submitting":
+    running = order = None
+    with contextlib.suppress(DamagedRecord):  # they say how long it still runs, no more
+        running = _read(folder / "running.json", Running)
+        order = _read(folder / "order.json", Order)
+    queued = jobs.get(record.job or "")
+    if record.state == "submitting":
         state = "submitting"
     elif queued is not None:
         state = "pending" if queued.state == "PENDING" else queued.state.lower()
     else:
         state = "running" if running else "pending"
     left = None
-    if running and order.get("time_min"):
-        left = float(running.get("started_s", time.time())) + 60.0 * float(order["time_min"]) - time.time()
+    if running and order and order.time_min:
+        left = running.started_s + 60.0 * order.time_min - time.time()
     return LaunchStatus(
         launch=launch,
         attempt=attempt,
         state=state,
-        job=job,
-        node=(queued.nodes if queued else None) or (running.get("nodes") if state != "pending" else None),
+        job=record.job,
+        node=(queued.nodes if queued else None) or (running.nodes if running and state != "pending" else None),
         reason=queued.reason.strip("()") if queued and queued.state == "PENDING" else None,
         left_s=left if state != "pending" else None,
         doing=_last_line(folder / "progress.log"),
@@ -83,19 +89,22 @@ def _running(
 
 
 def _ended(results: Path, launch: str, attempt: int) -> LaunchStatus:
-    outcome = _read(attempt_folder(results, launch, attempt).with_suffix(".json"))
-    cells = outcome.get("cells") or {}
-    failed = {cell: str(said.get("reason") or "") for cell, said in cells.items() if said.get("status") == "failed"}
-    return LaunchStatus(launch, attempt, "ended", reason=outcome.get("reason"), failed=failed)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The document at `path`; {} where there is none, or none that can be read while it is being written."""
     try:
-        found = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        outcome = read(attempt_folder(results, launch, attempt).with_suffix(".json"), Outcome)
+    except FileNotFoundError:
+        return LaunchStatus(launch, attempt, "ended")
+    except DamagedRecord as error:
+        return LaunchStatus(launch, attempt, "ended", reason=str(error))
+    failed = {cell: said.reason or "" for cell, said in outcome.cells.items() if said.status == "failed"}
+    return LaunchStatus(launch, attempt, "ended", reason=outcome.reason, failed=failed)
+
+
+def _read(path: Path, kind: type[R]) -> R | None:
+    """The document at `path`; null where there is none."""
+    try:
+        return read(path, kind)
+    except FileNotFoundError:
+        return None
 
 
 def _last_line(path: Path) -> str | None:

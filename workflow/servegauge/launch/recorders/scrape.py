@@ -37,7 +37,6 @@ from servegauge.launch.recorder import ProcessRecorder
 if TYPE_CHECKING:
     from servegauge.launch.live import LiveLaunch
 
-METRICS_HZ = 2.0  # where the study's `job.metrics_hz` is not in the order
 
 # common name -> (what it is, unit, how several samples become one number: all labels and engines of a server)
 COMMON: dict[str, tuple[str, str, str]] = {
@@ -256,11 +255,11 @@ class Scraper(ProcessRecorder):
     def unsupported(self, live: LiveLaunch) -> str | None:
         if not live.framework.metrics_path:
             return f"{live.framework.title} has no page of metrics"
-        return None if live.job.get("metrics_hz", METRICS_HZ) else "the study's job.metrics_hz is 0"
+        return None if live.job.metrics_hz else "the study's job.metrics_hz is 0"
 
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
         urls = [one.base_url + live.framework.metrics_path for one in live.servers]
-        hz = live.job.get("metrics_hz", METRICS_HZ)
+        hz = live.job.metrics_hz
         self.scrape(urls, live.api_key, live.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
 
     def scrape(

@@ -15,13 +15,17 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.probes import get, registry
 from servegauge.probes.harness.base import Context, Row, Skip, pin, run
 from servegauge.probes.harness.process import LIMIT_S, child_environment
+
+if TYPE_CHECKING:
+    from servegauge.contract.records.order import JobContext, Order
+    from servegauge.contract.records.outcome import Outcome
 
 VERSION = 1  # 1: first published form
 GRACE_S = 120.0  # a case that was started may take this much longer
@@ -124,24 +128,25 @@ def run_platform(
     return written
 
 
-def run_order(order: Mapping[str, Any]) -> dict[str, Any]:
+def run_order(order: Order, job: JobContext) -> Outcome | None:
     """What a job does that is asked for probes; called in each task of it (probe_order.py names it).
 
-    `order`: {"launch": {"platform": resolved platform}, "probes": {"names": "all", "size", "models", "out", "python"},
-    "node": {"rank", "nodes", "head", "head_port"}}. The first node measures and gives {"status", "written", ...}; the
-    others answer its network probe and start their ranks of the collectives, and give the same without documents.
+    `order.asked`: {"probes": {"names": "all", "size", "models", "out", "python"}}. The first node measures and answers
+    {"written": {probe: path}}; the others answer its network probe and start their ranks of the collectives.
     """
+    # Here: the process of a probe runs in an environment of its own, which has none of these.
+    from servegauge.contract.records.base import plain
+    from servegauge.contract.records.outcome import Outcome
     from servegauge.probes.harness import nodes
 
-    asked, platform = order["probes"], order["launch"]["platform"]
-    node = order.get("node") or {"rank": 0, "nodes": 1}
+    asked, platform, node = order.asked["probes"], order.launch.platform, plain(job.node)
     names_asked, out = asked.get("names", "all"), Path(asked["out"])
-    python = asked.get("python") or interpreter(names_asked, platform, Path(order["root"]))
+    python = asked.get("python") or interpreter(names_asked, platform, Path(order.root))
     wanted = names(names_asked, python)
-    if node["rank"] > 0:
+    if job.node.rank > 0:
         nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python)
-        return {"status": "ok", "cells": {}, "written": {}}
-    if node["nodes"] > 1:  # the other nodes wait in these two, in this order
+        return None
+    if job.node.nodes > 1:  # the other nodes wait in these two, in this order
         wanted.sort(key=lambda name: {"collectives": 0, "network": 1}.get(name, 2))
     try:
         written = run_platform(
@@ -155,8 +160,10 @@ def run_order(order: Mapping[str, Any]) -> dict[str, Any]:
             python=python,
         )
     except UserError as error:  # the process that waits for this job tells it
-        return {"status": "failed", "reason": str(error), "cells": {}, "written": {}}
-    return {"status": "ok", "cells": {}, "written": {name: str(path) for name, path in written.items()}}
+        said = {"status": "failed", "reason": str(error)}
+    else:
+        said = {"status": "ok", "answer": {"written": {name: str(path) for name, path in written.items()}}}
+    return Outcome(launch=order.launch.id, attempt=order.attempt, study=order.study, cells={}, **said)
 
 
 def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:

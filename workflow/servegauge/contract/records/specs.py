@@ -1,0 +1,107 @@
+"""Launches, cells and workloads as they stand in documents: with the id that names their folder.
+
+`contract.spec` computes an id from what a thing is. A document keeps the id that the thing got when it was planned.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from servegauge.base.errors import UserError
+from servegauge.contract.records.base import Record
+from servegauge.contract.spec import Cell, Data, Launch, Layout, Load, Workload
+
+
+class LaunchSpec(Record, frozen=True, kw_only=True):
+    """A launch with its id; alone in `spec.json`."""
+
+    WHAT: ClassVar[str] = "the specification of a launch"
+    REMEDY: ClassVar[str] = "Remove it: the next attempt of the launch writes it again."
+
+    id: str
+    configuration: str = ""
+    framework: str
+    model: Data
+    platform: Data
+    layout: Layout
+    options: Data = msgspec.field(default_factory=dict)
+    extra_args: tuple[str, ...] = ()
+    environment: Data = msgspec.field(default_factory=dict)
+    repeat: int = 1
+
+    @classmethod
+    def of(cls, launch: Launch) -> LaunchSpec:
+        fields = {name: getattr(launch, name) for name in Launch.__dataclass_fields__}
+        return cls(id=launch.id, configuration=launch.configuration, **fields)
+
+    @property
+    def launch(self) -> Launch:
+        """What it is. Its id is computed anew; see `same`."""
+        return Launch(
+            framework=self.framework,
+            model=self.model,
+            platform=self.platform,
+            layout=self.layout,
+            options=self.options,
+            extra_args=self.extra_args,
+            environment=self.environment,
+            repeat=self.repeat,
+        )
+
+
+class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A workload with its id."""
+
+    id: str
+    prompts: Data
+    tokenizer: Data
+    load: Data
+    repeat: int | None = None
+
+    @classmethod
+    def of(cls, workload: Workload) -> WorkloadSpec:
+        fields = {name: getattr(workload, name) for name in Workload.__dataclass_fields__}
+        return cls(id=workload.id, **fields)
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(prompts=self.prompts, tokenizer=self.tokenizer, load=self.load, repeat=self.repeat)
+
+
+class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell with its id. `skipped` is why it cannot work, or null; `thresholds` are those of its flags."""
+
+    id: str
+    launch: str
+    words: str = ""
+    prompts: Data
+    load: Load
+    workload: WorkloadSpec
+    skipped: str | None = None
+    thresholds: dict[str, float] = msgspec.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cell: Cell, skipped: str | None = None, thresholds: dict[str, float] | None = None) -> CellSpec:
+        return cls(
+            id=cell.id,
+            launch=cell.launch,
+            words=cell.words,
+            prompts=cell.prompts,
+            load=cell.load,
+            workload=WorkloadSpec.of(cell.workload),
+            skipped=skipped,
+            thresholds=thresholds or {},
+        )
+
+    @property
+    def cell(self) -> Cell:
+        """What it is; UserError where that has another id today: it would be measured under a wrong name."""
+        cell = Cell(self.launch, self.words, self.prompts, self.load, self.workload.workload)
+        if cell.id != self.id:
+            raise UserError(
+                f"the cell {self.id} is called {cell.id} by this servegauge: its plan was edited, or written by "
+                "another version. Write the plan again with: python scripts/write_plan.py STUDY"
+            )
+        return cell
