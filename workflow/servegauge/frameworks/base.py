@@ -54,7 +54,7 @@ FAIR_DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 
-RESET_TRIES, RESET_PAUSE_S = 40, 0.5  # how often, and how far apart, a refused cache reset is asked for again
+RESET_TRIES, RESET_PAUSE_S = 60, 0.5  # how often, and how far apart, a refused cache reset is asked for again
 
 LAYOUT: dict[str, str] = {
     "tp": "tensor parallel size",

@@ -133,11 +133,11 @@ class LlamaCpp(Framework):
             )
         slots = client.get("/slots").json()
         how, answers = "POST /slots/<id>?action=erase for each slot", []
-        for slot in slots if isinstance(slots, list) else []:
-            reply = client.post(f"/slots/{slot['id']}?action=erase", {})
+        for slot in [one for one in slots if isinstance(one, dict)] if isinstance(slots, list) else []:
+            reply = client.post(f"/slots/{slot.get('id')}?action=erase", {})
             said = reply.json() if reply.ok else None
-            if not isinstance(said, dict) or said.get("id_slot") != slot["id"] or "n_erased" not in said:
-                return Reset(False, how, f"slot {slot['id']}: HTTP {reply.status} {reply.text[:300]}")
+            if not isinstance(said, dict) or said.get("id_slot") != slot.get("id") or "n_erased" not in said:
+                return Reset(False, how, f"slot {slot.get('id')}: HTTP {reply.status} {reply.text[:300]}")
             answers.append(str(said["n_erased"]))
         return Reset(bool(answers), how, f"tokens erased: {', '.join(answers)}" if answers else "no slots were listed")
 
