@@ -116,10 +116,9 @@ def test_killed_around_sbatch_it_is_submitted_once(site, when):
     """Killed after sbatch took the job and before anything was noted, its pickle not yet in its place."""
     [launch] = site.plan({"s": 2.0})
     code = (
-        "import os, signal, runpy, sys; from submitit.slurm.slurm import SlurmExecutor as E\n"
-        f"name = '_get_job_id_from_submission_command' if {when!r} == 'after' else '_make_submission_command'\n"
+        "import os, signal, runpy, sys; from servegauge.submit import sbatch\n"
         "def dies(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "setattr(E, name, staticmethod(dies) if name.startswith('_get') else dies)\n"
+        f"setattr(sbatch, 'job_number' if {when!r} == 'after' else 'run_command', dies)\n"
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     argv = site.argv(launch)
