@@ -250,6 +250,6 @@ def test_two_threads_of_one_process_that_label_steps_keep_their_calls_apart(tmp_
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
     path = made_up.write_nsys(tmp_path / "made.sqlite", made_up.ranks())
     with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE CUPTI_ACTIVITY_KIND_KERNEL RENAME COLUMN streamId TO queueId")
-    with pytest.raises(build.UserError, match=r"CUPTI_ACTIVITY_KIND_KERNEL of schema 3.20.3 has no column streamId"):
+        db.execute("ALTER TABLE CUPTI_ACTIVITY_KIND_KERNEL RENAME COLUMN deviceId TO gpu")
+    with pytest.raises(build.UserError, match=r"CUPTI_ACTIVITY_KIND_KERNEL of schema 3.20.3 has no column deviceId"):
         build.read([path])

@@ -9,200 +9,194 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from servegauge.contract.tables import WORD, _column, _key, _schema
+from servegauge.contract.columns import WORD, column, key, table_schema
 
 _PLACE = (
-    _key("trace", "name of the capture"),
-    _column("rank", pa.int32(), "process of the server, from 0, in the order of its devices"),
-    _column("device", pa.int32(), "GPU, as the profiler numbers it; null where nothing ran on one"),
+    key("trace", "name of the capture"),
+    column("rank", pa.int32(), "process of the server, from 0, in the order of its devices"),
+    column("device", pa.int32(), "GPU, as the profiler numbers it; null where nothing ran on one"),
 )
-_PHASE = _column("phase", WORD, "prefill | mixed | decode | idle (a step without tokens); null: of no step")
-_PART = _column("part", WORD, "forward (called for inside the step's label) | sampling (called for after it)")
-_CALLS = _column("calls", pa.int64(), "how often", "1", null=False)
-_TOTAL = _column("total_ns", pa.int64(), "sum of durations", "ns", null=False)
+_PHASE = column("phase", WORD, "prefill | mixed | decode | idle (a step without tokens); null: of no step")
+_PART = column("part", WORD, "forward (called for inside the step's label) | sampling (called for after it)")
+_CALLS = column("calls", pa.int64(), "how often", "1", null=False)
+_TOTAL = column("total_ns", pa.int64(), "sum of durations", "ns", null=False)
 
 _BREAKDOWN = (
-    _column("span_ns", pa.int64(), "first start to last end of its GPU operations", "ns"),
-    _column("gpu_busy_ns", pa.int64(), "union of its GPU operations over all streams", "ns"),
-    _column("compute_ns", pa.int64(), "union of its kernels, without communication, and memsets", "ns"),
-    _column("comm_exposed_ns", pa.int64(), "communication while nothing computes", "ns"),
-    _column("memcpy_exposed_ns", pa.int64(), "copies while nothing computes or communicates", "ns"),
-    _column("idle_ns", pa.int64(), "span_ns - gpu_busy_ns: the device waits inside the span", "ns"),
+    column("span_ns", pa.int64(), "first start to last end of its GPU operations", "ns"),
+    column("gpu_busy_ns", pa.int64(), "union of its GPU operations over all streams", "ns"),
+    column("compute_ns", pa.int64(), "union of its kernels, without communication, and memsets", "ns"),
+    column("comm_exposed_ns", pa.int64(), "communication while nothing computes", "ns"),
+    column("memcpy_exposed_ns", pa.int64(), "copies while nothing computes or communicates", "ns"),
+    column("idle_ns", pa.int64(), "span_ns - gpu_busy_ns: the device waits inside the span", "ns"),
 )
 """compute + exposed communication + exposed copies + idle = span holds on every row."""
 
-TRACES = _schema(
+TRACES = table_schema(
     "traces",
     "One row per capture, rank and device: what was captured, how far it can be trusted, and the device's whole time.",
     [
         *_PLACE,
-        _column("device_name", WORD, "what the capture calls the device"),
-        _column("profiler", WORD, "nsys | torch", null=False),
-        _column("version", WORD, "version of the profiler, as the file says it"),
-        _column("schema", WORD, "version of the file's schema, as the file says it"),
-        _column("file", pa.string(), "name of the file that was read", null=False),
-        _column(
+        column("device_name", WORD, "what the capture calls the device"),
+        column("profiler", WORD, "nsys | torch", null=False),
+        column("version", WORD, "version of the profiler, as the file says it"),
+        column("schema", WORD, "version of the file's schema, as the file says it"),
+        column("file", pa.string(), "name of the file that was read", null=False),
+        column(
             "graph_mode", WORD, "none | graph (a graph is one row) | node (a row per kernel); never compared", "", False
         ),
-        _column("ranks", pa.int32(), "processes with GPU work in the capture", "processes", null=False),
-        _column("clock_source", WORD, "how its clock was joined to the requests: marker | epoch | none", null=False),
-        _column("clock_error_ns", pa.int64(), "measured error of that join; null where it was not measured", "ns"),
-        _column("epoch_offset_ns", pa.int64(), "add to a time of these tables for Unix time; null where unknown", "ns"),
-        _column("steps", pa.int64(), "steps of the rank", "steps", null=False),
-        _column("kernels", pa.int64(), "kernels on the device; a graph that is one row counts once", "1", null=False),
-        _column("kernels_attributed", pa.int64(), "kernels that a step launched", "1", null=False),
-        _column("attributed_share", pa.float64(), "kernels_attributed / kernels; null without kernels", "1"),
-        _column("dropped", pa.int64(), "events that the profiler says it lost; null where it does not say", "1"),
+        column("ranks", pa.int32(), "processes with GPU work in the capture", "processes", null=False),
+        column("clock_source", WORD, "how its clock was joined to the requests: marker | epoch | none", null=False),
+        column("clock_error_ns", pa.int64(), "measured error of that join; null where it was not measured", "ns"),
+        column("epoch_offset_ns", pa.int64(), "add to a time of these tables for Unix time; null where unknown", "ns"),
+        column("steps", pa.int64(), "steps of the rank", "steps", null=False),
+        column("kernels", pa.int64(), "kernels on the device; a graph that is one row counts once", "1", null=False),
+        column("kernels_attributed", pa.int64(), "kernels that a step launched", "1", null=False),
+        column("attributed_share", pa.float64(), "kernels_attributed / kernels; null without kernels", "1"),
+        column("dropped", pa.int64(), "events that the profiler says it lost; null where it does not say", "1"),
         *_BREAKDOWN,
-        _column("overhead_ratio", pa.float64(), "traced / timed TPOT; null for a capture without its timed cell", "1"),
-        _column("phase_source", WORD, "annotated (labels) | inferred (from the work itself) | none", null=False),
-        _column("reason", pa.string(), "what this capture cannot answer, and why"),
+        column("overhead_ratio", pa.float64(), "traced / timed TPOT; null for a capture without its timed cell", "1"),
+        column("phase_source", WORD, "annotated (labels) | inferred (from the work itself) | none", null=False),
+        column("reason", pa.string(), "what this capture cannot answer, and why"),
     ],
 )
 
-STEPS = _schema(
+STEPS = table_schema(
     "steps",
     "One row per engine step, rank and device. A kernel belongs to the step whose host called for it, whenever it ran.",
     [
         *_PLACE,
-        _column("step", pa.int64(), "number of the step in its rank, from 0", null=False),
+        column("step", pa.int64(), "number of the step in its rank, from 0", null=False),
         _PHASE,
-        _column("label", pa.string(), "the label that the step was read from; null where it was inferred"),
-        _column("context_requests", pa.int64(), "requests in prefill", "requests"),
-        _column("context_tokens", pa.int64(), "their tokens of this step", "tokens"),
-        _column("generation_requests", pa.int64(), "requests in decode", "requests"),
-        _column("generation_tokens", pa.int64(), "their tokens of this step", "tokens"),
-        _column("start_ns", pa.int64(), "the host began the step", "ns", null=False),
-        _column(
+        column("label", pa.string(), "the label that the step was read from; null where it was inferred"),
+        column("context_requests", pa.int64(), "requests in prefill", "requests"),
+        column("context_tokens", pa.int64(), "their tokens of this step", "tokens"),
+        column("generation_requests", pa.int64(), "requests in decode", "requests"),
+        column("generation_tokens", pa.int64(), "their tokens of this step", "tokens"),
+        column("start_ns", pa.int64(), "the host began the step", "ns", null=False),
+        column(
             "end_ns",
             pa.int64(),
             "the next step began; before a pause: its last call and operation ended",
             "ns",
             null=False,
         ),
-        _column("cut", pa.bool_(), "the capture began or ended inside this step", null=False),
-        _column("cpu_ns", pa.int64(), "duration of the label: the forward pass as the host sees it; null if cut", "ns"),
-        _column("gpu_start_ns", pa.int64(), "start of its first GPU operation", "ns"),
-        _column("gpu_end_ns", pa.int64(), "end of its last GPU operation", "ns"),
+        column("cut", pa.bool_(), "the capture began or ended inside this step", null=False),
+        column("cpu_ns", pa.int64(), "duration of the label: the forward pass as the host sees it; null if cut", "ns"),
+        column("gpu_start_ns", pa.int64(), "start of its first GPU operation", "ns"),
+        column("gpu_end_ns", pa.int64(), "end of its last GPU operation", "ns"),
         *_BREAKDOWN,
-        _column(
+        column(
             "sampling_cpu_ns",
             pa.int64(),
             "after the label to its last call, and ranges of sampling; null where the label holds all",
             "ns",
         ),
-        _column("sampling_gpu_ns", pa.int64(), "union of the operations that were called for then", "ns"),
-        _column("kernels", pa.int64(), "kernels of the step", "1"),
-        _column("launches", pa.int64(), "API calls that launched kernels, graphs included", "1"),
-        _column("graph_launches", pa.int64(), "API calls that launched a graph", "1"),
+        column("sampling_gpu_ns", pa.int64(), "union of the operations that were called for then", "ns"),
+        column("kernels", pa.int64(), "kernels of the step", "1"),
+        column("launches", pa.int64(), "API calls that launched kernels, graphs included", "1"),
+        column("graph_launches", pa.int64(), "API calls that launched a graph", "1"),
     ],
 )
 
-KERNELS = _schema(
+KERNELS = table_schema(
     "kernels",
     "One row per kernel name, phase and part of the step.",
     [
         *_PLACE,
         _PHASE,
         _PART,
-        _column("kernel", pa.string(), "name, as the profiler gives it", null=False),
-        _column(
-            "kind", WORD, "gemm | attention | norm | rope | sampling | moe | collective | copy | other", null=False
-        ),
+        column("kernel", pa.string(), "name, as the profiler gives it", null=False),
+        column("kind", WORD, "gemm | attention | norm | rope | sampling | moe | collective | copy | other", null=False),
         _CALLS,
         _TOTAL,
-        _column("p50_ns", pa.int64(), "median duration", "ns", null=False),
-        _column("p99_ns", pa.int64(), "99 % quantile of the duration", "ns", null=False),
-        _column("share", pa.float64(), "total_ns / that of all kernels of the rank, device and phase", "1", null=False),
-        _column("grid", WORD, "most frequent grid, XxYxZ"),
-        _column("block", WORD, "its block, XxYxZ"),
-        _column("registers", pa.int32(), "its registers a thread", "1"),
+        column("p50_ns", pa.int64(), "median duration", "ns", null=False),
+        column("p99_ns", pa.int64(), "99 % quantile of the duration", "ns", null=False),
+        column("share", pa.float64(), "total_ns / that of all kernels of the rank, device and phase", "1", null=False),
+        column("grid", WORD, "most frequent grid, XxYxZ"),
+        column("block", WORD, "its block, XxYxZ"),
+        column("registers", pa.int32(), "its registers a thread", "1"),
     ],
 )
 
-COPIES = _schema(
+COPIES = table_schema(
     "copies",
     "One row per direction, kind of memory and phase.",
     [
         *_PLACE,
         _PHASE,
-        _column("direction", WORD, "HtoD | DtoH | DtoD | HtoH | PtoP | memset | other", null=False),
-        _column("memory", WORD, "the host's side: pinned | pageable | managed; null without one"),
+        column("direction", WORD, "HtoD | DtoH | DtoD | HtoH | PtoP | memset | other", null=False),
+        column("memory", WORD, "the host's side: pinned | pageable | managed; null without one"),
         _CALLS,
-        _column("bytes", pa.int64(), "bytes together", "bytes"),
+        column("bytes", pa.int64(), "bytes together", "bytes"),
         _TOTAL,
-        _column("gb_s", pa.float64(), "bytes / total_ns, 10^9 bytes per second", "GB/s"),
+        column("gb_s", pa.float64(), "bytes / total_ns, 10^9 bytes per second", "GB/s"),
     ],
 )
 
-COLLECTIVES = _schema(
+COLLECTIVES = table_schema(
     "collectives",
     "One row per kind of collective and phase.",
     [
         *_PLACE,
         _PHASE,
-        _column("kind", WORD, "all_reduce | all_gather | reduce_scatter | broadcast | all_to_all | ...", null=False),
+        column("kind", WORD, "all_reduce | all_gather | reduce_scatter | broadcast | all_to_all | ...", null=False),
         _CALLS,
-        _column("bytes", pa.int64(), "bytes of the messages together; null where one is not known", "bytes"),
+        column("bytes", pa.int64(), "bytes of the messages together; null where one is not known", "bytes"),
         _TOTAL,
-        _column("exposed_ns", pa.int64(), "of their union, while nothing computes on the device", "ns", null=False),
-        _column(
-            "skew_p50_ns", pa.int64(), "median of last - first start over ranks; null: one rank or unmatched", "ns"
-        ),
-        _column("skew_max_ns", pa.int64(), "largest such difference", "ns"),
+        column("exposed_ns", pa.int64(), "of their union, while nothing computes on the device", "ns", null=False),
+        column("skew_p50_ns", pa.int64(), "median of last - first start over ranks; null: one rank or unmatched", "ns"),
+        column("skew_max_ns", pa.int64(), "largest such difference", "ns"),
     ],
 )
 
-GAPS = _schema(
+GAPS = table_schema(
     "gaps",
     "Why the device was idle: each gap between two operations, split by what the next one waited for.",
     [
         *_PLACE,
         _PHASE,
-        _column(
+        column(
             "cause",
             WORD,
             "host_late (not yet called for) | synchronisation (the host waited for the GPU meanwhile) | launch_call "
             "(inside the API call) | device (called for, not started) | unattributed (no call is known)",
             null=False,
         ),
-        _column("calls", pa.int64(), "gaps with a part of this cause", "1", null=False),
+        column("calls", pa.int64(), "gaps with a part of this cause", "1", null=False),
         _TOTAL,
     ],
 )
 
-LAUNCHES = _schema(
+LAUNCHES = table_schema(
     "launches",
     "One row per API call's name and phase.",
     [
         *_PLACE,
         _PHASE,
-        _column("call", WORD, "name of the API call", null=False),
+        column("call", WORD, "name of the API call", null=False),
         _CALLS,
         _TOTAL,
-        _column("api_p50_ns", pa.int64(), "median duration of the call", "ns", null=False),
-        _column("api_p99_ns", pa.int64(), "99 % quantile", "ns", null=False),
-        _column("queue_p50_ns", pa.int64(), "median of start of its first operation - start of the call", "ns"),
-        _column("queue_p99_ns", pa.int64(), "99 % quantile; null where the call starts nothing", "ns"),
+        column("api_p50_ns", pa.int64(), "median duration of the call", "ns", null=False),
+        column("api_p99_ns", pa.int64(), "99 % quantile", "ns", null=False),
+        column("queue_p50_ns", pa.int64(), "median of start of its first operation - start of the call", "ns"),
+        column("queue_p99_ns", pa.int64(), "99 % quantile; null where the call starts nothing", "ns"),
     ],
 )
 
-REQUEST_STEPS = _schema(
+REQUEST_STEPS = table_schema(
     "request_steps",
     "One row per request and step that overlap in time; empty where the clocks could not be joined.",
     [
-        _key("trace", "name of the capture"),
-        _column("rank", pa.int32(), "rank of the steps"),
-        _column("request", pa.int32(), "number of the request, as in requests", null=False),
-        _column("step", pa.int64(), "number of the step", null=False),
+        key("trace", "name of the capture"),
+        column("rank", pa.int32(), "rank of the steps"),
+        column("request", pa.int32(), "number of the request, as in requests", null=False),
+        column("step", pa.int64(), "number of the step", null=False),
         _PHASE,
-        _column("membership", WORD, "time: the step overlaps the request; the engine names no requests", null=False),
-        _column("overlap_ns", pa.int64(), "time that both were under way", "ns", null=False),
-        _column(
-            "queue_ns", pa.int64(), "sent until a step with prefill began; the same in each row of a request", "ns"
-        ),
-        _column("prefill_steps", pa.int64(), "steps with prefill that overlap the request", "steps", null=False),
-        _column("decode_steps", pa.int64(), "steps with decode that overlap the request", "steps", null=False),
+        column("membership", WORD, "time: the step overlaps the request; the engine names no requests", null=False),
+        column("overlap_ns", pa.int64(), "time that both were under way", "ns", null=False),
+        column("queue_ns", pa.int64(), "sent until a step with prefill began; the same in each row of a request", "ns"),
+        column("prefill_steps", pa.int64(), "steps with prefill that overlap the request", "steps", null=False),
+        column("decode_steps", pa.int64(), "steps with decode that overlap the request", "steps", null=False),
     ],
 )
 

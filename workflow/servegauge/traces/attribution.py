@@ -18,10 +18,10 @@ NONE = -1
 class Attribution:
     """Indices that join the capture's tables, -1 where there is nothing to join to."""
 
-    call_of: np.ndarray  # int64 (operations,), index into calls
-    step_of_call: np.ndarray  # int64 (calls,), index into steps
+    call_of: np.ndarray  # int32 (operations,), index into calls
+    step_of_call: np.ndarray  # int32 (calls,), index into steps
     after_of_call: np.ndarray  # bool (calls,), called for after the step's label had ended, or in a sampling range
-    step_of: np.ndarray  # int64 (operations,)
+    step_of: np.ndarray  # int32 (operations,)
     after: np.ndarray  # bool (operations,)
 
     def attributed_kernels(self, capture: Capture) -> np.ndarray:
@@ -35,31 +35,44 @@ def is_kernel(capture: Capture) -> np.ndarray:
 
 
 def calls_of_operations(capture: Capture) -> np.ndarray:
-    """The call with each operation's correlation in the same process, -1 for an orphan.
+    """The call with each operation's correlation in the same process, -1 for an orphan: int32 (operations,).
 
     Where several calls share a correlation, it is that which starts work, since others only surround it.
     """
     operations, calls = capture.operations, capture.calls
+    found = np.full(len(operations), NONE, dtype=np.int32)
     if not len(operations) or not len(calls):
-        return np.full(len(operations), NONE, dtype=np.int64)
+        return found
     starts = np.array([names.starts_work(name) for name in capture.names], dtype=bool)[calls.name]
-    base = int(max(calls.correlation.max(), operations.correlation.max())) + 2
-    key = calls.process.astype(np.int64) * base + calls.correlation
-    order = np.lexsort((~starts, key))
-    order = order[calls.correlation[order] >= 0]
-    if not len(order):
-        return np.full(len(operations), NONE, dtype=np.int64)
-    wanted = operations.process.astype(np.int64) * base + operations.correlation
-    at = np.minimum(np.searchsorted(key[order], wanted), len(order) - 1)
-    found = (key[order][at] == wanted) & (operations.correlation >= 0)
-    return np.where(found, order[at], NONE)
+    for process in np.unique(operations.process):
+        own = np.nonzero(operations.process == process)[0]
+        for kind in (starts, ~starts):
+            wanted = own[(found[own] == NONE) & (operations.correlation[own] >= 0)]
+            rows = np.nonzero((calls.process == process) & kind & (calls.correlation >= 0))[0]
+            if len(wanted) and len(rows):
+                found[wanted] = _matching(calls.correlation[rows], rows, operations.correlation[wanted])
+    return found
+
+
+def _matching(keys: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """The first row whose key is each wanted one, -1 where there is none."""
+    low, span = int(keys.min()), int(keys.max()) - int(keys.min()) + 1
+    if span <= 8 * len(keys) + 1_000_000:
+        # Correlation ids count up, so a table addressed by them is small and needs no sorting.
+        at = np.full(span, NONE, dtype=np.int32)
+        at[keys[::-1] - low] = rows[::-1]
+        inside = (wanted >= low) & (wanted < low + span)
+        return np.where(inside, at[np.where(inside, wanted - low, 0)], NONE)
+    order = np.argsort(keys, kind="stable")
+    place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+    return np.where(keys[order][place] == wanted, rows[order][place], NONE)
 
 
 def attribute(capture: Capture, steps: list[Step]) -> Attribution:
     """Join operations to calls, and calls to steps by the time of the call on the step's process or thread."""
     calls = capture.calls
     call_of = calls_of_operations(capture)
-    step_of_call = np.full(len(calls), NONE, dtype=np.int64)
+    step_of_call = np.full(len(calls), NONE, dtype=np.int32)
     after_of_call = np.zeros(len(calls), dtype=bool)
     for lane in sorted({(step.process, step.thread) for step in steps}, key=str):
         process, thread = lane

@@ -34,7 +34,10 @@ def breakdown(capture: Capture, rows: np.ndarray, group: np.ndarray, groups: int
     def union(which: np.ndarray) -> np.ndarray:
         return unions(group[which], start[which], end[which], groups)
 
-    compute, kernels, busy = union(computes), union(~copies), union(np.ones(len(rows), dtype=bool))
+    # Without communication, or without copies, two of the unions are one.
+    compute = union(computes)
+    kernels = union(~copies) if communication.any() else compute
+    busy = unions(group, start, end, groups) if copies.any() else kernels
     first = np.full(groups, np.iinfo(np.int64).max)
     last = np.full(groups, np.iinfo(np.int64).min)
     np.minimum.at(first, group, start)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import whole_file
-from servegauge.contract.tables import from_rows
+from servegauge.contract.columns import from_rows
 from servegauge.contract.trace_tables import TRACE_TABLES
 from servegauge.traces import readers
 from servegauge.traces import requests as joining

@@ -22,10 +22,9 @@ class Operations:
 
     start: np.ndarray  # int64 ns
     end: np.ndarray  # int64 ns
-    process: np.ndarray  # int32, index into Capture.processes
-    device: np.ndarray  # int32, as the profiler numbers it
-    stream: np.ndarray  # int64
-    correlation: np.ndarray  # int64, joins with Calls.correlation of the same process; -1 where there is none
+    process: np.ndarray  # int16, index into Capture.processes
+    device: np.ndarray  # int16, as the profiler numbers it
+    correlation: np.ndarray  # int32 or int64, joins with Calls.correlation of the same process; -1 where there is none
     kind: np.ndarray  # int8, KERNEL | MEMCPY | MEMSET | GRAPH
     name: np.ndarray  # int32, index into Capture.names
     bytes: np.ndarray  # int64, of a copy or a collective's message; -1 where unknown
@@ -45,7 +44,7 @@ class Calls:
     start: np.ndarray
     end: np.ndarray
     process: np.ndarray
-    thread: np.ndarray  # int64
+    thread: np.ndarray  # int32, some number of the thread
     correlation: np.ndarray
     name: np.ndarray
 
@@ -111,40 +110,39 @@ class Capture:
     notes: tuple[str, ...] = ()  # what cannot be answered, and why
 
 
-_TYPES: dict[type, dict[str, type]] = {
-    Operations: {
-        "process": np.int32,
-        "device": np.int32,
-        "kind": np.int8,
-        "name": np.int32,
-        "direction": np.int8,
-        "memory": np.int8,
-        "shape": np.int32,
-        "in_graph": np.bool_,
-    },
-    Calls: {"process": np.int32, "name": np.int32},
-    Ranges: {"process": np.int32, "name": np.int32, "open": np.bool_},
-}
+_TYPES = {
+    "process": np.int16, "device": np.int16, "kind": np.int8, "name": np.int32, "direction": np.int8, "memory": np.int8,
+    "shape": np.int32, "in_graph": np.bool_, "thread": np.int32, "open": np.bool_,
+}  # fmt: skip
 _DEFAULTS = {"correlation": -1, "bytes": -1, "shape": -1}
 
 
 def table(kind: type, parts: list[dict[str, np.ndarray]]):
-    """Operations, Calls or Ranges from parts that may lack columns (then the default), sorted by start."""
+    """Operations, Calls or Ranges from parts that may lack columns (then the default), sorted by start.
+
+    The parts are emptied on the way, column by column: a capture need not fit into memory twice.
+    """
     parts = [part for part in parts if len(part["start"])]
+    lengths = [len(part["start"]) for part in parts]
     columns = {}
     for column in fields(kind):
-        dtype = _TYPES[kind].get(column.name, np.int64)
-        default = _DEFAULTS.get(column.name, 0)
-        values = [
-            np.asarray(part[column.name], dtype=dtype)
-            if column.name in part
-            else np.full(len(part["start"]), default, dtype=dtype)
-            for part in parts
-        ]
-        columns[column.name] = np.concatenate(values) if values else np.empty(0, dtype=dtype)
-    order = np.argsort(columns["start"], kind="stable")
-    if len(order) and (np.diff(order) != 1).any():
-        columns = {name: values[order] for name, values in columns.items()}
+        values = [part.pop(column.name, None) for part in parts]
+        dtype = _TYPES.get(column.name, np.int64)
+        if column.name == "correlation" and all(v is not None and v.dtype == np.int32 for v in values) and values:
+            dtype = np.int32
+        whole = np.empty(sum(lengths), dtype=dtype)
+        at = 0
+        for index, length in enumerate(lengths):
+            found = values[index]
+            whole[at : at + length] = _DEFAULTS.get(column.name, 0) if found is None else found
+            values[index] = None
+            at += length
+        columns[column.name] = whole
+    start = columns["start"]
+    if len(start) and (start[1:] < start[:-1]).any():
+        order = np.argsort(start, kind="stable")
+        for name in columns:
+            columns[name] = columns[name][order]
     return kind(**columns)
 
 

@@ -17,7 +17,11 @@ def unions(group: np.ndarray, start: np.ndarray, end: np.ndarray, groups: int) -
     lengths = np.zeros(groups, dtype=np.int64)
     if not len(start):
         return lengths
-    order = np.lexsort((start, group))
+    # Captures are sorted by start: then a stable sort by group alone does, and often there is nothing to sort.
+    if (start[1:] < start[:-1]).any():
+        order = np.lexsort((start, group))
+    else:
+        order = np.argsort(group, kind="stable") if (group[1:] < group[:-1]).any() else slice(None)
     group, start, end = group[order], start[order], np.maximum(end[order], start[order])
     zero, stride = int(start.min()), int(end.max()) - int(start.min()) + 1
     if groups > np.iinfo(np.int64).max // (2 * stride):
@@ -37,7 +41,7 @@ def merge(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     if not len(start):
         empty = np.empty(0, dtype=np.int64)
         return empty, empty, empty
-    order = np.argsort(start, kind="stable")
+    order = np.argsort(start, kind="stable") if (start[1:] < start[:-1]).any() else np.arange(len(start))
     begins, reach = start[order], np.maximum.accumulate(end[order])
     first = np.concatenate(([True], begins[1:] > reach[:-1]))
     last = np.concatenate((first[1:], [True]))

@@ -7,14 +7,17 @@ copies means no copies, but an absent table of calls or kernels means that CUDA 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from servegauge.base.errors import UserError
-from servegauge.traces import labels
+from servegauge.traces import labels, nsys_calls
 from servegauge.traces.capture import (
+    DIRECTIONS,
     GRAPH,
     KERNEL,
     MEMCPY,
@@ -27,14 +30,19 @@ from servegauge.traces.capture import (
     Shape,
     table,
 )
-from servegauge.traces.names import plain_call
+from servegauge.traces.sqlite_columns import Codes, narrow, need, or_default, process_of
 from servegauge.traces.sqlite_source import Export
 
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 _GRAPHS = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
-_CALLS = "CUPTI_ACTIVITY_KIND_RUNTIME"
+CALLS = "CUPTI_ACTIVITY_KIND_RUNTIME"
 _COPY = {1: 1, 2: 2, 8: 3, 9: 4, 10: 5, 11: 1, 12: 2, 13: 3}  # CUpti_ActivityMemcpyKind -> index into DIRECTIONS
 _HOST_MEMORY = {0: 2, 1: 1, 4: 3, 6: 3}  # CUpti_ActivityMemoryKind -> index into MEMORIES
+_AXES = {
+    "gridX": 1, "gridY": 2_147_483_659, "gridZ": 35_184_372_088_891, "blockX": 1_000_003, "blockY": 1_000_000_007,
+    "blockZ": 999_999_999_989, "registersPerThread": 7_919,
+}  # fmt: skip
+"""How a kernel was launched, and what each is multiplied by to tell two launches apart by one number."""
 _RANGE_TYPES = (59, 60)  # push/pop and start/end
 
 
@@ -49,7 +57,7 @@ class Dialect:
 
 
 class _Names:
-    """Texts of StringIds as indices into one list."""
+    """Texts as indices into one list."""
 
     def __init__(self, export: Export) -> None:
         self._export = export
@@ -62,25 +70,27 @@ class _Names:
             self.list.append(text)
         return self._index[text]
 
-    def of(self, parts: list[dict[str, np.ndarray]], column: str, plain: bool = False) -> None:
-        """Replace ids of StringIds by indices, in place."""
-        ids = np.unique(np.concatenate([part[column] for part in parts])) if parts else np.empty(0, np.int64)
-        texts = self._export.texts(ids)
-        codes = np.array(
-            [self.add(plain_call(t) if plain else t) for t in (texts.get(int(i), f"unknown name {i}") for i in ids)],
-            dtype=np.int32,
-        )
-        for part in parts:
-            part[column] = codes[np.searchsorted(ids, part[column])]
+    def resolve(self, parts: list[dict[str, np.ndarray]], ids: Codes) -> None:
+        """Turn the `name` of each part, coded ids of StringIds, into indices, in place."""
+        _rename(parts, [self.add(text) for text in self._export.names(ids.index)])
+
+
+def _rename(parts: list[dict[str, np.ndarray]], indices: list[int]) -> None:
+    codes = np.array(indices, dtype=np.int32)
+    for part in parts:
+        part["name"] = codes[part["name"]]
 
 
 def read(export: Export, dialect: Dialect) -> Capture:
     """The capture in `export`. Raises UserError where a table lacks what is needed."""
     names = _Names(export)
     shapes: dict[tuple[int, ...], int] = {}
-    operations = _operations(export, names, shapes, dialect)
-    calls = _calls(export, names, dialect)
-    ranges = _ranges(export, names, dialect, _last(operations, calls))
+    tables = tuple(filter(None, (CALLS, dialect.driver_calls)))
+    with nsys_calls.beside(export, tables) as read_calls:
+        operations = _operations(export, names, shapes, dialect)
+        calls, threads, texts = read_calls()
+    _rename(calls, [names.add(text) for text in texts])
+    ranges = _ranges(export, names, dialect, threads, _last(operations, calls))
     processes = _processes(export, [*operations, *calls, *ranges])
     found = table(Operations, operations)
     return Capture(
@@ -102,107 +112,96 @@ def read(export: Export, dialect: Dialect) -> Capture:
     )
 
 
-def _need(export: Export, name: str, *columns: str) -> None:
-    if missing := [column for column in columns if not export.has(name, column)]:
-        raise UserError(
-            f"{export.path}: table {name} of schema {export.schema or 'without version'} has no column "
-            f"{', '.join(missing)}; it has {', '.join(sorted(export.columns[name]))}; export the report again with the "
-            "nsys that recorded it"
-        )
-
-
-def _process_of(export: Export, name: str) -> str:
-    """SQL for the process of a row: globalPid and globalTid without their lowest 24 bits; 0 where neither is there."""
-    for column in ("globalPid", "globalTid"):
-        if export.has(name, column):
-            return f"COALESCE({column}, 0) >> 24"
-    return "0"
-
-
-def _or(export: Export, name: str, column: str, default: int) -> str:
-    return f'COALESCE("{column}", {default})' if export.has(name, column) else str(default)
-
-
 def _operations(
     export: Export, names: _Names, shapes: dict[tuple[int, ...], int], dialect: Dialect
 ) -> list[dict[str, np.ndarray]]:
-    common = ("start", "end", "deviceId", "streamId")
+    places = Codes()
     parts: list[dict[str, np.ndarray]] = []
 
-    def place(name: str) -> dict[str, str]:
-        _need(export, name, *common)
-        return {
+    def batches(name: str, kind: int, /, **more: str) -> Iterator[dict[str, np.ndarray]]:
+        need(export, name, "start", "end", "deviceId")
+        columns = {
             "start": "start",
             "end": 'COALESCE("end", start)',
-            "process": _process_of(export, name),
-            "device": "COALESCE(deviceId, 0)",
-            "stream": "COALESCE(streamId, 0)",
-            "correlation": _or(export, name, "correlationId", -1),
+            "place": f"(({process_of(export, name)}) << 10) + COALESCE(deviceId, 0)",
+            "correlation": or_default(export, name, "correlationId", -1),
         }
+        for batch in export.batches(name, columns | more):
+            batch["place"] = places.of(batch["place"])
+            yield batch | {"kind": np.full(len(batch["start"]), kind, dtype=np.int8)}
 
     if _KERNELS in export.columns:
-        name = next((c for c in ("demangledName", "shortName") if export.has(_KERNELS, c)), None)
-        if name is None:
-            _need(export, _KERNELS, "demangledName")
-        axes = ("gridX", "gridY", "gridZ", "blockX", "blockY", "blockZ", "registersPerThread")
-        columns = place(_KERNELS) | {"name": f"COALESCE({name}, 0)", "node": _or(export, _KERNELS, "graphNodeId", 0)}
-        columns |= {axis: _or(export, _KERNELS, axis, -1) for axis in axes}
-        kernels = []
-        for batch in export.batches(_KERNELS, columns):
-            batch["shape"] = _shape_codes(np.column_stack([batch.pop(axis) for axis in axes]), shapes)
-            batch["in_graph"] = batch.pop("node") > 0
-            kernels.append(_narrow(batch, KERNEL))
-        names.of(kernels, "name")
-        parts += kernels
+        parts += _kernels(export, names, shapes, batches)
     if dialect.graphs and _GRAPHS in export.columns:
-        graphs = []
-        for batch in export.batches(_GRAPHS, place(_GRAPHS) | {"graph": _or(export, _GRAPHS, "graphId", 0)}):
-            graph = batch.pop("graph")
-            ids, inverse = np.unique(graph, return_inverse=True)
-            codes = np.array([names.add(f"CUDA graph {value}") for value in ids], dtype=np.int32)
-            graphs.append(_narrow(batch | {"name": codes[inverse]}, GRAPH))
-        parts += graphs
-    for kind, name in ((MEMCPY, "CUPTI_ACTIVITY_KIND_MEMCPY"), (MEMSET, "CUPTI_ACTIVITY_KIND_MEMSET")):
-        if name not in export.columns:
-            continue
-        columns = place(name) | {"bytes": _or(export, name, "bytes", -1)}
-        if kind == MEMCPY:
-            _need(export, name, "copyKind")
-            columns |= {"copy": "copyKind"}
-            columns |= {column: _or(export, name, column, -1) for column in ("srcKind", "dstKind")}
-        columns |= {"node": _or(export, name, "graphNodeId", 0)}
-        for batch in export.batches(name, columns):
-            batch["in_graph"] = batch.pop("node") > 0
-            if kind == MEMCPY:
-                batch["direction"] = _mapped(batch.pop("copy"), _COPY)
-                source, target = batch.pop("srcKind"), batch.pop("dstKind")
-                host = np.where(batch["direction"] == 1, source, np.where(batch["direction"] == 2, target, -1))
-                batch["memory"] = _mapped(host, _HOST_MEMORY)
-            else:
-                batch["direction"] = np.full(len(batch["start"]), 6, dtype=np.int8)
-            batch["name"] = np.full(len(batch["start"]), names.add("memcpy" if kind == MEMCPY else "memset"), np.int32)
-            parts.append(_narrow(batch, kind))
+        graphs = Codes()
+        found = []
+        for batch in batches(_GRAPHS, GRAPH, name=or_default(export, _GRAPHS, "graphId", 0)):
+            found.append(narrow(batch | {"name": graphs.of(batch["name"])}))
+        codes = np.array([names.add(f"CUDA graph {value}") for value in graphs.index], dtype=np.int32)
+        for part in found:
+            part["name"] = codes[part["name"]]
+        parts += found
+    if (name := "CUPTI_ACTIVITY_KIND_MEMCPY") in export.columns:
+        need(export, name, "copyKind")
+        kinds = {column: or_default(export, name, column, -1) for column in ("srcKind", "dstKind")}
+        for batch in batches(name, MEMCPY, bytes=or_default(export, name, "bytes", -1), copy="copyKind", **kinds):
+            batch["direction"] = _mapped(batch.pop("copy"), _COPY)
+            source, target = batch.pop("srcKind"), batch.pop("dstKind")
+            host = np.where(batch["direction"] == 1, source, np.where(batch["direction"] == 2, target, -1))
+            batch["memory"] = _mapped(host, _HOST_MEMORY)
+            parts.append(narrow(batch | {"name": np.full(len(host), names.add("memcpy"), np.int32)}))
+    if (name := "CUPTI_ACTIVITY_KIND_MEMSET") in export.columns:
+        for batch in batches(name, MEMSET, bytes=or_default(export, name, "bytes", -1)):
+            count = len(batch["start"])
+            batch["direction"] = np.full(count, DIRECTIONS.index("memset"), dtype=np.int8)
+            parts.append(narrow(batch | {"name": np.full(count, names.add("memset"), np.int32)}))
+    where = np.array(list(places.index), dtype=np.int64)
+    for part in parts:
+        place = part.pop("place")
+        part["process"], part["device"] = (where >> 10)[place], (where & 1023).astype(np.int16)[place]
     return parts
 
 
-def _narrow(batch: dict[str, np.ndarray], kind: int) -> dict[str, np.ndarray]:
-    """The batch with its kind, in columns of their own, so that the block that they were read in can be freed."""
-    small = {"device": np.int32, "name": np.int32, "shape": np.int32}
-    out = {name: np.array(values, dtype=small.get(name, values.dtype)) for name, values in batch.items()}
-    return out | {"kind": np.full(len(batch["start"]), kind, dtype=np.int8)}
+def _kernels(
+    export: Export,
+    names: _Names,
+    shapes: dict[tuple[int, ...], int],
+    batches: Callable[..., Iterator[dict[str, np.ndarray]]],
+) -> list[dict[str, np.ndarray]]:
+    name = next((column for column in ("demangledName", "shortName") if export.has(_KERNELS, column)), None)
+    if name is None:
+        need(export, _KERNELS, "demangledName")
+    axes = [axis for axis in _AXES if export.has(_KERNELS, axis)]
+    node = f"({or_default(export, _KERNELS, 'graphNodeId', 0)} > 0)"
+    more = {"row": "rowid", "name": f"(COALESCE({name}, 0) << 1) + {node}"}
+    more["shape"] = " + ".join(f"COALESCE({axis}, 0) * {_AXES[axis]}" for axis in axes) or "0"
+    ids, launches = Codes(), Codes()
+    rows: list[int] = []
+    parts = []
+    for batch in batches(_KERNELS, KERNEL, **more):
+        batch["in_graph"] = (batch["name"] & 1) > 0
+        batch["name"] = ids.of(batch["name"] >> 1)
+        row = batch.pop("row")
+        batch["shape"] = launches.of(batch["shape"])
+        for code in range(len(rows), len(launches.index)):
+            rows.append(int(row[np.argmax(batch["shape"] == code)]))
+        parts.append(narrow(batch))
+    names.resolve(parts, ids)
+    codes = np.array([_shape(export, axes, row, shapes) for row in rows], dtype=np.int32)
+    for part in parts:
+        part["shape"] = codes[part["shape"]]
+    return parts
 
 
-def _shape_codes(rows: np.ndarray, shapes: dict[tuple[int, ...], int]) -> np.ndarray:
-    """An index for each row of (grid, block, registers), -1 where the grid is unknown; `shapes` grows."""
-    weights = np.array([1000003, 998244353, 1000000007, 1000000009, 1000000021, 1000000033, 1000000087], dtype=np.int64)
-    mixed = (rows * weights).sum(axis=1)  # wraps around; collisions are told apart below
-    _, first, inverse = np.unique(mixed, return_index=True, return_inverse=True)
-    if (rows[first][inverse] != rows).any():
-        unique, inverse = np.unique(rows, axis=0, return_inverse=True)
-    else:
-        unique = rows[first]
-    codes = [shapes.setdefault(tuple(int(v) for v in row), len(shapes)) if row[0] >= 0 else -1 for row in unique]
-    return np.array(codes, dtype=np.int32)[inverse.reshape(-1)]
+def _shape(export: Export, axes: list[str], row: int, shapes: dict[tuple[int, ...], int]) -> int:
+    """The index of the launch of one kernel in `shapes`, -1 where the export does not say how it was launched."""
+    if "gridX" not in axes:
+        return -1
+    found = dict(
+        zip(axes, export.rows(f"SELECT {', '.join(axes)} FROM {_KERNELS} WHERE rowid = {row}")[0], strict=True)
+    )
+    key = tuple(-1 if found.get(axis) is None else int(found[axis]) for axis in _AXES)
+    return shapes.setdefault(key, len(shapes)) if key[0] >= 0 else -1
 
 
 def _mapped(values: np.ndarray, codes: dict[int, int]) -> np.ndarray:
@@ -212,38 +211,16 @@ def _mapped(values: np.ndarray, codes: dict[int, int]) -> np.ndarray:
     return out
 
 
-def _calls(export: Export, names: _Names, dialect: Dialect) -> list[dict[str, np.ndarray]]:
-    parts = []
-    for name in (_CALLS, dialect.driver_calls):
-        if name is None or name not in export.columns:
-            continue
-        _need(export, name, "start", "end", "correlationId", "nameId")
-        columns = {
-            "start": "start",
-            "end": 'COALESCE("end", start)',
-            "process": _process_of(export, name),
-            "thread": _or(export, name, "globalTid", 0),
-            "correlation": "COALESCE(correlationId, -1)",
-            "name": "COALESCE(nameId, 0)",
-        }
-        parts += [
-            {key: np.array(values, dtype=np.int32 if key == "name" else np.int64) for key, values in batch.items()}
-            for batch in export.batches(name, columns)
-        ]
-    names.of(parts, "name", plain=True)
-    return parts
-
-
 def _last(*tables: list[dict[str, np.ndarray]]) -> int:
     return max((int(part["end"].max()) for parts in tables for part in parts if len(part["end"])), default=0)
 
 
-def _ranges(export: Export, names: _Names, dialect: Dialect, last: int) -> list[dict[str, np.ndarray]]:
+def _ranges(export: Export, names: _Names, dialect: Dialect, codes: Codes, last: int) -> list[dict[str, np.ndarray]]:
     """Ranges whose name a label can be read from; a range without end lasts to the end of the capture."""
     name = "NVTX_EVENTS"
     if name not in export.columns:
         return []
-    _need(export, name, "start", "end", "text")
+    need(export, name, "start", "end", "text")
     likes = " OR ".join(f"{{0}} LIKE '{pattern}'" for pattern in labels.SQL_PATTERNS)
     text = "text" if dialect.null_text else "NULLIF(text, '')"
     if export.has(name, "textId") and "StringIds" in export.columns:
@@ -267,8 +244,8 @@ def _ranges(export: Export, names: _Names, dialect: Dialect, last: int) -> list[
             "end": np.array(
                 [max(last, row[0]) if cut else row[1] for row, cut in zip(rows, is_open, strict=True)], dtype=np.int64
             ),
-            "process": threads >> 24 if thread != "0" else threads,
-            "thread": threads,
+            "process": threads >> 24,
+            "thread": codes.of(threads),
             "name": np.array([names.add(row[3]) for row in rows], dtype=np.int32),
             "open": np.array(is_open),
         }
@@ -279,12 +256,16 @@ def _processes(export: Export, parts: list[dict[str, np.ndarray]]) -> list[Proce
     """Processes in the order of their first device, then of their number; columns become indices, in place."""
     device: dict[int, int] = {}
     for part in parts:
-        for value in np.unique(part["process"]):
-            first = int(part["device"][part["process"] == value].min()) if "device" in part else 1 << 30
-            device[int(value)] = min(device.get(int(value), 1 << 30), first)
+        if "device" in part:
+            found = part["process"] * 1024 + part["device"]
+            pairs = [(value // 1024, value % 1024) for value in pd.unique(found).tolist()]
+        else:
+            pairs = [(value, 1 << 30) for value in pd.unique(part["process"]).tolist()]
+        for value, first in pairs:
+            device[value] = min(device.get(value, 1 << 30), first)
     order = sorted(device, key=lambda value: (device[value], value))
     values = np.array(sorted(device), dtype=np.int64)
-    codes = np.array([order.index(value) for value in sorted(device)], dtype=np.int32)
+    codes = np.array([order.index(value) for value in sorted(device)], dtype=np.int16)
     for part in parts:
         part["process"] = codes[np.searchsorted(values, part["process"])]
     named = {}
@@ -312,8 +293,8 @@ def _notes(export: Export) -> tuple[str, ...]:
     notes = []
     if _KERNELS not in export.columns and _GRAPHS not in export.columns:
         notes.append(f"no GPU work: the export has no {_KERNELS} (was nsys run with -t cuda, inside the traced range?)")
-    elif _CALLS not in export.columns:
-        notes.append(f"no launches: the export has no {_CALLS}, so no kernel can be given to a step")
+    elif CALLS not in export.columns:
+        notes.append(f"no launches: the export has no {CALLS}, so no kernel can be given to a step")
     if "NVTX_EVENTS" not in export.columns:
         notes.append("no labels: the export has no NVTX_EVENTS (nsys -t nvtx, and a server that labels its steps)")
     return tuple(notes)

@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from dataclasses import fields
 from typing import Any
 
@@ -47,7 +48,6 @@ class _Args(msgspec.Struct, rename={"registers": "registers per thread"}):
 
     correlation: Any = None
     device: Any = None
-    stream: Any = None
     bytes: Any = None
     grid: Any = None
     block: Any = None
@@ -207,7 +207,7 @@ def _calls(events: list[_Event], zero: int, names: dict[str, int]) -> Calls:
 
 
 def _thread(value: Any) -> int:
-    return value if isinstance(value, int) else hash(str(value)) & 0x7FFFFFFF
+    return (value if isinstance(value, int) else zlib.crc32(str(value).encode())) & 0x7FFFFFFF
 
 
 def _operations(
@@ -230,7 +230,6 @@ def _operations(
             ("start", start),
             ("end", end),
             ("device", _int(args.device if args.device is not None else event.pid, 0)),
-            ("stream", _int(args.stream if args.stream is not None else event.tid, 0)),
             ("correlation", correlation),
             ("kind", kind),
             ("name", names.setdefault(name, len(names))),
