@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from servegauge.report import figure_style
-from servegauge.report.figure_style import Figure
+from servegauge.report.figure_style import Drawn
 from servegauge.traces import phases
 
 PANEL_IN = (3.6, 2.4)  # width, height of one panel, inches
@@ -81,7 +81,7 @@ class KernelDifference:
 class TraceSection:
     """Empty where nothing was traced."""
 
-    figures: list[Figure] = field(default_factory=list)
+    figures: list[Drawn] = field(default_factory=list)
     sentences: list[str] = field(default_factory=list)
     kernels: list[KernelDifference] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -157,7 +157,7 @@ def _panels(count: int, per_panel: int) -> tuple[Canvas, list[Axes]]:
     return canvas, axes[:count]
 
 
-def _phase_figure(means: Mapping[tuple[str, str, str], Mapping[str, float | None]]) -> Figure:
+def _phase_figure(means: Mapping[tuple[str, str, str], Mapping[str, float | None]]) -> Drawn:
     """Bars of each phase: CPU beside GPU, level beside level, a panel for each condition."""
     conditions = list(dict.fromkeys(key[0] for key in means))
     levels = list(dict.fromkeys(key[1] for key in means))
@@ -201,7 +201,7 @@ def idle_parts(tables: Mapping[str, pa.Table], phase: str) -> dict[str, float] |
     return {name: float(value) / len(own) / 1e6 for name, value in parts.items()}
 
 
-def _idle_figure(traced: Sequence[Traced], means: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Figure:
+def _idle_figure(traced: Sequence[Traced], means: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> Drawn:
     """One bar for each condition, phase and level: busy, then idle by cause."""
     bars: list[tuple[str, dict[str, float]]] = []
     for condition, level, phase in means:

@@ -12,6 +12,7 @@ from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import write_text
 from servegauge.contract.metric import VIEWS, Metric
 from servegauge.contract.metric_registry import metrics
+from servegauge.contract.trace_tables import TRACE_TABLES
 from servegauge.dataset.catalogue import catalogue
 from servegauge.dataset.catalogue import parted as parted_tables
 
@@ -43,6 +44,12 @@ is here. guidellm: "TPOT" is (last token - *sent*) / output tokens, so it contai
 
 Quantiles are over the ok requests of the window (ITL: over its gaps). Their 95 % intervals are distribution-free (order
 statistics), null where the sample cannot carry them: a p99 needs 368 requests, a p90 36, a median 6.
+"""
+
+_TRACES = """# Tables of a trace
+
+`servegauge trace FILE --out DIR` writes these; [traces.md](traces.md) says how they are made. `_ns` is nanoseconds from
+the profiler's own zero, or on the requests' clock where `traces.clock_source` is not `none`.
 """
 
 
@@ -77,6 +84,18 @@ def _called(metric: Metric) -> str:
     return f"`{metric.name if metric.values else metric.column}`"
 
 
+def _table(title: str, schema: pa.Schema, where: str) -> str:
+    """One table: what a row is, where it lies, and its columns."""
+    lines = [f"## {title}", "", (schema.metadata[b"description"]).decode(), where, ""]
+    lines += ["| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
+    for field in schema:
+        metadata = {key.decode(): value.decode() for key, value in field.metadata.items()}
+        meaning = metadata["description"].replace("|", "\\|")
+        null = "yes" if field.nullable else "no"
+        lines.append(f"| `{field.name}` | {_kind(field.type)} | {metadata.get('unit', '')} | {null} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
 def data_dictionary() -> str:
     """The data dictionary as Markdown: every table, every column with its type, unit and meaning."""
     parted = ", ".join(f"`{name}`" for name in parted_tables())
@@ -89,14 +108,9 @@ def data_dictionary() -> str:
             if name in parted_tables()
             else f"`results/dataset/{name}.parquet`"
         )
-        lines = [f"## {name}", "", (schema.metadata[b"description"]).decode(), f"In {where}.", ""]
-        lines += ["| column | type | unit | null | meaning |", "|---|---|---|---|---|"]
-        for field in schema:
-            metadata = {key.decode(): value.decode() for key, value in field.metadata.items()}
-            meaning = metadata["description"].replace("|", "\\|")
-            null = "yes" if field.nullable else "no"
-            lines.append(f"| `{field.name}` | {_kind(field.type)} | {metadata.get('unit', '')} | {null} | {meaning} |")
-        parts.append("\n".join(lines) + "\n")
+        parts.append(_table(name, schema, f"In {where}."))
+    parts.append(_TRACES)
+    parts += [_table(f"trace: {name}", schema, f"In `DIR/{name}.parquet`.") for name, schema in TRACE_TABLES.items()]
     return "\n".join(parts)
 
 
