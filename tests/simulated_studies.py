@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from servegauge.compare.compare import Comparison, compare
+from servegauge.compare.compare import compare
+from servegauge.compare.results import Comparison
 from servegauge.compare.verdicts import DIFFERENT, EQUAL, FASTER, FASTER_WITHIN, SLOWER, SLOWER_WITHIN
 from servegauge.dataset.study_view import METRICS, Metric, Study
 
@@ -59,6 +60,7 @@ class SimulatedStudy(Study):
     matrix: dict[str, Any] = field(default_factory=lambda: {"platform": ["base", "other"]})
     slos: dict[str, Any] = field(default_factory=dict)
     drawn: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    again: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[Metric]:

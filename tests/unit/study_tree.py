@@ -128,7 +128,13 @@ class Tree:
     def study(self, content: Any = None, name: str = "x", **parts: Any) -> dict[str, Any]:
         """Write and load config/studies/<name>.yaml: STUDY with keys of `parts` (matrix=..., load=...) laid over it."""
         if content is None:
-            content = {**STUDY, **{key: {**STUDY.get(key, {}), **part} for key, part in parts.items()}}
+            content = {
+                **STUDY,
+                **{
+                    key: {**STUDY.get(key, {}), **part} if isinstance(part, dict) else part
+                    for key, part in parts.items()
+                },
+            }
         self.write(f"config/studies/{name}.yaml", content)
         return servegauge.plan.config.load_study(self.root, name)
 

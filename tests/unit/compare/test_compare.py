@@ -10,8 +10,10 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
-from servegauge.compare.compare import EXPLORATORY, Comparison, compare
+from servegauge.compare.compare import compare
+from servegauge.compare.results import EXPLORATORY, Comparison
 from servegauge.compare.sentences import sentence, words
+from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import (
     BELOW_INSTRUMENT,
     EQUAL,
@@ -365,3 +367,37 @@ def test_words_of_conditions_and_levels():
     assert label({"tp": 2, "concurrency": 64, "prefix_cache": True}) == "tp 2, concurrency 64, prefix_cache on"
     assert label({}) == "everything"
     assert [level_text(level) for level in (True, 2, 0.5, "x", {"a": 1})] == ["on", "2", "0.5", "x", '{"a":1}']
+
+
+# -- the baseline against itself -----------------------------------------------
+
+
+def with_again(truth: float) -> SimulatedStudy:
+    """A study without any difference whose baseline has a second name, `truth` times as slow."""
+    study, other = drawn(repeats=5, deviation=0.003), drawn(seed=2, repeats=5, deviation=0.003, truth=truth)
+    study.again = [
+        {**row, "axes": {**row["axes"], "platform": "base"}, "platform": "base", "launch": f"{row['launch']}-again"}
+        for row in other.cells
+        if row["platform"] == "other"
+    ]
+    return study
+
+
+def test_the_baseline_against_itself_is_judged_apart_and_shows_nothing():
+    with_it, without = judged(with_again(1.0)), judged(drawn(repeats=5, deviation=0.003))
+    assert with_it.again
+    assert with_it.again.levels == ["base", "base.again"]
+    assert len(with_it.again.ratios) == 36
+    assert with_it.ratios == without.ratios
+    assert with_it.families == without.families
+    assert not {one.verdict for one in with_it.again.ratios} & {SLOWER, FASTER}
+    assert with_it.notes[-1] == (
+        "A/A: the baseline was measured against itself, and no difference was found in 39 comparisons."
+    )
+
+
+def test_a_baseline_that_differs_from_itself_is_said_first():
+    found = judged(with_again(1.08))
+    assert found.notes[0].startswith("A/A: the baseline differs from itself (TTFT p50, TPOT p50")
+    rows = list(comparison_rows(found))
+    assert {row["level"] for row in rows} == {"other", "base.again"}

@@ -296,3 +296,28 @@ def test_a_cell_whose_parts_are_too_long_together_is_refused(tree: Tree) -> None
     axes = {"prompts": [long["prompts"]], "model": long["models"], "platform": [long["platforms"]]}
     with pytest.raises(UserError, match="Shorten the name of its model, platform or prompt"):
         expand(tree.study(matrix=axes))
+
+
+def test_the_baseline_is_measured_again_in_the_same_blocks_with_the_same_workloads(tree: Tree) -> None:
+    plain, plan = (expand(tree.study(matrix={"repeat": 6}, aa=aa)) for aa in (False, True))
+    known = {launch.id for launch in plain.launches}
+    again = [launch for launch in plan.launches if launch.id not in known]
+    assert known < {launch.id for launch in plan.launches}, "no id changes"
+    assert {launch.platform["name"] for launch in again} == {"metal.again"}
+    assert len(again) == 6
+    assert {one.id for one in plan.workloads} == {one.id for one in plain.workloads}
+    places = {name: [] for name in ("metal", "virtual", "metal.again")}
+    for start in range(0, len(plan.launches), 3):
+        block = plan.launches[start : start + 3]
+        assert {launch.repeat for launch in block} == {block[0].repeat}
+        for place, launch in enumerate(block):
+            places[launch.platform["name"]].append(place)
+    assert all(sorted(found) == [0, 0, 1, 1, 2, 2] for found in places.values()), "each in each place equally often"
+
+
+def test_the_baseline_of_an_option_is_measured_again_as_the_option_is(tree: Tree) -> None:
+    compared = {"factor": "prefix_cache", "baseline": False}
+    plan = expand(tree.study(matrix={"prefix_cache": [True, False], "repeat": 2}, aa=True, compare=compared))
+    again = [launch for launch in plan.launches if launch.platform["name"].endswith(".again")]
+    assert {launch.options["prefix_cache"] for launch in again} == {False}
+    assert {launch.platform["name"] for launch in again} == {"metal.again", "virtual.again"}

@@ -25,7 +25,7 @@ from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import JobContext, Order
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.specs import LaunchSpec
-from servegauge.contract.spec import Launch
+from servegauge.contract.spec import AGAIN, Launch
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -77,9 +77,10 @@ def doctor(profile: Path | None, study_name: str | None, submit: str | None, roo
     config = load_config(root, {**settings(profile), **({"study": study_name} if study_name else {})})
     mode = submit or config["submit"]
     study = load_study(root, config["study"])
-    launches = {launch.platform["name"]: [] for launch in expand(study).launches}
+    launches: dict[str, list[Launch]] = {}
     for launch in expand(study).launches:
-        launches[launch.platform["name"]].append(launch)
+        if not launch.platform["name"].endswith(AGAIN):
+            launches.setdefault(launch.platform["name"], []).append(launch)
     checks: list[Check] = []
     for platform, of_it in launches.items():
         print(f"{platform}: {'a short job' if mode == 'slurm' else 'a short look'}", flush=True)

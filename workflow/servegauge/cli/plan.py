@@ -45,9 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def what_it_sees(study: Mapping[str, Any], results: Path, effect: float | None = None) -> str:
     """What the repeats of a study can see: by the scatter that its dataset measured, else by an assumed one."""
-    from servegauge.compare.compare import MARGIN, primary_metrics  # reading a dataset costs a second
+    from servegauge.compare.compare import primary_metrics  # reading a dataset costs a second
     from servegauge.compare.measured import launch_deviations
     from servegauge.compare.power import plan_text
+    from servegauge.compare.results import MARGIN
     from servegauge.dataset.study_view import Study
 
     known: dict[str, tuple[float, int]] = {}

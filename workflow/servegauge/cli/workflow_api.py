@@ -14,7 +14,7 @@ from typing import Any
 from servegauge.base import environment
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.base.files import read_json
-from servegauge.contract.spec import Launch, digest
+from servegauge.contract.spec import AGAIN, Launch, digest
 from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
 from servegauge.plan import documents, expand, preview
@@ -169,7 +169,7 @@ class Pipeline:
     def probe_files(self) -> list[str]:
         """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""
         asked = digest([self.probe_names, self.probe_models, self.probe_tp], 10)
-        platforms = sorted({launch.platform["name"] for launch in self.plan.launches})
+        platforms = sorted({launch.platform["name"].removesuffix(AGAIN) for launch in self.plan.launches})
         return [f"results/probes/{platform}-{self.study['probe_size']}-{asked}.json" for platform in platforms]
 
     def probe_needs(self, platform: str) -> list[str]:

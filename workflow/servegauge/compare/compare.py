@@ -12,130 +12,22 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.compare import order
 from servegauge.compare.conditions import Condition, Row, condition, statistic
-from servegauge.compare.effect import FEWEST_FOR_VERDICT, Effect, paired_effect, unpaired_effect
+from servegauge.compare.effect import Effect, paired_effect, unpaired_effect
 from servegauge.compare.families import benjamini_hochberg, holm
+from servegauge.compare.notes import notes
 from servegauge.compare.overall import Block, Side, overall_effect
 from servegauge.compare.power import repeats_to_decide
+from servegauge.compare.results import EXPLORATORY, LEVELS, MARGIN, Comparison, Overall, Ratio
 from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, NOT_COMPARABLE, NOT_JUDGED, UNDECIDED, word
 from servegauge.contract.metric import PRIMARY, TABLE, required_sample
-from servegauge.contract.spec import canonical_json
-from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, label
-
-MARGIN = 0.02
-EXPLORATORY = "exploratory"
-LEVELS = {PRIMARY: 0.05, TABLE: 0.05, EXPLORATORY: 0.1}
-"""Families, and at which adjusted p value a member of each is judged."""
-
-METHODS = {PRIMARY: "Holm", TABLE: "Holm", EXPLORATORY: "Benjamini-Hochberg"}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What ratios in a condition and ratios over all conditions have in common. Null where it is not defined."""
-
-    metric: Metric
-    level: Any
-    ratio: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_equal: float | None
-    p_exact: float | None
-    pairs: int  # launches of the smaller side
-    paired: bool
-    deviation: float | None  # between launches of a side, of the logarithm
-    verdict: str
-    reason: str | None = None  # why not judged, not comparable or below the instrument
-    repeats_needed: int | None = None  # in all, to decide what is undecided
-    family: str | None = None
-    family_size: int | None = None
-    p_adjusted: float | None = None
-    p_equal_adjusted: float | None = None
-    instrument: float | None = None  # the instrument's error / the baseline's value
-    instrument_s: float | None = None  # largest error of the instrument among the cells
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def more_repeats(self) -> int | None:
-        """About how many more repeats would tell; null unless undecided."""
-        return None if self.repeats_needed is None else max(1, self.repeats_needed - self.pairs)
-
-    @property
-    def within_instrument(self) -> bool:
-        """The difference is not larger than the instrument's own error."""
-        return self.instrument is not None and self.ratio is not None and abs(self.ratio - 1) <= self.instrument
-
-
-@dataclass(frozen=True)
-class Ratio(Judged):
-    """One metric of one level against the baseline, in one condition."""
-
-    condition: str = ""  # key of Comparison.conditions
-    value: float | None = None  # geometric mean over launches
-    base_value: float | None = None
-    launches: int = 0
-    base_launches: int = 0
-    unpaired: int = 0  # measured cells that have no partner in their repeat and are left out
-    requests: int = 0  # ok, in the smallest cell
-    success: float | None = None
-    base_success: float | None = None
-    flagged: int = 0  # cells with a doubt, see study_view.doubts
-    base_flagged: int = 0
-    flags: tuple[str, ...] = ()
-    supported: bool = True  # the smallest cell carries a 95 % interval of this quantile
-
-
-@dataclass(frozen=True)
-class Overall(Judged):
-    """One metric of one level against the baseline over all conditions that may be judged: their geometric mean."""
-
-    conditions: int = 0
-    smallest: Ratio | None = None
-    largest: Ratio | None = None
-    left_out: tuple[str, ...] = ()  # keys of conditions that are not judged
-
-
-@dataclass
-class Comparison:
-    """All ratios of a study. `conditions`: key -> the axes that vary and their values; `label` writes them."""
-
-    study: Study
-    factor: str
-    baseline: Any
-    levels: list[Any]  # the baseline first
-    margin: float
-    primary: list[str]
-    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ratios: list[Ratio] = field(default_factory=list)
-    overall: list[Overall] = field(default_factory=list)
-    sides: list[Condition] = field(default_factory=list)  # the cells that stand against each other
-    families: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def of(self, metric: str, condition: str | None = None, level: Any = None) -> list[Ratio]:
-        """The ratios of a metric, of one condition and level where given."""
-        return [
-            ratio
-            for ratio in self.ratios
-            if ratio.metric.name == metric
-            and condition in (None, ratio.condition)
-            and (level is None or ratio.level == level)
-        ]
-
-    @property
-    def demonstration(self) -> bool:
-        """Too few repeats for any verdict in some condition."""
-        return any(one.pairs < FEWEST_FOR_VERDICT for one in self.ratios)
-
-    def label(self, condition: str) -> str:
-        """`chat, rate 4`; `everything` where nothing else varies."""
-        return label(self.conditions[condition])
+from servegauge.contract.spec import AGAIN, canonical_json
+from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, level_text
 
 
 def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison | None:
@@ -162,23 +54,48 @@ def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison 
             if base and other:
                 found.append(condition(key, result.conditions[key], level, base, other))
     result.sides = found
+    _judge(result)
+    _add_order_warnings(result, found)
+    if study.again:
+        result.again = _again(result, groups)
+    if wanted is not None:
+        names = {metric.name for metric in wanted}
+        result.ratios = [one for one in result.ratios if one.metric.name in names]
+        result.overall = [one for one in result.overall if one.metric.name in names]
+    result.notes = notes(result, groups, found)
+    return result
+
+
+def _judge(result: Comparison) -> None:
+    """Every ratio of the sides, in their families."""
+    study = result.study
     for metric in study.metrics:
-        for level in levels[1:]:
-            measured = [
-                one for one in (_measured(study, metric, cells) for cells in found if cells.level == level) if one
-            ]
+        for level in result.levels[1:]:
+            mine = [cells for cells in result.sides if cells.level == level]
+            measured = [one for one in (_measured(study, metric, cells) for cells in mine) if one]
             ratios = [_ratio(study, metric, one, result.margin) for one in measured]
             result.ratios += ratios
             if overall := _overall(metric, level, measured, ratios, result.margin):
                 result.overall.append(overall)
     _adjust(result)
-    _add_order_warnings(result, found)
-    if wanted is not None:
-        names = {metric.name for metric in wanted}
-        result.ratios = [one for one in result.ratios if one.metric.name in names]
-        result.overall = [one for one in result.overall if one.metric.name in names]
-    result.notes = _notes(result, groups, found)
-    return result
+
+
+def _again(result: Comparison, groups: Mapping[str, Mapping[str, list[dict[str, Any]]]]) -> Comparison:
+    """The baseline against itself, judged like any other level, in families of its own."""
+    study, factor = result.study, result.factor
+    level = f"{level_text(result.baseline)}{AGAIN}"
+    mine = Comparison(study, factor, result.baseline, [result.baseline, level], result.margin, result.primary)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in study.again:
+        if row["status"] == "ok":
+            rows[canonical_json({axis: value for axis, value in row["axes"].items() if axis != factor})].append(row)
+    for key, other in rows.items():
+        if base := groups.get(key, {}).get(canonical_json(result.baseline)):
+            mine.conditions[key] = result.conditions[key]
+            mine.sides.append(condition(key, result.conditions[key], level, base, other))
+    _judge(mine)
+    _add_order_warnings(mine, mine.sides)
+    return mine
 
 
 def primary_metrics(study: Study) -> list[str]:
@@ -416,53 +333,3 @@ def _add_order_warnings(result: Comparison, found: Sequence[Condition]) -> None:
                 replace(one, warnings=(*one.warnings, *said)) if one.level == level else one for one in result.overall
             ]
             result.notes += [f"{text[0].upper()}{text[1:]}." for text in said]
-
-
-def _notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], found: Sequence[Condition]) -> list[str]:
-    """What limits the comparison, in sentences."""
-    notes = list(result.notes)
-    if result.ratios:
-        fewest = min(ratio.pairs for ratio in result.ratios)
-        if fewest < FEWEST_FOR_VERDICT:
-            notes.append(
-                f"A demonstration: some conditions have {fewest} repeat{'s' * (fewest != 1)} of a side, and no verdict "
-                f"is given below {FEWEST_FOR_VERDICT}. `servegauge plan {result.study.name}` says how many show what."
-            )
-        if unsupported := sum(not ratio.supported for ratio in result.ratios):
-            need = required_sample(0.99)
-            notes.append(
-                f"{unsupported} of {len(result.ratios)} ratios are of a quantile that their smallest cell does not "
-                f"carry (a p99 needs {need} answered requests); they are marked."
-            )
-        if flagged := len(
-            {row["cell"] for levels in groups.values() for rows in levels.values() for row in rows if doubts(row)}
-        ):
-            notes.append(f"{flagged} of the compared cells {'is' if flagged == 1 else 'are'} flagged, and marked.")
-    if refused := sum(one.unlike is not None for one in found):
-        notes.append(
-            f"{refused} of {len(found)} conditions did not carry the same load on both sides; their latencies are not "
-            "compared."
-        )
-    if unpaired := sum(one.unpaired for one in found):
-        notes.append(
-            f"{unpaired} measured cell{'s have' if unpaired > 1 else ' has'} no partner of the same repeat on the "
-            f"other side and stay{'s' * (unpaired == 1)} out of the ratios."
-        )
-    attempts: dict[str, set[Any]] = defaultdict(set)
-    for one in found:
-        for row in one.rows:
-            attempts[row["launch"]].add(row.get("attempt"))
-    if split := sum(len(of_launch) > 1 for of_launch in attempts.values()):
-        notes.append(
-            f"{split} launch{'es were' if split > 1 else ' was'} measured by several attempts, that is by servers "
-            "started anew; each counts as one launch."
-        )
-    base = canonical_json(result.baseline)
-    compared = {(one.key, canonical_json(one.level)) for one in found}
-    wanted = [(key, canonical_json(level)) for key in groups for level in result.levels[1:]]
-    if lost := [pair for pair in wanted if pair not in compared]:
-        without = sum(base not in groups[key] for key, _ in lost)
-        which = f", in {without} of them the baseline" if without else ""
-        count = f"{len(lost)} comparisons are" if len(lost) > 1 else "1 comparison is"
-        notes.append(f"{count} missing because a side was not measured{which}.")
-    return notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from servegauge.base.text import quantity
-from servegauge.compare.compare import EXPLORATORY, METHODS, Comparison, Judged, Overall, Ratio
+from servegauge.compare.results import EXPLORATORY, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, EQUAL, UNDECIDED
 from servegauge.contract.metric import PRIMARY, TABLE
 from servegauge.dataset.study_view import level_text

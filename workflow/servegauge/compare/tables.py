@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import whole_file
-from servegauge.compare.compare import LEVELS, METHODS, Comparison, Judged, Overall, Ratio, compare
+from servegauge.compare.compare import compare
 from servegauge.compare.measured import parts
+from servegauge.compare.results import LEVELS, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence
 from servegauge.compare.variance import limiting
 from servegauge.contract import tables
@@ -56,6 +57,7 @@ def comparison_rows(comparison: Comparison | None) -> Iterator[dict[str, Any]]:
         return
     for one in (*comparison.overall, *comparison.ratios):
         yield _row(comparison, one)
+    yield from comparison_rows(comparison.again)
 
 
 def _row(comparison: Comparison, one: Judged) -> dict[str, Any]:

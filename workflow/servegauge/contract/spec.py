@@ -54,6 +54,10 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", str(text).lower()).strip("-.")
 
 
+AGAIN = ".again"
+"""Ends the second name of a platform under which a study with `aa` measures its baseline once more."""
+
+
 def number(value: float) -> str:
     """A number as it stands in a name: 4, 0.5, 12.25; never 4.0 or 1e+01."""
     return f"{value:.6f}".rstrip("0").rstrip(".")

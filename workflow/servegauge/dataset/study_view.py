@@ -16,7 +16,7 @@ from servegauge.base.errors import UserError
 from servegauge.contract import flag_registry, metric_registry, metrics
 from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
-from servegauge.contract.spec import canonical_json, number
+from servegauge.contract.spec import AGAIN, canonical_json, number
 from servegauge.dataset import launch_parts, merge
 from servegauge.frameworks.base import OPTIONS
 
@@ -91,8 +91,12 @@ class Study:
         cells = cells.filter(pc.is_in(pc.cast(cells["cell"], "string"), pa.array(asked, pa.string())))
         self.cells: list[dict[str, Any]] = sorted(cells.to_pylist(), key=lambda row: place[row["cell"]])
         self._goodput()
+        self.again = [row for row in self.cells if (row["platform"] or "").endswith(AGAIN)]
+        self.cells = [row for row in self.cells if not (row["platform"] or "").endswith(AGAIN)]
+        for row in self.again:
+            row["platform"] = row["platform"].removesuffix(AGAIN)
         self.axes = self._axes()
-        for row in self.cells:
+        for row in self.everything:
             row["axes"] = {axis: axis_value(row, axis) for axis in self.axes}
         self.cells.sort(key=self._place)
 
@@ -127,6 +131,11 @@ class Study:
     def shown(self, view: str) -> list[Metric]:
         """What a view (`contract.metric.VIEWS`) shows of this study."""
         return [metric for metric in self.metrics if view in metric.views]
+
+    @property
+    def everything(self) -> list[dict[str, Any]]:
+        """Rows of all cells, with `again`: those of the baseline under its second name, which are in no other list."""
+        return [*self.cells, *self.again]
 
     @property
     def ok(self) -> list[dict[str, Any]]:

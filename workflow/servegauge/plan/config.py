@@ -20,6 +20,7 @@ from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import file_of, load_model, names, read_named, unknown_name
 from servegauge.node.expectations import check_expect
 from servegauge.plan import fit
+from servegauge.plan.expand import LAUNCH_AXES
 
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
@@ -261,6 +262,8 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
         elif baseline not in (have := _asked(study, factor)):
             message = f"{baseline!r} is not on the axis {factor}.{did_you_mean(baseline, have)} It has: {_list(have)}"
             yield ["compare", "baseline"], message
+        elif study["aa"] and factor not in LAUNCH_AXES:
+            yield ["aa"], f"the factor {factor} is no axis of launches, so the baseline cannot be launched once more"
         names = [one.name for one in metric_registry.compared()]
         names += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
         for position, name in enumerate(study["compare"].get("primary") or []):

@@ -13,12 +13,12 @@ import fnmatch
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from servegauge.base.errors import UserError, did_you_mean
-from servegauge.contract.spec import Cell, Data, Launch, Layout, Load, Workload, canonical_json
+from servegauge.contract.spec import AGAIN, Cell, Data, Launch, Layout, Load, Workload, canonical_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import fit
@@ -194,11 +194,27 @@ class _Expansion:
     def add_launches(self, combination: Mapping[str, Any], points: list[Mapping[str, Any]]) -> None:
         first = self.launch(combination, self.repeats[0])
         reason = launch_skipped(first, self.study)
-        block = canonical_json({axis: value for axis, value in combination.items() if axis != self.factor})
-        level = canonical_json(combination.get(self.factor))
         skipped = [reason or cell_skipped(first, self.prompts(point), self.load(point)) for point in points]
+        block = canonical_json({axis: value for axis, value in combination.items() if axis != self.factor})
+        level = combination.get(self.factor)
+        self.add_repeats(combination, points, skipped, block, canonical_json(level), again=False)
+        if self.study.get("aa") and level == self.study["compare"]["baseline"]:
+            self.add_repeats(combination, points, skipped, block, canonical_json([level, AGAIN]), again=True)
+
+    def add_repeats(
+        self,
+        combination: Mapping[str, Any],
+        points: list[Mapping[str, Any]],
+        skipped: list[str | None],
+        block: str,
+        level: str,
+        again: bool,
+    ) -> None:
+        """Every repeat of a combination; `again`: under its platform's second name."""
         for repeat in self.repeats:
-            launch = first if repeat == first.repeat else self.launch(combination, repeat)
+            launch = self.launch(combination, repeat)
+            if again:
+                launch = replace(launch, platform={**launch.platform, "name": f"{launch.platform['name']}{AGAIN}"})
             members = self.blocks.setdefault((repeat, block), {})
             _, planned = members.setdefault(launch.id, (launch, {}))
             self.level[launch.id] = level

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib as mpl
 
-from servegauge.compare.compare import Comparison
+from servegauge.compare.results import Comparison
 from servegauge.dataset.study_view import Study
 from servegauge.report.figure import Material
 from servegauge.report.figure_style import STYLE, Drawn

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from servegauge.compare.compare import Comparison
+    from servegauge.compare.results import Comparison
     from servegauge.dataset.study_view import Study
     from servegauge.report.figure_style import Drawn
     from servegauge.report.platform_section import PlatformSection

@@ -21,16 +21,8 @@ from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
 from servegauge.base.progress import utc_now
 from servegauge.base.text import p_text, quantities, quantity, ratio_text, share_text
-from servegauge.compare.compare import (
-    EXPLORATORY,
-    LEVELS,
-    METHODS,
-    Comparison,
-    Judged,
-    Overall,
-    Ratio,
-    compare,
-)
+from servegauge.compare.compare import compare
+from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence, short, spread, words
 from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import COLOURS, VERDICTS
@@ -102,8 +94,8 @@ def _context(
         "table": _table(comparison),
         "figures": _inline(drawn, FIGURES),
         "platform_figures": [one for one in _inline(drawn, PLATFORMS) if not one[0].empty],
-        "statuses": Counter(row["status"] for row in study.cells),
-        "problems": [row for row in study.cells if row["status"] in ("failed", "skipped", "planned")][:MOST_CELLS],
+        "statuses": Counter(row["status"] for row in study.everything),
+        "problems": [row for row in study.everything if row["status"] in ("failed", "skipped", "planned")][:MOST_CELLS],
         "flags": flag_table(study),
         "instrument": instrument(study),
         "cells": study.cells[:MOST_CELLS],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from servegauge.compare.compare import Comparison
+from servegauge.compare.results import Comparison
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, label
 from servegauge.inputs.model_shape import ModelShape, UnknownShape, from_config

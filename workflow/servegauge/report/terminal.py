@@ -17,7 +17,7 @@ from servegauge.base.text import quantity, ratio_text
 from servegauge.contract.metric import TERMINAL
 
 if TYPE_CHECKING:
-    from servegauge.compare.compare import Comparison
+    from servegauge.compare.results import Comparison
     from servegauge.dataset.study_view import Study
 
 MOST_CONDITIONS = 24
@@ -56,7 +56,7 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
 
     study = Study(results, name)
     comparison = compare(study)
-    failed = [row for row in study.cells if row["status"] == "failed"]
+    failed = [row for row in study.everything if row["status"] == "failed"]
     lines = ["", f"Study {name}: {study.row['question'] or ''}".rstrip(": "), ""]
     lines += _verdicts(comparison)
     if study.ok:
@@ -169,7 +169,7 @@ def _notes(comparison: Comparison | None) -> Iterator[str]:
 def _counts(study: Study) -> Iterator[str]:
     from servegauge.dataset.study_view import SAMPLE_FLAGS, doubts
 
-    counts = Counter(row["status"] for row in study.cells)
+    counts = Counter(row["status"] for row in study.everything)
     flagged = [row for row in study.ok if doubts(row)]
     said = [f"{counts['ok']} ok", f"{counts['failed']} failed", f"{counts['skipped']} skipped"]
     if counts["planned"]:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from servegauge.compare.compare import Comparison, Ratio
+from servegauge.compare.results import Comparison, Ratio
 from servegauge.compare.verdicts import COLOURS
 from servegauge.contract.metric import CARD
 from servegauge.dataset.study_view import level_text
@@ -59,6 +59,7 @@ def ratios(name: str, title: str, comparison: Comparison | None, series: Series)
         "Colours follow verdicts alone, grey: none. "
         "On the line at 1 there is no difference; right of it a latency is longer, a throughput higher. "
         "An open marker: the sample does not carry this quantile."
+        + (" Grey bands: the interval of the baseline against itself (A/A)." if comparison.again else "")
     )
     if dropped > 0:
         caption += (
@@ -70,6 +71,10 @@ def ratios(name: str, title: str, comparison: Comparison | None, series: Series)
 def _ratio_panel(axes: Axes, comparison: Comparison, series: Series, name: str, shown: Sequence[str]) -> None:
     others = comparison.levels[1:]
     axes.axvline(1, color=MUTED, linewidth=1)
+    for row, key in enumerate(shown):  # the baseline against itself
+        for one in comparison.again.of(name, key) if comparison.again else ():
+            if one.low is not None and one.high is not None:
+                axes.fill_betweenx([row - 0.45, row + 0.45], one.low, one.high, color=MUTED, alpha=0.18, linewidth=0)
     for index, level in enumerate(others, start=1):
         offset = (index - (len(others) + 1) / 2) * 0.6 / len(others)
         drawn = False

@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from servegauge.compare.compare import Comparison
+from servegauge.compare.results import Comparison
 from servegauge.compare.shifts import shift_of
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import level_text

@@ -1,0 +1,79 @@
+"""What limits a comparison, in sentences."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from servegauge.compare.conditions import Condition
+from servegauge.compare.effect import FEWEST_FOR_VERDICT
+from servegauge.compare.results import EXPLORATORY, Comparison
+from servegauge.compare.verdicts import DIFFERENT
+from servegauge.contract.metric import PRIMARY, TABLE, required_sample
+from servegauge.contract.spec import canonical_json
+from servegauge.dataset.study_view import doubts
+
+
+def names_of(result: Comparison) -> str:
+    """How much the A/A comparison looked at, in words."""
+    judged = sum(result.again.families[family] for family in (PRIMARY, TABLE)) if result.again else 0
+    return f"{judged} comparisons" if judged else "what could be judged"
+
+
+def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], found: Sequence[Condition]) -> list[str]:
+    """What limits the comparison, in sentences."""
+    told = list(result.notes)
+    if result.again:
+        wrong = [one for one in (*result.again.overall, *result.again.ratios) if one.family != EXPLORATORY]
+        if wrong := [one for one in wrong if one.verdict in DIFFERENT]:
+            names = ", ".join(dict.fromkeys(one.metric.title for one in wrong))
+            told.insert(0, f"A/A: the baseline differs from itself ({names}). What else is found here may be no more.")
+        else:
+            seen = names_of(result)
+            told.append(f"A/A: the baseline was measured against itself, and no difference was found in {seen}.")
+    if result.ratios:
+        fewest = min(ratio.pairs for ratio in result.ratios)
+        if fewest < FEWEST_FOR_VERDICT:
+            told.append(
+                f"A demonstration: some conditions have {fewest} repeat{'s' * (fewest != 1)} of a side, and no verdict "
+                f"is given below {FEWEST_FOR_VERDICT}. `servegauge plan {result.study.name}` says how many show what."
+            )
+        if unsupported := sum(not ratio.supported for ratio in result.ratios):
+            need = required_sample(0.99)
+            told.append(
+                f"{unsupported} of {len(result.ratios)} ratios are of a quantile that their smallest cell does not "
+                f"carry (a p99 needs {need} answered requests); they are marked."
+            )
+        if flagged := len(
+            {row["cell"] for levels in groups.values() for rows in levels.values() for row in rows if doubts(row)}
+        ):
+            told.append(f"{flagged} of the compared cells {'is' if flagged == 1 else 'are'} flagged, and marked.")
+    if refused := sum(one.unlike is not None for one in found):
+        told.append(
+            f"{refused} of {len(found)} conditions did not carry the same load on both sides; their latencies are not "
+            "compared."
+        )
+    if unpaired := sum(one.unpaired for one in found):
+        told.append(
+            f"{unpaired} measured cell{'s have' if unpaired > 1 else ' has'} no partner of the same repeat on the "
+            f"other side and stay{'s' * (unpaired == 1)} out of the ratios."
+        )
+    attempts: dict[str, set[Any]] = defaultdict(set)
+    for one in found:
+        for row in one.rows:
+            attempts[row["launch"]].add(row.get("attempt"))
+    if split := sum(len(of_launch) > 1 for of_launch in attempts.values()):
+        told.append(
+            f"{split} launch{'es were' if split > 1 else ' was'} measured by several attempts, that is by servers "
+            "started anew; each counts as one launch."
+        )
+    base = canonical_json(result.baseline)
+    compared = {(one.key, canonical_json(one.level)) for one in found}
+    wanted = [(key, canonical_json(level)) for key in groups for level in result.levels[1:]]
+    if lost := [pair for pair in wanted if pair not in compared]:
+        without = sum(base not in groups[key] for key, _ in lost)
+        which = f", in {without} of them the baseline" if without else ""
+        count = f"{len(lost)} comparisons are" if len(lost) > 1 else "1 comparison is"
+        told.append(f"{count} missing because a side was not measured{which}.")
+    return told
