@@ -9,7 +9,7 @@ PROFILE ?= profiles/local
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-frameworks test-slurm lint slurm-up slurm-down lock clean
+.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-browser test-frameworks test-slurm lint slurm-up slurm-down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -47,10 +47,13 @@ run: venv  ## run STUDY=name with PROFILE=profiles/...
 	$(BIN)/snakemake --profile $(PROFILE) --config study=$(STUDY)
 
 test: dev  ## all tests that need nothing but this machine; under 10 minutes on 2 cores
-	$(BIN)/pytest -m "not slurm and not frameworks and not heavy"
+	$(BIN)/pytest -m "not slurm and not frameworks and not heavy and not browser"
 
 test-heavy: dev  ## the tests that take minutes each: faults under the whole workflow
 	$(BIN)/pytest -m heavy
+
+test-browser: dev  ## the report in a real browser (needs Chromium: apt-get install chromium)
+	SERVEGAUGE_REQUIRE_BROWSER=1 $(BIN)/pytest -m browser
 
 test-frameworks: dev  ## the contract tests with the heavier engines (several GB)
 	SERVEGAUGE_REQUIRE_FRAMEWORKS=1 $(BIN)/pytest -m frameworks
