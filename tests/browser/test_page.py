@@ -166,7 +166,7 @@ def test_the_browser_sees_what_is_wrong(tmp_path: Path) -> None:
     bad.write_text(
         "<!doctype html><html><body><div id=broad style='width:900px'>broad</div><a href='#nowhere'>x</a>"
         "<svg width=200 height=50><g id='matplotlib.axis_1'><text x=5 y=20>10 ms</text><text x=12 y=20>20 ms</text></g>"
-        "</svg><img src='absent.png'></body></html>",
+        "</svg><img src='http://127.0.0.1:9/absent.png'></body></html>",
         encoding="utf-8",
     )
     found = look(bad, tmp_path, 390)
