@@ -208,3 +208,12 @@ def test_no_answer_is_a_status_of_zero():
     reply = server.HttpClient(f"http://127.0.0.1:{server.free_port()}").get("/health", 1)
     assert (reply.status, reply.ok) == (0, False)
     assert "refused" in reply.text.lower()
+
+
+def test_a_servers_last_words_reach_no_terminal_as_commands(tmp_path):
+    log = tmp_path / "server.log"
+    log.write_bytes(b"\x1b]0;title\x07\x1b[31mred\x1b[2J\r\x08\nlast \x9b line\n")
+    shown = server.tail(log)
+    assert not [letter for letter in shown if ord(letter) < 32 and letter != "\n"]
+    assert "\\x1b[31mred\\x1b[2J" in shown
+    assert shown.splitlines()[-1].startswith("  | last ")

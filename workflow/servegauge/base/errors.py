@@ -6,6 +6,8 @@ import difflib
 import sys
 from collections.abc import Callable, Iterable
 
+from servegauge.base.text import visible
+
 
 class UserError(Exception):
     """Something the user can mend. Its text says where, what was found, what is allowed and what to do next."""
@@ -23,7 +25,7 @@ def run_and_exit(main: Callable[[], int | None]) -> None:
     try:
         sys.exit(main() or 0)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

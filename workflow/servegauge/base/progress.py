@@ -6,6 +6,8 @@ import datetime
 import time
 from pathlib import Path
 
+from servegauge.base.text import visible
+
 
 def utc_now() -> str:
     """The time as provenance wants it: UTC, ISO 8601, to the millisecond."""
@@ -31,7 +33,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line, now."""
-        stamped = f"{utc_now()[11:19]} {text}"
+        stamped = f"{utc_now()[11:19]} {visible(text)}"
         print(stamped, flush=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(stamped + "\n")

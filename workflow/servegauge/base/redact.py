@@ -1,8 +1,9 @@
 """Secrets taken out of everything that is kept: environments, command lines, logs, answers of servers.
 
 Three nets, each enough for what it knows: names that speak of a secret lose their value; texts lose what has the shape
-of a secret (bearer tokens, URLs with a user, keys of known makers, private keys); and secrets that we know, such as the
-API key of this launch, are removed from every text, whatever stands around them.
+of a secret (secret_shapes.py: bearer tokens, signed URLs, keys of known makers, long strings that a word announces);
+and secrets that we know, such as the API key of this launch, are removed from every text, whatever stands around them.
+What is kept has no control characters either: they are shown escaped, since terminals obey them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.files import whole_file
+from servegauge.base.secret_shapes import REMOVED, hidden_words, without_shapes
+from servegauge.base.text import visible
 
-REMOVED = "***"
 NOT_KEPT = "(not kept)"  # a variable that is neither a secret nor known to matter: its name stays
 PIECE_BYTES = 4 * 2**20  # of a file, cleaned at once
 MIN_SECRET = 8  # shorter strings cannot be told from ordinary text; removing them would damage it without hiding them
@@ -30,7 +32,7 @@ _SECRET_NAME = re.compile(
     r"(?<!mon)(?<!tur)key(?!board|word|frame|note|stroke|error)"
     r"|token(?!i[sz])"
     r"|secret|passw|passphrase|passcode|sshpass|credential|authoriz|(?:^|[^a-z])auth(?:$|[^a-z])|bearer|cookie|private"
-    r"|(?<=.)(?<!^old)pwd|signature|connection_?string|(?:^|[_-])(?:dsn|sas|jwt|pat)(?:$|[_-])",
+    r"|(?<=.)(?<!^old)pwd|signature|connection_?string|(?:^|[_-])(?:dsn|sas|jwt|pat|sig|hmac|otp)(?:$|[_-])",
     re.IGNORECASE,
 )
 # A tokenizer's own words, and counts of tokens: not secrets, and needed to read a result
@@ -57,24 +59,6 @@ _KEPT_VARIABLE = re.compile(
 # Names of people and of the host that submitted: not needed to read a result
 _PERSONAL_VARIABLE = re.compile(r"_(?:USER|UID|GID|GROUP|EMAIL|MAIL_USER|SUBMIT_HOST|LAUNCH_NODE_IPADDR)$")
 
-_SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
-    (
-        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-        REMOVED,
-    ),
-    (re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#\"'<>]{0,2000}@"), rf"\1{REMOVED}@"),
-    (re.compile(r"\b(bearer|basic|negotiate|digest)(\s+|%20)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE), rf"\1\2{REMOVED}"),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"), REMOVED),
-    (
-        re.compile(
-            r"\b(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|"
-            r"github_pat_\w{16,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeprs]-[A-Za-z0-9-]{8,}|nvapi-[A-Za-z0-9_-]{16,}|"
-            r"A(?:KIA|SIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{16,}|"
-            r"wandb_v1_\w{16,})"
-        ),
-        REMOVED,
-    ),
-)
 # name=value, name: value, "name": "value" (also escaped, as JSON inside JSON) and --name value, in running text
 _NAMED = re.compile(
     r"(?<![\w.-])(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100})(?:(?:\\*[\"'])?\s*(?P<sign>[=:])[ \t]*|(?P<gap>[ \t]+))"
@@ -156,9 +140,7 @@ def _pieces(path: Path) -> Iterator[str]:
 
 def _text(value: str, spelled: Sequence[str]) -> str:
     value = _remove(value, spelled)
-    for pattern, replacement in _SHAPES:
-        value = pattern.sub(replacement, value)
-    value = _without_named(value)
+    value = _without_named(without_shapes(value))
     return _remove(value, spelled)
 
 
@@ -193,6 +175,23 @@ def _without_named(value: str) -> str:
     return "".join([*parts, value[done:]])
 
 
+def suspicious(value: str) -> bool:
+    """Whether a text that people wrote holds a secret: by its shape, or a value with letters and digits under its name.
+
+    Stricter than `text`, which rather removes too much: `HF_TOKEN=$HF_TOKEN` and `<your token>` are no secrets.
+    """
+    if without_shapes(value) != value:
+        return True
+    for match in _NAMED.finditer(value):
+        if match["sign"] is None or not is_secret_name(match["name"]):
+            continue
+        found = _QUOTED.match(value, match.end()) or _WORD.match(value, match.end())
+        plain = (found.groupdict().get("value") or found[0]).strip() if found else ""
+        if re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s$<{*/.~][^\s]{7,}", plain):
+            return True
+    return False
+
+
 def clean(data: Any, secrets: Iterable[str] = (), names: bool = True) -> Any:
     """A copy of JSON-like `data` without secrets: fields by their name, every text (keys too) by its shape.
 
@@ -206,7 +205,7 @@ def _clean(data: Any, spelled: Sequence[str], names: bool, hidden: bool = False)
     if isinstance(data, Mapping):
         found: dict[str, Any] = {}
         for key, value in data.items():
-            name = _text(str(key), spelled)
+            name = visible(_text(str(key), spelled))
             while name in found:  # two keys that differed in a secret only
                 name += "'"
             found[name] = _clean(value, spelled, names, hidden or (names and is_secret_name(str(key))))
@@ -222,7 +221,7 @@ def _clean(data: Any, spelled: Sequence[str], names: bool, hidden: bool = False)
         return REMOVED if str(data) in spelled else data
     if isinstance(data, bytes):
         data = data.decode(errors="replace")
-    return REMOVED if hidden and not _NUMBER.fullmatch(str(data)) else _text(str(data), spelled)
+    return REMOVED if hidden and not _NUMBER.fullmatch(str(data)) else visible(_text(str(data), spelled))
 
 
 def argv(words: Sequence[str], secrets: Iterable[str] = (), *, spelled_: Sequence[str] | None = None) -> list[str]:
@@ -230,8 +229,13 @@ def argv(words: Sequence[str], secrets: Iterable[str] = (), *, spelled_: Sequenc
     spelled = spellings(secrets) if spelled_ is None else spelled_
     found: list[str] = []
     hide = False
-    for word in words:
-        word = str(word)
+    words = [str(word) for word in words]
+    hidden = hidden_words(words)
+    for position, word in enumerate(words):
+        if position in hidden:
+            found.append(REMOVED)
+            hide = False
+            continue
         name, equals, value = word.partition("=")
         if hide and not word.startswith("--"):
             found.append(REMOVED)
@@ -244,7 +248,7 @@ def argv(words: Sequence[str], secrets: Iterable[str] = (), *, spelled_: Sequenc
         if not equals and re.fullmatch(r"--?[A-Za-z][\w.-]*", word) and is_secret_name(word):
             following = words[len(found) + 1] if len(found) + 1 < len(words) else ""
             hide = _drops(word, str(following))
-        found.append(_text(word, spelled))
+        found.append(visible(_text(word, spelled)))
     return found
 
 

@@ -1,9 +1,27 @@
-"""Numbers as a person reads them: on the page and in the terminal alike."""
+"""Numbers and texts as a person reads them: on the page, in the terminal and in a spreadsheet alike."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+
+# Controls but for the tab and the end of a line, and what changes the direction or the place of what follows
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
+_FORMULA = re.compile(r"[=+\-@\t\r\n]")
+_PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?")
+
+
+def visible(text: str) -> str:
+    """`text` with control characters as escapes: `\\x1b[2J` is read, where the character would clear the screen."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file: a text that a spreadsheet would take for a formula begins with an apostrophe."""
+    if isinstance(value, str) and len(value) > 1 and _FORMULA.match(value) and not _PLAIN_NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 def quantity(value: float | None, unit: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import whole_file
+from servegauge.base.text import csv_cell
 from servegauge.traces import build, phases, requests
 
 HELP = "Show where a traced server's time went: phases on CPU and GPU, kernels, copies, gaps."
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         with whole_file(arguments.out / "phases.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, phases.COLUMNS)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
         print(f"tables: {arguments.out}")
     return 0
 

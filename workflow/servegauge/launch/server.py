@@ -21,6 +21,7 @@ from typing import Any
 
 from servegauge.base import redact, supervisor
 from servegauge.base.files import write_text
+from servegauge.base.text import visible
 from servegauge.frameworks.base import Context, Framework, Reply
 from servegauge.inputs.containers import contained
 
@@ -168,7 +169,7 @@ def tail(log: Path, lines: int = 15) -> str:
     # Half a line may hold half a secret, which nothing recognises.
     whole = text.splitlines()[1 if begin else 0 :]
     last = [line.rstrip() for line in whole if line.strip()][-lines:]
-    return "\n".join(f"  | {line}" for line in last) or "  (the log is empty)"
+    return "\n".join(f"  | {visible(line)}" for line in last) or "  (the log is empty)"
 
 
 def marked(mark: str) -> list[int]:

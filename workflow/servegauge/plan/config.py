@@ -17,7 +17,7 @@ from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import metric_registry
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
-from servegauge.inputs.config_files import file_of, load_model, names, read_named, unknown_name
+from servegauge.inputs.config_files import SECRET, file_of, load_model, names, read_named, refuse_secrets, unknown_name
 from servegauge.node.expectations import check_expect
 from servegauge.plan import fit
 from servegauge.plan.expand import LAUNCH_AXES
@@ -25,11 +25,6 @@ from servegauge.plan.expand import LAUNCH_AXES
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
 NOT_AXES = ("repeat", "include", "exclude")
-_SECRET = (
-    "looks like a secret, and what stands in this file is kept with the results. Take it out (and, where it was "
-    "committed, revoke it): export it in the shell on the login node, whose environment every job inherits, or keep it "
-    "in a private file"
-)
 # Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
 # files that hold one (HF_TOKEN_PATH: ~/.token).
 _PLAIN = re.compile(r"(?!.{8})[+-]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?)|true|false|none|null|on|off|yes|no|", re.IGNORECASE)
@@ -71,6 +66,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
         *_server_secrets(study["server"]),
     ]
     _refuse(mistakes, path, text)
+    refuse_secrets(path, text)
 
     study.setdefault("compare", {"factor": "platform", "baseline": study["matrix"]["platform"][0]})
     study["models"] = {name: load_model(root, name) for name in _asked(study, "model")}
@@ -93,6 +89,7 @@ def load_platform(root: Path, name: str) -> dict[str, Any]:
     platform = read_named(root, "platforms", "platform", name)
     path = file_of(root, "platforms", name)
     _refuse(_platform_secrets(platform), path, path.read_text(encoding="utf-8"))
+    refuse_secrets(path, path.read_text(encoding="utf-8"))
     check_expect(platform.get("expect"), f"{path}: expect")
     placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
@@ -102,6 +99,7 @@ def load_prompts(root: Path, name: str) -> dict[str, Any]:
     """The prompt set `name`: its file's keys as they stand there, and `name`."""
     prompts = read_named(root, "prompts", "prompts", name)
     path = file_of(root, "prompts", name)
+    refuse_secrets(path, path.read_text(encoding="utf-8"))
     for key in ("input_tokens", "output_tokens"):
         length = prompts.get(key)
         if isinstance(length, dict) and length.get("min", 1) > length.get("max", length.get("min", 1)):
@@ -219,7 +217,7 @@ def _platform_secrets(platform: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
         yield from _secret_words(["frameworks", name, "container_args"], how.get("container_args", ()))
         for key in ("url", "container"):  # http://user:password@host
             if redact.text(how.get(key, "")) != how.get(key, ""):
-                yield ["frameworks", name, key], _SECRET
+                yield ["frameworks", name, key], SECRET
 
 
 def _secret_variables(where: Keys, variables: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
@@ -227,7 +225,7 @@ def _secret_variables(where: Keys, variables: Mapping[str, Any]) -> Iterator[tup
     for name, value in variables.items():
         text = str(value)
         if redact.text(text) != text or (redact.is_secret_name(name) and not _is_plain(name, text)):
-            yield [*where, name], _SECRET
+            yield [*where, name], SECRET
 
 
 def _secret_words(where: Keys, words: Iterable[str]) -> Iterator[tuple[Keys, str]]:
@@ -236,7 +234,7 @@ def _secret_words(where: Keys, words: Iterable[str]) -> Iterator[tuple[Keys, str
     for position, (word, kept) in enumerate(zip(words, redact.argv(words), strict=True)):
         name, _, value = word.rpartition("=") if kept != redact.REMOVED else (words[position - 1], "", word)
         if kept != word and not _is_plain(name, value):
-            yield [*where, position], _SECRET
+            yield [*where, position], SECRET
 
 
 def _is_plain(name: str, value: str) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json
+from servegauge.base.text import csv_cell
 from servegauge.contract.spec import Launch
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
@@ -203,7 +204,7 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
         return text.getvalue()
     sums = totals(plan, now, costs, results)
     if kind == "json":

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
 from servegauge.base.progress import utc_now
-from servegauge.base.text import p_text, quantities, quantity, ratio_text, share_text
+from servegauge.base.text import csv_cell, p_text, quantities, quantity, ratio_text, share_text
 from servegauge.compare.compare import compare
 from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence, short, spread, words
@@ -256,9 +256,9 @@ def comparison_csv(comparison: Comparison | None) -> str:
     for row in comparison_rows(comparison):
         condition = json.loads(row["condition"]) if row.get("condition") else {}
         cells = (row.get(column) for column in columns)
-        writer.writerow(
-            [condition.get(axis) for axis in axes] + ["; ".join(one) if isinstance(one, list) else one for one in cells]
-        )
+        values = [condition.get(axis) for axis in axes]
+        values += ["; ".join(one) if isinstance(one, list) else one for one in cells]
+        writer.writerow([csv_cell(value) for value in values])
     return out.getvalue()
 
 

@@ -20,8 +20,10 @@ from typing import Any, get_args
 
 from msgspec.structs import replace
 
+from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.base.progress import duration, utc_now
+from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.job import JobEnd, JobRecord, Left, Mode
@@ -444,7 +446,7 @@ class Attempt:
         lines = [
             line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("srun:", "slurmstepd:"))
         ]
-        return lines[-1] if lines else ""
+        return visible(redact.text(lines[-1])) if lines else ""
 
 
 # What a pending job's reason means, where waiting alone may not help. The platform's file is what to mend.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, R, read
 from servegauge.contract.records.job import JobRecord, Running
 from servegauge.contract.records.order import Order, attempt_folder
@@ -114,4 +115,4 @@ def _last_line(path: Path) -> str | None:
             lines: Iterable[str] = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return None
-    return next((line for line in reversed(list(lines)) if line.strip()), None)
+    return next((visible(line) for line in reversed(list(lines)) if line.strip()), None)
