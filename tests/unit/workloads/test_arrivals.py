@@ -126,6 +126,16 @@ def test_a_flat_ramp_is_a_flat_step() -> None:
     assert ramp == pytest.approx(steps)
 
 
+BAD_NUMBERS = (0, -1, float("inf"), float("nan"), "2", True)
+
+
+@pytest.mark.parametrize("duration_s", [0.0, -1.0, float("inf"), float("nan"), "5", 1e9])
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_window_that_cannot_be_drawn_is_one_clear_error(process: str, duration_s: object, recording: Path) -> None:
+    with pytest.raises(UserError, match=r"`duration_s` is|would be drawn"):
+        arrival_times(arrival(process, recording), 100.0, None, duration_s)
+
+
 @pytest.mark.parametrize(
     ("what", "rate", "requests", "message"),
     [
@@ -136,7 +146,29 @@ def test_a_flat_ramp_is_a_flat_step() -> None:
         ({"process": "replay", "path": "nowhere.txt"}, 1.0, 1, "not on this machine"),
         ({"process": "steps", "factors": [0, 0]}, 1.0, 1, "all of its `factors` are 0"),
         ({"process": "ramp", "factors": [1]}, 1.0, 1, "two `factors`"),
-        ({"process": "poisson"}, 0.0, 1, "more than 0"),
+        ({"process": "poisson"}, 0.0, 1, "the rate is 0.0"),
+        ({"process": "poisson"}, -1.0, 1, "the rate is -1"),
+        ({"process": "poisson"}, float("inf"), 1, "the rate is inf"),
+        ({"process": "poisson"}, float("nan"), 1, "the rate is nan"),
+        ({"process": "poisson"}, 1e-320, 1, "the rate is"),
+        ({"process": "constant"}, None, 1, "the rate is None"),
+        ({"process": "constant"}, True, 1, "the rate is True"),
+        ({"process": "constant"}, "3", 1, "the rate is 3"),
+        ({"process": "constant"}, 1.0, 0, "`requests` is 0"),
+        ({"process": "constant"}, 1.0, 2.5, "`requests` is 2.5"),
+        ({"process": "constant"}, 1.0, 10**9, "`requests` is 1000000000"),
+        *(({"process": "gamma", "shape": shape}, 1.0, 1, "`shape` is") for shape in BAD_NUMBERS),
+        ({"process": "gamma", "shape": 1e-300}, 1.0, 1, "`shape` is"),
+        *(({"process": "burst", "size": size}, 1.0, 1, "`size` is") for size in (*BAD_NUMBERS, 1.5, 10**9)),
+        *(({"process": "steps", "factors": [1, size]}, 1.0, 1, "`factors` are") for size in BAD_NUMBERS if size != 0),
+        *(({"process": "ramp", "factors": [1, size]}, 1.0, 1, "`factors` are") for size in BAD_NUMBERS if size != 0),
+        ({"process": "steps", "factors": []}, 1.0, 1, "`factors` is"),
+        ({"process": "steps", "factors": "1,2"}, 1.0, 1, "`factors` is"),
+        ({"process": "steps", "factors": [1e5, 1e6]}, 1e6, 1, "mean rate"),
+        ({"process": "ramp", "factors": [0, 0]}, 1.0, 1, "all of its `factors` are 0"),
+        ({"process": "poisson", "shape": 2}, 1.0, 1, "`shape` belongs to gamma"),
+        ({"process": "gamma", "shape": 2, "size": 3}, 1.0, 1, "`size` belongs to burst"),
+        ({"process": "constant", "factors": [1]}, 1.0, 1, "`factors` belongs to steps and ramp"),
         ({"process": "poisson"}, 1.0, None, "never ends"),
     ],
 )

@@ -31,6 +31,12 @@ from servegauge.base.errors import UserError, did_you_mean
 PROCESSES = ("poisson", "constant", "gamma", "burst", "replay", "steps", "ramp")
 CHUNK = 4096  # gaps drawn at a time; one stream whatever the size, so it does not show in the result
 
+_OWN = {"gamma": "shape", "burst": "size", "replay": "path", "steps": "factors", "ramp": "factors"}
+_OPTIONS = ("shape", "size", "path", "factors")
+RATES = (1e-6, 1e6)  # requests per second: beyond, times are no longer apart, or no longer come
+SHAPES = (1e-3, 1e6)  # of gamma: below, gaps of 0 between pauses without end; above, constant
+MOST_REQUESTS = 10_000_000  # of one window: each of them is held in memory
+
 Times = np.ndarray  # float64, seconds from the start of the window, never decreasing
 
 
@@ -45,30 +51,86 @@ def arrival_times(
     """Times in seconds at which requests are sent, float64, never decreasing.
 
     `arrival` is `{"process": one of PROCESSES, ...}`; `root` is where a replay's relative path starts. UserError for an
-    unknown process, for what a process needs and does not have, and where neither `requests` nor `duration_s` is given.
+    unknown process, for what a process needs and does not have or is no number for it (`wrong_arrival`), and where
+    neither `requests` nor `duration_s` is given.
     """
     process = arrival.get("process")
     if process not in PROCESSES:
         raise UserError(
             f"unknown arrival process {process!r}; there are: {', '.join(PROCESSES)}.{did_you_mean(process, PROCESSES)}"
         )
-    if rate_rps is None or not rate_rps > 0:
-        raise UserError(f"arrival process {process}: the rate is {rate_rps}; it must be more than 0 requests a second")
-    if requests is None and duration_s is None:
-        raise UserError(f"arrival process {process}: give `requests`, `duration_s` or both, or it never ends")
+    wrong = wrong_arrival(arrival, rate_rps, requests, duration_s)
+    if wrong:
+        raise UserError(f"arrival process {process}: {wrong}")
     draw = np.random.default_rng(seed)
     if process in ("steps", "ramp"):
-        return _shaped(process, _needed(arrival, "factors"), rate_rps, requests, duration_s, draw)
+        return _shaped(process, arrival["factors"], rate_rps, requests, duration_s, draw)
     count = requests if requests is not None else np.inf
     until = duration_s if duration_s is not None else np.inf
     if process == "constant":
         return _regular(1, rate_rps, count, until)
     if process == "burst":
-        return _regular(int(_needed(arrival, "size")), rate_rps, count, until)
+        return _regular(int(arrival["size"]), rate_rps, count, until)
     if process == "replay":
-        return _replayed(recorded_times(Path(_needed(arrival, "path")), root), rate_rps, count, until)
-    shape = float(_needed(arrival, "shape")) if process == "gamma" else 1.0
+        return _replayed(recorded_times(Path(arrival["path"]), root), rate_rps, count, until)
+    shape = float(arrival["shape"]) if process == "gamma" else 1.0
     return _renewal(shape, rate_rps, count, until, draw)
+
+
+def wrong_arrival(
+    arrival: Mapping[str, Any], rate_rps: float | None, requests: int | None, duration_s: float | None
+) -> str | None:
+    """What of a known process cannot be drawn, in words; null where all can. Reads no file."""
+    process, factors = arrival["process"], arrival.get("factors")
+    for key in sorted(set(_OPTIONS) & set(arrival)):
+        if arrival[key] is not None and _OWN.get(process) != key:
+            owners = " and ".join(owner for owner in PROCESSES if _OWN.get(owner) == key)
+            return f"`{key}` belongs to {owners}; leave it out"
+    if rate_rps is None or not _within(rate_rps, *RATES):
+        return f"the rate is {rate_rps}; it must be from {RATES[0]:g} to {RATES[1]:g} requests a second"
+    if requests is None and duration_s is None:
+        return "give `requests`, `duration_s` or both, or it never ends"
+    if requests is not None and not (_whole(requests) and 1 <= requests <= MOST_REQUESTS):
+        return f"`requests` is {requests}; it must be a whole number from 1 to {MOST_REQUESTS}"
+    if duration_s is not None and not _within(duration_s, 0.0, np.inf):
+        return f"`duration_s` is {duration_s}; it must be a number of seconds above 0"
+    needed = _OWN.get(process)
+    if needed is not None and arrival.get(needed) is None:
+        return f"it needs `{needed}`"
+    if process == "gamma" and not _within(arrival["shape"], *SHAPES):
+        return f"`shape` is {arrival['shape']}; it must be a number from {SHAPES[0]:g} to {SHAPES[1]:g}"
+    if process == "burst" and not (_whole(arrival["size"]) and 1 <= arrival["size"] <= MOST_REQUESTS):
+        return f"`size` is {arrival['size']}; it must be a whole number of requests from 1 to {MOST_REQUESTS}"
+    mean = 1.0
+    if needed == "factors":
+        if not isinstance(factors, Sequence) or isinstance(factors, str) or not factors:
+            return f"`factors` is {factors!r}; it must be a list of numbers"
+        if not all(_within(factor, -1e-300, RATES[1]) for factor in factors):
+            return f"`factors` are {list(factors)}; each must be a number from 0 to {RATES[1]:g}"
+        if process == "ramp" and len(factors) != 2:
+            return f"it needs two `factors`, the first and the last; it has {len(factors)}"
+        mean = float(np.mean(factors))
+        if not mean > 0:
+            return "all of its `factors` are 0, so no request would ever be sent"
+        if not _within(mean * rate_rps, *RATES):
+            return (
+                f"its mean rate is {mean * rate_rps:g}; it must be from {RATES[0]:g} to {RATES[1]:g} requests a second"
+            )
+    expected = rate_rps * mean * (duration_s or 0.0)
+    if requests is None and expected > MOST_REQUESTS:
+        return f"{expected:.3g} requests would be drawn in {duration_s:g} s; the most are {MOST_REQUESTS}"
+    return None
+
+
+def _within(value: Any, least: float, most: float) -> bool:
+    """True for a finite number in this range; at 0, and for a range that begins there, only above it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        return False
+    return value >= least and value <= most and (value != 0 or least < 0)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def recorded_times(path: Path, root: Path = Path()) -> Times:
@@ -83,12 +145,6 @@ def recorded_times(path: Path, root: Path = Path()) -> Times:
     if times.ndim != 1 or times.size < 2 or not np.all(np.isfinite(times)) or times[-1] <= times[0]:
         raise UserError(f"{file}: at least two different times are needed, one a line")
     return times - times[0]
-
-
-def _needed(arrival: Mapping[str, Any], key: str) -> Any:
-    if arrival.get(key) is None:
-        raise UserError(f"arrival process {arrival['process']} needs `{key}`")
-    return arrival[key]
 
 
 def _renewal(shape: float, rate: float, count: float, until: float, draw: np.random.Generator) -> Times:
@@ -134,11 +190,7 @@ def _shaped(
     With a duration the number of requests is random, with `requests` alone the window's length follows from them and
     exactly that many are drawn in it (a Poisson process given its count is that many independent points).
     """
-    if process == "ramp" and len(factors) != 2:
-        raise UserError(f"arrival process ramp needs two `factors`, the first and the last; it has {len(factors)}")
     mean = float(np.mean(factors))
-    if mean <= 0:
-        raise UserError(f"arrival process {process}: all of its `factors` are 0, so no request would ever be sent")
     length = until if until is not None else requests / (rate * mean)
     expected = rate * mean * length
     if until is None:
