@@ -98,3 +98,75 @@ def test_a_vocabulary_without_words_is_a_message(tmp_path: Path) -> None:
     tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="too few"):
         _ = tokens.load(tmp_path).words
+
+
+def model_with(template: str, tiny_model: Path, folder: Path) -> tokens.Tokenizer:
+    """The tiny model's tokenizer with another chat template."""
+    (folder / "tokenizer.json").symlink_to(tiny_model / "tokenizer.json")
+    configuration = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(configuration))
+    return tokens.load(folder)
+
+
+LOOP = "{% for m in messages %}"
+TWO = [*MESSAGES, {"role": "assistant", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}", "26 Jul 2024 hello there"),
+        (LOOP + "{% if loop.index > 1 %}{% break %}{% endif %}{{ m.content }}{% endfor %}", "hello there"),
+        (LOOP + "{% if m.role == 'user' %}{% continue %}{% endif %}{{ m.content }}{% endfor %}", "hi"),
+        (LOOP + "{% generation %}{{ m.content }};{% endgeneration %}{% endfor %}", "hello there;hi;"),
+        ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
+        ("{{ {'a': '<é>'} | tojson }}", '{"a": "<é>"}'),
+        ("{% if tools is not none %}tools{% else %}none{% endif %}", "none"),
+    ],
+)
+def test_templates_have_what_transformers_gives_them(
+    template: str, text: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert model_with(template, tiny_model, tmp_path).chat(TWO)[0] == text
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (LOOP + "{{ m.content }}{% endfor %}", "one\ntwo"),
+        (LOOP + "{% for part in m.content %}<{{ part.text }}>{% endfor %}{% endfor %}", "<one><two>"),
+        (LOOP + "{% set c = m['content'] %}{% for p in c %}<{{ p.text }}>{% endfor %}{% endfor %}", "<one><two>"),
+        (LOOP + "{% for p in m['content'] | list %}<{{ p.text }}>{% endfor %}{% endfor %}", "<one><two>"),
+    ],
+)
+def test_content_in_parts_is_counted_by_its_text(template: str, text: str, tiny_model: Path, tmp_path: Path) -> None:
+    parts = [{"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]}]
+    assert model_with(template, tiny_model, tmp_path).chat(parts)[0] == text
+
+
+def test_a_part_without_text_is_a_message(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = model_with(LOOP + "{{ m.content }}{% endfor %}", tiny_model, tmp_path)
+    with pytest.raises(UserError, match="image_url"):
+        tokenizer.chat([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}])
+
+
+def test_a_rendered_text_gets_no_second_first_token_from_the_server(tiny_model: Path, tmp_path: Path) -> None:
+    tokenizer = model_with("{{ bos_token }}[user] {{ messages[0].content }}", tiny_model, tmp_path)
+    text, count = tokenizer.chat(MESSAGES)
+    sent = tokenizer.completion_text(text)
+    assert (text, sent) == ("<s>[user] hello there", "[user] hello there")
+    # What the server counts for the text that it is sent is what was asked.
+    assert tokenizer.count(sent) == count
+    assert tokenizer.completion_text("[user] hi") == "[user] hi"
+
+
+def test_a_tokenizer_that_adds_nothing_is_sent_the_first_token(byte_level: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to(byte_level / "tokenizer.json")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": "the", "chat_template": "the user"}))
+    assert tokens.load(tmp_path).completion_text("the user") == "the user"
+
+
+def test_a_template_of_its_own_file_in_json(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").symlink_to(tiny_model / "tokenizer.json")
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0].content }}"}))
+    assert tokens.load(tmp_path).chat(MESSAGES)[0] == "hello there"

@@ -31,6 +31,7 @@ import numpy as np
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256
+from servegauge.workloads.chat_template import text_of_part
 from servegauge.workloads.tokenizer import Tokenizer
 
 MIN_TURNS = 2
@@ -201,7 +202,7 @@ class Entry:
     """One entry of a data set, before it is counted. `answer` is the recorded answer's text, if any."""
 
     prompt: str
-    messages: list[dict[str, str]] | None = None
+    messages: list[dict[str, Any]] | None = None
     answer: str | None = None
     output_tokens: int | None = None
     turns: int | None = None
@@ -267,7 +268,8 @@ def _counted(
     if entry.turns is not None and entry.turns < filters.get("min_turns", MIN_TURNS):
         return None
     if entry.messages is not None:
-        text, prompt_tokens = tokenizer.chat(entry.messages)
+        rendered, prompt_tokens = tokenizer.chat(entry.messages)
+        text = tokenizer.completion_text(rendered)
         messages = json.dumps(entry.messages, ensure_ascii=False)
     else:
         text, prompt_tokens, messages = entry.prompt, tokenizer.count(entry.prompt), None
@@ -356,6 +358,16 @@ def _check_messages(messages: Any, where: str) -> None:
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
             raise UserError(f"{where}, message {number}: expected an object with `role`, a text, and `content`")
+        content = message["content"]
+        if not isinstance(content, str | list | None):
+            raise UserError(
+                f"{where}, message {number}: `content` is {_kind(content)}, expected a text or a list of parts"
+            )
+        for part in content if isinstance(content, list) else ():
+            try:
+                text_of_part(part)
+            except UserError as error:
+                raise UserError(f"{where}, message {number}: {error}") from None
     _text(json.dumps(messages, ensure_ascii=False), where)
 
 

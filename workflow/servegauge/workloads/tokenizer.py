@@ -15,14 +15,15 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-import jinja2.sandbox
 import tokenizers
 
 from servegauge.base.errors import UserError
+from servegauge.workloads.chat_template import ChatTemplate
 
 # A lower-case word with the mark that vocabularies use for a space before it: SentencePiece's or byte-level BPE's.
 SPACED_WORD = re.compile(r"^[▁Ġ]([a-z]{2,12})$")
 FEWEST_WORDS = 100
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 
 
 class Tokenizer:
@@ -76,37 +77,40 @@ class Tokenizer:
 
     @cached_property
     def _configuration(self) -> dict[str, Any]:
-        path = self.path.with_name("tokenizer_config.json")
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found: dict[str, Any] = {}
+        for name in ("special_tokens_map.json", "chat_template.json", "tokenizer_config.json"):  # the last one wins
+            path = self.path.with_name(name)
+            if path.is_file():
+                found |= json.loads(path.read_text(encoding="utf-8"))
+        return found
 
     @cached_property
-    def _chat_template(self) -> str | None:
+    def _chat_template(self) -> ChatTemplate | None:
         separate = self.path.with_name("chat_template.jinja")
         if separate.is_file():
-            return separate.read_text(encoding="utf-8")
+            return ChatTemplate(separate.read_text(encoding="utf-8"), self.path.parent)
         template = self._configuration.get("chat_template")
         if isinstance(template, list):  # several named ones
             template = next((entry["template"] for entry in template if entry.get("name") == "default"), None)
-        return template
+        return ChatTemplate(template, self.path.parent) if template else None
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> tuple[str, int]:
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
         """The text that the model sees for `messages`, with the answer's opening, and its tokens.
 
-        By the model's own chat template, in jinja's sandbox; UserError where it has none or it fails.
+        By the model's own chat template; UserError where it has none or it fails.
         """
-        if not self._chat_template:
+        if self._chat_template is None:
             raise UserError(
                 f"{self.path.parent} has no chat template, so the tokens of chat messages cannot be counted"
             )
-        names = {key: self._token_text(key) for key in ("bos_token", "eos_token", "unk_token", "pad_token")}
-        try:
-            environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-            environment.globals["raise_exception"] = _refuse
-            template = environment.from_string(self._chat_template)
-            text = template.render(messages=list(messages), add_generation_prompt=True, **names)
-        except jinja2.TemplateError as error:
-            raise UserError(f"the chat template of {self.path.parent} failed: {error}") from error
+        names = {key: self._token_text(key) for key in _SPECIAL}
+        text = self._chat_template.render(messages, names)
         return text, self.count(text, special=not self._begins_itself(text))
+
+    def completion_text(self, text: str) -> str:
+        """What `chat` rendered, as the completions endpoint must get it: a server adds the first token by itself."""
+        twice = self._begins_itself(text) and self._adds_bos
+        return text.removeprefix(self._token_text("bos_token")) if twice else text
 
     def _begins_itself(self, text: str) -> bool:
         """Most templates write the first special token themselves; then the tokenizer must not add another one."""
@@ -125,13 +129,14 @@ class Tokenizer:
             prompts.append(self._tokenizer.encode(text, add_special_tokens=special).ids)
         return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
 
+    @cached_property
+    def _adds_bos(self) -> bool:
+        """True where the tokenizer puts the first special token before a text by itself."""
+        return self._tokenizer.encode("a").tokens[:1] == [self._token_text("bos_token")]
+
     def _token_text(self, key: str) -> str:
         token = self._configuration.get(key)
         return token.get("content", "") if isinstance(token, dict) else token or ""
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
 
 
 @lru_cache(maxsize=4)
