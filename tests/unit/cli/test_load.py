@@ -16,7 +16,7 @@ import pytest
 from servegauge.base.errors import UserError
 from servegauge.cli import load
 from servegauge.cli.load import Options
-from servegauge.contract.tables import REQUESTS_RAW, check_file
+from servegauge.contract.tables import REQUESTS, check_file
 from tests.unit.instrument_helpers import paced, rows_of, workload
 
 ROOT = Path(__file__).parents[3]
@@ -40,7 +40,7 @@ def test_a_run_prints_a_table_and_writes_the_requests_of_a_cell(tmp_path, capsys
     assert "6 ok" in said
     assert "p99_not_supported" in said
     assert "about as asked" in said
-    assert check_file(out, REQUESTS_RAW) == 6
+    assert check_file(out, REQUESTS) == 6
     assert {row["output_tokens"] for row in rows_of(out)} == {4}
 
 
@@ -180,3 +180,89 @@ def test_a_signal_keeps_what_was_measured_and_says_so(tmp_path, name):
     assert process.returncode == 130
     assert "what was measured is kept" in said
     assert 8 <= sum(row["status"] == "ok" for row in rows_of(out)) < 1200
+
+
+def test_the_file_holds_what_is_derived_and_the_clock_of_its_stamps(tmp_path, capsys):
+    out = tmp_path / "run.parquet"
+    before = time.time_ns()
+    with paced(tmp_path, *FAST) as server:
+        load.measure(options(server.url, requests=4, prompts="synthetic:8,4", out=out))
+    row = rows_of(out)[0]
+    assert row["ttft_s"] == pytest.approx((row["first_token_ns"] - row["sent_ns"]) / 1e9)
+    assert row["tpot_s"] is not None
+    clock = json.loads(pq.read_schema(out).metadata[b"clock"])
+    unix_ns = row["sent_ns"] + clock["window_start_ns"] + clock["epoch_offset_start_ns"]
+    assert before < unix_ns < time.time_ns()
+    assert unix_ns - time.time_ns() + time.monotonic_ns() == pytest.approx(
+        row["sent_ns"] + clock["window_start_ns"], abs=5e6
+    )
+
+
+LINES = (
+    '{"messages": [{"role": "user", "content": [{"type": "text", "text": "tell me more"}]}], "output_tokens": 3}\n'
+    '{"messages": [{"role": "user", "content": "hello there"}]}\n'
+)
+
+
+def test_a_jsonl_of_prompts_just_works_with_and_without_a_tokenizer(tmp_path, tiny_model, capsys):
+    (tmp_path / "own.jsonl").write_text(LINES)
+    (tmp_path / "texts.jsonl").write_text('{"prompt": "tell me more"}\n')
+    for given in ({}, {"tokenizer": tiny_model}):
+        for name, endpoint in (("own", "chat"), ("texts", "completions")):
+            out = tmp_path / "run.parquet"
+            with paced(tmp_path, *FAST) as server:
+                fields = {"prompts": str(tmp_path / f"{name}.jsonl"), "endpoint": endpoint, "out": out, **given}
+                assert load.measure(options(server.url, requests=4, json=True, **fields)) == 0
+            summary = json.loads(capsys.readouterr().out)
+            assert summary["statuses"] == {"ok": 4}
+            assert {row["output_tokens_asked"] for row in rows_of(out)} == ({3, 128} if name == "own" else {128})
+            if not given:
+                assert "prompt_length" not in [flag["flag"] for flag in summary["flags"]], "nobody asked for a length"
+                assert any("not known" in note for note in summary["notes"])
+
+
+def test_messages_for_completions_need_their_template(tmp_path, tiny_model):
+    (tmp_path / "own.jsonl").write_text(LINES)
+    given = options(prompts=str(tmp_path / "own.jsonl"))
+    with pytest.raises(UserError, match="--endpoint chat"):
+        load.write_workload(given, given.load, tmp_path)
+    given = options(prompts=str(tmp_path / "own.jsonl"), tokenizer=tiny_model, output_tokens=7)
+    path, _ = load.write_workload(given, given.load, tmp_path)
+    written = pq.read_table(path).to_pylist()
+    assert {row["prompt"] for row in written} == {
+        "[user] tell me more\n[assistant] ",
+        "[user] hello there\n[assistant] ",
+    }
+    assert {row["output_tokens"] for row in written} == {7}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"rate": float("inf")}, "--rate is inf"),
+        ({"rate": float("nan")}, "--rate is nan"),
+        ({"rate": 1.0, "duration": float("inf")}, "--duration is inf"),
+        ({"concurrency": 2, "shape": 2.0}, "open loop"),
+    ],
+)
+def test_numbers_that_are_none_are_refused(fields, said):
+    with pytest.raises(UserError, match=said):
+        options(**{"concurrency": None, "requests": 2, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"arrival": "gamma", "shape": 0.0}, "`shape` is 0"),
+        ({"arrival": "gamma"}, "needs `shape`"),
+        ({"arrival": "burst", "size": -1}, "`size` is -1"),
+        ({"arrival": "steps", "factors": "1,inf"}, "`factors` are"),
+        ({"arrival": "poisson", "size": 3}, "`size` belongs to burst"),
+        ({"header": ["no colon"]}, "NAME: VALUE"),
+        ({"header_env": ["api-key=NO_SUCH_VARIABLE"]}, "NAME=VARIABLE"),
+        ({"path": "no slash"}, "must begin with /"),
+    ],
+)
+def test_what_cannot_be_sent_or_drawn_is_one_error_before_anything_is_sent(fields, said):
+    with pytest.raises(UserError, match=said):
+        load.measure(options(**{"concurrency": None, "rate": 5.0, "requests": 2, **fields}))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
-import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from servegauge.base.errors import UserError
+from servegauge.base.files import whole_file
+from servegauge.cli.load_prompts import Given, load_prompts
 from servegauge.cli.load_summary import as_text, summarise
+from servegauge.contract import metrics
 from servegauge.contract.spec import Load
+from servegauge.contract.tables import REQUESTS, conform
 from servegauge.instrument import openai_api
-from servegauge.instrument.coordinator import LoadJob, run_load
-from servegauge.workloads import arrivals, prompts
-from servegauge.workloads import tokenizer as tokens
+from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
+from servegauge.workloads import arrivals
 from servegauge.workloads.compile import SCHEMA
 
 HELP = "Put any OpenAI-compatible endpoint under load and measure it; nothing else of the workflow is needed."
@@ -39,12 +41,6 @@ EXAMPLE = """
 Writes one row per request (docs/data-dictionary.md, requests) and prints a summary. Ctrl-C keeps what was measured.
 """
 
-# Common words that nearly every vocabulary holds as one token, for endpoints whose tokenizer is not at hand.
-_WORDS = (
-    "the of and to in is you that it he was for on are as with his they at be this have from or one had by word but "
-    "not what all were we when your can said there use an each which she do how their if will up other about out many "
-    "then them these so some her would make like him into time has look two more write go see number no way could"
-)
 _STREAM_ROUNDS = 4  # requests a stream of a closed loop, where neither --requests nor --duration says
 
 
@@ -84,14 +80,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts",
         default="synthetic:64,128",
         metavar="SET",
-        help="synthetic:INPUT,OUTPUT tokens; a file of config/prompts/ (with --tokenizer); or a workload.parquet",
+        help="synthetic:INPUT,OUTPUT tokens; a .jsonl with a prompt or messages a line; a file of config/prompts/ "
+        "(with --tokenizer); or a workload.parquet",
     )
     add("--tokenizer", type=Path, metavar="FOLDER", help="with tokenizer.json: exact prompt lengths, and counts")
     add("--seed", type=int, default=0, help="of prompts and arrival times; default: 0")
+    add("--output-tokens", type=int, metavar="N", help="tokens of each answer, whatever the prompts say")
     add("--temperature", type=float, default=0.0, help="default: 0")
     add("--no-stream", action="store_true", help="ask for whole answers; then there is no TTFT")
     add("--stop-at-eos", action="store_true", help="let the model end answers itself (no ignore_eos in requests)")
     add("--extra-body", default="{}", metavar="JSON", help="fields added to each request, or that replace ours")
+    add(
+        "--length-field",
+        default="max_tokens",
+        metavar="NAME",
+        help="field that asks for an answer's length, such as max_completion_tokens; default: max_tokens",
+    )
+    add("--path", metavar="PATH", help="path of the endpoint, such as /chat/completions, where it is not OpenAI's own")
+    add(
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="added to each request; may be given again",
+    )
+    add(
+        "--header-env",
+        action="append",
+        default=[],
+        metavar="NAME=VARIABLE",
+        help="the same with the value of an environment variable, such as a key",
+    )
     add("--timeout", type=float, default=300.0, metavar="S", help="most seconds for an answer; default: 300")
     group = parser.add_argument_group("connection and process")
     add = group.add_argument
@@ -133,6 +152,11 @@ class Options:
     no_stream: bool = False
     stop_at_eos: bool = False
     extra_body: str = "{}"
+    output_tokens: int | None = None
+    length_field: str = "max_tokens"
+    path: str | None = None
+    header: Sequence[str] = ()
+    header_env: Sequence[str] = ()
     timeout: float = 300.0
     api_key_env: str | None = None
     ca_file: str | None = None
@@ -145,10 +169,15 @@ class Options:
 
     def __post_init__(self) -> None:
         """UserError for combinations that cannot work."""
-        for name in ("rate", "concurrency", "requests", "duration", "timeout", "workers", "max_in_flight"):
+        for name in (
+            "rate", "concurrency", "requests", "duration", "timeout", "workers", "max_in_flight", "output_tokens",
+        ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} is {value:g}; it must be more than 0")
+            if value is not None and not 0 < value < math.inf:  # false for NaN, too
+                raise UserError(f"--{name.replace('_', '-')} is {value:g}; it must be a number more than 0")
+        for name in ("shape", "size", "factors", "replay"):
+            if self.concurrency is not None and getattr(self, name) is not None:
+                raise UserError(f"--{name} belongs to the arrivals of an open loop; take it away, or --concurrency")
         frozen = self.prompts.endswith(".parquet")
         if (self.rate is None) == (self.concurrency is None) and not (frozen and self.rate is None):
             raise UserError("give either --rate (open loop) or --concurrency (closed loop)")
@@ -163,6 +192,10 @@ class Options:
         own = {"shape": self.shape, "size": self.size, "path": str(self.replay) if self.replay else None}
         own["factors"] = _numbers(self.factors, float, "--factors") if self.factors else None
         arrival = {"process": self.arrival, **{key: value for key, value in own.items() if value is not None}}
+        if self.rate is not None and not self.prompts.endswith(".parquet"):
+            wrong = arrivals.wrong_arrival(arrival, self.rate, self.requests, self.duration)
+            if wrong:
+                raise UserError(f"--arrival {self.arrival}: {wrong}")
         if self.replay is not None and self.arrival != "replay":
             raise UserError(f"--replay needs --arrival replay; it is {self.arrival}")
         requests = self.requests
@@ -199,7 +232,7 @@ def measure(options: Options) -> int:
     extra, cpus = _json_object(options.extra_body), _numbers(options.cpus, int, "--cpus") if options.cpus else None
     with tempfile.TemporaryDirectory(prefix="servegauge-load-") as name:
         folder = Path(name)
-        path, notes = write_workload(options, load, folder)
+        path, given = write_workload(options, load, folder)
         job = LoadJob(
             base_urls=options.base_url,
             workload=str(path),
@@ -217,6 +250,9 @@ def measure(options: Options) -> int:
             think_s=load.think_s,
             duration_s=load.duration_s,
             extra_body=extra,
+            length_field=options.length_field,
+            path=options.path,
+            headers=_headers(options.header, options.header_env),
             api_key=_api_key(options.api_key_env),
             cpus=cpus,
             workers=options.workers,
@@ -227,16 +263,28 @@ def measure(options: Options) -> int:
         with _asked_to_stop() as asked:
             result = run_load(job, None if options.quiet else _progress(), asked)
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(result.requests, options.out)
-    summary = summarise(options.out, load, result, notes)
+        write_requests(result, options.out)
+    summary = summarise(options.out, load, result, given.notes, given.thresholds)
     if not options.quiet and sys.stderr.isatty():
         print(file=sys.stderr)
     print(json.dumps(summary, indent=1) if options.json else as_text(summary))
     return 130 if result.stopped else 0 if summary["requests_ok"] else 1
 
 
-def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, list[str]]:
-    """The frozen workload that is to be sent, and what has to be said about it."""
+def write_requests(result: LoadResult, out: Path) -> None:
+    """The requests with what is derived from them, as in the dataset; the clock of the stamps in the file's metadata.
+
+    A stamp + `window_start_ns` is the node's CLOCK_MONOTONIC, and with `epoch_offset_start_ns` added it is Unix time: a
+    trace of the same node can be joined.
+    """
+    table = conform(metrics.derive(pq.read_table(result.requests)), REQUESTS)
+    metadata = {**(table.schema.metadata or {}), b"clock": json.dumps(result.clock).encode()}
+    with whole_file(out) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, Given]:
+    """The frozen workload that is to be sent, and what has to be said about its prompts."""
     if options.prompts.endswith(".parquet"):
         path = Path(options.prompts)
         if not path.is_file():
@@ -244,7 +292,7 @@ def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, li
         timed = pq.read_table(path, columns=["scheduled_s", "phase"])
         if options.concurrency is None and timed.filter(pc.equal(timed["phase"], "window"))["scheduled_s"].null_count:
             raise UserError(f"{path} is of a closed loop, its requests have no times; give --concurrency")
-        return path, []
+        return path, Given([])
     times: list[float | None]
     if load.rate_rps is None:
         # A closed loop with only a duration must not run dry: it gets more requests than it is likely to send.
@@ -257,49 +305,24 @@ def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, li
     if not times:
         raise UserError(f"no request arrives in {load.duration_s:g} s at {load.rate_rps:g} requests/s; take longer")
     total = load.warmup_requests + len(times)
-    drawn_prompts, notes = _prompts(options, total)
+    given = load_prompts(
+        options.prompts, total, options.seed, options.tokenizer, options.output_tokens, options.endpoint == "chat"
+    )
     table = pa.table(
         {
             "request": list(range(total)),
             "phase": ["warmup"] * load.warmup_requests + ["window"] * len(times),
             "scheduled_s": [None] * load.warmup_requests + times,
-            "prompt": [prompt.text for prompt in drawn_prompts],
-            "messages": [prompt.messages for prompt in drawn_prompts],
-            "prompt_tokens": [prompt.prompt_tokens for prompt in drawn_prompts],
-            "output_tokens": [prompt.output_tokens for prompt in drawn_prompts],
+            "prompt": [prompt.text for prompt in given.prompts],
+            "messages": [prompt.messages for prompt in given.prompts],
+            "prompt_tokens": [prompt.prompt_tokens for prompt in given.prompts],
+            "output_tokens": [prompt.output_tokens for prompt in given.prompts],
         },
         schema=SCHEMA,
     )
     path = folder / "workload.parquet"
     pq.write_table(table, path)
-    return path, notes
-
-
-def _prompts(options: Options, count: int) -> tuple[list[prompts.Prompt], list[str]]:
-    """`count` prompts by --prompts: exact with a tokenizer, else of about that many tokens, and said so."""
-    tokenizer = tokens.load(options.tokenizer) if options.tokenizer else None
-    kind, _, sizes = options.prompts.partition(":")
-    if kind == "synthetic":
-        pair = _numbers(sizes, int, "--prompts synthetic:")
-        if len(pair) != 2 or min(pair) < 1:
-            raise UserError(f"--prompts {options.prompts}: write synthetic:INPUT,OUTPUT with two counts of tokens")
-        spec = {"name": "synthetic", "kind": "synthetic", "input_tokens": pair[0], "output_tokens": pair[1]}
-        if tokenizer is None:
-            draw = np.random.default_rng([options.seed, 2])
-            texts = [" ".join(draw.choice(_WORDS.split(), pair[0])) for _ in range(count)]
-            note = "prompt lengths are about as asked: one common word a token; give --tokenizer for exact ones"
-            return [prompts.Prompt(text, None, pair[0], pair[1]) for text in texts], [note]
-    else:
-        path = Path(options.prompts)
-        if not path.is_file():
-            raise UserError(
-                f"--prompts {options.prompts}: neither synthetic:INPUT,OUTPUT nor a file (config/prompts/*.yaml, "
-                "or a workload.parquet)"
-            )
-        if tokenizer is None:
-            raise UserError(f"--prompts {path} needs --tokenizer, the folder with the model's tokenizer.json")
-        spec = {"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))}
-    return prompts.draw_prompts(spec, tokenizer, count, options.seed).prompts, []
+    return path, given
 
 
 def _progress() -> Callable[[int, int, int], None]:
@@ -338,6 +361,21 @@ def _api_key(name: str | None) -> str:
     if name not in os.environ:
         raise UserError(f"--api-key-env {name}: there is no such environment variable; export it first")
     return os.environ[name]
+
+
+def _headers(given: Sequence[str], by_variable: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for text in given:
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise UserError(f"--header {text!r}: write it as 'NAME: VALUE'")
+        found[name.strip()] = value.strip()
+    for text in by_variable:
+        name, equals, variable = text.partition("=")
+        if not equals or variable not in os.environ:
+            raise UserError(f"--header-env {text}: write NAME=VARIABLE with an environment variable that is set")
+        found[name.strip()] = os.environ[variable]
+    return found
 
 
 def _json_object(text: str) -> dict[str, Any]:

@@ -19,7 +19,9 @@ IN_HEAD = ("achieved_rps", "output_tokens_per_s")  # beside what was offered and
 FAILED = "failed"  # in place of a quantile that lies among the requests that failed
 
 
-def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    path: Path, load: Load, result: LoadResult, notes: Sequence[str], thresholds: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """The columns of a cell for this run, its flags, and what the generator says of itself."""
     requests = metrics.derive(pq.read_table(path))
     window = requests.filter(metrics.in_window(requests))
@@ -38,7 +40,7 @@ def summarise(path: Path, load: Load, result: LoadResult, notes: Sequence[str]) 
         "first_errors": failures,
         **metrics.summarise(requests, metrics.window_s(requests), "open" if load.rate_rps else "closed", True),
         "instrument": result.instrument,
-        "flags": cell_flags(window, cell, {"instrument": result.instrument}),
+        "flags": cell_flags(window, cell, {"instrument": result.instrument}, thresholds),
         "notes": list(notes),
     }
 

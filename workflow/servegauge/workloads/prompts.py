@@ -226,6 +226,12 @@ def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
     return path
 
 
+def jsonl_entries(path: Path, fields: Mapping[str, str] | None = None) -> list[Entry]:
+    """Every line of a jsonl file that is not empty; `fields` are the keys of prompt, messages and output_tokens."""
+    names = {name: name for name in ("prompt", "messages", "output_tokens")} | dict(fields or {})
+    return _jsonl(path, path.stat().st_mtime_ns, tuple(sorted(names.items())))
+
+
 def _data_set(
     spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
 ) -> Drawn:
@@ -233,8 +239,7 @@ def _data_set(
     if spec["kind"] == "sharegpt":
         entries = _sharegpt(path, path.stat().st_mtime_ns)
     else:
-        fields = {name: name for name in ("prompt", "messages", "output_tokens")} | dict(spec.get("fields") or {})
-        entries = _jsonl(path, path.stat().st_mtime_ns, tuple(sorted(fields.items())))
+        entries = jsonl_entries(path, spec.get("fields"))
     forced = lengths(spec["output_tokens"], count, draw) if "output_tokens" in spec else None
     first = int(draw.integers(len(entries))) if entries else 0
     usable: list[Prompt] = []
@@ -280,7 +285,7 @@ def _counted(
     if recorded is not None:
         kept &= filters.get("min_output_tokens", 1) <= recorded <= filters.get("max_output_tokens", np.inf)
         kept &= prompt_tokens + recorded <= filters.get("max_total_tokens", np.inf)
-    asked = output if output is not None else recorded
+    asked = output if output is not None else recorded if recorded is not None else spec.get("default_output_tokens")
     if asked is None and forced:
         asked = 1  # replaced by the set's own distribution
     return Prompt(text, messages, prompt_tokens, asked) if kept and asked else None
