@@ -70,6 +70,7 @@ slurm-down:  ## stop it
 lint: dev  ## what the pre-commit hooks run, without the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --profile profiles/local --lint
 

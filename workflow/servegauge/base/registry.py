@@ -25,7 +25,7 @@ def instances(package: ModuleType, kind: type[T]) -> dict[str, T]:
     for module in _modules(package):
         for one in vars(module).values():
             if isinstance(one, kind) and not any(one is other for other in found.values()):
-                _add(found, where, one.name, one, module.__name__)  # type: ignore[attr-defined]
+                _add(found, where, one.name, one, module.__name__)
     return found
 
 
@@ -40,7 +40,7 @@ def subclasses(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
         for one in vars(module).values():
             own = isinstance(one, type) and one.__module__ == module.__name__ and "name" in vars(one)
             if own and issubclass(one, base) and one is not base:
-                _add(found, where, one.name, one, module.__name__)  # type: ignore[attr-defined]
+                _add(found, where, one.name, one, module.__name__)
     return found
 
 

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,12 +258,12 @@ def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Itera
         yield "ROCm" if amd else "CUDA", lambda: told(found["gpu_rocm" if amd else "gpu_cuda"])
     for data in order.asked["launches"]:
         launch = Launch.from_dict(data)
-        yield f"framework {launch.framework}", lambda launch=launch: version(launch, root)
-        yield f"model {launch.model['name']}", lambda launch=launch: model(launch, root)
+        yield f"framework {launch.framework}", partial(version, launch, root)
+        yield f"model {launch.model['name']}", partial(model, launch, root)
     yield "ports", port
     yield "results folder", lambda: writable(root / order.results)
     for name, folder in (("results", root / order.results), ("scratch", scratch(platform))):
-        yield f"space for {name}", lambda folder=folder: space(folder)
+        yield f"space for {name}", partial(space, folder)
 
 
 def expected(platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:

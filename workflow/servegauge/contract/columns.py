@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -75,7 +76,7 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def from_rows(rows: Iterable[dict], schema: pa.Schema) -> pa.Table:
+def from_rows(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     """A table of `schema` from dicts; keys outside the schema are an error, absent keys are null."""
     rows = list(rows)
     unknown = sorted({key for row in rows for key in row} - set(schema.names))
@@ -101,4 +102,4 @@ def check_file(path: Path, schema: pa.Schema) -> int:
     unknown = sorted(set(columns.names) - set(schema.names))
     if unknown:
         raise SchemaError(f"{path}: unknown columns {', '.join(unknown)}")
-    return found.num_rows
+    return int(found.num_rows)

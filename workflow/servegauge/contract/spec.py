@@ -283,7 +283,7 @@ def _fields(spec: Any) -> dict[str, Any]:
     plain = {}
     for name in spec.__dataclass_fields__:
         value = getattr(spec, name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             value = value.to_dict() if hasattr(value, "to_dict") else dataclasses.asdict(value)
         plain[name] = list(value) if isinstance(value, tuple) else value
     return plain

@@ -24,7 +24,7 @@ SHOWN = 10  # mistakes of one file that are printed
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster, where it was built in
 
 
-class _StrictLoader(_Loader):
+class _StrictLoader(_Loader):  # type: ignore[misc]
     """SafeLoader that refuses a key given twice: YAML's own rule is that the last one silently wins."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:

@@ -15,10 +15,10 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from submitit.core.utils import JobPaths
-from submitit.local.local import LocalExecutor
+from submitit.local.local import LocalExecutor, LocalJob
 from submitit.slurm.slurm import SlurmExecutor
 
 from servegauge.base.errors import UserError
@@ -253,7 +253,7 @@ class LocalSubmitter(_ProcessSubmitter):
     def submit(self) -> str:
         executor = _Controller(self.folder, max_num_timeout=0)
         submitted = executor.submit(entrypoint.run_order, *_call(self.folder, self.order))
-        self._begin(submitted._process)
+        self._begin(cast("subprocess.Popen[bytes]", cast(LocalJob[None], submitted)._process))
         return str(submitted.job_id)
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
@@ -158,7 +158,7 @@ def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-    return os.fdopen(handle, mode, encoding="utf-8")
+    return cast(TextIO, os.fdopen(handle, mode, encoding="utf-8"))
 
 
 # -- time -----------------------------------------------------------------

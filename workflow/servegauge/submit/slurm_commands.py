@@ -173,9 +173,9 @@ def ended(job: str, cluster: str = "") -> JobState | None:
     except (SlurmSilent, UserError) as error:
         raise AccountingSilent(str(error)) from error
     for line in text.splitlines():
-        fields = line.split("|")
-        if len(fields) == 3 and fields[0].strip():
-            state, reason, nodes = fields
+        words = line.split("|")
+        if len(words) == 3 and words[0].strip():
+            state, reason, nodes = words
             return JobState(job, state.split()[0].rstrip("+"), "" if reason == "None" else reason, nodes)
     return None
 

@@ -146,6 +146,8 @@ def run_order(order: Order, job: JobContext) -> Outcome | None:
     if job.node.rank > 0:
         nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python)
         return None
+    said: dict[str, Any] = {"launch": order.launch.id, "attempt": order.attempt, "study": order.study, "status": "ok"}
+    said["cells"] = {}
     if job.node.nodes > 1:  # the other nodes wait in these two, in this order
         wanted.sort(key=lambda name: {"collectives": 0, "network": 1}.get(name, 2))
     try:
@@ -160,10 +162,10 @@ def run_order(order: Order, job: JobContext) -> Outcome | None:
             python=python,
         )
     except UserError as error:  # the process that waits for this job tells it
-        said = {"status": "failed", "reason": str(error)}
+        said.update(status="failed", reason=str(error))
     else:
-        said = {"status": "ok", "answer": {"written": {name: str(path) for name, path in written.items()}}}
-    return Outcome(launch=order.launch.id, attempt=order.attempt, study=order.study, cells={}, **said)
+        said.update(answer={"written": {name: str(path) for name, path in written.items()}})
+    return Outcome(**said)
 
 
 def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
@@ -214,9 +216,10 @@ def _process(argv: Sequence[str], environment: Mapping[str, str], limit_s: float
 
 
 def _context(data: Mapping[str, Any]) -> Context:
-    known = {name: data[name] for name in Context.__dataclass_fields__ if name in data}
+    known: dict[str, Any] = {name: data[name] for name in Context.__dataclass_fields__ if name in data}
     paths = {name: Path(known[name]) for name in ("scratch", "verbatim") if name in known}
-    return Context(**{**known, **paths})
+    known.update(paths)
+    return Context(**known)
 
 
 def now() -> str:
