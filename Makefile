@@ -55,8 +55,9 @@ test-heavy: dev  ## the tests that take minutes each: faults under the whole wor
 test-browser: dev  ## the report in a real browser (needs Chromium: apt-get install chromium)
 	SERVEGAUGE_REQUIRE_BROWSER=1 $(BIN)/pytest -m browser
 
-test-frameworks: dev  ## the contract tests with the heavier engines (several GB)
+test-frameworks: dev  ## the contract tests with the heavier engines (several GB), then one study of all of them
 	SERVEGAUGE_REQUIRE_FRAMEWORKS=1 $(BIN)/pytest -m frameworks
+	$(MAKE) demo-frameworks
 
 test-slurm: $(VENV)/.slurm-executor  ## the tests on the cluster of `make slurm-up`
 	SERVEGAUGE_REQUIRE_SLURM=1 $(BIN)/pytest -m slurm

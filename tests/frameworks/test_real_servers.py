@@ -141,6 +141,7 @@ def test_requests_without_the_key_are_refused(running: Running) -> None:
 def test_it_completes_greedily(running: Running) -> None:
     answer = running.complete(PROMPT)
     assert answer["usage"]["completion_tokens"] == TOKENS, "the end token must be ignored"
+    print(f"{running.framework.name}: {answer['choices'][0]['text']!r}")
     said[running.framework.name] = answer["choices"][0]["text"].strip()
     assert said[running.framework.name]
     assert running.complete(PROMPT)["choices"][0]["text"].strip() == said[running.framework.name]

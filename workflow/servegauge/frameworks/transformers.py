@@ -57,6 +57,7 @@ class Transformers(Framework):
         "max_batched_tokens": "also bounds the KV cache that is read in one step",
         "graphs": "only on a GPU",
         "threads": "only on a CPU",
+        "requests": "the space before an answer's first word is left out, so its text is not byte for byte the others'",
         "api_key": "it has none; it listens on the loopback only",
     }
     # No field says "go on", so an end token that no model has is named.
