@@ -72,9 +72,7 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
 
     pipeline = Pipeline({"study": "x"})
     left = {cell.launch for cell, there in zip(cells, measured, strict=True) if not there}
-    assert set(pipeline.unmeasured()) == {
-        cell.id for cell, there in zip(cells, measured, strict=True) if not there
-    }
+    assert set(pipeline.unmeasured()) == {cell.id for cell, there in zip(cells, measured, strict=True) if not there}
     asked = {Path(file).parent.name: Path(file) for file in pipeline.attempt_files()}
     for launch in pipeline.plan.launches:
         if launch.id in left:
