@@ -213,3 +213,33 @@ def test_kill_9_of_everything_in_mid_cell(clone):
     wait_for(lambda: not clone.servers(), 20, "the server to end")
     assert clone.run("--unlock")[0] == 0
     clone.completes()
+
+
+LOUD = r"""#!/bin/sh
+printf '\033]0;title\007\033[31mred\033[2J <script>alert(1)</script> \r\010\n'
+echo "key=$(env | sed -n 's/^[A-Z_]*API_KEY=//p')"
+exit 3
+"""
+
+
+def test_what_a_server_prints_is_shown_and_never_obeyed(clone):
+    """Escape sequences, markup and its key: in reasons, progress, terminal, dataset and page."""
+    program = clone.root / "loud-server"
+    program.write_text(LOUD)
+    program.chmod(0o755)
+    here = {"description": "This machine.", "gpus_per_node": 0}
+    here["frameworks"] = {"llamacpp": {"executable": str(program)}}
+    clone.write("config/platforms/here.yaml", here)
+    clone.study(matrix={"framework": "llamacpp", "rate": [4]})
+    study = clone.root / "config/studies/faults.yaml"
+    study.write_text(study.read_text().split("server:")[0])
+    status, said = clone.run()
+    assert status != 0
+    reason = clone.outcome()["reason"]
+    assert "\\x1b[31mred\\x1b[2J" in reason, said
+    kept = [path for path in clone.results.rglob("*") if path.suffix in (".json", ".html", ".csv", ".txt")]
+    kept += list(clone.results.rglob("progress.log"))
+    for text in (said, reason, *(path.read_text() for path in kept)):
+        assert not set(text) & set("\x1b\x07\x08\x9b")
+    pages = [path.read_text() for path in kept if path.suffix == ".html"]
+    assert not [page for page in pages if "<script>alert" in page]
