@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from servegauge.base.errors import UserError
-from servegauge.traces import build, nsys_calls, readers
+from servegauge.traces import build, readers
 from tests.unit.traces import made_up_captures as made_up
 
 
@@ -173,19 +173,3 @@ def test_every_reader_says_what_it_reads() -> None:
     for reader in found:
         assert reader.KNOWN
         assert reader.abstains(readers.Source(Path("x"), "x", "zip"))
-
-
-def test_calls_of_a_large_export_are_read_by_a_process_beside(tmp_path: Path, monkeypatch) -> None:
-    path = export(tmp_path)
-    alone = build.tables("made", build.read([path]))
-    monkeypatch.setattr(nsys_calls, "BESIDE_BYTES", 0)
-    monkeypatch.setattr(nsys_calls.os, "sched_getaffinity", lambda _: {0, 1})
-    started = []
-    popen = nsys_calls.subprocess.Popen
-    monkeypatch.setattr(nsys_calls.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-    assert build.tables("made", build.read([path])) == alone
-    with sqlite3.connect(path) as db:
-        db.execute("UPDATE CUPTI_ACTIVITY_KIND_RUNTIME SET start = 'soon' WHERE correlationId = 5")
-    db.close()
-    assert "no integer" in refused(path)
-    assert [child.returncode for child in started] == [0, 2]

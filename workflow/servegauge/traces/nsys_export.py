@@ -86,9 +86,8 @@ def read(export: Export, dialect: Dialect) -> Capture:
     names = _Names(export)
     shapes: dict[tuple[int, ...], int] = {}
     tables = tuple(filter(None, (CALLS, dialect.driver_calls)))
-    with nsys_calls.beside(export, tables) as read_calls:
-        operations = _operations(export, names, shapes, dialect)
-        calls, threads, texts = read_calls()
+    operations = _operations(export, names, shapes, dialect)
+    calls, threads, texts = nsys_calls.read(export, tables)
     _rename(calls, [names.add(text) for text in texts])
     ranges = _ranges(export, names, dialect, threads, _last(operations, calls))
     processes = _processes(export, [*operations, *calls, *ranges])

@@ -1,12 +1,11 @@
 """An nsys sqlite export, opened read-only: its version, its tables, and columns in numpy.
 
-A measured choice: sqlite3 of the standard library reads a million rows of kernels (15 columns) in 1.6 s of CPU time,
-and adbc-driver-sqlite, one more package, in about as much: half of it is sqlite's own.
+A measured choice: adbc-driver-sqlite reads a million rows of kernels in 0.4 s of CPU time and a million rows of calls
+in 0.3 s, sqlite3 of the standard library in 0.8 s and 0.7 s. It reads the large tables; the rest is asked of sqlite3.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from adbc_driver_sqlite import dbapi
 
 from servegauge.base.errors import UserError
 
@@ -65,19 +66,28 @@ class Export:
 
     def batches(self, table: str, columns: dict[str, str]) -> Iterator[dict[str, np.ndarray]]:
         """The table's rows, 65,536 at a time: `columns` maps a name to an SQL expression; every value is int64."""
-        expressions = ", ".join(columns.values())
+        expressions = ", ".join(f"{expression} AS {_quoted(name)}" for name, expression in columns.items())
         try:
-            values = itertools.chain.from_iterable(self._db.execute(f"SELECT {expressions} FROM {_quoted(table)}"))
-            while len(block := np.fromiter(itertools.islice(values, _ROWS * len(columns)), dtype=np.int64)):
-                rows = block.reshape(-1, len(columns))
-                yield {name: rows[:, index] for index, name in enumerate(columns)}
-        except sqlite3.Error as error:
+            with dbapi.connect(_uri(self.path)) as connection, connection.cursor() as cursor:
+                cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": str(_ROWS)})
+                cursor.execute(f"SELECT {expressions} FROM {_quoted(table)}")
+                for batch in cursor.fetch_record_batch():
+                    wrong = [name for name in columns if batch[name].type != pa.int64() or batch[name].null_count]
+                    if wrong and batch.num_rows:
+                        raise UserError(self._no_integer(table, ", ".join(wrong)))
+                    if batch.num_rows:
+                        yield {name: batch[name].to_numpy(zero_copy_only=False) for name in columns}
+        except (dbapi.Error, pa.ArrowException, OSError) as error:
+            said = str(error)
+            if "[SQLite]" in said and "type" in said:
+                raise UserError(self._no_integer(table, ", ".join(columns))) from error
             raise damaged(self.path, error) from error
-        except (TypeError, ValueError, OverflowError) as error:
-            raise UserError(
-                f"{self.path}: table {table} holds a value that is no integer in {', '.join(columns)}: {error}; "
-                "export the report again with `nsys export --type sqlite`"
-            ) from error
+
+    def _no_integer(self, table: str, columns: str) -> str:
+        return (
+            f"{self.path}: table {table} holds a value that is no integer in {columns}; export the report again with "
+            "`nsys export --type sqlite`"
+        )
 
     def texts(self, ids: Iterable[int]) -> dict[int, str]:
         """Texts of StringIds for these ids; one that is absent is left out."""
@@ -102,14 +112,18 @@ class Export:
 def opened(path: Path) -> Iterator[Export]:
     """The export at `path`, closed afterwards."""
     whole(path)
-    fixed = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{fixed}", uri=True)
+        connection = sqlite3.connect(_uri(path), uri=True)
     except sqlite3.Error as error:
         raise damaged(path, error) from error
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     with closing(connection):
         yield Export(path, connection)
+
+
+def _uri(path: Path) -> str:
+    fixed = "" if path.with_name(path.name + "-wal").exists() else "&immutable=1"
+    return f"{path.absolute().as_uri()}?mode=ro{fixed}"
 
 
 def whole(path: Path) -> None:
