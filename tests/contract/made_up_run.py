@@ -6,7 +6,9 @@ other line knows the made-up ones. What came of it is written to FOLDER/seen.jso
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,9 @@ REGISTRIES = {
     "flag_registry": "servegauge.contract.flag_registry",
     "recorders": "servegauge.launch.recorders",
     "figures": "servegauge.report.figures",
+    "suite": "servegauge.probes.suite",
+    "exporters": "servegauge.exchange.exporters",
+    "importers": "servegauge.exchange.importers",
 }
 """Folder of tests/contract/made_up/ -> the package into which its files would be put."""
 
@@ -28,6 +33,16 @@ def main(folder: Path) -> None:
     for name, package in REGISTRIES.items():
         importlib.import_module(package).__path__.append(str(MADE_UP / name))
     write_json(folder / "seen.json", seen(folder))
+
+
+def command(*words: str) -> str:
+    """What `servegauge` prints."""
+    from servegauge.cli import main
+
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main.run(words)
+    return said.getvalue()
 
 
 def recorded(folder: Path) -> None:
@@ -41,6 +56,26 @@ def recorded(folder: Path) -> None:
     recording = Recording(kinds, live, folder)
     recording.stop(0)
     assert recording.said == {name: {"moments": 2} for name in kinds}, recording.said
+
+
+def probed(results: Path) -> None:
+    """Run the probes whose metrics no table of ours holds on both platforms of the study; the other is slower."""
+    from servegauge.probes import registry
+    from servegauge.probes.harness import base
+    from tests import synthetic
+
+    real = {path.stem for path in (Path(base.__file__).parents[1] / "suite").glob("*.py")}
+    for place, platform in enumerate(synthetic.PLATFORM_FACTOR):
+        rows = []
+        for name, probe in registry().items():
+            if name not in real:
+                for row in base.run(probe, base.Context({"name": platform}, size="test")):
+                    samples = [sample * (1 + place) for sample in row.samples]
+                    numbers = {key: getattr(row, key) * (1 + place) for key in ("value", "low", "high")}
+                    rows.append({**row.to_dict(), **numbers, "samples": samples})
+        about = {"size": "test", "conditions": {}, "software": {}, "hostname": "here"}
+        document = {**about, "platform": platform, "started_utc": "2026-11-21T10:00:00Z", "rows": rows}
+        write_json(results / "probes" / platform / "probes.json", document)
 
 
 def seen(folder: Path) -> dict[str, Any]:
@@ -61,6 +96,7 @@ def seen(folder: Path) -> dict[str, Any]:
     raised = flags.cell_flags(requests, Cell("l", "l", {}, Load(rate_rps=4.0, requests=60), None), {})
     synthetic.make_results(folder, flags=raised, beside=recorded)
     results = folder / "results"
+    probed(results)
     merge.merge(results)
     page.render(results, "demo", folder / "demo.html")
     run = {
@@ -68,7 +104,11 @@ def seen(folder: Path) -> dict[str, Any]:
         **{"statuses": {}, "first_errors": {}, "flags": raised, "notes": [], "stopped": False, "out": ""},
         "instrument": {"cpu_s": 0.0, "workers": 1},
     }
+    (folder / "run.made-up").write_text("0.5\n0.7\n", encoding="utf-8")
+    exported = ("export", "demo", "--format", "made-up-export", "--results", str(results), "--out", str(folder / "e"))
     return {
+        "export": command(*exported) + command("export", "--help"),
+        "import": command("import", str(folder / "run.made-up")) + command("import", "--help"),
         "tables": {name: schema.names for name, schema in catalogue().items()},
         "parts": sorted(str(path.relative_to(results)) for path in (results / "dataset").rglob("*.parquet")),
         "slo_limits": list(schema("study")["properties"]["slo"]["additionalProperties"]["properties"]),
@@ -77,6 +117,7 @@ def seen(folder: Path) -> dict[str, Any]:
         "compared": [one.name for one in metric_registry.compared()],
         "data_dictionary": data_dictionary(),
         "cells": [row for row in merge.read(results, "cells").to_pylist() if row["status"] == "ok"],
+        "probes": merge.read(results, "probes").to_pylist(),
         "figures": sorted(path.name for path in (folder / "demo").glob("*.svg")),
         "page": (folder / "demo.html").read_text(encoding="utf-8"),
         "comparison.csv": (folder / "demo" / "comparison.csv").read_text(encoding="utf-8"),

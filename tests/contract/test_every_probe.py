@@ -37,6 +37,8 @@ def test_it_is_described(measured):
     assert probe.title
     assert probe.measures
     assert probe.needs in ("numpy", "torch")
+    assert set(probe.primary) <= set(probe.units)
+    assert probe.primary
 
 
 def test_it_gives_rows_and_none_failed(measured):
@@ -52,8 +54,8 @@ def test_rows_are_numbers_or_reasons(measured):
     for row in rows:
         assert (row.platform, row.probe) == ("here", probe.name)
         assert set(row.variant) <= set(VARIANT_KEYS)
+        assert row.unit == probe.units[row.metric]
         if row.status == "ok":
-            assert row.unit
             assert math.isfinite(row.value)
             assert row.value > 0
             assert row.low is None or row.low <= row.value <= row.high

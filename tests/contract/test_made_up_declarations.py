@@ -84,14 +84,33 @@ def test_a_figure_is_an_output_of_the_report_rule(tmp_path) -> None:
         "import sys, servegauge.report.figures as package; package.__path__.append(sys.argv.pop(1)); "
         "from snakemake.cli import main; main(sys.argv[1:])"
     )
-    target = "results/report/demo/made-up.svg"
-    words = ["-n", "--cores", "1", "--config", "study=demo", "--directory", str(tmp_path), "--", target]
     for name in ("config", "scripts", "workflow"):
         (tmp_path / name).symlink_to(ROOT / name)
     made_up = str(ROOT / "tests" / "contract" / "made_up" / "figures")
-    done = subprocess.run(
-        [sys.executable, "-c", code, made_up, "--snakefile", str(ROOT / "Snakefile"), *words],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
+
+    target = "results/report/demo/made-up.svg"
+    words = [sys.executable, "-c", code, made_up, "--snakefile", str(ROOT / "Snakefile"), "-np", "--cores", "1"]
+    words += ["--config", "study=demo", "--directory", str(tmp_path), "--", target]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr
     assert target in done.stdout + done.stderr
+
+
+def test_an_exporter_is_a_format_of_the_command(seen) -> None:
+    assert seen["export"].splitlines()[0].endswith("question.txt")
+    assert "made-up: the question of the study" in " ".join(seen["export"].split())
+
+
+def test_an_importer_is_a_format_of_the_command_and_recognises_its_files(seen) -> None:
+    assert seen["import"].startswith("2 ok\n")
+    assert "note: made-up note" in seen["import"]
+    assert "made-up: a latency a line" in " ".join(seen["import"].split())
+
+
+def test_a_probe_is_compared_by_its_primary_metric_and_says_what_it_explains(seen) -> None:
+    rows = [row for row in seen["probes"] if row["probe"] == "made_up_probe"]
+    assert {row["metric"] for row in rows} == {"made_up_us", "made_up_double_us"}
+    section = seen["page"].partition('id="platforms"')[2] or seen["page"]
+    assert "<td>made_up_us</td>" in section
+    assert "<td>made_up_double_us</td>" not in section
+    assert "made-up: 23 cells" in section

@@ -45,8 +45,8 @@ def summarise(
     }
 
 
-def as_text(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for people; latencies in ms."""
+def latency_table(summary: Mapping[str, Any]) -> list[str]:
+    """Mean and quantiles of every distribution as lines for people; times in ms."""
     rows = [("", "mean", "p50", "p90", "p99", "95 % interval of p99")]
     for metric in metric_registry.distributions():
         scale, unit = (1e3, "ms") if metric.unit == "s" else (1.0, metric.unit)
@@ -58,8 +58,13 @@ def as_text(summary: Mapping[str, Any]) -> str:
         ]
         rows.append((f"{metric.name}, {unit}", *values[:4], f"{values[4]} to {values[5]}"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in
+    return ["  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in
              enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+
+
+def as_text(summary: Mapping[str, Any]) -> str:
+    """The summary as a table for people; latencies in ms."""
+    lines = latency_table(summary)
     counts = ", ".join(f"{count} {status}" for status, count in sorted(summary["statuses"].items())) or "none"
     head = [
         f"requests      {counts}, in {_number(summary['window_s'])} s",

@@ -7,19 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from servegauge.probes import registry
 from servegauge.probes.harness.stats import interval_ranks
 from servegauge.report.roofline import variant_of
 
 # Each side's median gets a 97.5 % interval: both hold together with 95 %, and so does the interval of the ratio.
 SIDE_CONFIDENCE = 0.975
 LESS_IS_BETTER = ("us", "s")
-# Metrics that are another one of the same samples: one of them is compared
-DERIVED = {
-    "collectives": ("time_us", "algbw_gb_s"), "model_gemm": ("tflops", "bandwidth_gb_s", "peak_percent"),
-    "attention": ("tflops", "bandwidth_gb_s"),
-}  # fmt: skip
-DECODE_TOKENS = 64  # rows of a matrix product up to which it is decode's, read from memory rather than computed
-DECODE_BYTES = 1 << 20  # of a collective: hidden size x tokens of a decode step x 2 bytes stays below
 UNITS = {
     "size_bytes": "bytes", "threads": "threads", "ranks": "ranks", "nodes": "nodes", "tokens": "tokens",
     "batch": "sequences", "context_tokens": "tokens of context", "block_tokens": "tokens a block",
@@ -90,7 +84,8 @@ def probe_comparison(
     found = []
     for (platform, *what), row in latest.items():
         base = latest.get((baseline, *what))
-        if row["metric"] in DERIVED.get(row["probe"], ()):
+        known = registry().get(row["probe"])
+        if known and row["metric"] in known.units and row["metric"] not in known.primary:
             continue
         if platform == baseline or base is None or not row["value"] or not base["value"]:
             continue
@@ -116,42 +111,9 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
 
 
 def payer(probe: str, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """Which phase of which of `cells` depends on this number, in words; null where none does."""
-    if not cells:
-        return None
-    operation = variant.get("operation")
-    if probe == "collectives":
-        return _collective(str(operation), int(variant.get("size_bytes") or 0), cells)
-    if probe in ("gemm", "model_gemm"):
-        flat = operation == "gemv" or int(variant.get("tokens") or DECODE_TOKENS + 1) <= DECODE_TOKENS
-        if probe == "model_gemm" and not any(cell["model"] == variant["model"] for cell in cells):
-            return None
-        return "every decoded token (TPOT)" if flat else "every prefill (TTFT)"
-    if probe == "attention":
-        return "every decoded token (TPOT)" if operation == "decode" else "every prefill (TTFT)"
-    if probe == "memcpy":
-        if variant.get("direction") == "peer-to-peer":
-            return _collective("all_reduce", 0, cells)
-        if variant.get("direction") in ("host-to-device", "device-to-host"):
-            return "each step that moves tokens to and from the GPU (TTFT, TPOT)"
-        return "every decoded token (TPOT)"
-    return {
-        "dispatch": "the CPU side of each step, most of all at short prompts and small batches (TTFT, TPOT)",
-        "network": "every request on its way in and every token on its way out (TTFT, E2E)",
-        "storage": "each server's start",
-    }.get(probe)
-
-
-def _collective(operation: str, size: int, cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """Megatron's layout: all_reduce twice a layer for TP, all_to_all for experts (EP), send/recv for stages (PP)."""
-    axes = {"all_reduce": ("tp",), "all_gather": ("tp", "dp"), "reduce_scatter": ("tp", "dp"), "all_to_all": ("ep",),
-            "send_recv": ("pp",)}.get(operation, ())  # fmt: skip
-    sizes = {axis: sorted({int(cell.get(axis) or 1) for cell in cells} - {1}) for axis in axes}
-    named = [f"{axis.upper()}={size}" for axis, known in sizes.items() for size in known]
-    if not named:
-        return None
-    phase = "decode (TPOT)" if 0 < size <= DECODE_BYTES else "prefill (TTFT)"
-    return f"{' and '.join(named)} in {phase}" if size else " and ".join(named)
+    """Which phase of which of `cells` depends on this number, by the probe's own word; null where none does."""
+    known = registry().get(probe)
+    return known.explains(variant, cells) if known and cells else None
 
 
 def sentences(ratios: Sequence[ProbeRatio], most: int = 6) -> list[str]:

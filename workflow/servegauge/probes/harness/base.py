@@ -134,6 +134,10 @@ class Probe:
     name: ClassVar[str]
     title: ClassVar[str]
     measures: ClassVar[str]  # one sentence for the documentation and the report
+    units: ClassVar[Mapping[str, str]]  # metric -> unit of its samples
+    primary: ClassVar[
+        tuple[str, ...]
+    ]  # metrics that platforms are compared by; the others follow from the same samples
     needs: ClassVar[str] = "numpy"  # "numpy": the driver's environment is enough; "torch": envs/probes
     pinned: ClassVar[bool] = True  # the process is held on the platform's server_cpus
 
@@ -144,6 +148,10 @@ class Probe:
     def cases(self, context: Context) -> Iterator[Case]:
         """Every variant this platform is asked for, in the order it is measured."""
         raise NotImplementedError
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        """Which phase of which of `cells` (rows of CELLS, not empty) depends on this variant, in words; else null."""
+        return None
 
     def unsupported(self, context: Context) -> str | None:
         """Why the whole probe cannot run here, or null."""

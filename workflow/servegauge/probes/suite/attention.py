@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from servegauge.inputs.model_shape import UnknownShape, read_shape
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong, per_second
 from servegauge.probes.harness.numeric import TorchBackend, has_torch
+from servegauge.probes.harness.phases import DECODE, PREFILL
 
 TOLERANCE = {"bf16": 2e-2, "fp16": 3e-3, "fp32": 2e-5}  # of the largest value; several roundings of the data type
 LLAMA_8B = (32, 8, 128)  # query heads, KV heads, head size, where no model is named
@@ -27,11 +28,16 @@ Heads = tuple[int, int, int]
 class Attention(Probe):
     name = "attention"
     title = "Attention"
+    units: ClassVar = {"time_us": "us", "bandwidth_gb_s": "GB/s", "tflops": "TFLOP/s"}
+    primary = ("time_us",)
     measures = "paged-attention decode by KV block size, context and batch, and prefill: time and bandwidth or TFLOP/s"
     needs = "torch"
 
     def unsupported(self, context: Context) -> str | None:
         return None if has_torch() else "torch is not installed in this environment; build the one of envs/probes"
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        return DECODE if variant.get("operation") == "decode" else PREFILL
 
     def cases(self, context: Context) -> Iterator[Case]:
         engine = TorchBackend()

@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from servegauge.base.files import write_text
 from servegauge.probes import nccl_tests
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong
 from servegauge.probes.harness.numeric import has_torch
+from servegauge.probes.harness.phases import parallelism
 from servegauge.probes.suite.collective_rank import OPERATIONS
 
 KiB, MiB = 1 << 10, 1 << 20
@@ -37,6 +38,8 @@ START_S = 150.0  # for the ranks to meet and for what was begun at the end of th
 class Collectives(Probe):
     name = "collectives"
     title = "Collectives"
+    units: ClassVar = {"time_us": "us", "algbw_gb_s": "GB/s", "busbw_gb_s": "GB/s"}
+    primary = ("busbw_gb_s",)
     measures = (
         "all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send/recv by size: time, algbw, busbw, errors"
     )
@@ -49,6 +52,9 @@ class Collectives(Probe):
         if context.platform.get("nccl_tests") or has_torch():
             return None
         return "neither torch nor the platform's nccl_tests is there; build the environment of envs/probes"
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        return parallelism(str(variant.get("operation")), int(variant.get("size_bytes") or 0), cells)
 
     def cases(self, context: Context) -> Iterator[Case]:
         folder = context.platform.get("nccl_tests")

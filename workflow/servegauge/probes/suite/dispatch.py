@@ -11,8 +11,9 @@ import mmap
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,10 +31,15 @@ ROUNDS = 20  # round trips in one sample of a ping-pong
 class Dispatch(Probe):
     name = "dispatch"
     title = "Wake-ups, timers, launches"
+    units: ClassVar = {"time_us": "us"}
+    primary = ("time_us",)
     measures = "process wake-up, futex, context switch, timer, system call and page fault cost; kernel launch on a GPU"
 
     def threads(self, context: Context) -> int:
         return 1
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        return "the CPU side of each step, most of all at short prompts and small batches (TTFT, TPOT)"
 
     def cases(self, context: Context) -> Iterator[Case]:
         effort = context.effort

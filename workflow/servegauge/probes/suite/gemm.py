@@ -6,20 +6,26 @@ all of the matrix's bytes for two operations each. Every size's result is checke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, per_second
 from servegauge.probes.harness.numeric import BYTES, backend, product
+from servegauge.probes.harness.phases import DECODE, PREFILL
 
 
 class Gemm(Probe):
     name = "gemm"
     title = "Matrix products"
+    units: ClassVar = {"tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s"}
+    primary = ("tflops", "bandwidth_gb_s")
     measures = (
         "matrix-matrix products (TFLOP/s) and matrix-vector products (GB/s of weights read), by data type and size"
     )
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        return DECODE if variant.get("operation") == "gemv" else PREFILL
 
     def cases(self, context: Context) -> Iterator[Case]:
         engine = backend()

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong, per_second
+from servegauge.probes.harness.phases import DECODE, parallelism
 from servegauge.probes.harness.stats import Effort, repeat
 from servegauge.probes.suite.cuda_memcpy import cuda_cases
 
@@ -30,10 +32,19 @@ OPERATIONS: dict[str, tuple[Callable[[np.ndarray, np.ndarray], object], int]] = 
 class Memcpy(Probe):
     name = "memcpy"
     title = "Memory copies"
+    units: ClassVar = {"bandwidth_gb_s": "GB/s", "latency_us": "us"}
+    primary = ("bandwidth_gb_s", "latency_us")
     measures = "memory bandwidth: read, write, copy by size and threads; on a GPU host-device, device-device and peers"
 
     def threads(self, context: Context) -> int:
         return 1  # this probe starts its own threads
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        if variant.get("direction") == "peer-to-peer":
+            return parallelism("all_reduce", 0, cells)
+        if variant.get("direction") in ("host-to-device", "device-to-host"):
+            return "each step that moves tokens to and from the GPU (TTFT, TPOT)"
+        return DECODE
 
     def cases(self, context: Context) -> Iterator[Case]:
         cpus = len(context.server_cpus)

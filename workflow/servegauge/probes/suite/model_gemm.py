@@ -7,14 +7,15 @@ on average: tokens x experts used / experts, at least one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from servegauge.inputs.model_shape import Matrix, ModelShape, UnknownShape, read_shape
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, per_second
 from servegauge.probes.harness.numeric import BYTES, backend, product
+from servegauge.probes.harness.phases import DECODE, DECODE_TOKENS, PREFILL
 from servegauge.probes.harness.stats import median_interval
 
 DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "fp8": "fp8"}
@@ -23,6 +24,8 @@ DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3
 class ModelGemm(Probe):
     name = "model_gemm"
     title = "The model's matrix products"
+    units: ClassVar = {"tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s", "peak_percent": "%", "time_us": "us"}
+    primary = ("time_us",)
     measures = (
         "each matrix product of a model (QKV, output, FFN up/gate, FFN down, ...) at 1 to 8192 tokens, split by TP"
     )
@@ -31,6 +34,11 @@ class ModelGemm(Probe):
         if any(_shape(model) for model in context.models):
             return None
         return "no model of the study has a config.json here; name one with --models, and fetch or build it first"
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        if not any(cell["model"] == variant["model"] for cell in cells):
+            return None
+        return DECODE if int(variant.get("tokens") or DECODE_TOKENS + 1) <= DECODE_TOKENS else PREFILL
 
     def cases(self, context: Context) -> Iterator[Case]:
         engine = backend()

@@ -14,8 +14,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any, ClassVar
 
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong, per_second, pin
 from servegauge.probes.harness.stats import Effort, repeat
@@ -28,11 +29,16 @@ BLOCK = 1 << 20
 class Network(Probe):
     name = "network"
     title = "Network"
+    units: ClassVar = {"time_us": "us", "bandwidth_gb_s": "GB/s"}
+    primary = ("time_us", "bandwidth_gb_s")
     measures = "TCP connection, round trip and bandwidth: loopback, and node to node where the job has several nodes"
     pinned = False  # it pins each of its two processes itself
 
     def threads(self, context: Context) -> int:
         return 1
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        return "every request on its way in and every token on its way out (TTFT, E2E)"
 
     def cases(self, context: Context) -> Iterator[Case]:
         before = os.sched_getaffinity(0)

@@ -11,9 +11,10 @@ import mmap
 import os
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong, per_second
 from servegauge.probes.harness.stats import Effort, repeat
@@ -27,10 +28,15 @@ PAGE = mmap.PAGESIZE
 class Storage(Probe):
     name = "storage"
     title = "Storage"
+    units: ClassVar = {"bandwidth_gb_s": "GB/s"}
+    primary = ("bandwidth_gb_s",)
     measures = "reading the model's files where the platform keeps them, cold and warm"
 
     def threads(self, context: Context) -> int:
         return 1
+
+    def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
+        return "each server's start"
 
     def cases(self, context: Context) -> Iterator[Case]:
         limit = context.sizes(1 << 20, 64 << 20, 4 << 30)

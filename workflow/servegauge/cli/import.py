@@ -1,0 +1,51 @@
+"""`servegauge import`: requests that another tool measured, as our columns and in our terms."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from servegauge.base.errors import UserError
+from servegauge.exchange.importers import importers
+
+HELP = "Read requests that another tool measured; write them as a requests table, and summarise them."
+EXAMPLE = """
+  servegauge import artifacts/run1/profile_export.jsonl --out run1.parquet
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    known = importers()
+    add = parser.add_argument
+    add("file", metavar="FILE", type=Path, help="what the other tool wrote")
+    formats = "; ".join(f"{one.name}: {one.reads}" for one in known.values())
+    add("--format", choices=list(known), help=f"{formats}. Default: the one that recognises the file")
+    add("--out", type=Path, help="Parquet file for the requests, with the derived columns")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    known = importers()
+    if not arguments.file.is_file():
+        raise UserError(f"{arguments.file}: there is no such file")
+    name = arguments.format or next((name for name, one in known.items() if one.recognises(arguments.file)), None)
+    if name is None:
+        raise UserError(f"{arguments.file}: no format recognises it; there are {', '.join(known)} (--format)")
+    import pyarrow.parquet as pq
+
+    from servegauge.base.files import whole_file
+    from servegauge.cli.load_summary import latency_table
+    from servegauge.contract import metrics
+
+    raw, notes = known[name].requests(arguments.file)
+    requests = metrics.derive(raw)
+    # How the other tool loaded the server is not in its file: no offered rate.
+    summary = metrics.summarise(requests, metrics.window_s(requests), "closed", True)
+    statuses = requests.filter(metrics.in_window(requests))["status"].to_pylist()
+    print(", ".join(f"{statuses.count(one)} {one}" for one in sorted(set(statuses))))
+    print("\n".join(latency_table(summary)))
+    print("\n".join(f"note: {note}" for note in notes))
+    if arguments.out:
+        with whole_file(arguments.out) as temporary:
+            pq.write_table(requests, temporary, compression="zstd")
+        print(f"written: {arguments.out}")
+    return 0
