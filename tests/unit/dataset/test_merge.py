@@ -479,7 +479,7 @@ def test_an_unreadable_plan_holds_nothing_back(made):
     (results / "plan/broken.json").write_text("{")
     merged = merge.merge(results)
     assert merged.statuses["ok"] == 23
-    assert "broken.json could not be read" in merged.warnings[0]
+    assert "broken.json is not a plan: Input data was truncated" in merged.warnings[0]
 
 
 def test_nothing_to_merge_is_said(tmp_path):

@@ -16,6 +16,8 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
+from servegauge.contract.records.base import write
+from servegauge.contract.records.outcome import Outcome
 from servegauge.plan import documents as planning
 from servegauge.plan import estimate
 from servegauge.plan.expand import Plan, expand
@@ -35,10 +37,16 @@ def _measure(results: Path, *cells: str) -> None:
 
 
 def _finish(results: Path, launch: str, attempt: int, minutes: int = 30) -> None:
-    write_json(
-        results / "launches" / launch / f"attempt-{attempt}.json",
-        {"started_utc": "2026-11-01T10:00:00+00:00", "finished_utc": f"2026-11-01T10:{minutes:02}:00+00:00"},
+    outcome = Outcome(
+        launch=launch,
+        attempt=attempt,
+        study="x",
+        status="ok",
+        cells={},
+        started_utc="2026-11-01T10:00:00+00:00",
+        finished_utc=f"2026-11-01T10:{minutes:02}:00+00:00",
     )
+    write(results / "launches" / launch / f"attempt-{attempt}.json", outcome)
 
 
 def _cells(plan: Plan, launch: str) -> list[str]:

@@ -67,7 +67,7 @@ ATTEMPTS = _schema(
             "attempt", pa.int32(), "number of the attempt, from 0; cells name the one that measured them", null=False
         ),
         _column("study", WORD, "study that asked for it"),
-        _column("status", WORD, "ok | failed", null=False),
+        _column("status", WORD, "ok | failed | damaged: its file cannot be read", null=False),
         _column("reason", pa.string(), "why it failed, or stopped early"),
         _column("started_utc", pa.string(), "start, ISO 8601"),
         _column("finished_utc", pa.string(), "end, ISO 8601"),

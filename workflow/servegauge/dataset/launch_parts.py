@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
 from servegauge.contract import metric_registry, metrics, tables
+from servegauge.contract.records.base import DamagedRecord, decode
+from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.spec import canonical_json, digest
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.spec_columns import load_factors
@@ -203,6 +205,10 @@ def read_cell(folder: Path, cell_sha256: str) -> dict[str, Any]:
         raise CorruptCell(f"cell.json is not a JSON object: {error}") from error
     if missing:
         raise CorruptCell(f"cell.json has no {', '.join(sorted(missing))}")
+    try:
+        decode(data, CellRecord, folder / "cell.json")
+    except DamagedRecord as error:
+        raise CorruptCell(f"cell.json is damaged: {error.reason}") from error
     if record["cell"] != folder.name:
         raise CorruptCell(f"cell.json is of another cell, {record['cell']}")
     if "requests.parquet" not in record["files"]:

@@ -25,6 +25,13 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, whole_file, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract import tables
+from servegauge.contract.records import base as records
+from servegauge.contract.records.base import DamagedRecord, R, plain
+from servegauge.contract.records.cell import CellRecord
+from servegauge.contract.records.order import attempt_folder
+from servegauge.contract.records.outcome import Outcome
+from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, canonical_json
 from servegauge.dataset import launch_parts
 from servegauge.dataset.catalogue import parted
@@ -35,6 +42,24 @@ from servegauge.dataset.text_agreement import compare_texts
 from servegauge.probes.harness.run import dataset_rows
 
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A finished attempt of a launch: its outcome, or null with what is wrong with its file."""
+
+    number: int
+    outcome: Outcome | None
+    damage: str | None = None
+
+    @property
+    def status(self) -> str:
+        """ok, failed or damaged."""
+        return self.outcome.status if self.outcome else "damaged"
+
+    @property
+    def reason(self) -> str | None:
+        return self.outcome.reason if self.outcome else self.damage
 
 
 @dataclass
@@ -78,8 +103,8 @@ class _Merge:
         self.results = results
         self.dataset = results / "dataset"
         self.merged = Merged()
-        self.plans = [self._json(path) for path in sorted((results / "plan").glob("*.json"))]
-        self.plans = [plan for plan in self.plans if plan]
+        plans = [self._document(path, PlanDocument) for path in sorted((results / "plan").glob("*.json"))]
+        self.plans: list[dict[str, Any]] = [plain(plan) for plan in plans if plan]
         self.launches: dict[str, Mapping[str, Any]] = {}
         self.cells: dict[str, Mapping[str, Any]] = {}  # cell -> Cell dict with "skipped"
         for plan in self.plans:
@@ -125,6 +150,25 @@ class _Merge:
             return None
         return data
 
+    def _document(self, path: Path, kind: type[R]) -> R | None:
+        """The document at `path`; null and a warning where it is damaged, null where there is none."""
+        try:
+            return records.read(path, kind)
+        except FileNotFoundError:
+            return None
+        except DamagedRecord as error:
+            self.merged.warnings.append(f"{error} It is left out.")
+            return None
+
+    def _spec(self, launch: str) -> Mapping[str, Any] | None:
+        """A launch as a plan has it, else as its own folder has it."""
+        if launch not in self.launches:
+            spec = self._document(self.results / "launches" / launch / "spec.json", LaunchSpec)
+            if spec is None:
+                return None
+            self.launches[launch] = plain(spec)
+        return self.launches[launch]
+
     def _before(self, table: str) -> list[dict[str, Any]]:
         """The rows of a table as the last merge left them."""
         path = self.dataset / f"{table}.parquet"
@@ -147,22 +191,23 @@ class _Merge:
                 continue
             try:
                 data = (folder / name / "cell.json").read_bytes()
-                launch = self.cells[name]["launch"] if name in self.cells else self._orphan(name, json.loads(data))
+                launch = self.cells[name]["launch"] if name in self.cells else self._orphan(folder / name, data)
             except FileNotFoundError:
                 if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
                     self._set_aside(name, "it has no cell.json")
-            except (ValueError, KeyError, TypeError) as error:
-                self._set_aside(name, f"cell.json is not readable: {error}")
+            except DamagedRecord as error:
+                self._set_aside(name, f"cell.json is not readable: {error.reason}")
             except NotADirectoryError:
                 self.merged.warnings.append(f"{folder / name} is no folder and is left out")
             else:
                 found[launch][name] = hashlib.sha256(data).hexdigest()
         return found
 
-    def _orphan(self, name: str, record: Mapping[str, Any]) -> str:
+    def _orphan(self, folder: Path, data: bytes) -> str:
         """The launch of a measured cell that no plan asks for any more; its specification is in its cell.json."""
-        self.cells[name] = {**record["spec"], "id": name, "skipped": None}
-        return record["launch"]
+        record = records.decode(data, CellRecord, folder / "cell.json")
+        self.cells[folder.name] = {**plain(record.spec), "id": folder.name, "skipped": None}
+        return record.launch
 
     def _bring_up_to_date(self, launch: str, cells: Mapping[str, str]) -> None:
         """Make the part of `launch` again if its cells are not those that it was made from."""
@@ -205,17 +250,19 @@ class _Merge:
     # -- what became of the others ------------------------------------------
 
     @cached_property
-    def attempts(self) -> dict[str, list[dict[str, Any]]]:
-        """Launch -> its finished attempts, in order."""
-        found: dict[str, list[dict[str, Any]]] = {}
+    def attempts(self) -> dict[str, list[Attempt]]:
+        """Launch -> its finished attempts, in order; a damaged one is one, and said."""
+        found: dict[str, list[Attempt]] = {}
         for folder in sorted((self.results / "launches").glob("*/")):
-            numbered = []
+            attempts = []
             for path in folder.glob("attempt-*.json"):
-                number = ATTEMPT.fullmatch(path.name)
-                data = self._json(path) if number else None
-                if data:
-                    numbered.append((int(number[1]), data))
-            found[folder.name] = [data for _, data in sorted(numbered, key=lambda item: item[0])]
+                if number := ATTEMPT.fullmatch(path.name):
+                    try:
+                        attempts.append(Attempt(int(number[1]), records.read(path, Outcome)))
+                    except DamagedRecord as error:
+                        self.merged.warnings.append(str(error))
+                        attempts.append(Attempt(int(number[1]), None, f"{path.name} is damaged: {error.reason}"))
+            found[folder.name] = sorted(attempts, key=lambda attempt: attempt.number)
         return found
 
     @cached_property
@@ -232,29 +279,29 @@ class _Merge:
         """Status, reason, attempt and log of a cell that is not measured."""
         if self.cells[cell].get("skipped"):
             return {"status": "skipped", "reason": self.cells[cell]["skipped"]}
-        last = next((one for one in reversed(self.attempts.get(launch, [])) if cell in (one.get("cells") or {})), None)
+        tried = reversed(self.attempts.get(launch, []))
+        last = next((one.outcome for one in tried if one.outcome and cell in one.outcome.cells), None)
         corrupt = self.set_aside.get(cell)
-        if corrupt and (last is None or corrupt["found_utc"] >= (last.get("finished_utc") or "")):
+        if corrupt and (last is None or corrupt["found_utc"] >= (last.finished_utc or "")):
             reason = f"its files were corrupt and were set aside: {corrupt['reason']}"
             return {"status": "failed", "reason": reason, "log": corrupt["folder"]}
         if last is None:
             return {"status": "planned"}
-        said = last["cells"][cell]
-        failed = said["status"] == "failed"
-        if said["status"] == "ok":
-            said = {"reason": f"attempt {last['attempt']} measured it, its folder is gone"}
-        outcome = {"status": "failed" if failed else "planned", "reason": said.get("reason") or last.get("reason")}
-        if failed:
-            folder = self.results / "launches" / launch / f"attempt-{last['attempt']}"
-            logs = [folder / "server-0.log", folder / "progress.log"]
-            outcome |= {"attempt": last["attempt"], "log": str(next((log for log in logs if log.exists()), folder))}
-        return outcome
+        said = last.cells[cell]
+        gone = f"attempt {last.attempt} measured it, its folder is gone" if said.status == "ok" else None
+        why = gone or said.reason or last.reason
+        if said.status != "failed":
+            return {"status": "planned", "reason": why}
+        folder = attempt_folder(self.results, launch, last.attempt)
+        logs = [folder / "server-0.log", folder / "progress.log"]
+        log = str(next((log for log in logs if log.exists()), folder))
+        return {"status": "failed", "reason": why, "attempt": last.attempt, "log": log}
 
     # -- rows ---------------------------------------------------------------
 
     def _server_factors(self, launch: str) -> dict[str, Any]:
         if launch not in self._factors:
-            spec = self.launches.get(launch) or self._json(self.results / "launches" / launch / "spec.json")
+            spec = self._spec(launch)
             self._factors[launch] = factors(spec) if spec else {}
         return self._factors[launch]
 
@@ -327,12 +374,12 @@ class _Merge:
     def _launch_rows(self) -> list[dict[str, Any]]:
         rows = []
         for launch in dict.fromkeys([*self.launches, *self.attempts]):
-            spec = self.launches.get(launch) or self._json(self.results / "launches" / launch / "spec.json")
+            spec = self._spec(launch)
             if not spec:
                 continue
             attempts = self.attempts.get(launch, [])
-            last = attempts[-1] if attempts else {"status": "planned", "reason": None}
-            started = attempt_columns(self._launch_json(launch, last["attempt"])) if attempts else {}
+            last = attempts[-1] if attempts else None
+            started = attempt_columns(self._launch_json(launch, last.number)) if last else {}
             rows.append(
                 {
                     "launch": launch,
@@ -340,8 +387,8 @@ class _Merge:
                     "extra_args": list(spec.get("extra_args") or []),
                     "environment": canonical_json(spec.get("environment") or {}),
                     "gpus": Launch.from_dict(spec).layout.gpus,
-                    "status": last["status"],
-                    "reason": last.get("reason"),
+                    "status": last.status if last else "planned",
+                    "reason": last.reason if last else None,
                     "attempts": len(attempts),
                     **{name: started.get(name) for name in ("framework_version", "startup_s")},
                 }
@@ -352,11 +399,12 @@ class _Merge:
         rows = []
         for launch, attempts in self.attempts.items():
             for attempt in attempts:
-                record = self._launch_json(launch, attempt["attempt"])
-                said = {name: attempt.get(name) for name in ("attempt", "study", "status", "reason", "started_utc")}
-                job = canonical_json(attempt["job"]) if attempt.get("job") else None
-                ends = {"finished_utc": attempt.get("finished_utc"), "job": job}
-                rows.append({"launch": launch, **said, **ends, **attempt_columns(record)})
+                outcome = attempt.outcome
+                said = {name: getattr(outcome, name, None) for name in ("study", "started_utc", "finished_utc")}
+                said |= {"attempt": attempt.number, "status": attempt.status, "reason": attempt.reason}
+                said["job"] = canonical_json(plain(outcome.job)) if outcome and outcome.job else None
+                record = self._launch_json(launch, attempt.number)
+                rows.append({"launch": launch, **said, **attempt_columns(record)})
         return rows
 
     def _slo_rows(self) -> list[dict[str, Any]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json
 from servegauge.base.text import csv_cell
+from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.spec import Launch
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
@@ -172,11 +173,12 @@ def _spent(launch: Launch, now: LaunchState, results: Path) -> float:
     seconds = 0.0
     for number in range(now.attempts if gpus else 0):
         try:
-            attempt = read_json(results / "launches" / launch.id / f"attempt-{number}.json")
-            start, end = (datetime.fromisoformat(attempt[key]) for key in ("started_utc", "finished_utc"))
-        except (OSError, ValueError, KeyError, TypeError):
+            outcome = read(results / "launches" / launch.id / f"attempt-{number}.json", Outcome)
+        except (FileNotFoundError, DamagedRecord):
             continue
-        seconds += (end - start).total_seconds()
+        if outcome.started_utc and outcome.finished_utc:
+            start, end = (datetime.fromisoformat(text) for text in (outcome.started_utc, outcome.finished_utc))
+            seconds += (end - start).total_seconds()
     return gpus * seconds / 3600
 
 
