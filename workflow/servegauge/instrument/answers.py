@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from servegauge.instrument.completion_events import (
     choices_of,
-    common_text,
     counts_of,
+    decode_common,
     ends_well,
     error_of,
     error_words,
@@ -83,8 +83,16 @@ class Answer:
         if self.status == "ok":
             self.status, self.error = status, _writable(error[:_ERROR_LENGTH])
 
+    @property
+    def known(self) -> int | None:
+        """Output tokens up to the last chunk, where it said so; 0 before the first."""
+        if len(self.counted) < len(self.stamps):
+            return None
+        return self.counted[-1] if self.counted else 0
+
     def add(self, text: str, stamp: int, counted: int | None) -> None:
         """One chunk."""
+        self.counted += [None] * (len(self.stamps) - len(self.counted))  # chunks that said nothing are not noted down
         if self.opening is not None:
             text, self.opening = self.opening[0] + text, None
         self.texts.append(text)
@@ -151,29 +159,58 @@ def _streamed(message: Message, answer: Answer) -> Answer:
     """`answer` with the events of a stream taken in."""
     blank = replace(answer, texts=[], stamps=[], counted=[], unsure=[])
     alone = message.begins not in (b"{", b"[") or b"\ndata:" in message.body
-    done = alone and _take_events(sse_events(message.segments, message.complete), answer)
+    take = _taker(answer)
+    done = alone and _take_events(sse_events(message.segments, message.complete, take), answer, take)
     if done is None or not alone:  # several events between two blank lines
-        answer = blank
-        done = _take_events(line_events(message.segments, message.complete), answer, alone=False)
+        answer, alone = blank, False
+        done = _take_events(line_events(message.segments, message.complete), answer, _taker(answer), alone)
     if message.complete and not done and answer.finish_reason is None and answer.stamps:
         said = f"; it said: {answer.said}" if answer.said else ""
         answer.fail("truncated", f"the stream ended without a finish reason and without [DONE]{said}")
     return answer
 
 
-def _take_events(events: Iterable[tuple[bytes, int]], answer: Answer, alone: bool = True) -> bool | None:
+def _taker(answer: Answer) -> Callable[[bytes, int], bool]:
+    """A function that takes the data of an event that holds a text and nothing else, and says whether it was one.
+
+    Nearly all events are that, so no more is done for them than must be. White space around the JSON is no matter.
+    """
+    add_text, add_stamp, decode = answer.texts.append, answer.stamps.append, decode_common
+
+    def take(data: bytes, stamp: int) -> bool:
+        try:
+            (choice,) = decode(data).choices
+        except ValueError:  # msgspec's errors, and bytes that are not UTF-8
+            return False
+        delta = choice.delta
+        is_answer = True
+        if delta is None:
+            text = choice.text
+        else:
+            text = delta.content
+            reasoning = delta.reasoning_content or delta.reasoning
+            if choice.text or (reasoning and text):
+                return False
+            if reasoning:
+                text, is_answer = reasoning, False
+        if not text or answer.opening is not None:
+            return False
+        add_text(text)
+        add_stamp(stamp)
+        if is_answer and answer.answered_ns is None:
+            answer.answered_ns = stamp
+        return True
+
+    return take
+
+
+def _take_events(
+    events: Iterable[tuple[bytes, int]], answer: Answer, take: Callable[[bytes, int], bool], alone: bool = True
+) -> bool | None:
     """Take all `events` into `answer`; true if [DONE] was among them, null if one of them is several."""
     done = False
-    texts, stamps, counted = answer.texts.append, answer.stamps.append, answer.counted.append
     for data, stamp in events:
-        common = common_text(data)
-        if common is not None and answer.opening is None:
-            text, is_answer = common
-            texts(text)
-            stamps(stamp)
-            counted(None)
-            if is_answer and answer.answered_ns is None:
-                answer.answered_ns = stamp
+        if data != b"[DONE]" and take(data, stamp):
             continue
         data, name = _unwrapped(data), getattr(data, "name", b"")
         if data == b"[DONE]":
@@ -245,7 +282,7 @@ def _take_event(event: Any, stamp: int, answer: Answer) -> None:
     finish = next((found for choice in choices if (found := finish_of(choice)) is not None), None)
     if finish is not None:
         answer.finish_reason = _writable(finish)
-    known = answer.counted[-1] if answer.counted else 0
+    known = answer.known
     counted, listed = counts.output, pieces[0].tokens
     if counted is None and listed is not None and known is not None:
         counted = known + listed
@@ -270,6 +307,7 @@ def _settle(answer: Answer) -> None:
     if not answer.stamps and answer.opening is not None:  # a tool call without arguments
         answer.add("", answer.opening[1], answer.output_tokens)
         answer.answered_ns = answer.stamps[0]
+    answer.counted += [None] * (len(answer.stamps) - len(answer.counted))
     if answer.output_tokens is None or any(count is not None for count in answer.counted):
         return
     late = [one for one in answer.unsure if one[0] > 0 or not answer.stamps]

@@ -74,24 +74,8 @@ class _Common(msgspec.Struct, gc=False):
     errors: None = None
 
 
-_decode_common = msgspec.json.Decoder(_Common).decode
-
-
-def common_text(data: bytes) -> tuple[str, bool] | None:
-    """The text of an event that holds a text and nothing else, and whether it is an answer's; null for any other."""
-    try:
-        choice = _decode_common(data).choices[0]
-    except ValueError:  # msgspec's errors, and bytes that are not UTF-8
-        return None
-    delta = choice.delta
-    if delta is None:
-        return (choice.text, True) if choice.text else None
-    reasoning = delta.reasoning_content or delta.reasoning
-    if choice.text or (reasoning and delta.content):
-        return None
-    if reasoning:
-        return reasoning, False
-    return (delta.content, True) if delta.content else None
+decode_common = msgspec.json.Decoder(_Common).decode
+"""Decodes an event that holds a text and nothing else. ValueError for any other: it is decoded as a whole."""
 
 
 def choices_of(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -236,12 +220,14 @@ def error_of(event: Mapping[str, Any]) -> str | None:
     for key in ("error", "errors"):
         if event.get(key):
             return error_words(event[key])
-    if "error" in (event.get("object"), event.get("type"), event.get("status")):
-        return error_words(event)
     choices = event.get("choices")
     if choices:
         broken = next((one for one in choices if isinstance(one, dict) and one.get("error")), None)
         return None if broken is None else error_words(broken["error"])
+    if event.get("usage"):  # the counts at the end
+        return None
+    if "error" in (event.get("object"), event.get("type"), event.get("status")):
+        return error_words(event)
     coded = any(_bad_code(event.get(key)) for key in ("code", "status_code", "error_code", "status"))
     return error_words(event) if event.get("detail") or coded else None
 

@@ -8,7 +8,7 @@ itself is parsed by httptools (llhttp), never by us.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import httptools
@@ -180,25 +180,26 @@ class Odd(bytes):
         return odd
 
 
-def sse_events(segments: Iterable[Segment], complete: bool = True) -> Iterator[Segment]:
+def sse_events(
+    segments: Iterable[Segment], complete: bool = True, take: Callable[[bytes, int], bool] = lambda data, stamp: False
+) -> Iterator[Segment]:
     """Data of each server-sent event with the stamp of the read that completed it, in ns.
 
     As the HTML standard says: lines end with LF, CRLF or CR, comments are ignored, several `data` lines of one event
     are joined by LF, an event without data does not exist. Three leniencies: where the response itself is `complete`,
     an event that lacks its blank line counts too; an event with a name, and lines that are no field, come as `Odd`.
+
+    `take` is offered what follows `data: ` in a segment that ends with a blank line, before anything else is looked at:
+    where it is one event and not several, and `take` says that it has it, it does not come.
     """
     rest = b""
     after_cr = False
     first = True
     last_stamp = 0
     for segment, stamp in segments:
-        # Nearly every segment is one event of one line: no more than that is looked at.
-        end = len(segment) - 2
-        if not rest and segment[:6] == b"data: " and segment.find(b"\n", 6) == end and b"\r" not in segment:
+        if not rest and segment[:6] == b"data: " and segment[-2:] == b"\n\n" and take(segment[6:], stamp):
             first = after_cr = False
-            if segment[end:] == b"\n\n":
-                yield segment[6:end], stamp
-                continue
+            continue
         data = segment
         if after_cr and data[:1] == b"\n":
             data = data[1:]
