@@ -125,3 +125,15 @@ def test_experts_that_are_named_in_an_unknown_way_are_not_none() -> None:
 def test_a_file_that_is_no_model_is_refused(config: Any) -> None:
     with pytest.raises(UnknownShape):
         from_config(config)
+
+
+@pytest.mark.parametrize("bad", [None, [], "x", 0, -1, {}, [1, 2], 1.5, True])
+@pytest.mark.parametrize("model", **named([*SIZES[::9], *CACHES]))
+def test_a_value_of_another_kind_is_null_and_no_crash(model: dict[str, Any], bad: Any) -> None:
+    for key in model["config"]:
+        try:
+            shape = from_config({**model["config"], key: bad})
+        except UnknownShape:
+            continue
+        assert (shape.kv_bytes(10) is None) == bool(shape.unknown_cache)
+        assert (shape.active_parameters is None) == bool(shape.unknown_weights)

@@ -63,7 +63,8 @@ class Config:
         for where in (self.text, self.defaults):
             for key in NAMES[name]:
                 value = where.get(key)
-                if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                fewest = 0 if name == "experts" else 1
+                if isinstance(value, int) and not isinstance(value, bool) and value >= fewest:
                     return value
         return None
 

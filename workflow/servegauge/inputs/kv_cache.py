@@ -74,7 +74,7 @@ def cache_value_bytes(dtype: str) -> float:
 
 def cache_groups(config: Config) -> tuple[CacheGroup, ...]:
     """The caches of all layers; UnknownShape where the file does not say it in a known way."""
-    if config.outer.get("is_encoder_decoder"):
+    if config.outer.get("is_encoder_decoder") is True:
         raise UnknownShape("an encoder-decoder model: its caches are not described here")
     if config.family in STATE_ONLY:
         return ()
@@ -102,7 +102,10 @@ def cache_groups(config: Config) -> tuple[CacheGroup, ...]:
 def _gather(config: Config, layers: Iterable[tuple[str, int]]) -> tuple[CacheGroup, ...]:
     """Layers of one kind and size as one group each."""
     counts = Counter(layers)
-    return tuple(CacheGroup(count, values, window(config, kind)) for (kind, values), count in counts.items())
+    groups = tuple(CacheGroup(count, values, window(config, kind)) for (kind, values), count in counts.items())
+    if not all(isinstance(one.values, int) and isinstance(one.window, int | None) for one in groups):
+        raise UnknownShape("a size of the caches is no whole number")
+    return groups
 
 
 def window(config: Config, kind: str) -> int | None:

@@ -9,11 +9,11 @@ rest with the reason. Of a multimodal model it is the language part: images have
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from servegauge.inputs.config_json import Config, UnknownShape
 from servegauge.inputs.families import DEFAULTS, FAMILIES, Family, tied_by_class
@@ -26,6 +26,8 @@ from servegauge.inputs.kv_cache import (
     kv_heads,
     layer_count,
 )
+
+T = TypeVar("T")
 
 __all__ = ["CacheGroup", "Matrix", "ModelShape", "UnknownShape", "bytes_of", "from_config", "read_shape"]
 
@@ -208,15 +210,9 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
     """
     read = Config(config, DEFAULTS)
     layers, hidden = layer_count(read), read.need("hidden")
-    try:
-        cache, unknown_cache = cache_groups(read), None
-    except UnknownShape as error:
-        cache, unknown_cache = (), str(error)
+    cache, unknown_cache = _told(lambda: cache_groups(read))
     heads = read.size("heads") or 0
-    try:
-        sizes, unknown_weights = _sizes(read, layers), None
-    except UnknownShape as error:
-        sizes, unknown_weights = {"experts": _experts(read)}, str(error)
+    sizes, unknown_weights = _told(lambda: _sizes(read, layers))
     dtype = read.text.get("dtype") or read.text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
     tied = read.either("tie_word_embeddings")
     found = {
@@ -224,21 +220,35 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         "layers": layers,
         "hidden": hidden,
         "heads": heads,
-        "kv_heads": kv_heads(read) if heads else 0,
+        "kv_heads": (_told(lambda: kv_heads(read))[0] or heads) if heads else 0,
         "head_dim": head_size(read) if heads else 0,
         "ffn": read.size("ffn") or 0,
         "vocab": read.size("vocab") or 0,
-        "dtype": dtype,
+        "dtype": dtype if isinstance(dtype, str) else None,
         "tied": tied_by_class(read.family) if tied is None else bool(tied),
-        "kv_lora_rank": read.get("kv_lora_rank") or 0,
-        "rope_dim": (read.get("qk_rope_head_dim") or 0) if read.get("kv_lora_rank") else 0,
-        "cache": cache,
+        "kv_lora_rank": _number(read.get("kv_lora_rank")),
+        "rope_dim": _number(read.get("qk_rope_head_dim")) if read.get("kv_lora_rank") else 0,
+        "cache": cache or (),
         "unknown_cache": unknown_cache,
         "unknown_weights": unknown_weights,
         "whole": not read.nested and "vision_config" not in config and "audio_config" not in config,
-        **sizes,
+        **(sizes or {"experts": _told(lambda: _experts(read))[0]}),
     }
     return ModelShape(**found)
+
+
+def _told(read: Callable[[], T]) -> tuple[T | None, str | None]:
+    """(what a part of the file tells, null), or (null, why not): files hold all kinds of values under known names."""
+    try:
+        return read(), None
+    except UnknownShape as error:
+        return None, str(error)
+    except (TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        return None, f"a value of another kind than known: {error}"
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _sizes(read: Config, layers: int) -> dict[str, Any]:
@@ -270,7 +280,11 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
         "value_dim": read.get("v_head_dim") if latent else 0,
         "gated": family.gated,
     }
-    return {**shape, "small_weights": _small_weights(read, family, layers, shape)}
+    shape["small_weights"] = _small_weights(read, family, layers, shape)
+    strange = [name for name, value in shape.items() if not isinstance(value, int) or value < 0]
+    if strange:
+        raise UnknownShape(f"config.json's sizes give no {strange[0]}")
+    return shape
 
 
 def _experts(read: Config) -> int | None:
