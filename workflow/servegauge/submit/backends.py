@@ -25,7 +25,7 @@ from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.job import Running
 from servegauge.contract.records.order import Order
-from servegauge.submit import entrypoint, slurm_commands, slurm_request
+from servegauge.submit import allocation, entrypoint, slurm_commands, slurm_request
 from servegauge.submit.sbatch import sbatch
 from servegauge.submit.slurm_commands import JobState, Queue
 
@@ -269,12 +269,10 @@ class InlineSubmitter(_ProcessSubmitter):
             *_call(self.folder, self.order),
             str(self.folder),
         ]
-        environment = dict(os.environ)
-        for name in ("SLURM_PROCID", "SLURM_STEP_ID"):  # ranks of a surrounding step, which are not ours
-            environment.pop(name, None)
+        environment = allocation.without_rank(dict(os.environ))
         nodes, _ = slurm_request.shape(self.order.layout, self.order.launch.platform)
         if nodes > 1:
-            if "SLURM_JOB_ID" not in os.environ:
+            if not allocation.job():
                 raise UserError(
                     f"{self.order.launch.id} needs {nodes} nodes: give it submit=slurm, or submit=inline inside "
                     "an allocation of as many nodes."

@@ -30,7 +30,7 @@ from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.job import Left, Running
 from servegauge.contract.records.order import JobContext, Node, Order
 from servegauge.contract.records.outcome import CellOutcome, Outcome
-from servegauge.submit import slurm_commands
+from servegauge.submit import allocation, slurm_commands
 from servegauge.submit.claim import claim
 from servegauge.submit.orders import is_measured
 
@@ -57,7 +57,7 @@ def run_order(order_file: str, run: str) -> None:
     order = read(path, Order)
     os.chdir(order.root)
     folder = path.parent
-    rank, nodes = _rank()
+    rank, nodes = allocation.rank()
     signals = EndSignals()
     with machine_lock(f"{order.launch.id}, attempt {order.attempt}"):
         if rank == 0:
@@ -68,7 +68,7 @@ def run_order(order_file: str, run: str) -> None:
                 write(folder / "outcome.json", _not_measured(order, failed))
                 return
             _say_started(folder, nodes)
-        start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        start = allocation.start()
         context = JobContext(start=start, deadline_s=deadline(order), node=_node(folder, rank, nodes))
         # Imported here, on the node: the process that submits and waits never loads pyarrow or numpy.
         module, _, name = run.partition(":")
@@ -105,7 +105,7 @@ def machine_lock(holder: str) -> Iterator[None]:
 
     The lock ends with its process, however that ends. `holder` is what a waiting launch says it waits for.
     """
-    if "SLURM_JOB_ID" in os.environ:
+    if allocation.job():
         yield
         return
     with _open_shared(MACHINE_LOCK) as file:
@@ -166,9 +166,8 @@ def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
 
 def deadline(order: Order) -> float | None:
     """When the job ends, in seconds since the epoch: Slurm's word, else the study's minutes from now, else null."""
-    if "SLURM_JOB_ID" in os.environ:
-        end = os.environ.get("SLURM_JOB_END_TIME", "")
-        return float(end) if end.isdigit() else _scontrol_end(os.environ["SLURM_JOB_ID"])
+    if job := allocation.job():
+        return allocation.end_s() or _scontrol_end(job)
     return time.time() + 60.0 * order.job.minutes if order.job.minutes else None
 
 
@@ -195,22 +194,15 @@ def _ask(argv: list[str]) -> str:
 # -- nodes ----------------------------------------------------------------
 
 
-def _rank() -> tuple[int, int]:
-    """This task's rank and how many there are; one task on each node."""
-    if "SLURM_PROCID" not in os.environ or "SLURM_STEP_ID" not in os.environ:
-        return 0, 1
-    return int(os.environ["SLURM_PROCID"]), int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-
-
 def _node(folder: Path, rank: int, nodes: int) -> Node:
     """This task's place; the first node says its address in a file beside the order, and the others wait for it."""
     if nodes == 1:
         return Node()
     # A requeued job starts on other nodes: the name tells this start's file from an earlier one's.
-    start = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    start = f"{allocation.job()}-{allocation.start()}"
     file = folder / f"head-{start}.json"
     if rank == 0:
-        name = os.environ.get("SLURMD_NODENAME", "")
+        name = allocation.node()
         try:
             socket.getaddrinfo(name, None)
         except OSError:
@@ -235,13 +227,13 @@ def _say_started(folder: Path, nodes: int) -> None:
     """Leave word of who runs this attempt. Of a start that was interrupted, the outcome goes and the record stays."""
     (folder / "outcome.json").unlink(missing_ok=True)
     # What made the cells of the start before: on another node, perhaps, with another calibration.
-    start = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    start = allocation.start()
     for name in ("launch", "calibration") if start else ():
         with contextlib.suppress(FileNotFoundError):
             (folder / f"{name}.json").rename(folder / f"{name}-start-{start - 1}.json")
-    names = os.environ.get("SLURM_JOB_NODELIST") or socket.gethostname()
+    names = allocation.nodes() or socket.gethostname()
     running = Running(
-        job=os.environ.get("SLURM_JOB_ID"),
+        job=allocation.job(),
         start=start,
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -254,13 +246,13 @@ def _say_started(folder: Path, nodes: int) -> None:
 
 def _failed_nodes(folder: Path) -> dict[str, str]:
     """Nodes of an earlier start of this very job that are out of service, with Slurm's words."""
-    if os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    if not allocation.start():
         return {}
     try:
         before = read(folder / "running.json", Running)
     except (FileNotFoundError, DamagedRecord):
         return {}
-    if before.job != os.environ.get("SLURM_JOB_ID"):
+    if before.job != allocation.job():
         return {}
     try:
         return slurm_commands.failed_nodes(before.nodes)
@@ -270,14 +262,14 @@ def _failed_nodes(folder: Path) -> dict[str, str]:
 
 def _claimed_by(folder: Path) -> str | None:
     """Another living job of this attempt: a submission that seemed to fail may have left two. Null outside Slurm."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = allocation.job()
     return claim(folder, job, slurm_commands.is_alive) if job else None
 
 
 def _left_to(folder: Path, other: str) -> None:
     """Say that this job leaves the attempt to the one that had it first, whose outcome counts."""
     print(f"job {other} measures this attempt; this job stopped", flush=True)
-    write(folder / f"left-{os.environ['SLURM_JOB_ID']}.json", Left(to=other))
+    write(folder / f"left-{allocation.job()}.json", Left(to=other))
 
 
 def _not_measured(order: Order, failed: Mapping[str, str]) -> Outcome:
