@@ -9,9 +9,15 @@ from pathlib import Path
 from servegauge.base.text import visible
 
 
+def utc(seconds: float) -> str:
+    """A time in seconds since the epoch as documents have it: UTC, ISO 8601, to the millisecond."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def utc_now() -> str:
-    """The time as provenance wants it: UTC, ISO 8601, to the millisecond."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """The time now, as `utc` writes it."""
+    return utc(time.time())
 
 
 def duration(seconds: float) -> str:

@@ -15,14 +15,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 from msgspec.structs import replace
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError
-from servegauge.base.progress import duration, utc_now
+from servegauge.base.progress import duration, utc, utc_now
 from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.cell import CellRecord
@@ -393,7 +392,7 @@ class Attempt:
         )
         return replace(
             said,
-            started_utc=said.started_utc or _utc(self.record.submitted_s),
+            started_utc=said.started_utc or (utc(self.record.submitted_s) if self.record.submitted_s else None),
             finished_utc=said.finished_utc or utc_now(),
             status=said.status if good else "failed",
             reason=reason,
@@ -464,9 +463,3 @@ PENDING = {
     "launch failed requeued held": " (its node could not start it; scontrol release lets it try again)",
     "BeginTime": " (it was put back into the queue and may start again shortly)",
 }
-
-
-def _utc(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

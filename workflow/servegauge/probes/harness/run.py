@@ -6,7 +6,6 @@ row, and the other probes go on. This module also is that process: `python -m se
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import json
 import socket
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
+from servegauge.base.progress import utc_now
 from servegauge.probes import get, registry
 from servegauge.probes.harness.base import Context, Row, Skip, pin, run
 from servegauge.probes.harness.process import LIMIT_S, child_environment
@@ -175,7 +175,7 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
     platform, probe = context["platform"], get(name)
     threads = str(probe.threads(_context(context)))
     environment = {**child_environment(platform), **dict.fromkeys(THREAD_VARIABLES, threads)}
-    started = now()
+    started = utc_now()
     with tempfile.TemporaryDirectory() as folder:
         order, answer = Path(folder) / "order.json", Path(folder) / "answer.json"
         order.write_text(json.dumps({"probe": name, "context": context, "answer": str(answer)}))
@@ -192,7 +192,7 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
         "size": context["size"],
         "hostname": socket.gethostname(),
         "started_utc": started,
-        "finished_utc": now(),
+        "finished_utc": utc_now(),
         "software": found["software"],
         "conditions": conditions.summary(),
         "rows": found["rows"],
@@ -220,11 +220,6 @@ def _context(data: Mapping[str, Any]) -> Context:
     paths = {name: Path(known[name]) for name in ("scratch", "verbatim") if name in known}
     known.update(paths)
     return Context(**known)
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def software() -> dict[str, str | None]:
