@@ -15,12 +15,6 @@ from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import doubts
 
 
-def names_of(result: Comparison) -> str:
-    """How much the A/A comparison looked at, in words."""
-    judged = sum(result.again.families[family] for family in (PRIMARY, TABLE)) if result.again else 0
-    return f"{judged} comparisons" if judged else "what could be judged"
-
-
 def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], found: Sequence[Condition]) -> list[str]:
     """What limits the comparison, in sentences."""
     told = list(result.notes)
@@ -30,8 +24,9 @@ def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], fou
             names = ", ".join(dict.fromkeys(one.metric.title for one in wrong))
             told.insert(0, f"A/A: the baseline differs from itself ({names}). What else is found here may be no more.")
         else:
-            seen = names_of(result)
-            told.append(f"A/A: the baseline was measured against itself, and no difference was found in {seen}.")
+            judged = sum(result.again.families[family] for family in (PRIMARY, TABLE))
+            seen = f"no difference was found in {judged} comparisons" if judged else "nothing of that could be judged"
+            told.append(f"A/A: the baseline was measured against itself, and {seen}.")
     if result.ratios:
         fewest = min(ratio.pairs for ratio in result.ratios)
         if fewest < FEWEST_FOR_VERDICT:
