@@ -137,6 +137,16 @@ def test_a_refusal_names_the_file_and_leaves_nothing(cluster, tmp_path: Path) ->
     assert not list(tmp_path.glob("results/launches/*/attempt-0/job.json"))
 
 
+def test_the_record_of_a_refused_request_is_no_job(cluster, tmp_path: Path) -> None:
+    """As Slurm leaves one for "Requested node configuration is not available"."""
+    cluster(
+        'echo "$n|FAILED|BadConstraints||${*: -1}" >> "$STATE/queue"\n'
+        "echo 'sbatch: error: Batch job submission failed: Requested node configuration is not available' >&2; exit 1"
+    )
+    with pytest.raises(UserError, match=r"Requested node configuration is not available.*config/platforms/p\.yaml"):
+        attempt(tmp_path, 5)
+
+
 @pytest.mark.parametrize(
     ("text", "job"),
     [

@@ -33,7 +33,6 @@ OURS = {
     "comment": "the study's name stands there",
     "error": "the job's output lies in its attempt's folder",
     "help": "it submits nothing",
-    "hold": "a held job is never measured; hold it with scontrol",
     "input": "a job has no input",
     "job-name": "the launch's name stands there, so that squeue shows it",
     "nodes": "the layout (tp, pp, instances) and `gpus_per_node` give it",

@@ -130,8 +130,15 @@ class Queue:
 
 
 def find_submitted(folder: Path, cluster: str = "") -> JobState | None:
-    """The job whose batch script lies in `folder`, although nobody noted its number; the newest where there are two."""
-    ours = [job for job in squeue(cluster).values() if Path(job.command).parent == folder]
+    """The job whose batch script lies in `folder`, although nobody noted its number; the newest where there are two.
+
+    Slurm keeps a record of some requests that it refused: as a job that failed without a node. That is none.
+    """
+    ours = [
+        job
+        for job in squeue(cluster).values()
+        if Path(job.command).parent == folder and (job.nodes or job.state != "FAILED")
+    ]
     return max(ours, key=lambda job: (job.live, len(job.job), job.job), default=None)
 
 
