@@ -6,7 +6,8 @@ from pathlib import Path
 
 from servegauge.base.errors import run_and_exit
 from servegauge.cli.measure import measure_cell
-from servegauge.submit.monitor import MODES, POLL_S
+from servegauge.submit.backends import backends
+from servegauge.submit.monitor import POLL_S
 
 
 def main() -> int:
@@ -14,7 +15,7 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, required=True, help="results/plan/<study>.json")
     parser.add_argument("--cell", required=True, help="id of the cell")
     parser.add_argument(
-        "--submit", choices=MODES, default="local", help="how the job reaches its node (default: local)"
+        "--submit", choices=sorted(backends()), default="local", help="how the job reaches its node (default: local)"
     )
     parser.add_argument(
         "--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm (default: 30)"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from servegauge.base.errors import run_and_exit
 from servegauge.cli.measure import measure_launch
-from servegauge.submit.monitor import MODES, POLL_S
+from servegauge.submit.backends import backends
+from servegauge.submit.monitor import POLL_S
 
 
 def main() -> int:
@@ -15,7 +16,7 @@ def main() -> int:
     parser.add_argument("--launch", required=True, help="id of the launch")
     parser.add_argument("--attempt", type=int, required=True, help="number of the attempt, from 0")
     parser.add_argument(
-        "--submit", choices=MODES, default="local", help="how the job reaches its node (default: local)"
+        "--submit", choices=sorted(backends()), default="local", help="how the job reaches its node (default: local)"
     )
     parser.add_argument("--cells", default="*", metavar="GLOB", help="only cells whose id matches")
     parser.add_argument(

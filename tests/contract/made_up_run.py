@@ -25,6 +25,7 @@ REGISTRIES = {
     "suite": "servegauge.probes.suite",
     "exporters": "servegauge.exchange.exporters",
     "importers": "servegauge.exchange.importers",
+    "backends": "servegauge.submit.backends",
 }
 """Folder of tests/contract/made_up/ -> the package into which its files would be put."""
 
@@ -78,6 +79,25 @@ def probed(results: Path) -> None:
         write_json(results / "probes" / platform / "probes.json", document)
 
 
+def submitted(folder: Path) -> dict[str, Any]:
+    """The outcome of an attempt whose job reaches its node in the made-up way."""
+    from servegauge.base.files import read_json
+    from servegauge.submit import entrypoint
+    from servegauge.submit.attempts import measure_launch
+    from tests.pretend.pretend_site import Site
+
+    entrypoint.MACHINE_LOCK = folder / "machine.lock"
+    site = Site(folder.resolve())
+    [launch] = site.plan({"s": 0.0}, name="made-up")
+    out = folder / "results" / "launches" / launch / "attempt-0.json"
+    plan = folder / "results" / "plan" / "made-up.json"
+    with contextlib.chdir(folder):
+        assert (
+            measure_launch(plan, launch, 0, "made-up-here", out, "tests.pretend.pretend_launch:measure", "*", 0.1) == 0
+        )
+    return dict(read_json(out))
+
+
 def seen(folder: Path) -> dict[str, Any]:
     """Schemas, documentation, dataset, report and summaries of a small study, as text or plain data."""
     from servegauge.cli import load_summary
@@ -107,6 +127,8 @@ def seen(folder: Path) -> dict[str, Any]:
     (folder / "run.made-up").write_text("0.5\n0.7\n", encoding="utf-8")
     exported = ("export", "demo", "--format", "made-up-export", "--results", str(results), "--out", str(folder / "e"))
     return {
+        "submitted": submitted(folder / "site"),
+        "submit_help": command("probe", "--help"),
         "export": command(*exported) + command("export", "--help"),
         "import": command("import", str(folder / "run.made-up")) + command("import", "--help"),
         "tables": {name: schema.names for name, schema in catalogue().items()},

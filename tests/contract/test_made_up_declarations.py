@@ -72,6 +72,13 @@ def test_a_recorders_table_is_in_the_dataset_and_documented(seen) -> None:
     assert "made-up: a moment, on the clock of the requests" in seen["data_dictionary"]
 
 
+def test_a_backend_is_offered_and_takes_a_job_to_its_node(seen) -> None:
+    assert "made-up-here" in seen["submit_help"]
+    assert seen["submitted"]["status"] == "ok"
+    assert seen["submitted"]["job"]["mode"] == "made-up-here"
+    assert [cell["status"] for cell in seen["submitted"]["cells"].values()] == ["ok"]
+
+
 def test_a_figure_is_a_file_and_on_the_page(seen) -> None:
     assert "made-up.svg" in seen["figures"]
     assert '<figure id="figure-made-up">' in seen["page"]

@@ -16,7 +16,8 @@ import pytest
 from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch
-from servegauge.submit.backends import InlineSubmitter
+from servegauge.submit.backends.inline import InlineBackend
+from servegauge.submit.slurm_commands import Queue
 from tests.pretend.pretend_site import kill, wait_for
 
 OK, FAIL, SLOW = {"s": 0.05}, {"does": "fail"}, {"s": 3.0}
@@ -119,10 +120,11 @@ def _mentions(path: Path, root: Path) -> bool:
 def test_killed_around_the_submission_it_is_submitted_once(site, when):
     [launch] = site.plan({"s": 1.0})
     code = (
-        "import os, signal, runpy, sys; from servegauge.submit import backends as s; submit = s.LocalSubmitter.submit\n"
+        "import os, signal, runpy, sys; from servegauge.submit.backends import local as s\n"
+        "submit = s.LocalBackend.submit\n"
         "def dies(self):\n"
         f"    {'submit(self)' if when == 'after' else 'pass'}; os.kill(os.getpid(), signal.SIGKILL)\n"
-        "s.LocalSubmitter.submit = dies; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        "s.LocalBackend.submit = dies; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     argv = site.argv(launch)
     died = subprocess.run([sys.executable, "-c", code, *argv[1:]], cwd=site.root, env=site.environment)
@@ -312,7 +314,7 @@ def test_an_unknown_launch_names_the_nearest(site):
 def test_a_job_that_was_just_started_runs_though_its_command_line_is_not_there_yet(tmp_path):
     """Between fork and exec a process has no command line of its own; a fast disk lets us look in between."""
     order = Order(study="s", launch=LaunchSpec.of(Launch("x", {"name": "m"}, {"name": "p"})), attempt=0, root="/")
-    submitter = InlineSubmitter(tmp_path / "a folder that no command line names", order)
+    submitter = InlineBackend(tmp_path / "a folder that no command line names", order, Queue(tmp_path, 30))
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     submitter._begin(process)
     assert submitter.state("inline", 0.0).state == "RUNNING"

@@ -13,7 +13,7 @@ from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, Layout
 from servegauge.inputs.containers import contained
 from servegauge.submit import sbatch, slurm_commands, slurm_request
-from servegauge.submit.backends import SlurmSubmitter
+from servegauge.submit.backends.slurm import SlurmBackend
 from servegauge.submit.slurm_commands import JobState, Queue
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "sbatch"
@@ -58,7 +58,7 @@ def text(tmp_path, monkeypatch, asked, exclude=()):
     programs.mkdir(exist_ok=True)
     (programs / "srun").touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    executor = SlurmSubmitter(Path("/results/job-0"), asked, Queue(tmp_path, 30), exclude).executor()
+    executor = SlurmBackend(Path("/results/job-0"), asked, Queue(tmp_path, 30), exclude).executor()
     written = executor._make_submission_file_text(executor._submitit_command_str, "0")
     return re.sub(r"\S*/bin/python\S*", "python", written)
 

@@ -191,9 +191,9 @@ def test_variables_of_the_user_do_not_hide_the_job(cluster, tmp_path: Path, monk
 
 
 def test_accounting_that_refuses_is_not_waited_for_for_ever(cluster, tmp_path: Path, monkeypatch) -> None:
-    from servegauge.submit import backends
+    from servegauge.submit.backends import slurm
 
-    monkeypatch.setattr(backends, "GONE_S", 0.5)
+    monkeypatch.setattr(slurm, "GONE_S", 0.5)
     monkeypatch.setattr(monitor, "RESULT_S", 0.1)
     cluster("echo $n")
     cluster(

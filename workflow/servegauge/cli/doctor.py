@@ -31,7 +31,8 @@ from servegauge.contract.yaml_schema import read_yaml
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
 from servegauge.submit import slurm_commands, slurm_request
-from servegauge.submit.monitor import MODES, Cancelled, submit_and_wait
+from servegauge.submit.backends import backends
+from servegauge.submit.monitor import Cancelled, submit_and_wait
 
 HELP = "Check a site before any GPU hour is spent: a short job per platform, and a table of what to change."
 EXAMPLE = """
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--profile", type=Path, help="folder of a Snakemake profile, such as profiles/hlrs")
     add("--study", help="name of a file in config/studies/; default: as config/config.yaml says")
-    add("--submit", choices=MODES, help="how jobs reach their node; default: as the profile says")
+    add("--submit", choices=sorted(backends()), help="how jobs reach their node; default: as the profile says")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,7 +10,8 @@ from servegauge.base import environment
 from servegauge.base.files import write_json
 from servegauge.inputs.config_files import load_model
 from servegauge.plan.config import load_platform
-from servegauge.submit.monitor import MODES, POLL_S
+from servegauge.submit.backends import backends
+from servegauge.submit.monitor import POLL_S
 from servegauge.submit.probe_order import make_order, submit
 
 HELP = "Measure what a platform can do by itself: products, memory, storage, network, collectives."
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tp", type=sizes, default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
     add("--nodes", type=int, default=1, help="nodes of the job, for collectives and network")
     add("--python", help="interpreter of the environment to measure in (default: envs/probes if built)")
-    add("--submit", choices=MODES, default="local", help="how the job reaches its node")
+    add("--submit", choices=sorted(backends()), default="local", help="how the job reaches its node")
     add("--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm")
     add("--out", type=Path, help="folder of the documents (default results/probes/<platform>)")
     add("--stamp", type=Path, help="file that is written last and names the documents")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -21,6 +20,7 @@ from servegauge.plan import documents, expand, preview
 from servegauge.plan.config import load_config, load_study
 from servegauge.report.figure import Figure
 from servegauge.report.figures import figures
+from servegauge.submit.backends import backend
 
 ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
 
@@ -43,6 +43,7 @@ class Pipeline:
         self.state = documents.state(self.plan, self.results)
         self.glob: str = self.config.get("cells") or "*"
         self.submit: str = self.config["submit"]
+        backend(self.submit)
         self.poll_s: float = self.config["poll_s"]
         if not self._selected(cell.cell.id for cell in self.plan.cells):
             raise UserError(
@@ -206,8 +207,8 @@ class Pipeline:
                 found.append(
                     f"prompt set {name!r}: {path} is missing; config/prompts/{name}.yaml says where it is from"
                 )
-        if self.submit == "slurm" and not shutil.which("sbatch"):
-            found.append("Slurm: there is no sbatch here; give the command on a login node")
+        if lacking := backend(self.submit).absent():
+            found.append(lacking)
         return list(dict.fromkeys(found))
 
     def preview(self) -> str:

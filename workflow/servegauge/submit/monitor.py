@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -25,15 +25,15 @@ from servegauge.base.progress import duration, utc, utc_now
 from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.cell import CellRecord
-from servegauge.contract.records.job import JobEnd, JobRecord, Left, Mode
+from servegauge.contract.records.job import JobEnd, JobRecord, Left
 from servegauge.contract.records.order import Order
 from servegauge.contract.records.outcome import CellOutcome, JobSummary, Outcome
-from servegauge.submit.backends import InlineSubmitter, LocalSubmitter, SlurmSubmitter, Submitter
+from servegauge.submit.backend import Backend
+from servegauge.submit.backends import backend
 from servegauge.submit.orders import is_measured
 from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSilent, failed_nodes
 
-MODES: tuple[Mode, ...] = get_args(Mode)
 POLL_S = 30.0
 CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
 DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
@@ -64,10 +64,8 @@ def submit_and_wait(
     before is waited for, or its outcome taken. `exclude`: nodes to avoid. UserError where nothing could be submitted;
     Cancelled after SIGINT, SIGTERM or SIGHUP.
     """
-    known = next((one for one in MODES if one == mode), None)
-    if known is None:
-        raise UserError(f"submit={mode!r} is unknown; choose one of {', '.join(MODES)}.")
-    return Attempt(order, known, poll_s, exclude, say or _print).run()
+    backend(mode)  # a name that does not exist is said before anything is written
+    return Attempt(order, mode, poll_s, exclude, say or _print).run()
 
 
 def _print(text: str) -> None:
@@ -78,7 +76,7 @@ def _print(text: str) -> None:
 class Attempt:
     """One attempt of a launch, seen from the process that waits for it."""
 
-    def __init__(self, order: Order, mode: Mode, poll_s: float, exclude: Sequence[str], say: Say) -> None:
+    def __init__(self, order: Order, mode: str, poll_s: float, exclude: Sequence[str], say: Say) -> None:
         self.order, self.exclude = order, exclude
         self.results, self.launch, self.folder = order.results_folder, order.launch.id, order.folder
         self.file = self.folder / "job.json"
@@ -136,16 +134,11 @@ class Attempt:
     # -- submitting ---------------------------------------------------------
 
     @property
-    def submitter(self) -> Submitter:
+    def submitter(self) -> Backend:
         """How this attempt is, or was, submitted: what job.json says wins over what is asked for now."""
         if not hasattr(self, "_submitter"):
             folder = self.folder.resolve() / self.record.folder
-            if self.record.mode == "slurm":
-                self._submitter: Submitter = SlurmSubmitter(folder, self.order, self.queue, self.exclude)
-            elif self.record.mode == "local":
-                self._submitter = LocalSubmitter(folder, self.order)
-            else:
-                self._submitter = InlineSubmitter(folder, self.order)
+            self._submitter = backend(self.record.mode)(folder, self.order, self.queue, self.exclude)
         return self._submitter
 
     def _submit(self) -> str:
@@ -165,7 +158,7 @@ class Attempt:
             raise
         self._note(state="submitted", job=job)
         cells = f"{len(self.order.cells)} cells"
-        self.say(f"submitted job {job} ({cells})" if self._is_slurm else f"started on this machine ({cells})")
+        self.say(f"submitted job {job} ({cells})" if self._queued else f"started on this machine ({cells})")
         return job
 
     def _handed_over(self) -> str:
@@ -213,7 +206,7 @@ class Attempt:
 
     def _find(self) -> str | None:
         """The job that was submitted by an earlier process; null where that process was killed before it did."""
-        if not self._is_slurm and self.record.host != os.uname().nodename:
+        if not self._queued and self.record.host != os.uname().nodename:
             raise UserError(
                 f"{self.folder} was started on {self.record.host}, and this is {os.uname().nodename}. Give the "
                 f"same command there, or remove {self.file} if that machine is lost."
@@ -224,8 +217,8 @@ class Attempt:
         return job
 
     @property
-    def _is_slurm(self) -> bool:
-        return self.record.mode == "slurm"
+    def _queued(self) -> bool:
+        return backend(self.record.mode).queued
 
     def _note(self, **changes: Any) -> None:
         self.record = replace(self.record, **changes)
@@ -248,7 +241,7 @@ class Attempt:
             if self.signal and not cancelled_s:
                 cancelled_s = time.monotonic()
                 error = self.submitter.cancel(job)
-                what = f"job {job}" if self._is_slurm else "its process"
+                what = f"job {job}" if self._queued else "its process"
                 self.say(f"cancelling {what}: this run got {signal.Signals(self.signal).name}")
                 if error:
                     self.say(f"could not cancel {what}: {error}. Do it by hand: scancel {job}")
@@ -275,7 +268,7 @@ class Attempt:
                 said, said_s = line, time.monotonic()
                 if line:
                     self.say(line)
-            self._sleep(2.0 if self._is_slurm else 0.25)
+            self._sleep(2.0 if self._queued else 0.25)
 
     def _finished(self) -> bool:
         """True when the job's outcome is there and final, without asking Slurm.
@@ -287,7 +280,7 @@ class Attempt:
 
     def _describe(self, job: str, state: JobState | None) -> str:
         """What a person should know of the job's state, or nothing."""
-        if not self._is_slurm or state is None or state.state == "COMPLETING":
+        if not self._queued or state is None or state.state == "COMPLETING":
             return ""
         if state.state == "PENDING":
             why = state.reason.strip("()")
@@ -424,14 +417,12 @@ class Attempt:
         """How a job that left no outcome ended, for people."""
         if state.state == "NODE_FAIL" and "NODE_FAIL" in state.reason:
             return state.reason
-        words = [
-            f"job {state.job} ended as {state.state}" if self._is_slurm else "its process ended without an outcome"
-        ]
+        words = [f"job {state.job} ended as {state.state}" if self._queued else "its process ended without an outcome"]
         if meaning := MEANING.get(state.state):
             words.append(meaning)
         if state.reason and state.reason not in ("None", "NonZeroExitCode", state.state):
             words.append(state.reason)
-        if state.nodes and self._is_slurm:
+        if state.nodes and self._queued:
             words.append(f"node {state.nodes}")
         if state.state in ("FAILED", "ENDED", "COMPLETED", "UNKNOWN") and (last := self._last_line(state.job)):
             words.append(f"its last line: {last}")

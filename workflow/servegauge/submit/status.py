@@ -13,6 +13,7 @@ from servegauge.contract.records.base import DamagedRecord, R, read
 from servegauge.contract.records.job import JobRecord, Running
 from servegauge.contract.records.order import Order, attempt_folder
 from servegauge.contract.records.outcome import Outcome
+from servegauge.submit.backends import backend
 from servegauge.submit.slurm_commands import JobState, Queue, SlurmSilent
 
 QUEUE_S = 30.0  # an older look at the queue is not shown
@@ -49,7 +50,7 @@ def statuses(results: Path, launches: Mapping[str, int], poll_s: float = QUEUE_S
             trouble.append(str(error))
             continue
         if record and record.state != "ended":
-            if record.mode == "slurm" and jobs is None:
+            if backend(record.mode).queued and jobs is None:
                 try:
                     jobs = Queue(results, poll_s).look()[1]
                 except (SlurmSilent, OSError) as error:

@@ -13,10 +13,6 @@ from servegauge.contract.records.order import ATTEMPT_REMEDY
 FOLDER = re.compile(r"job-[0-9a-f]+")
 
 
-Mode = Literal["slurm", "local", "inline"]
-"""How a job reaches its node."""
-
-
 class JobEnd(msgspec.Struct, frozen=True, kw_only=True):
     """How a job ended, in Slurm's words."""
 
@@ -32,7 +28,7 @@ class JobRecord(Record, frozen=True, kw_only=True):
     WHAT: ClassVar[str] = "the record of a job"
     REMEDY: ClassVar[str] = ATTEMPT_REMEDY
 
-    mode: Mode
+    mode: str  # the backend that submitted it
     state: Literal["new", "submitting", "submitted", "ended"]
     folder: str = ""
     host: str = ""
