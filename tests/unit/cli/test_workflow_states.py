@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servegauge.base.errors import UserError
 from servegauge.cli.workflow_api import Pipeline
 from tests.unit.study_tree import Tree
 
@@ -82,6 +83,11 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
     pipeline.forget_a_hollow_stamp()
     hollow = stamp in ("empty", "cut") or not all(tables)
     assert merged.exists() == (stamp != "absent" and not hollow)
+
+
+def test_a_way_to_a_node_that_does_not_exist_is_one_message(root: Path) -> None:
+    with pytest.raises(UserError, match=r"submit='slrum' is unknown; choose one of inline, local, slurm\..*'slurm'"):
+        Pipeline({"study": "x", "submit": "slrum"})
 
 
 def test_a_glob_limits_what_is_asked_for(root: Path) -> None:

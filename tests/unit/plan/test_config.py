@@ -55,8 +55,6 @@ def test_configuration_with_overrides(tree: Tree) -> None:
     assert (config["study"], config["over_budget"], config["submit"]) == ("x", True, "local")
     with pytest.raises(UserError, match=r"config\.yaml:?\d*: stduy: unknown key\. Did you mean 'study'\?"):
         load_config(tree.root, {"stduy": "demo"})
-    with pytest.raises(UserError, match=r"'slrum', allowed: local, slurm, inline\. Did you mean 'slurm'"):
-        load_config(tree.root, {"submit": "slrum"})
 
 
 MISTAKES = REPOSITORY / "tests" / "golden" / "mistakes.yaml"
