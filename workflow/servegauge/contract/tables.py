@@ -21,6 +21,7 @@ from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
 from servegauge.contract.comparison_tables import COMPARISON, VARIANCE
 from servegauge.contract.study_tables import STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
+from servegauge.contract.trace_tables import TRACED
 
 __all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
 
@@ -333,6 +334,7 @@ TABLES: dict[str, pa.Schema] = {
     "gpu": GPU,
     "node": NODE,
     "probes": PROBES,
+    "traces": TRACED,
     "comparison": COMPARISON,
     "variance": VARIANCE,
 }

@@ -211,3 +211,27 @@ TRACE_TABLES: dict[str, pa.Schema] = {
     "request_steps": REQUEST_STEPS,
 }
 """Every table of a capture, in the order of the documentation."""
+
+TRACED = table_schema(
+    "traces",
+    "One row per trace that was asked for or lies under results/traces/, whatever became of it.",
+    [
+        key("trace", "name of the trace, a folder in results/traces/"),
+        column("cell", WORD, "timed cell whose load was replayed; null for a capture without one"),
+        column("launch", WORD, "the trace's own launch: a server that was started under the profiler"),
+        column("attempt", pa.int32(), "attempt of that launch"),
+        column("platform", WORD, "where it ran, a file in config/platforms/"),
+        column("condition", pa.string(), "its load, in words"),
+        column("profiler", WORD, "nsys | torch"),
+        column("status", WORD, "ok | failed", null=False),
+        column("reason", pa.string(), "why there is no trace"),
+        column("started_utc", pa.string(), "start of the traced load, ISO 8601"),
+        column("finished_utc", pa.string(), "its end, ISO 8601"),
+        column("tpot_p50_s", pa.float64(), "median TPOT under the profiler: never a latency of the cell", "s"),
+    ],
+)
+
+IN_DATASET: dict[str, pa.Schema] = {
+    f"trace_{'captures' if name == 'traces' else name}": schema for name, schema in TRACE_TABLES.items()
+}
+"""The same tables as results/dataset/ names them, each a folder of one Parquet file per trace."""

@@ -216,7 +216,7 @@ def read_cell(folder: Path, cell_sha256: str) -> dict[str, Any]:
     return record
 
 
-def _read_file(folder: Path, name: str, said: Mapping[str, Any]) -> pa.Table:
+def read_file(folder: Path, name: str, said: Mapping[str, Any]) -> pa.Table:
     """One Parquet file of a cell, if its bytes are those that were written."""
     try:
         data = (folder / name).read_bytes()
@@ -245,7 +245,7 @@ def _add(
     if record["launch"] != launch:
         raise CorruptCell(f"cell.json is of the launch {record['launch']}, expected {launch}")
     found = {
-        name.removesuffix(".parquet"): _read_file(folder, name, said)
+        name.removesuffix(".parquet"): read_file(folder, name, said)
         for name, said in record["files"].items()
         if name.endswith(".parquet")
     }

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, canonical_json
-from servegauge.dataset import launch_parts
+from servegauge.dataset import launch_parts, trace_parts
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
@@ -136,6 +136,7 @@ class _Merge:
         self._write("cells", rows)
         self._write("cell_slos", self._slo_rows())
         self._write("probes", self._probe_rows())
+        self._write("traces", self._trace_rows(rows))
         return self.merged
 
     def _json(self, path: Path) -> dict[str, Any] | None:
@@ -237,13 +238,13 @@ class _Merge:
                 if path.stem not in measured:
                     path.unlink()
 
-    def _set_aside(self, cell: str, reason: str) -> None:
-        """Move a corrupt cell out of the way, whole, with the reason beside it."""
+    def _set_aside(self, cell: str, reason: str, kind: str = "cells") -> None:
+        """Move a corrupt cell (or one of `traces`) out of the way, whole, with the reason beside it."""
         number = 0
         while (target := self.results / "corrupt" / f"{cell}-{number}").exists():
             number += 1
         target.parent.mkdir(parents=True, exist_ok=True)
-        (self.results / "cells" / cell).rename(target)
+        (self.results / kind / cell).rename(target)
         write_json(target / "corrupt.json", {"cell": cell, "reason": reason, "found_utc": utc_now()})
         self.merged.corrupt[cell] = reason
 
@@ -419,6 +420,14 @@ class _Merge:
                     names = {"study": plan["study"]["name"], "cell": cell["id"], "slo": slo}
                     rows.append({**names, "limits": canonical_json(limits), **part.goodput(cell["id"], limits)})
         return rows
+
+    def _trace_rows(self, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        timed = {row["cell"]: row.get("tpot_p50_s") for row in cells}
+        found = trace_parts.merge_traces(self.results, self.dataset, timed)
+        self.merged.warnings += found.warnings
+        for trace, reason in found.corrupt.items():
+            self._set_aside(trace, reason, "traces")
+        return found.rows
 
     def _probe_rows(self) -> list[dict[str, Any]]:
         rows = []

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.contract import flag_registry, metric_registry, metrics
 from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
 from servegauge.contract.spec import AGAIN, canonical_json, number
-from servegauge.dataset import launch_parts, merge
+from servegauge.dataset import launch_parts, merge, trace_parts
 from servegauge.frameworks.base import OPTIONS
 
 SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share_gpu", *OPTIONS, "platform")
@@ -131,6 +133,22 @@ class Study:
     def shown(self, view: str) -> list[Metric]:
         """What a view (`contract.metric.VIEWS`) shows of this study."""
         return [metric for metric in self.metrics if view in metric.views]
+
+    @cached_property
+    def traces(self) -> list[dict[str, Any]]:
+        """Rows of the traces of this study's cells, in the order of the cells, each with its cell's `axes`."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in merge.read(self.results, "traces").to_pylist():
+            found.setdefault(row["cell"], []).append(row)
+        return [{**one, "axes": row["axes"]} for row in self.cells for one in found.get(row["cell"], [])]
+
+    def trace_tables(self, trace: str) -> dict[str, pa.Table]:
+        """The tables of a measured trace, by their names in TRACE_TABLES."""
+        dataset = self.results / "dataset"
+        return {
+            file: pq.read_table(trace_parts.part_path(dataset, table, trace))
+            for file, table in trace_parts.FILES.items()
+        }
 
     @property
     def everything(self) -> list[dict[str, Any]]:

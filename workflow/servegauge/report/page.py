@@ -35,6 +35,7 @@ from servegauge.report.drawing import draw
 from servegauge.report.figure import FIGURES, PLATFORMS
 from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection, platform_section
+from servegauge.report.trace_section import study_traces
 
 MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
 MOST_CELLS = 500
@@ -46,11 +47,15 @@ def render(results: Path, name: str, out: Path) -> None:
     comparison = compare(study)
     platforms = platform_section(study, results, comparison)
     drawn = draw(study, comparison, platforms)
+    traces = study_traces(study)
     folder = out.with_suffix("")
-    for name, figure in drawn.items():
+    for name, figure in (drawn | {figure.name: figure for figure in traces.figures}).items():
         write_text(folder / f"{name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
-    page = _environment().get_template("report.html.j2").render(_context(study, comparison, drawn, platforms, results))
+    if traces:
+        write_text(folder / "phases.csv", traces.phases_csv)
+    context = {**_context(study, comparison, drawn, platforms, results), "traces": traces}
+    page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -106,6 +111,7 @@ def _context(
         "doubts": doubts,
         "provenance": _provenance(study, comparison, results),
         "platforms": platforms,
+        "inline": lambda figure: Markup(figure.inline),
         "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
         # Where they lie in a repository; a page must not depend on where its dataset was copied to.
         "results": "results",

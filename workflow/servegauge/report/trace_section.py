@@ -1,7 +1,7 @@
 """The report's section about traces: phases on CPU and GPU, idle time by cause, kernels whose time differs most.
 
-A pure function of trace tables (`contract.trace_tables`); whoever has them calls it. What is compared is the mean over
-the traces of one condition and level, per engine step.
+`trace_section` is a pure function of trace tables (`contract.trace_tables`); `study_traces` takes them from a dataset.
+What is compared is the mean over the traces of one condition and level, per engine step.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from servegauge.dataset.study_view import Study, label, level_text
 from servegauge.report import figure_style
 from servegauge.report.figure_style import Drawn
 from servegauge.traces import phases
@@ -86,9 +87,28 @@ class TraceSection:
     kernels: list[KernelDifference] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     phases_csv: str = ""
+    not_traced: list[dict[str, Any]] = field(default_factory=list)  # rows of `traces` that failed
 
     def __bool__(self) -> bool:
-        return bool(self.figures or self.reasons)
+        return bool(self.figures or self.reasons or self.not_traced)
+
+
+def study_traces(study: Study) -> TraceSection:
+    """The section of a study's traces; empty where none was asked for."""
+    factor, baseline = study.factor()
+    traced = [
+        Traced(
+            label({axis: value for axis, value in row["axes"].items() if axis != factor}),
+            level_text(row["axes"].get(factor)) if factor in row["axes"] else str(row["platform"]),
+            study.trace_tables(row["trace"]),
+        )
+        for row in study.traces
+        if row["status"] == "ok"
+    ]
+    several = len({one.level for one in traced}) > 1
+    section = trace_section(traced, level_text(baseline) if several and factor else None)
+    section.not_traced = [row for row in study.traces if row["status"] != "ok"]
+    return section
 
 
 def trace_section(traced: Sequence[Traced], baseline: str | None = None) -> TraceSection:

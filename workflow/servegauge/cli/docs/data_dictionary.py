@@ -49,7 +49,8 @@ statistics), null where the sample cannot carry them: a p99 needs 368 requests, 
 _TRACES = """# Tables of a trace
 
 `servegauge trace FILE --out DIR` writes these; [traces.md](traces.md) says how they are made. `_ns` is nanoseconds from
-the profiler's own zero, or on the requests' clock where `traces.clock_source` is not `none`.
+the profiler's own zero, or on the requests' clock where `traces.clock_source` is not `none`. The dataset has them as
+`results/dataset/trace_<table>/<trace>.parquet` (`traces` as `trace_captures`), and a row per trace in `traces`.
 """
 
 

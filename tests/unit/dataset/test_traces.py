@@ -1,0 +1,201 @@
+"""Traces in the dataset and on the page: measured ones with their tables, failed ones with their reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from servegauge.base.files import read_json, write_json
+from servegauge.contract import tables
+from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES
+from servegauge.dataset import merge, trace_parts
+from servegauge.dataset.study_view import Study
+from servegauge.report import page
+from tests import synthetic, trace_results
+
+PHASES = ("prefill", "mixed", "decode", "sampling")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two platforms; the same cell traced on both (the other's norm kernels take twice as long), a third
+    that failed."""
+    root = tmp_path_factory.mktemp("traced")
+    synthetic.make_results(root, requests=20)
+    results = root / "results"
+    merge.merge(results)
+    cells = {
+        (row["platform"], row["prompts"]): row
+        for row in merge.read(results, "cells").to_pylist()
+        if row["repeat"] == 1 and row["concurrency"] == 1
+    }
+    h100 = trace_results.h100()
+    tpot = 2 * cells["own-cpu", "short"]["tpot_p50_s"]
+    trace_results.write_trace(results, "t-own", cells["own-cpu", "short"], h100, tpot_p50_s=tpot)
+    slow = trace_results.slower(h100, "norm", 2)
+    trace_results.write_trace(results, "t-shared", cells["shared-cpu", "short"], slow)
+    said = {"status": "failed", "reason": "the profiler <did not> end within 60 s"}
+    trace_results.write_trace(results, "t-failed", cells["shared-cpu", "long"], None, **said)
+    return root
+
+
+@pytest.fixture
+def results(template: Path, tmp_path: Path) -> Path:
+    shutil.copytree(template, tmp_path / "here")
+    return tmp_path / "here/results"
+
+
+def rows(results: Path) -> dict[str, dict]:
+    return {row["trace"]: row for row in merge.read(results, "traces").to_pylist()}
+
+
+def test_every_trace_is_a_row_and_a_failed_one_says_why(results: Path) -> None:
+    merged = merge.merge(results)
+    assert merged.warnings == []
+    tables.check_file(results / "dataset/traces.parquet", tables.TRACED)
+    found = rows(results)
+    assert {name: row["status"] for name, row in found.items()} == {
+        "t-own": "ok",
+        "t-shared": "ok",
+        "t-failed": "failed",
+    }
+    assert found["t-failed"]["reason"] == "the profiler <did not> end within 60 s"
+    assert found["t-own"]["launch"].endswith("-traced")
+    assert merged.statuses == {"ok": 23, "failed": 1, "skipped": 1}  # a trace is no cell
+
+
+def test_the_tables_of_a_trace_are_its_own_files_under_its_name(results: Path) -> None:
+    merge.merge(results)
+    for (file, asked), (table, schema) in zip(trace_results.h100().items(), IN_DATASET.items(), strict=True):
+        assert sorted(path.stem for path in (results / "dataset" / table).iterdir()) == ["t-own", "t-shared"]
+        path = trace_parts.part_path(results / "dataset", table, "t-own")
+        tables.check_file(path, schema)
+        found = pq.read_table(path)
+        assert set(found["trace"].to_pylist()) <= {"t-own"}
+        left_out = [name for name in found.column_names if name in ("trace", "overhead_ratio")]
+        assert found.drop_columns(left_out).to_pylist() == asked.drop_columns(left_out).to_pylist(), file
+
+
+def test_the_profilers_cost_is_traced_over_timed_and_null_where_unknown(results: Path) -> None:
+    merge.merge(results)
+    folder = results / "dataset/trace_captures"
+    assert pq.read_table(folder / "t-own.parquet")["overhead_ratio"].to_pylist() == [pytest.approx(2)]
+    assert pq.read_table(folder / "t-shared.parquet")["overhead_ratio"].to_pylist() == [None]
+
+
+def test_parts_are_made_again_only_where_a_trace_changed_and_go_with_it(results: Path) -> None:
+    merge.merge(results)
+    parts = {path: path.stat().st_mtime_ns for path in (results / "dataset").glob("trace_*/*.parquet")}
+    assert len(parts) == 2 * len(TRACE_TABLES)
+    record = read_json(results / "traces/t-own/trace.json")
+    write_json(results / "traces/t-own/trace.json", {**record, "tpot_p50_s": None})
+    shutil.rmtree(results / "traces/t-shared")
+    merge.merge(results)
+    left = {path: path.stat().st_mtime_ns for path in (results / "dataset").glob("trace_*/*.parquet")}
+    assert {path.stem for path in left} == {"t-own"}
+    assert all(parts[path] != stamp for path, stamp in left.items())
+    merge.merge(results)
+    assert {path: path.stat().st_mtime_ns for path in left} == left
+
+
+def _cut(folder: Path) -> None:
+    data = (folder / "steps.parquet").read_bytes()
+    (folder / "steps.parquet").write_bytes(data[:-20])
+
+
+def _change(folder: Path) -> None:
+    data = bytearray((folder / "steps.parquet").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "steps.parquet").write_bytes(bytes(data))
+
+
+def _said(**fields: object):
+    def change(folder: Path) -> None:
+        write_json(folder / "trace.json", {**read_json(folder / "trace.json"), **fields})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_cut, "steps.parquet has"),
+        (_change, "does not have the SHA-256"),
+        (lambda folder: (folder / "gaps.parquet").unlink(), "gaps.parquet is gone"),
+        (lambda folder: (folder / "trace.json").unlink(), "it has no trace.json"),
+        (lambda folder: (folder / "trace.json").write_text("[]"), "trace.json is not readable"),
+        (_said(trace="another"), "of another trace"),
+        (_said(files={}), "trace.json names no traces.parquet"),
+    ],
+)
+def test_a_corrupt_trace_is_set_aside_whole_with_its_reason(results: Path, damage, reason: str) -> None:
+    damage(results / "traces/t-own")
+    merged = merge.merge(results)
+    assert reason in merged.corrupt["t-own"]
+    assert "t-own" not in rows(results)
+    assert not (results / "traces/t-own").exists()
+    assert reason in read_json(results / "corrupt/t-own-0/corrupt.json")["reason"]
+    assert not list((results / "dataset").glob("trace_*/t-own.parquet"))
+    assert merge.merge(results).corrupt == {}
+
+
+def test_what_is_being_written_is_no_trace_yet(results: Path) -> None:
+    (results / "traces/.t-new.tmp").mkdir()
+    (results / "traces/t-empty").mkdir()
+    merged = merge.merge(results)
+    assert (merged.corrupt, set(rows(results))) == ({}, {"t-own", "t-shared", "t-failed"})
+
+
+def test_the_page_says_that_decode_waits_for_the_cpu(results: Path) -> None:
+    merge.merge(results)
+    out = results / "report/demo.html"
+    page.render(results, "demo", out)
+    text = out.read_text(encoding="utf-8")
+    section = text.partition('<section id="traces">')[2].partition("</section>")[0]
+    said = "prompts short" if "prompts short" in section else "short"
+    assert f"{said}, concurrency 1, own-cpu: decode waits for the CPU: GPU busy 33 % of a step" in section
+    assert '<figure id="figure-trace_phases">' in section
+    assert '<figure id="figure-trace_idle">' in section
+    assert "the profiler &lt;did not&gt; end within 60 s" in section
+    kernels = section.partition("Kernels whose time differs most")[2]
+    assert kernels.count(">2.00<") >= 1
+    assert set(re.findall(r"<td>(\w+)</td><td class=\"n\">", kernels.partition("</table>")[0])) >= {"norm"}
+    found = list(csv.DictReader(io.StringIO((results / "report/demo/phases.csv").read_text())))
+    assert [(row["level"], row["phase"]) for row in found] == [
+        (p, q) for p in ("own-cpu", "shared-cpu") for q in PHASES
+    ]
+    assert float(found[2]["gpu_share"]) == pytest.approx(0.3275, abs=5e-4)
+    assert {path.name for path in (results / "report/demo").glob("trace_*.svg")} == {
+        "trace_phases.svg",
+        "trace_idle.svg",
+    }
+
+
+def test_a_study_that_traced_nothing_has_no_section(results: Path) -> None:
+    shutil.rmtree(results / "traces")
+    merge.merge(results)
+    page.render(results, "demo", results / "report/demo.html")
+    text = (results / "report/demo.html").read_text(encoding="utf-8")
+    assert 'href="#traces"' not in text
+    assert 'id="traces"' not in text
+    assert not (results / "report/demo/phases.csv").exists()
+
+
+def test_a_dataset_of_before_there_were_traces_is_still_shown(results: Path) -> None:
+    merge.merge(results)
+    (results / "dataset/traces.parquet").unlink()
+    assert Study(results, "demo").traces == []
+
+
+def test_a_trace_of_another_studys_cell_is_not_this_ones(results: Path) -> None:
+    record = json.loads((results / "traces/t-own/trace.json").read_text())
+    write_json(results / "traces/t-own/trace.json", {**record, "cell": "another"})
+    merge.merge(results)
+    assert {row["trace"] for row in Study(results, "demo").traces} == {"t-shared", "t-failed"}

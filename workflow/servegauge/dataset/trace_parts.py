@@ -1,0 +1,123 @@
+"""Traces in the dataset: a row each in `traces`, and the tables of each in one Parquet file per table and trace.
+
+A trace whose files are not what its trace.json says is corrupt, as a cell is; one that failed is a row with its reason.
+A part names what it was made from in its footer, and is made again only where that changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from servegauge.base.files import whole_file
+from servegauge.contract.columns import SchemaError, conform
+from servegauge.contract.records.base import DamagedRecord, decode
+from servegauge.contract.records.trace import TraceRecord
+from servegauge.contract.spec import digest
+from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
+from servegauge.dataset.launch_parts import CorruptCell, read_file
+
+FOOTER = b"servegauge_trace"
+CODE = digest([[name, column.name, str(column.type)] for name, schema in IN_DATASET.items() for column in schema], 12)
+FILES = dict(zip(TRACE_TABLES, IN_DATASET, strict=True))  # <table>.parquet of a trace -> table of the dataset
+
+
+@dataclass
+class Traces:
+    """Rows of `traces`, corrupt traces with the reason, and what is left out and why."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    corrupt: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def part_path(dataset: Path, table: str, trace: str) -> Path:
+    """Where a table of the dataset (a key of IN_DATASET) lies for one trace."""
+    return dataset / table / f"{trace}.parquet"
+
+
+def merge_traces(results: Path, dataset: Path, timed_tpot_s: Mapping[str, float | None]) -> Traces:
+    """Bring the tables of every trace under results/traces/ up to date; `timed_tpot_s`: median TPOT by timed cell."""
+    found = Traces()
+    kept: set[str] = set()
+    folder = results / "traces"
+    for name in sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []:
+        if name.startswith("."):  # being written, or left by a process that was killed
+            continue
+        try:
+            data = (folder / name / "trace.json").read_bytes()
+            record = decode(data, TraceRecord, folder / name / "trace.json")
+            if record.trace != name:
+                raise CorruptCell(f"trace.json is of another trace, {record.trace}")
+            if record.status == "ok":
+                _bring_up_to_date(folder / name, dataset, data, record, timed_tpot_s.get(record.cell or ""))
+                kept.add(name)
+            found.rows.append(_row(record))
+        except NotADirectoryError:
+            found.warnings.append(f"{folder / name} is no folder and is left out")
+        except FileNotFoundError:
+            if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
+                found.corrupt[name] = "it has no trace.json"
+        except DamagedRecord as error:
+            found.corrupt[name] = f"trace.json is not readable: {error.reason}"
+        except CorruptCell as error:
+            found.corrupt[name] = str(error)
+    for table in IN_DATASET:
+        for path in (dataset / table).glob("*.parquet"):
+            if path.stem not in kept:
+                path.unlink()
+    return found
+
+
+def _row(record: TraceRecord) -> dict[str, Any]:
+    """The row of a trace in TRACED."""
+    return {name: getattr(record, name) for name in TRACED.names}
+
+
+def _bring_up_to_date(folder: Path, dataset: Path, data: bytes, record: TraceRecord, timed_s: float | None) -> None:
+    """Write the parts of one trace, if they were made from something else; CorruptCell where a file is not as said."""
+    overhead = record.tpot_p50_s / timed_s if record.tpot_p50_s and timed_s else None
+    made_from = digest([CODE, hashlib.sha256(data).hexdigest(), overhead], 32).encode()
+    paths = {file: part_path(dataset, table, record.trace) for file, table in FILES.items()}
+    if all(_footer(path) == made_from for path in paths.values()):
+        return
+    tables = {}
+    for file, table in FILES.items():
+        said = record.files.get(f"{file}.parquet")
+        if said is None:
+            raise CorruptCell(f"trace.json names no {file}.parquet")
+        read = read_file(folder, f"{file}.parquet", {"bytes": said.bytes, "sha256": said.sha256})
+        try:
+            tables[file] = conform(_named(read, record.trace, overhead), IN_DATASET[table])
+        except SchemaError as error:
+            raise CorruptCell(str(error)) from error
+    for file, path in paths.items():
+        with whole_file(path) as temporary:
+            metadata = {**(tables[file].schema.metadata or {}), FOOTER: made_from}
+            pq.write_table(tables[file].replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def _footer(path: Path) -> bytes | None:
+    """What a part was made from; None where there is none that can be read."""
+    try:
+        return (pq.read_metadata(path).metadata or {}).get(FOOTER)
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def _named(table: pa.Table, trace: str, overhead: float | None) -> pa.Table:
+    """`table` under the name of the trace, whatever its profiler's file was called; with what profiling cost."""
+    if "trace" in table.column_names:
+        names = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [trace])
+        table = table.set_column(table.column_names.index("trace"), "trace", names)
+    if "overhead_ratio" in table.column_names:
+        values = pa.array([overhead] * table.num_rows, pa.float64())
+        table = table.set_column(table.column_names.index("overhead_ratio"), "overhead_ratio", values)
+    return table
