@@ -10,8 +10,8 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.cli.main import run
-from servegauge.contract.tables import check_file
 from servegauge.contract.trace_tables import TRACE_TABLES
+from tests.parquet_files import check_file
 from tests.unit.traces import made_up_captures as made_up
 
 CAPTURE = Path(__file__).parents[1] / "traces" / "captures" / "vllm_h100_eager.sqlite.gz"

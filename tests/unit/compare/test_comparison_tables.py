@@ -17,6 +17,7 @@ from servegauge.contract import tables
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from tests import synthetic
+from tests.parquet_files import check_file
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def test_every_ratio_is_a_row_with_what_its_verdict_rests_on(results):
     assert row["sentence"] == sentence(comparison, one)
     assert (row["study"], row["level"], row["baseline"], row["margin"]) == ("demo", "shared-cpu", "own-cpu", 0.02)
     for table in ("comparison", "variance"):
-        tables.check_file(results / "dataset" / f"{table}.parquet", tables.TABLES[table])
+        check_file(results / "dataset" / f"{table}.parquet", tables.TABLES[table])
 
 
 def test_parts_of_the_scatter_are_rows(results):

@@ -9,6 +9,7 @@ import pytest
 
 from servegauge.cli.docs.data_dictionary import data_dictionary
 from servegauge.contract import tables
+from tests.parquet_files import check_file
 
 ROOT = Path(__file__).parents[3]
 UNITS = {"_s": "s", "_ns": "ns", "_rps": "1/s"}
@@ -61,13 +62,13 @@ def test_a_table_survives_parquet_with_its_schema_and_metadata(tmp_path):
     assert back.schema.equals(tables.STUDY_CELLS, check_metadata=False)
     assert back.schema.field("cell").metadata[b"description"] == b"id of the cell: one load run on a live launch"
     assert back.to_pylist() == [row(), row(position=None)]
-    assert tables.check_file(tmp_path / "t.parquet", tables.STUDY_CELLS) == 2
+    assert check_file(tmp_path / "t.parquet", tables.STUDY_CELLS) == 2
 
 
 def test_every_empty_table_survives_parquet(tmp_path):
     for name, schema in {**tables.TABLES, "raw": tables.REQUESTS_RAW}.items():
         pq.write_table(tables.from_rows([], schema), tmp_path / f"{name}.parquet")
-        assert tables.check_file(tmp_path / f"{name}.parquet", schema) == 0
+        assert check_file(tmp_path / f"{name}.parquet", schema) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,11 +98,11 @@ def test_a_file_with_another_type_or_a_missing_column_is_refused(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"study": ["a"], "cell": ["c"], "launch": ["l"], "position": ["3"]}), path)
     with pytest.raises(tables.SchemaError, match="column study is string"):
-        tables.check_file(path, tables.STUDY_CELLS)
+        check_file(path, tables.STUDY_CELLS)
     table = tables.from_rows([row()], tables.STUDY_CELLS)
     pq.write_table(table.drop(["position"]), path)
     with pytest.raises(tables.SchemaError, match="column position is absent"):
-        tables.check_file(path, tables.STUDY_CELLS)
+        check_file(path, tables.STUDY_CELLS)
     pq.write_table(table.append_column("colour", [["red"]]), path)
     with pytest.raises(tables.SchemaError, match="unknown columns colour"):
-        tables.check_file(path, tables.STUDY_CELLS)
+        check_file(path, tables.STUDY_CELLS)

@@ -21,6 +21,7 @@ from servegauge.dataset import launch_parts, merge
 from servegauge.dataset.study_view import Study
 from servegauge.report import page
 from tests import synthetic
+from tests.parquet_files import check_file
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,12 +79,12 @@ def test_every_table_is_what_its_schema_says(made):
         if name in tables.OF_COMPARISON:
             continue
         if name not in tables.PARTED:
-            tables.check_file(results / "dataset" / f"{name}.parquet", schema)
+            check_file(results / "dataset" / f"{name}.parquet", schema)
         elif name != "gpu":  # no cell of the made-up results has one
             files = sorted((results / "dataset" / name).iterdir())
             assert len(files) == 4
             for path in files:
-                tables.check_file(path, schema)
+                check_file(path, schema)
 
 
 def test_requests_hold_raw_stamps_derived_columns_and_warm_up(made):
@@ -184,7 +185,7 @@ def test_a_part_that_is_cut_short_is_made_again(made):
     path = sorted((results / "dataset/requests").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-100])
     assert merge.merge(results).parts_made == [path.stem]
-    tables.check_file(path, tables.REQUESTS)
+    check_file(path, tables.REQUESTS)
 
 
 def damage_json(cell: Path) -> None:

@@ -136,4 +136,4 @@ def test_a_value_of_another_kind_is_null_and_no_crash(model: dict[str, Any], bad
         except UnknownShape:
             continue
         assert (shape.kv_bytes(10) is None) == bool(shape.unknown_cache)
-        assert (shape.active_parameters is None) == bool(shape.unknown_weights)
+        assert (shape.expert_parameters is None) == bool(shape.unknown_weights)

@@ -12,10 +12,11 @@ import pytest
 import tokenizers
 
 from servegauge.base.errors import UserError
-from servegauge.contract.tables import REQUESTS_RAW, check_file
+from servegauge.contract.tables import REQUESTS_RAW
 from servegauge.instrument import worker as load_worker
 from servegauge.instrument.connection import Flight
 from servegauge.instrument.coordinator import LoadJob, run_load
+from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import paced, rows_of, workload
 
 FAST = ("--first-s", "0.02", "--gap-s", "0.002")

@@ -28,9 +28,9 @@ from servegauge.submit import probe_order
 PLATFORM = {"name": "here"}
 
 
-def test_interval_ranks_keep_the_confidence_and_no_narrower_pair_does():
+def test_median_ranks_keep_the_confidence_and_no_narrower_pair_does():
     for n in range(1, 200):
-        ranks = stats.interval_ranks(n)
+        ranks = stats.median_ranks(n)
         below = [math.comb(n, k) / 2**n for k in range(n + 1)]
         if ranks is None:
             assert n < stats.FEWEST_FOR_INTERVAL

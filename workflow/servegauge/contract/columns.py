@@ -6,11 +6,9 @@ Undefined is null, never 0 or NaN. Words that repeat are dictionary-encoded.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 VERSION = 1  # 1: first published form
 
@@ -84,22 +82,3 @@ def from_rows(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
         raise SchemaError(f"unknown columns {', '.join(unknown)}; there are {', '.join(schema.names)}")
     arrays = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
     return conform(pa.Table.from_arrays(arrays, names=schema.names), schema)
-
-
-def check_file(path: Path, schema: pa.Schema) -> int:
-    """Rows of the Parquet file at `path`, whose columns must be those of `schema`; reads only the footer.
-
-    Raises SchemaError where the columns differ, pyarrow.ArrowInvalid or OSError where the file cannot be read.
-    """
-    found = pq.read_metadata(path)
-    columns = found.schema.to_arrow_schema()
-    for field in schema:
-        index = columns.get_field_index(field.name)
-        if index < 0:
-            raise SchemaError(f"{path}: column {field.name} is absent")
-        if columns.field(index).type != field.type:
-            raise SchemaError(f"{path}: column {field.name} is {columns.field(index).type}, asked is {field.type}")
-    unknown = sorted(set(columns.names) - set(schema.names))
-    if unknown:
-        raise SchemaError(f"{path}: unknown columns {', '.join(unknown)}")
-    return int(found.num_rows)

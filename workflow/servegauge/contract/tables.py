@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from servegauge.contract import metric_registry
 from servegauge.contract.columns import KEYS, VERSION, WORD, WORDS, SchemaError, conform, from_rows
-from servegauge.contract.columns import check_file as check_file
 from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema

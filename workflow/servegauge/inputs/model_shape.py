@@ -165,14 +165,6 @@ class ModelShape:
             return None
         return sum(matrix.weights for matrix in self.matrices() if matrix.experts > 1)
 
-    @cached_property
-    def active_parameters(self) -> int | None:
-        """Weights that one token uses, the embedding's table included as model cards do; null if not known."""
-        if self.parameters is None or self.expert_parameters is None:
-            return None
-        used = sum(matrix.weights_used for matrix in self.matrices() if matrix.experts > 1)
-        return self.parameters - self.expert_parameters + used
-
     def kv_values(self, tokens: int = 1) -> int | None:
         """Numbers cached for one sequence of `tokens`, all layers; null where the cache is not known."""
         if self.unknown_cache:

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ import numpy as np
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
+from servegauge.base.http import direct_opener
 from servegauge.contract.spec import Load
 from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
 
@@ -89,9 +89,7 @@ class PacedServer:
 
     def truth(self) -> dict[str, dict[str, Any]]:
         """What it really did since the last call, by request id."""
-        # A site's http_proxy must not see requests to the loopback.
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with direct.open(f"{self.url}/truth?clear=1", timeout=60) as reply:
+        with direct_opener().open(f"{self.url}/truth?clear=1", timeout=60) as reply:
             return {entry["id"]: entry for entry in json.load(reply)["requests"]}
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from servegauge.base import redact, supervisor
 from servegauge.base.files import write_text
+from servegauge.base.http import direct_opener
 from servegauge.base.text import visible
 from servegauge.frameworks.base import Context, Framework, Reply
 from servegauge.inputs.containers import contained
@@ -53,8 +54,7 @@ class HttpClient:
     def __init__(self, base_url: str, api_key: str = "") -> None:
         self.base_url = base_url
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # A site's http_proxy must not see requests to the loopback, and no other host our key.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+        self._opener = direct_opener(_NoRedirect)  # a redirection would hand our key to another host
 
     def get(self, path: str, timeout_s: float = 10.0) -> Reply:
         """GET `path`; an answer of status 0 says why there was none."""

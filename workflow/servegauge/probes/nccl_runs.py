@@ -69,10 +69,6 @@ class Run:
         return len(self.devices)
 
     @property
-    def hosts(self) -> int:
-        return len({device.host for device in self.devices})
-
-    @property
     def iterations(self) -> int | None:
         return self.settings.get("iters")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from servegauge.probes import registry
-from servegauge.probes.harness.stats import interval_ranks
+from servegauge.probes.harness.stats import median_ranks
 from servegauge.report.roofline import variant_of
 
 # Each side's median gets a 97.5 % interval: both hold together with 95 %, and so does the interval of the ratio.
@@ -102,7 +102,7 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
     """95 % interval of the ratio of two medians from distribution-free intervals of each; null below seven samples."""
     sides = []
     for samples in (above, below):
-        ranks, ordered = interval_ranks(len(samples), SIDE_CONFIDENCE), sorted(samples)
+        ranks, ordered = median_ranks(len(samples), SIDE_CONFIDENCE), sorted(samples)
         if ranks is None or ordered[0] <= 0:
             return None, None
         sides.append((ordered[ranks[0]], ordered[ranks[1]]))

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from servegauge.base.http import direct_opener
 from servegauge.launch.recorder import ProcessRecorder
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ def combined(name: str, values: Sequence[float]) -> float:
 def fetch(url: str, api_key: str, timeout_s: float) -> str:
     """The text at `url`; OSError where there is no good answer."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    # A site's http_proxy must not see requests to the loopback.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=timeout_s) as answer:
+    with direct_opener().open(urllib.request.Request(url, headers=headers), timeout=timeout_s) as answer:
         return answer.read().decode("utf-8", "replace")
 
 

@@ -34,7 +34,7 @@ QUICK = Effort(relative_error=0.05, time_limit_s=0.12, fewest=7, most=200, sampl
 
 
 @cache
-def interval_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
+def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """Zero-based ranks (low, high) of the order statistics of `n` samples that enclose the median; null if none do.
 
     Distribution-free: the number of samples below the median is binomial(n, 1/2), so the symmetric pair (k, n-1-k)
@@ -54,7 +54,7 @@ def median_interval(samples: Sequence[float]) -> tuple[float, float | None, floa
     if not samples:
         raise ValueError("no samples to take a median of")
     ordered = sorted(samples)
-    ranks = interval_ranks(len(ordered))
+    ranks = median_ranks(len(ordered))
     if ranks is None:
         return statistics.median(ordered), None, None
     return statistics.median(ordered), ordered[ranks[0]], ordered[ranks[1]]
