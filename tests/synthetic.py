@@ -218,6 +218,7 @@ def write_cell(
             "launch": launch.id,
             "attempt": 0,
             "study": "demo",
+            "protocol": cell.protocol,
             "workload": cell.workload.id,
             "workload_sha256": hashlib.sha256(cell.workload.id.encode()).hexdigest(),
             "status": "ok",

@@ -41,8 +41,8 @@ def test_a_run_prints_a_table_and_writes_the_requests_of_a_cell(tmp_path, capsys
     assert "6 ok" in said
     assert "p99_not_supported" in said
     assert "about as asked" in said
-    assert check_file(out, REQUESTS) == 6
-    assert {row["output_tokens"] for row in rows_of(out)} == {4}
+    assert check_file(out, REQUESTS) > 6  # ramp and tail are kept, too
+    assert [row["output_tokens"] for row in rows_of(out)] == [4] * 6
 
 
 def test_the_same_as_json_in_an_open_loop(tmp_path, capsys):
@@ -89,10 +89,11 @@ def test_every_arrival_process_can_be_asked_for(tmp_path, fields):
         fields = {**fields, "replay": tmp_path / "times"}
     given = options(concurrency=None, rate=20.0, duration=10.0, **fields)
     path, _ = load.write_workload(given, given.load, tmp_path)
-    times = pq.read_table(path)["scheduled_s"].to_pylist()
+    rows = pq.read_table(path).to_pylist()
+    times, tail = ([row["scheduled_s"] for row in rows if row["phase"] == phase] for phase in ("window", "tail"))
     assert times == sorted(times)
     assert times[0] >= 0
-    assert times[-1] < 10.0
+    assert times[-1] < 10.0 <= tail[0]
     assert 100 < len(times) < 300
 
 
@@ -172,7 +173,7 @@ def test_a_signal_keeps_what_was_measured_and_says_so(tmp_path, name):
             command(*arguments, "--out", str(out)), cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         deadline = time.monotonic() + 30
-        while len(server.truth()) < 10:
+        while len(server.truth()) < 70:  # the ramp of 2 s is over
             assert time.monotonic() < deadline
             time.sleep(0.05)
         # As a terminal and Slurm do: to every process of the group.
@@ -180,7 +181,7 @@ def test_a_signal_keeps_what_was_measured_and_says_so(tmp_path, name):
         said, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "what was measured is kept" in said
-    assert 8 <= sum(row["status"] == "ok" for row in rows_of(out)) < 1200
+    assert 8 <= sum(row["status"] == "ok" for row in rows_of(out)) < 1200  # of the window
 
 
 def test_the_file_holds_what_is_derived_and_the_clock_of_its_stamps(tmp_path, capsys):

@@ -23,7 +23,9 @@ def calibration(*points: dict, cpus: list[int] | None = None) -> dict:
 
 
 def test_the_error_is_reported_less_true(tmp_path):
-    rows = [row(number) for number in range(4)]
+    # One row of the window came from the spare requests of the tail, as it may where many streams send at once.
+    names = [f"calibration-{'tail' if number == 3 else 'window'}-{number}" for number in range(4)]
+    rows = [row(number, request_id=names[number]) for number in range(4)]
     pq.write_table(table(*rows), tmp_path / "requests.parquet")
     instrument = {"cpu_s": 0.12, "busiest_cpu_share": 0.03, **{f"lateness_{k}_s": 0.001 for k in ("p50", "p99", "max")}}
     result = LoadResult(tmp_path / "requests.parquet", {"ok": 4}, 4.0, {}, instrument, False)
@@ -32,7 +34,7 @@ def test_the_error_is_reported_less_true(tmp_path):
     for number in range(4):
         got = number * 1000 * MS + 2 * MS
         sends = [got + 98 * MS, got + 118 * MS, got + 139 * MS]
-        truth[f"calibration-window-{number}"] = {"received_ns": got, "sends_ns": sends}
+        truth[names[number]] = {"received_ns": got, "sends_ns": sends}
     found = calibrate.compare(result, truth, Point(streams=1, first_s=0.098, gap_s=0.02))
     assert found["ttft_error_s"]["p50"] == pytest.approx(0.002)
     assert found["ttft_paired_error_s"]["max"] == pytest.approx(0.002)
@@ -61,6 +63,43 @@ def test_the_nearest_point_is_nearest_on_a_logarithmic_scale():
     assert calibrate.nearest(node, Load(rate_rps=11.0))["beyond"] is True
     assert calibrate.nearest(None, Load(rate_rps=8.0)) is None
     assert calibrate.nearest(calibration(point(0.0, streams=1)), Load(rate_rps=8.0)) is None
+
+
+def test_the_farthest_axis_decides_whether_a_load_is_beyond():
+    node = calibration(
+        {**point(0.0, streams=16, prompt_tokens=64), "tokens_per_s": 2000.0},
+        {**point(0.0, streams=8, prompt_tokens=8192), "tokens_per_s": 500.0},
+        {**point(0.0, rate_rps=10.0, prompt_tokens=64), "tokens_per_s": 100.0},
+    )
+    # By streams alone all of these are near.
+    near = calibrate.nearest(node, Load(concurrency=16), 2500.0, 100.0)
+    assert (near["load"]["prompt_tokens"], near["beyond"], near["beyond_axis"]) == (64, False, None)
+    assert calibrate.nearest(node, Load(concurrency=16), 600.0, 9000.0)["load"]["prompt_tokens"] == 8192
+    fast = calibrate.nearest(node, Load(concurrency=16), 9000.0, 100.0)
+    assert (fast["beyond"], fast["beyond_axis"]) == (True, {"axis": "tokens_per_s", "value": 9000.0, "carried": 2000.0})
+    assert calibrate.nearest(node, Load(concurrency=8), 500.0, 60_000.0)["beyond_axis"]["axis"] == "prompt_tokens"
+    assert calibrate.nearest(node, Load(concurrency=64), 100.0, 64.0)["beyond_axis"]["axis"] == "streams"
+    # What was carried under streams was carried: tokens and bytes are the same in an open loop.
+    assert calibrate.nearest(node, Load(rate_rps=10.0), 3000.0, 8000.0)["beyond"] is False
+    assert calibrate.nearest(node, Load(burst=16), 2000.0, 64.0)["load"]["streams"] == 16
+
+
+def test_a_noisy_point_is_measured_again_and_the_median_counts():
+    errors = iter([0.004, 0.0002, 0.0008])
+    found = calibrate.steadily(lambda: point(next(errors), streams=1))
+    assert found["ttft_error_s"]["p99"] == 0.0008
+    assert found["tries"] == [0.004, 0.0002, 0.0008]
+    errors = iter([0.0003, 9.0])
+    assert calibrate.steadily(lambda: point(next(errors), streams=1))["tries"] == [0.0003]
+    errors = iter([0.004, -0.005, 0.0001])  # noisy in the median, too: it stays so
+    assert calibrate.steadily(lambda: point(next(errors), streams=1))["ttft_error_s"]["p99"] == 0.004
+    off = {**point(0.004, streams=1), "ttft_error_s": {"p90": 0.003, "p99": 0.004}}
+    assert calibrate.steadily(lambda: off)["tries"] == [0.004]
+
+
+def test_a_launch_with_long_prompts_is_calibrated_with_long_prompts():
+    assert calibrate.short_points(None) == calibrate.short_points(10_000) == calibrate.SHORT
+    assert calibrate.short_points(60_000.5)[-1].prompt_tokens == 60_001
 
 
 def test_more_processes_where_one_does_not_carry_the_load():

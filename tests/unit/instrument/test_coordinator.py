@@ -220,7 +220,7 @@ def test_a_changed_workload_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"mode": "sideways"}, "open or closed"),
+        ({"mode": "sideways"}, "open, closed or burst"),
         ({"concurrency": 0}, "at least 1"),
         ({"endpoint": "embeddings"}, "completions, chat"),
         ({"workers": 0}, "at least 1"),

@@ -1,8 +1,13 @@
-"""Ids stay what they are: what was measured under a name is found under it. A change here measures everything again."""
+"""Ids stay what they are: what was measured under a name is found under it. A change here measures everything again.
+
+Measuring protocol 2 and its workloads are other things than those of protocol 1 and have other names; the plan still
+knows the name that each had before. The names of today are held by tests/golden/plans.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,8 +24,8 @@ def test_launches_cells_and_workloads_of_the_repositorys_studies_keep_their_ids(
     plan = expand(load_study(ROOT, study))
     found = {
         "launches": {launch.id for launch in plan.launches},
-        "cells": {planned.cell.id for planned in plan.cells},
-        "workloads": {workload.id for workload in plan.workloads},
+        "cells": {planned.cell.earlier.id for planned in plan.cells if planned.cell.earlier},
+        "workloads": {replace(workload, version=1).id for workload in plan.workloads},
     }
     for kind, ids in GOLDEN[study].items():
         assert ids

@@ -43,23 +43,38 @@ def test_an_open_loop(root: Path) -> None:
     described = compile_workload(workload(OPEN), root, root / "out")
     table = read_workload(root / "out" / workload(OPEN).id)
     assert table.schema.equals(SCHEMA, check_metadata=False)
-    assert table["request"].to_pylist() == list(range(23))
-    assert table["phase"].to_pylist() == ["warmup"] * 3 + ["window"] * 20
-    times = table["scheduled_s"].to_numpy()
-    assert np.all(np.diff(times[:3]) >= 0)
-    assert np.all(np.diff(times[3:]) >= 0)
-    assert described["last_scheduled_s"] == times[-1]
+    spare = described["ramp_requests"]
+    assert spare >= 10 * 3  # as many as arrive while the first ones are answered
+    total = 23 + spare + described["tail_requests"]
+    assert table["request"].to_pylist() == list(range(total))
+    assert table["phase"].to_pylist() == (
+        ["warmup"] * 3 + ["ramp"] * spare + ["window"] * 20 + ["tail"] * described["tail_requests"]
+    )
+    phase, when = np.array(table["phase"].to_pylist()), table["scheduled_s"].to_numpy()
+    times = {name: when[phase == name] for name in ("warmup", "ramp", "window", "tail")}
+    assert all(np.all(np.diff(of) >= 0) for of in times.values())
+    assert described["last_scheduled_s"] == times["window"][-1]
+    assert described["window_s"] == times["tail"][0] > times["window"][-1]  # where one more request would be due
     assert (described["requests"], described["warmup_requests"]) == (20, 3)
     tokenizer = tokens.load(root / "model")
-    assert tokenizer.count_many(table["prompt"].to_pylist()) == table["prompt_tokens"].to_pylist() == [12] * 23
+    assert tokenizer.count_many(table["prompt"].to_pylist()) == table["prompt_tokens"].to_pylist() == [12] * total
     assert set(table["output_tokens"].to_pylist()) == {4}
-    assert len(set(table["prompt"].to_pylist())) == 23  # the warm-up does not put the window's prompts into a cache
+    # Neither the warm-up nor the ramp puts the window's prompts into a cache.
+    assert len(set(table["prompt"].to_pylist())) == total
+
+
+def test_bursts_hold_their_requests_and_nothing_else(root: Path) -> None:
+    described = compile_workload(workload(Load(burst=5, bursts=3, warmup_requests=1)), root, root / "out")
+    assert (described["requests"], described["ramp_requests"], described["tail_requests"]) == (15, 0, 0)
+    assert described["window_s"] is None
 
 
 def test_a_closed_loop_has_no_times(root: Path) -> None:
     compile_workload(workload(CLOSED), root, root / "out")
     table = read_workload(root / "out" / workload(CLOSED).id / "workload.parquet")
-    assert table["scheduled_s"].null_count == table.num_rows == 8
+    assert table["scheduled_s"].null_count == table.num_rows
+    assert table["phase"].to_pylist().count("window") == 6
+    assert min(table["phase"].to_pylist().count(name) for name in ("ramp", "tail")) >= 8  # several rounds
 
 
 def test_a_window_by_duration(root: Path) -> None:
@@ -106,8 +121,10 @@ def test_another_arrival_process_keeps_nothing_back(root: Path) -> None:
     described = compile_workload(workload(replay), root, root / "out")
     assert described["files"]["times.txt"] == sha256(root / "times.txt")
     table = read_workload(root / "out" / described["id"])
-    assert table["scheduled_s"][3].as_py() == 0.0  # the window is the recording, the warm-up is not
-    assert table["scheduled_s"][0].as_py() > 0.0
+    times = {row["phase"]: row["scheduled_s"] for row in reversed(table.to_pylist())}
+    assert times["window"] == 0.0  # the window is the recording, warm-up and ramp are not
+    assert times["warmup"] > 0.0
+    assert times["ramp"] > 0.0
 
 
 def test_compiling_again_does_nothing(root: Path) -> None:

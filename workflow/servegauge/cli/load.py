@@ -12,12 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -31,7 +30,8 @@ from servegauge.contract.tables import REQUESTS, conform
 from servegauge.instrument import openai_api
 from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
 from servegauge.workloads import arrivals
-from servegauge.workloads.compile import SCHEMA
+from servegauge.workloads.compile import workload_table
+from servegauge.workloads.load_times import load_times
 
 HELP = "Put any OpenAI-compatible endpoint under load and measure it; nothing else of the workflow is needed."
 EXAMPLE = """
@@ -293,35 +293,22 @@ def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, Gi
         if options.concurrency is None and timed.filter(pc.equal(timed["phase"], "window"))["scheduled_s"].null_count:
             raise UserError(f"{path} is of a closed loop, its requests have no times; give --concurrency")
         return path, Given([])
-    times: list[float | None]
     if load.rate_rps is None:
         # A closed loop with only a duration must not run dry: it gets more requests than it is likely to send.
         count = load.requests or max(1000, int((load.concurrency or 1) * (load.duration_s or 1.0) * 20))
-        times = [None] * count
-    else:
-        seed = np.random.SeedSequence([options.seed, 1]).generate_state(1)[0]
-        drawn = arrivals.arrival_times(load.arrival, load.rate_rps, load.requests, load.duration_s, int(seed))
-        times = [float(when) for when in drawn]
-    if not times:
+        load = replace(load, requests=count)
+    states = np.random.SeedSequence([options.seed, 1]).generate_state(3)
+    seeds = {name: int(state) for name, state in zip(("window", "ramp", "tail"), states, strict=True)}
+    times = load_times(replace(load, warmup_requests=0), seeds, Path())
+    times = replace(times, warmup=[None] * load.warmup_requests)
+    if not times.window:
         raise UserError(f"no request arrives in {load.duration_s:g} s at {load.rate_rps:g} requests/s; take longer")
-    total = load.warmup_requests + len(times)
+    total = sum(map(len, times.phases.values()))
     given = load_prompts(
         options.prompts, total, options.seed, options.tokenizer, options.output_tokens, options.endpoint == "chat"
     )
-    table = pa.table(
-        {
-            "request": list(range(total)),
-            "phase": ["warmup"] * load.warmup_requests + ["window"] * len(times),
-            "scheduled_s": [None] * load.warmup_requests + times,
-            "prompt": [prompt.text for prompt in given.prompts],
-            "messages": [prompt.messages for prompt in given.prompts],
-            "prompt_tokens": [prompt.prompt_tokens for prompt in given.prompts],
-            "output_tokens": [prompt.output_tokens for prompt in given.prompts],
-        },
-        schema=SCHEMA,
-    )
     path = folder / "workload.parquet"
-    pq.write_table(table, path)
+    pq.write_table(workload_table(times, given.prompts), path)
     return path, given
 
 

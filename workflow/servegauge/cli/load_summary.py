@@ -33,14 +33,15 @@ def summarise(
     for status, error in zip(window["status"].to_pylist(), window["error"].to_pylist(), strict=True):
         if status != "ok":
             failures.setdefault(status, error or "")
+    record = {"instrument": result.instrument, "window": {"duration_s": result.window_s, **result.load}}
     return {
         "out": str(path),
         "stopped": result.stopped,
         "statuses": result.counts,
         "first_errors": failures,
-        **metrics.summarise(requests, metrics.window_s(requests), "open" if load.rate_rps else "closed", True),
+        **metrics.summarise(requests, result.window_s, load.loop),
         "instrument": result.instrument,
-        "flags": cell_flags(window, cell, {"instrument": result.instrument}, thresholds),
+        "flags": cell_flags(requests, cell, record, thresholds),
         "notes": list(notes),
     }
 

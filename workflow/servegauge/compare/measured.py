@@ -88,5 +88,5 @@ def _positions(rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
 
 
 def _block(row: Row) -> str:
-    load = ("framework", "model", "prompts", "rate_rps", "concurrency", "cache", "repeat")
+    load = ("framework", "model", "prompts", "rate_rps", "concurrency", "burst", "cache", "repeat")
     return json.dumps([row.get(name) for name in load])

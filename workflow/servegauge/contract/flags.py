@@ -49,8 +49,12 @@ def cell_flags(
     `requests` is its table (REQUESTS_RAW), `record` its cell.json so far (`instrument`, `cache_reset`,
     `metrics_before`, `metrics_after`), `gpu` its samples (GPU_RAW) if there were any.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     from servegauge.contract.formulas import Requests
     from servegauge.contract.metrics import in_window
 
     window = Requests(requests.filter(in_window(requests)))
-    return raised(CellCase(window, cell, record, thresholds_of(own_thresholds), gpu))
+    load = Requests(requests.filter(pc.not_equal(pc.cast(requests["phase"], pa.string()), "warmup")))
+    return raised(CellCase(window, cell, record, thresholds_of(own_thresholds), gpu, load))

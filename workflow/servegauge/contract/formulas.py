@@ -102,6 +102,39 @@ class Requests:
         inside = np.clip(np.minimum(ends, high) - np.maximum(scheduled, low), 0, None)
         return float(inside.sum() / (high - low)) if high > low else 0.0
 
+    def in_flight(self, window_ns: int, points: int = 100) -> np.ndarray:
+        """Requests between schedule and end at `points` moments from 0 to `window_ns`; shape (points,).
+
+        A request without an end never ended.
+        """
+        moments = np.linspace(0, window_ns, points)
+        scheduled = np.sort(self.table["scheduled_ns"].to_numpy())
+        ends = np.sort(pc.fill_null(self.table["end_ns"], 1 << 62).to_numpy())
+        return np.searchsorted(scheduled, moments, side="right") - np.searchsorted(ends, moments, side="right")
+
+    def in_flight_growth(self, window_ns: int) -> tuple[float, float]:
+        """Requests gained over the window, by the slope of a line through those in flight, and their mean number."""
+        in_flight = self.in_flight(window_ns)
+        moments = np.linspace(-0.5, 0.5, len(in_flight))
+        return float((moments * in_flight).sum() / (moments * moments).sum()), float(in_flight.mean())
+
+    def first_quarter(self) -> tuple[float, float, float]:
+        """Seconds from schedule to end in the first quarter of the requests and in the rest, and the error of the gap.
+
+        Means of the medians of twelve blocks, because requests that queue together are not independent.
+        """
+        table = self.table.sort_by("scheduled_ns")
+        took = (table["end_ns"].to_numpy() - table["scheduled_ns"].to_numpy()) / 1e9
+        medians = np.array([np.median(block) for block in np.array_split(took, 12)])
+        first, rest = medians[:3], medians[3:]
+        squares = ((first - first.mean()) ** 2).sum() + ((rest - rest.mean()) ** 2).sum()
+        error = np.sqrt(squares / 10 * (1 / 3 + 1 / 9))
+        return float(first.mean()), float(rest.mean()), float(error)
+
+    def ended_after(self, when_ns: int) -> int:
+        """How many of the requests ended after a moment."""
+        return pc.sum(pc.greater(self.table["end_ns"], when_ns)).as_py() or 0
+
     def values(self, column: str) -> np.ndarray:
         """Defined values of a column; shape (values,)."""
         return self.table[column].drop_null().to_numpy()

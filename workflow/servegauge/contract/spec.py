@@ -18,6 +18,12 @@ from functools import cached_property
 from typing import Any
 
 SPEC_VERSION = 1  # 1: first published form
+PROTOCOLS = {
+    1: "no ramp and no tail: the load came on with the window, and the time of the last answers counted in its rates",
+    2: "ramp, window and tail: only requests of the window count, and rates are events inside it",
+}
+"""Versions of the measuring protocol: how a cell's load is put on and what of it counts. Part of a cell's identity."""
+PROTOCOL = max(PROTOCOLS)
 # Hex digits in an id. Two things with one id would be taken for one thing that is measured already. With six digits
 # that happened in the first plan of 100,000 cells (500 option sets share the words before the digits); with ten, the
 # odds of it are 1 in 50,000 for such a plan.
@@ -152,10 +158,12 @@ class Launch:
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: exactly one of `rate_rps` (open loop) and `concurrency` (closed loop) is set.
+    """What is sent: exactly one of `rate_rps` (open loop), `concurrency` (closed loop) and `burst` is set.
 
     `arrival` is `{"process": P, ...}` with P one of poisson, constant, gamma, burst, replay, steps, ramp, closed.
-    An open loop lasts `duration_s` or `requests`; a closed loop sends `requests`, and stops at `duration_s` if given.
+    The window of an open loop lasts `duration_s` or `requests`; that of a closed loop holds `requests`, and ends at
+    `duration_s` if given. `burst` requests are sent at once to an idle server, `bursts` times. `start` is how the
+    streams of a closed loop start, `ramp_s` the least length of the ramp (null: by the rule of docs/instrument.md).
     `output_tokens` null means: as the prompt set says. Times in seconds.
     """
 
@@ -176,15 +184,32 @@ class Load:
     max_in_flight: int | None = None
     think_s: float = 0.0
     cache: str = "cold"  # "cold": reset before the window; "warm": the warm-up sends the window's own prompts first
+    burst: int | None = None
+    bursts: int = 1
+    start: str = "staggered"  # or "together"
+    ramp_s: float | None = None
+
+    @property
+    def loop(self) -> str:
+        """open | closed | burst."""
+        return "burst" if self.burst is not None else "open" if self.rate_rps is not None else "closed"
 
     @cached_property
     def canonical(self) -> str:
         """Canonical JSON of every field; cached, because the cells of a study share their loads."""
         return canonical_json(_fields(self))
 
+    @cached_property
+    def canonical_1(self) -> str:
+        """The same with the fields that a load had under measuring protocol 1."""
+        return canonical_json({name: value for name, value in _fields(self).items() if name not in SINCE_2})
+
     def words(self) -> str:
-        """`rate4` or `conc8`, with `-warm` for a warm prefix cache."""
-        size = f"conc{self.concurrency}" if self.rate_rps is None else f"rate{number(self.rate_rps)}"
+        """`rate4`, `conc8` or `burst64`, with `-warm` for a warm prefix cache."""
+        if self.burst is not None:
+            size = f"burst{self.burst}"
+        else:
+            size = f"conc{self.concurrency}" if self.rate_rps is None else f"rate{number(self.rate_rps)}"
         return size if self.cache == "cold" else f"{size}-{self.cache}"
 
 
@@ -196,6 +221,7 @@ class Workload:
     tokenizer: Data  # {"name": model name, "source": folder with tokenizer.json, "revision": ...}
     load: Data  # the fields of Load that shape it, see WORKLOAD_FIELDS
     repeat: int | None = None  # null: one draw for every repeat
+    version: int = 2  # of what is compiled: 1 had no ramp and no tail
 
     @cached_property
     def id(self) -> str:
@@ -211,7 +237,10 @@ class Workload:
 
     @property
     def _identity(self) -> Data:
-        return {**_fields(self), "prompts": _for_machines(self.prompts)}
+        fields = {**_fields(self), "prompts": _for_machines(self.prompts)}
+        if self.version == 1:  # which its identity did not say
+            del fields["version"]
+        return fields
 
     @cached_property
     def canonical_prompts(self) -> str:
@@ -222,6 +251,7 @@ class Workload:
     def of(cls, model: Data, prompts: Data, load: Load, repeat: int) -> Workload:
         """The workload of `prompts` under `load` for `model`'s tokenizer, in a launch of this `repeat`."""
         shaping = {name: getattr(load, name) for name in WORKLOAD_FIELDS}
+        shaping |= {"burst": load.burst, "bursts": load.bursts} if load.burst is not None else {}
         source = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
         return cls(prompts=prompts, tokenizer=source, load=shaping, repeat=None if load.draw == "fixed" else repeat)
 
@@ -230,9 +260,10 @@ class Workload:
 
     @classmethod
     def from_dict(cls, data: Data) -> Workload:
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+        return cls(**{"version": 1, **{name: data[name] for name in cls.__dataclass_fields__ if name in data}})
 
 
+SINCE_2 = ("burst", "bursts", "start", "ramp_s")  # fields of a load that came with measuring protocol 2
 WORKLOAD_FIELDS = (
     "rate_rps", "concurrency", "arrival", "requests", "duration_s", "warmup_requests", "output_tokens", "seed",
 )  # fmt: skip
@@ -247,13 +278,17 @@ class Cell:
     prompts: Data
     load: Load
     workload: Workload
+    protocol: int = PROTOCOL
 
     @cached_property
     def id(self) -> str:
         """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-chat-rate4-9ab12c77e0`."""
-        # The canonical JSON of {launch, load, prompts}, put together from parts that other cells share.
-        prompts, load = self.workload.canonical_prompts, self.load.canonical
-        content = f'{{"launch":{json.dumps(self.launch)},"load":{load},"prompts":{prompts}}}'
+        # The canonical JSON of {launch, load, prompts, protocol}, put together from parts that other cells share.
+        prompts = self.workload.canonical_prompts
+        load, rest = self.load.canonical, f',"protocol":{self.protocol}'
+        if self.protocol == 1:
+            load, rest = self.load.canonical_1, ""
+        content = f'{{"launch":{json.dumps(self.launch)},"load":{load},"prompts":{prompts}{rest}}}'
         digits = hashlib.sha256(content.encode()).hexdigest()[:DIGITS]
         return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digits}"
 
@@ -271,7 +306,15 @@ class Cell:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         known["load"] = Load(**data["load"])
         known["workload"] = Workload.from_dict(data["workload"])
-        return cls(**known)
+        return cls(**{"protocol": 1, **known})
+
+    @property
+    def earlier(self) -> Cell | None:
+        """The same cell as measuring protocol 1 would have measured it; null where that had no such load."""
+        new = Load()
+        if self.protocol == 1 or any(getattr(self.load, name) != getattr(new, name) for name in SINCE_2):
+            return None
+        return dataclasses.replace(self, protocol=1)
 
 
 def _for_machines(prompts: Data) -> Data:

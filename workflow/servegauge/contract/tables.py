@@ -128,6 +128,7 @@ CELLS = _schema(
         _column("prompts", WORD, "name of the prompt set, a file in config/prompts/"),
         _column("rate_rps", pa.float64(), "offered rate asked for; null for a closed loop", "1/s"),
         _column("concurrency", pa.int32(), "streams of a closed loop; null for an open loop", "streams"),
+        _column("burst", pa.int32(), "requests sent at once to an idle server; null for the others", "requests"),
         _column("loop", WORD, "open (at a rate) | closed (streams) | burst (all at once)"),
         _column(
             "arrival", WORD, "arrival process: poisson | constant | gamma | burst | replay | steps | ramp | closed"
@@ -154,7 +155,7 @@ CELLS = _schema(
         _column(
             "protocol",
             pa.int16(),
-            "version of the measuring protocol (docs/instrument.md); null: not measured. Never compare across two",
+            "version of the measuring protocol (docs/instrument.md); numbers of two protocols are never compared",
         ),
         _column(
             "censored",
@@ -186,7 +187,7 @@ _REQUEST_RAW = (
     _LAUNCH,
     _column("request", pa.int32(), "number of the request in its phase of the workload, from 0", null=False),
     _column("request_id", pa.string(), "what the server was told as X-Request-Id: another one in every run"),
-    _column("phase", WORD, "warmup (never in a metric) | window", null=False),
+    _column("phase", WORD, "warmup | ramp | window | tail; only the window's are counted", null=False),
     _column("instance", pa.int16(), "server instance that it was sent to, from 0", null=False),
     _column("worker", pa.int16(), "process of the load generator that sent it, from 0", null=False),
     _column(

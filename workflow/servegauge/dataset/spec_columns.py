@@ -29,10 +29,12 @@ def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
 def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that say what a cell is put under, from `Cell.to_dict()`."""
     load = spec["load"]
+    protocol = spec.get("protocol", 1)
     loop = next((name for name, key in LOOPS.items() if load.get(key) is not None), None)
     return {
         "prompts": spec["prompts"]["name"],
-        **{name: load.get(name) for name in ("rate_rps", "concurrency", "cache")},
+        **{name: load.get(name) for name in ("rate_rps", "concurrency", "burst", "cache")},
+        "protocol": protocol,
         "loop": loop,
         "arrival": (load.get("arrival") or {}).get("process"),
         "load": canonical_json(load),

@@ -23,7 +23,7 @@ from servegauge.dataset import launch_parts, merge, trace_parts
 from servegauge.frameworks.base import OPTIONS
 
 SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share_gpu", *OPTIONS, "platform")
-LOAD_AXES = ("prompts", "rate", "concurrency", "cache")
+LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "cache", "protocol")
 
 
 SAMPLE_FLAGS = flag_registry.of_severity(SAMPLE)
@@ -57,7 +57,7 @@ def label(axes: Mapping[str, Any]) -> str:
             continue
         if axis in ("framework", "model", "platform", "prompts"):
             words.append(str(value))
-        elif axis in ("rate", "concurrency"):
+        elif axis in ("rate", "concurrency", "burst"):
             words.append(f"{axis} {number(value)}{'/s' if axis == 'rate' else ''}")
         else:
             words.append(f"{axis} {level_text(value)}")

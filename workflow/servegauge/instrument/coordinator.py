@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,11 @@ _POLL_S = 0.2
 class LoadResult:
     """What a run left.
 
-    `counts` is status -> requests of the window, `window_s` its length in seconds. `clock` has `window_start_ns` (the
-    monotonic time that is 0 in the table) and the epoch offsets at start and end. Null where no window ran.
+    `counts` is status -> requests of the window, `window_s` its length in seconds (of bursts: the sum of theirs, each
+    until its last token). `clock` has `window_start_ns` (the monotonic time that is 0 in the table) and the epoch
+    offsets at start and end. Null where no window ran. `load` says how long ramp and tail were, in seconds, and when
+    the load ran out before the window's last request had ended (`exhausted_ns`, from the window's start; null: it did
+    not).
     """
 
     requests: Path
@@ -54,6 +57,7 @@ class LoadResult:
     clock: dict[str, int | None]
     instrument: dict[str, Any]
     stopped: bool
+    load: dict[str, Any] = field(default_factory=dict)
 
 
 class _Process:
@@ -190,22 +194,84 @@ def run_load(
         team = _Team(job, folder, on_progress, should_stop)
         try:
             team.wait("ready", _PREPARE_S)
-            for phase in job.phases:
+            window = _Window()
+            for number, phase in enumerate(_turns(job)):
                 if team.stopping:
                     break
-                if phase == "window" and len(job.phases) == 2 and between is not None:
+                if number and between is not None:
                     between()
-                team.tell({"phase": phase, "start_ns": time.monotonic_ns() + int(_LEAD_S * 1e9)})
+                start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
+                team.tell({"phase": phase, "start_ns": start_ns})
+                if phase == "window":
+                    _hold(job, team, window, start_ns)
                 team.wait(phase)
+                if phase == "window":
+                    _settle(job, team, window)
             team.wait("done")
         finally:
             team.close()
-        return _joined(job, team, out / "requests.parquet")
+        return _joined(job, team, out / "requests.parquet", window)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
+@dataclass
+class _Window:
+    """The window of a run and what was around it, ns of CLOCK_MONOTONIC; null where it did not come to that."""
+
+    ramp_ns: int | None = None
+    start_ns: int | None = None
+    end_ns: int | None = None
+    over_ns: int | None = None  # every request of the window had ended
+    exhausted_ns: int | None = None
+
+
+def _turns(job: LoadJob) -> list[str]:
+    """What the workers are told to run, in order."""
+    bursts = [f"burst-{number}" for number in range(job.bursts)] if job.mode == "burst" else ["window"]
+    return [*(["warmup"] if "warmup" in job.phases else []), *(bursts if "window" in job.phases else [])]
+
+
+def _hold(job: LoadJob, team: _Team, window: _Window, start_ns: int) -> None:
+    """Keep the load on through ramp, window and tail; every worker does the same at the same time."""
+    team.wait("steady")
+    window.ramp_ns = start_ns
+    team.tell({"open_ns": time.monotonic_ns() + int(_LEAD_S * 1e9)})
+    if job.mode == "closed":
+        team.wait("sent")
+        team.tell({"close_ns": time.monotonic_ns()})
+    team.wait("drained")
+    window.over_ns = time.monotonic_ns()
+    team.tell({"finish": True})
+
+
+def _settle(job: LoadJob, team: _Team, window: _Window) -> None:
+    """Say what the window was, once everything has been sent.
+
+    A closed loop's begins with its first request and ends where the request after its last one was sent: it then holds
+    as many answers as requests. Where nothing was sent after the last one, it ends with the last one's.
+    """
+    events = [member.events["window"] for member in team.members if "window" in member.events]
+    opened = [event["opened_ns"] for event in events if event.get("opened_ns")]
+    if team.stopping or len(opened) < len(team.members):
+        return
+    window.start_ns = min(opened)
+    window.exhausted_ns = min((event["exhausted_ns"] for event in events if event["exhausted_ns"]), default=None)
+    if job.mode == "closed":
+        sends = sorted(when for event in events for when in event["sends"] if when >= window.start_ns)
+        count = sum(event["quota"] for event in events)
+        window.start_ns = sends[0] if sends else window.start_ns
+        window.end_ns = sends[count] if len(sends) > count else max(event["landed_ns"] for event in events)
+        if job.duration_s is not None:
+            window.end_ns = min(window.end_ns, min(opened) + int(job.duration_s * 1e9))
+    else:
+        window.end_ns = events[0]["closed_ns"]
+        if window.end_ns <= window.start_ns + 1:  # everything at once, and nothing says how long that is to last
+            window.end_ns = max(event["landed_ns"] for event in events)
+    team.tell({"window_ns": [window.start_ns, window.end_ns]})
+
+
+def _joined(job: LoadJob, team: _Team, path: Path, window: _Window) -> LoadResult:
     """One table and one account of the run from its workers'."""
     from servegauge.instrument import request_rows  # pyarrow is not needed until here
 
@@ -213,9 +279,9 @@ def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
     with whole_file(path) as temporary:
         table = request_rows.join_parts([Path(event["part"]) for event in finished], temporary)
     accounts = [event["instrument"].get("window") or event["instrument"].get("warmup") or {} for event in finished]
-    columns = table.select(["phase", "status", "sent_ns", "scheduled_ns"]).to_pydict()
-    window = [row[1:] for row in zip(*columns.values(), strict=True) if row[0] == "window"]
-    lateness = _lateness_s([(sent, scheduled) for _, sent, scheduled in window])
+    columns = table.select(["phase", "status", "sent_ns", "scheduled_ns", "last_ns"]).to_pydict()
+    rows = [row[1:] for row in zip(*columns.values(), strict=True) if row[0] == "window"]
+    lateness = _lateness_s([(sent, scheduled) for _, sent, scheduled, _ in rows])
     windows = [event["instrument"]["window"] for event in finished if "window" in event["instrument"]]
 
     def total(key: str) -> int:
@@ -234,18 +300,45 @@ def _joined(job: LoadJob, team: _Team, path: Path) -> LoadResult:
         **lateness,
     }
     counts: dict[str, int] = {}
-    for status, _, _ in window:
+    for status, *_ in rows:
         counts[status] = counts.get(status, 0) + 1
-    start_ns = next((event["start_ns"]["window"] for event in finished if "window" in event["start_ns"]), None)
+    started = next((event["start_ns"]["window"] for event in finished if "window" in event["start_ns"]), None)
+    start_ns = window.start_ns or started
     first = windows[0] if windows else {}
     clock = {
         "window_start_ns": start_ns,
         "epoch_offset_start_ns": first.get("epoch_offset_start_ns"),
         "epoch_offset_end_ns": first.get("epoch_offset_end_ns"),
     }
-    window_s = max((account["duration_s"] for account in windows), default=None)
+    if job.mode == "burst":
+        window_s = _bursts_s([(scheduled, last) for _, _, scheduled, last in rows])
+    elif start_ns is not None and window.end_ns is not None:
+        window_s = (window.end_ns - start_ns) / 1e9
+    else:  # stopped early: until the last answer
+        window_s = max((last for *_, last in rows if last is not None), default=0) / 1e9 or None
     stopped = any(event["stopped"] for event in finished)
-    return LoadResult(path, counts, window_s, clock, instrument, stopped)
+    return LoadResult(path, counts, window_s, clock, instrument, stopped, _around(window))
+
+
+def _around(window: _Window) -> dict[str, Any]:
+    """Lengths of ramp and tail in seconds, and when the load ran out."""
+    start, end = window.start_ns, window.end_ns
+    if start is None or end is None:
+        return {"ramp_s": None, "tail_s": None, "exhausted_ns": None}
+    return {
+        "ramp_s": None if window.ramp_ns is None else (start - window.ramp_ns) / 1e9,
+        "tail_s": None if window.over_ns is None else max(0.0, (window.over_ns - end) / 1e9),
+        "exhausted_ns": None if window.exhausted_ns is None else window.exhausted_ns - start,
+    }
+
+
+def _bursts_s(rows: list[tuple[int, int | None]]) -> float | None:
+    """Seconds of all bursts together, each from its start to its last token, from (scheduled, last) ns."""
+    ends: dict[int, int] = {}
+    for scheduled, last in rows:
+        if last is not None:
+            ends[scheduled] = max(ends.get(scheduled, 0), last)
+    return sum(last - scheduled for scheduled, last in ends.items()) / 1e9 or None
 
 
 def _share(account: dict[str, Any]) -> float:

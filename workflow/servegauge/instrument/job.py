@@ -18,9 +18,11 @@ from servegauge.instrument.openai_api import PATHS, Target, wrong_request
 class LoadJob:
     """One run of the load generator. Times in seconds; null means none or not set.
 
-    `workload` is a workload.parquet; its rows of `phase` are sent to `base_urls` (one per instance, in turn). Open mode
-    sends each at its `scheduled_s`, closed mode keeps `concurrency` streams busy. `api_key` never leaves the process
-    but by a pipe. `cpus` pins worker i to the i-th of them.
+    `workload` is a workload.parquet; its rows are sent to `base_urls` (one per instance, in turn). Open mode sends each
+    at its `scheduled_s`, closed mode keeps `concurrency` streams busy; burst mode sends the window in `bursts` equal
+    parts, each at once when the one before it was answered. Open and closed mode send the workload's rows of the ramp
+    before the window and those of the tail after it, unless `plain`. `api_key` never leaves the process but by a pipe.
+    `cpus` pins worker i to the i-th of them.
     """
 
     base_urls: list[str]
@@ -30,8 +32,14 @@ class LoadJob:
     workload_sha256: str | None = None  # refuse other bytes
     endpoint: str = "completions"
     phase: str = "both"  # "warmup", "window", or "both"
-    mode: str = "open"  # "open" or "closed"
+    mode: str = "open"  # "open", "closed" or "burst"
     concurrency: int | None = None
+    bursts: int = 1
+    window_s: float | None = None  # length of an open loop's window; null: until its last request is due
+    ramp_s: float | None = None  # least length of the ramp; null: an open loop's is 2 s, or a third of a short window
+    start: str = "staggered"  # closed loop: streams start spread over one end-to-end time, or "together"
+    expected_e2e_s: float | None = None  # of a request, where no warm-up tells it
+    plain: bool = False  # no ramp and no tail
     warmup_streams: int = 8  # streams of an open loop's warm-up, where its requests have no times
     stream: bool = True
     temperature: float = 0.0
@@ -67,12 +75,16 @@ class LoadJob:
             wrong = f"endpoint is {self.endpoint!r}; it must be one of {', '.join(PATHS)}"
         elif self.phase not in ("warmup", "window", "both"):
             wrong = f"phase is {self.phase!r}; it must be warmup, window or both"
-        elif self.mode not in ("open", "closed"):
-            wrong = f"mode is {self.mode!r}; it must be open or closed"
+        elif self.mode not in ("open", "closed", "burst"):
+            wrong = f"mode is {self.mode!r}; it must be open, closed or burst"
+        elif self.start not in ("staggered", "together"):
+            wrong = f"start is {self.start!r}; it must be staggered or together"
+        elif self.bursts < 1:
+            wrong = f"bursts is {self.bursts}; it must be at least 1"
         elif self.mode == "closed" and (self.concurrency is None or self.concurrency < 1):
             wrong = f"concurrency is {self.concurrency}; a closed loop needs at least 1"
-        elif self.mode == "open" and self.concurrency is not None:
-            wrong = f"concurrency is {self.concurrency} in an open loop; leave it out, or limit max_in_flight"
+        elif self.mode != "closed" and self.concurrency is not None:
+            wrong = f"concurrency is {self.concurrency} without a closed loop; leave it out, or limit max_in_flight"
         elif self.workers < 1:
             wrong = f"workers is {self.workers}; it must be at least 1"
         elif not 0 < self.timeout_s < math.inf:  # false for NaN too
@@ -83,7 +95,7 @@ class LoadJob:
             wrong = f"temperature is {self.temperature:g}; it must be 0 or more"
         elif self.max_in_flight is not None and self.max_in_flight < self.workers:
             wrong = f"max_in_flight is {self.max_in_flight}; it must be at least the number of workers, {self.workers}"
-        elif not 0 <= self.think_s < math.inf or (self.think_s and self.mode == "open"):
+        elif not 0 <= self.think_s < math.inf or (self.think_s and self.mode != "closed"):
             wrong = f"think_s is {self.think_s:g}; it must be 0 or more, and belongs to a closed loop"
         elif not self.api_key.isprintable() or not self.api_key.isascii():
             wrong = "the API key has characters that no HTTP header can carry; check it for a line break"
@@ -93,7 +105,7 @@ class LoadJob:
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """The phases to run, in order."""
+        """What to run, in order; `window` stands for the measured load, its ramp and tail included."""
         return ("warmup", "window") if self.phase == "both" else (self.phase,)
 
     @property

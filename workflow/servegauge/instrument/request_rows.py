@@ -92,7 +92,7 @@ def _row_of(
         "cell": job.cell,
         "launch": job.launch,
         "request": number,
-        "request_id": request_id(job.cell, phase, number, job.run_id),
+        "request_id": request_id(job.cell, columns["phase"][flight.row], number, job.run_id),
         "phase": phase,
         "instance": flight.instance,
         "worker": worker,

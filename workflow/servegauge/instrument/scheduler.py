@@ -3,50 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import heapq
-import os
-import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic_ns
 from typing import Any
 
+from servegauge.instrument.alarm import Alarm
 from servegauge.instrument.connection import Connection, Flight
-from servegauge.instrument.openai_api import Target, get_bytes
+from servegauge.instrument.openai_api import Target
+from servegauge.instrument.pool import Pool
+from servegauge.instrument.ramp import ClosedRamp, OpenRamp
 
 FAR = 1 << 62  # a time that never comes
 _SPARE_LOW = 8  # idle connections of an instance below which an open loop opens more, ahead of need
 _SWEEP_S = 0.05  # how often timeouts are looked for
-_WARM_TIMEOUT_S = 5.0
-_CLOCK_MONOTONIC, _TFD_NONBLOCK, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = 1, 0o4000, 0o2000000, 1  # linux/timerfd.h
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Alarm:
-    """A timerfd: wakes the event loop at an absolute monotonic time, to microseconds (libuv's timers round to ms)."""
-
-    def __init__(self) -> None:
-        self.fd: int = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "timerfd_create failed")
-        self._spec = (ctypes.c_int64 * 4)()  # interval s, ns, value s, ns
-
-    def at(self, when_ns: int) -> None:
-        """Ring once at `when_ns`; 0 disarms."""
-        self._spec[2], self._spec[3] = divmod(when_ns, 1_000_000_000)
-        _libc.timerfd_settime(self.fd, _TFD_TIMER_ABSTIME, self._spec, None)
-
-    def quiet(self) -> None:
-        """Take note that it rang."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.fd, 8)
-
-    def close(self) -> None:
-        os.close(self.fd)
 
 
 @dataclass(frozen=True)
@@ -63,15 +37,22 @@ class Row:
 class Phase:
     """What to send: an open loop by each row's time, or a closed loop of `streams` streams.
 
-    `stream_instances` gives the instance of each stream; `limit` is the most requests in flight, null for none.
+    `stream_instances` gives the instance of each stream; `limit` is the most requests in flight, null for none. A phase
+    that is `held` has a window: `ramp` rows are sent until `open_window`, then `rows`, then `tail` rows until `finish`.
+    Times of `rows` and `tail` are from the window's start. Without `held`, `rows` are sent, and that is all.
     """
 
     rows: Sequence[Row]
     stream_instances: Sequence[int] = ()
     think_ns: int = 0
-    duration_ns: int = FAR
     limit: int | None = None
     timeout_ns: int = 300_000_000_000
+    held: bool = False
+    ramp: Sequence[Row] = ()
+    tail: Sequence[Row] = ()
+    ramp_ns: int = 0  # least length of the ramp
+    window_ns: int = FAR  # length of the window; closed loop: at most
+    starts_ns: Sequence[int] = ()  # closed loop: when each stream starts, from the start of the ramp; none: at once
 
     @property
     def closed_loop(self) -> bool:
@@ -86,27 +67,37 @@ class Engine:
         targets: Sequence[Target],
         tls: ssl.SSLContext | None = None,
         on_landed: Callable[[Flight], None] = lambda flight: None,
+        on_event: Callable[[str], None] = lambda event: None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.targets = targets
-        self.tls = tls
+        self.pool = Pool(self, targets, tls)
         self.on_landed = on_landed
-        self.idle: list[list[Connection]] = [[] for _ in targets]
-        self.addresses: list[tuple[Any, ...] | None] = [None for _ in targets]
-        self.connections: set[Connection] = set()
+        # Of a held phase: "steady" (the ramp is over), "sent" (closed loop: every request of the window was sent),
+        # "drained" (every request of the window has ended).
+        self.on_event = on_event
         self.opened_in_window = 0
         self.next_due_ns = FAR
         self.done: list[Flight] = []
         self.flying: dict[Flight, Connection | None] = {}
-        self._due: list[tuple[int, int, Flight]] = []
+        self._due: list[tuple[int, int, Flight | Callable[[int, int], None]]] = []
         self._waiting: deque[Flight] = deque()
-        self._rows: list[deque[Row]] = []  # closed loop: what is left for each instance
+        # Closed loop: what is left for each instance, by part of the phase; which of them are sent now, in this order.
+        self._pools: dict[str, list[deque[Row]]] = {}
+        self._sending: tuple[str, ...] = ()
+        self._parked: list[int] = []  # streams that found nothing to send
+        self._quota = -1  # requests of the window that are still to be sent
         self._order = 0
+        self._ramp: OpenRamp | ClosedRamp | None = None
+        self._window_ns = [FAR, FAR]  # start and end of the window, as far as they are known
+        self._steady = False  # the ramp is over, and it was told
+        self._awaited = False  # the window is over, and its last request is waited for
+        self._holding = False
+        self.exhausted_ns = 0  # when the load ran out before every request of the window had ended; 0: it did not
         self._phase = Phase(())
         self._start_ns = 0
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
-        self._warming: dict[Flight, asyncio.Future[bool]] = {}
         self._opening = [False for _ in targets]
         # Instances that close after each answer, though they promise to keep the connection (llama.cpp after a stream):
         # each request then gets a connection of its own, opened ahead of need.
@@ -115,69 +106,11 @@ class Engine:
         self._alarm = Alarm()
         self.loop.add_reader(self._alarm.fd, self._rang)
 
-    # Connections -----------------------------------------------------------------------------------------------------
-
-    async def connect(self, instance: int) -> Connection:
-        """A new connection to an instance. OSError where there is none to be had."""
-        target = self.targets[instance]
-        known = self.addresses[instance]
-        if known is None:
-            known_all = await self.loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-            addresses = [address for *_, address in known_all]
-        else:
-            addresses = [known]
-        failure: OSError | None = None
-        for address in addresses:
-            try:
-                _, connection = await self.loop.create_connection(
-                    lambda: Connection(self, instance),
-                    address[0],
-                    address[1],
-                    ssl=self.tls if target.tls else None,
-                    server_hostname=target.host if target.tls else None,
-                )
-            except OSError as error:
-                failure = failure or error
-                continue
-            self.addresses[instance] = address
-            self.connections.add(connection)
-            return connection
-        raise failure or OSError(f"{target.host} has no address")
-
-    async def open(self, instance: int, count: int, warm_path: str | None, api_key: str = "") -> int:
-        """Open connections until `count` are idle, each warmed by one GET of `warm_path`; returns how many are idle.
-
-        Any answer warms; a connection that gives none within 5 s is closed. OSError if not even one can be opened.
-        """
-        idle = self.idle[instance]
-        while len(idle) < count:
-            batch = []
-            for _ in range(min(64, count - len(idle))):
-                batch.append(await self.connect(instance))
-            if warm_path is None:
-                idle.extend(batch)
-                continue
-            payload = get_bytes(self.targets[instance], warm_path, api_key)
-            futures = []
-            for connection in batch:
-                flight = Flight(-1, payload, instance, 0)
-                futures.append(self._warming.setdefault(flight, self.loop.create_future()))
-                connection.send(flight)
-            await asyncio.wait(futures, timeout=_WARM_TIMEOUT_S)
-            for connection in batch:
-                connection.abandon("timeout", "no answer while warming")
-            if not any(future.result() for future in futures):
-                warm_path = None  # an instance that closes after each answer cannot be warmed
-        return len(idle)
-
     def lost(self, connection: Connection, soon: bool = False) -> None:
         """An idle connection was closed by its server, `soon` after an answer or long after."""
         if soon:
             self.closes[connection.instance] = True
-        self.connections.discard(connection)
-        idle = self.idle[connection.instance]
-        if connection in idle:
-            idle.remove(connection)
+        self.pool.lost(connection)
 
     def stale(self, flight: Flight, soon: bool = False) -> None:
         """A kept-alive connection was closed just as it was used: send once more, on a new one."""
@@ -193,18 +126,17 @@ class Engine:
         self._phase, self._start_ns = phase, start_ns
         self.done = []
         self.opened_in_window = 0
+        self.exhausted_ns = 0
         self._finished = self.loop.create_future()
+        self._due, self._order, self._parked = [], 0, []
+        self._window_ns, self._steady, self._awaited, self._holding = [FAR, FAR], False, False, phase.held
+        self._ramp = None
         if phase.closed_loop:
-            self._rows = [deque() for _ in self.targets]
-            for row in phase.rows:
-                self._rows[row.instance].append(row)
-            first = [self._next_flight(stream, start_ns) for stream in range(len(phase.stream_instances))]
-            self._due = [(start_ns, stream, flight) for stream, flight in enumerate(first) if flight is not None]
+            self._begin_closed(phase, start_ns)
         else:
-            flights = [Flight(row.place, row.payload, row.instance, start_ns + row.scheduled_ns) for row in phase.rows]
-            self._due = [(flight.scheduled_ns, place, flight) for place, flight in enumerate(flights)]
-        self._order = len(self._due)
-        heapq.heapify(self._due)
+            flights = self._schedule(phase.ramp if phase.held else phase.rows, start_ns)
+            if phase.held:
+                self._ramp = OpenRamp(flights, start_ns, phase.ramp_ns)
         self._arm()
         sweep = self.loop.call_later(_SWEEP_S, self._sweep)
         self._finish_if_done()
@@ -216,12 +148,80 @@ class Engine:
             self._alarm.at(0)
         return self.done
 
-    def stop(self, why: str = "stopped by the user") -> None:
-        """End the phase now: nothing more is sent, what is in flight is recorded as cancelled."""
-        self._stopped = True
-        self._rows = []
+    def _begin_closed(self, phase: Phase, start_ns: int) -> None:
+        streams = len(phase.stream_instances)
+        parts = {"ramp": phase.ramp, "rows": phase.rows, "tail": phase.tail}
+        self._pools = {name: [deque() for _ in self.targets] for name in parts}
+        for name, rows in parts.items():
+            for row in rows:
+                self._pools[name][row.instance].append(row)
+        self._sending, self._quota = ("ramp", "tail") if phase.held else ("rows",), -1
+        if phase.held and not phase.ramp:
+            self._sending, self._parked = (), list(range(streams))
+        elif phase.held:
+            self._ramp = ClosedRamp(streams, start_ns, phase.ramp_ns)
+        for stream in range(streams) if self._sending else ():
+            self._push(start_ns + (phase.starts_ns[stream] if phase.starts_ns else 0), partial(self._turn, stream))
+
+    def _schedule(self, rows: Sequence[Row], zero_ns: int) -> list[Flight]:
+        """Put rows of an open loop among what is due; returns their flights in order of time."""
+        flights = [Flight(row.place, row.payload, row.instance, zero_ns + row.scheduled_ns) for row in rows]
+        for flight in flights:
+            self._push(flight.scheduled_ns, flight)
+        return sorted(flights, key=lambda flight: flight.scheduled_ns)
+
+    def _push(self, when: int, what: Flight | Callable[[int, int], None]) -> None:
+        heapq.heappush(self._due, (when, self._order, what))
+        self._order += 1
+
+    def open_window(self, start_ns: int) -> None:
+        """The ramp is over at `start_ns`, which has not come yet: what is due from then on is the window's."""
+        phase = self._phase
+        self._ramp = None
+        self._window_ns[0] = start_ns
+        if phase.closed_loop:
+            self._push(start_ns, self._open_closed)
+        else:
+            self._window_ns[1] = start_ns + phase.window_ns
+            self._due = [entry for entry in self._due if entry[0] < start_ns]
+            heapq.heapify(self._due)
+            self._schedule(phase.rows, start_ns)
+            self._schedule(phase.tail, start_ns)
+        self._arm()
+
+    def _open_closed(self, when: int, now: int) -> None:
+        """From here on, streams send the window's requests; those that found nothing to send go on, too."""
+        self._sending, self._quota = ("rows", "tail"), len(self._phase.rows)
+        if self._phase.window_ns != FAR:
+            self._push(self._window_ns[0] + self._phase.window_ns, self._out_of_time)
+        parked, self._parked = self._parked, []
+        for stream in parked:
+            self._push(when, partial(self._turn, stream))
+        if not self._quota:
+            self.on_event("sent")
+
+    def _out_of_time(self, when: int, now: int) -> None:
+        if self._quota > 0:
+            self._quota = 0
+            self.on_event("sent")
+
+    def close_window(self, end_ns: int) -> None:
+        """Closed loop: the window is over at `end_ns`; what its streams send from now on is the tail's."""
+        self._window_ns[1] = end_ns
+
+    def finish(self) -> None:
+        """Send nothing more, and end when what is in flight has landed."""
+        self._holding, self._sending, self._parked = False, (), []
         now = monotonic_ns()
-        due = [flight for _, _, flight in self._due if flight.scheduled_ns <= now]
+        self._due = [entry for entry in self._due if isinstance(entry[2], Flight) and entry[0] <= now]
+        heapq.heapify(self._due)
+        self._arm()
+        self._finish_if_done()
+
+    def cancel(self, why: str) -> None:
+        """Give up what is in flight or waits to be sent."""
+        now = monotonic_ns()
+        due = [what for when, _, what in self._due if isinstance(what, Flight) and when <= now]
         self._due.clear()
         for flight in [*self._waiting, *due]:
             flight.outcome, flight.error, flight.end_ns = "cancelled", f"{why} before it was sent", now
@@ -231,11 +231,21 @@ class Engine:
             self._give_up(flight, connection, "cancelled", why)
         self._finish_if_done()
 
+    def stop(self, why: str = "stopped by the user") -> None:
+        """End the phase now: nothing more is sent, what is in flight is recorded as cancelled."""
+        self._stopped = True
+        self._holding, self._sending, self._parked = False, (), []
+        self.cancel(why)
+
     def fire(self, now: int) -> None:
         """Issue every request that is due."""
         due = self._due
         while due and due[0][0] <= now:
-            self._issue(heapq.heappop(due)[2], now)
+            when, _, what = heapq.heappop(due)
+            if isinstance(what, Flight):
+                self._issue(what, now)
+            else:
+                what(when, now)
         self._arm()
 
     def landed(self, flight: Flight, connection: Connection | None, now: int) -> None:
@@ -245,44 +255,55 @@ class Engine:
             connection.drop()
             usable = False
         if connection is not None and not usable:
-            self.connections.discard(connection)
+            self.pool.all.discard(connection)
         if flight.row < 0:
-            if usable:
-                self.idle[flight.instance].append(connection)
-            waiting = self._warming.pop(flight)
-            if not waiting.done():
-                waiting.set_result(usable)
+            self.pool.warmed(flight, connection, usable)
             return
         self.flying.pop(flight, None)
         self.done.append(flight)
-        following = self._next_flight(flight.stream, now + self._phase.think_ns) if flight.stream >= 0 else None
-        if following is not None and usable and following.scheduled_ns <= now and not self._waiting:
+        think_ns = self._phase.think_ns
+        following = self._next_flight(flight.stream, now) if flight.stream >= 0 and not think_ns else None
+        if following is not None and usable and not self._waiting:
             following.issued_ns = now
             self.flying[following] = connection
             connection.send(following)
         else:
             if usable:
-                self.idle[flight.instance].append(connection)
+                self.pool.idle[flight.instance].append(connection)
             if self._waiting:
                 self._issue(self._waiting.popleft(), now)
-            if following is not None and following.scheduled_ns > now:
-                heapq.heappush(self._due, (following.scheduled_ns, self._order, following))
-                self._order += 1
-                self._arm()
-            elif following is not None:
+            if following is not None:
                 self._issue(following, now)
+            elif flight.stream >= 0 and think_ns and not self._stopped:
+                self._push(now + think_ns, partial(self._turn, flight.stream))
+                self._arm()
         self.on_landed(flight)
         if not self.flying:
             self._finish_if_done()
 
-    def _next_flight(self, stream: int, scheduled: int) -> Flight | None:
-        """The next request of a closed-loop stream that is free from `scheduled` on, or null if there is none."""
+    def _turn(self, stream: int, when: int, now: int) -> None:
+        """A stream may send: at its start, after thinking, or because there is something to send again."""
+        flight = self._next_flight(stream, when)
+        if flight is not None:
+            self._issue(flight, now)
+        elif not self.flying:
+            self._finish_if_done()
+
+    def _next_flight(self, stream: int, now: int) -> Flight | None:
+        """The next request of a closed-loop stream that is free since `now`, or null if there is none."""
         instance = self._phase.stream_instances[stream]
-        over = self._stopped or scheduled - self._start_ns >= self._phase.duration_ns
-        if over or not self._rows[instance]:
-            return None
-        row = self._rows[instance].popleft()
-        return Flight(row.place, row.payload, instance, scheduled, stream)
+        if isinstance(self._ramp, ClosedRamp):
+            self._ramp.free(stream, now)
+        for name in self._sending:
+            if rows := self._pools[name][instance]:
+                row = rows.popleft()
+                if self._quota > 0:
+                    self._quota -= 1
+                    if not self._quota:
+                        self.on_event("sent")
+                return Flight(row.place, row.payload, instance, now, stream)
+        self._parked.append(stream)
+        return None
 
     def _issue(self, flight: Flight, now: int) -> None:
         limit = self._phase.limit
@@ -290,7 +311,7 @@ class Engine:
             self._waiting.append(flight)
             return
         flight.issued_ns = now
-        idle = self.idle[flight.instance]
+        idle = self.pool.idle[flight.instance]
         while idle:
             connection = idle.pop()
             if connection.alive:
@@ -311,7 +332,7 @@ class Engine:
 
     async def _send_on_new(self, flight: Flight) -> None:
         try:
-            connection = await self.connect(flight.instance)
+            connection = await self.pool.connect(flight.instance)
         except OSError as error:
             if flight in self.flying:
                 flight.outcome, flight.error = "connection_error", f"cannot connect: {error}"
@@ -323,17 +344,18 @@ class Engine:
             self.flying[flight] = connection
             connection.send(flight)
         else:
-            self.idle[flight.instance].append(connection)
+            self.pool.idle[flight.instance].append(connection)
 
     async def _open_spares(self, instance: int) -> None:
         """Keep connections ready ahead of need; a server that refuses is heard of when one is needed."""
 
         def more_to_send() -> bool:
-            return bool(self._due or self._waiting or (self._rows and self._rows[instance]))
+            pools = (self._pools[name][instance] for name in self._sending)
+            return bool(self._due or self._waiting or (self._phase.closed_loop and any(pools)))
 
         try:
-            while len(self.idle[instance]) < self._spares(instance) and not self._stopped and more_to_send():
-                self.idle[instance].append(await self.connect(instance))
+            while len(self.pool.idle[instance]) < self._spares(instance) and not self._stopped and more_to_send():
+                self.pool.idle[instance].append(await self.pool.connect(instance))
                 self.opened_in_window += 1
         except OSError:
             pass
@@ -348,8 +370,36 @@ class Engine:
             if now - flight.issued_ns < timeout:
                 break
             self._give_up(flight, connection, "timeout", f"no complete answer within {timeout / 1e9:g} s")
+        if self._holding:
+            self._look_at_window(now)
         if self._finished is not None and not self._finished.done():
             self.loop.call_later(_SWEEP_S, self._sweep)
+
+    def _look_at_window(self, now: int) -> None:
+        """Tell when the ramp is over, and when the last request of the window has ended."""
+        start, end = self._window_ns
+        if not self._steady:
+            if self._ramp is None or self._ramp.over(now) or self._out_of_rows():
+                self._steady = True
+                self.on_event("steady")
+        elif now >= start and not self._awaited:
+            if not self.exhausted_ns and self._out_of_rows():
+                self.exhausted_ns = now
+            if now >= end and not any(flight.scheduled_ns < end for flight in self._pending()):
+                self._awaited = True
+                self.on_event("drained")
+
+    def _pending(self) -> Iterator[Flight]:
+        """Requests that are in flight or wait to be sent."""
+        yield from self.flying
+        yield from self._waiting
+        yield from (what for _, _, what in self._due if isinstance(what, Flight))
+
+    def _out_of_rows(self) -> bool:
+        """True where nothing is left to keep the load on with."""
+        if self._phase.closed_loop:
+            return bool(self._parked)
+        return not self._due
 
     def _give_up(self, flight: Flight, connection: Connection | None, outcome: str, error: str) -> None:
         if connection is not None and connection.flight is flight:
@@ -369,7 +419,7 @@ class Engine:
         self.fire(monotonic_ns())
 
     def _finish_if_done(self) -> None:
-        left = self.flying or self._due or self._waiting
+        left = self.flying or self._due or self._waiting or self._holding
         if not left and self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
@@ -382,5 +432,4 @@ class Engine:
         """Close every connection."""
         self.loop.remove_reader(self._alarm.fd)
         self._alarm.close()
-        for connection in list(self.connections):
-            connection.drop()
+        self.pool.close()

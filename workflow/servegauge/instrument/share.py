@@ -11,6 +11,8 @@ from servegauge.instrument.connection import Flight
 from servegauge.instrument.http_stream import read_message
 from servegauge.instrument.job import LoadJob
 
+PHASES = ("warmup", "ramp", "window", "tail")
+
 
 @dataclass
 class Share:
@@ -26,12 +28,35 @@ class Share:
         names = ["request", "phase", "scheduled_s", "prompt", "messages", "prompt_tokens", "output_tokens"]
         columns = pq.read_table(job.workload, columns=names, use_threads=False).to_pydict()
         mine: dict[str, list[int]] = {}
-        for phase in job.phases:
+        for phase in PHASES:
             places = [place for place, name in enumerate(columns["phase"]) if name == phase]
             if phase == "window" and job.mode == "open" and job.duration_s is not None:
                 places = [place for place in places if columns["scheduled_s"][place] < job.duration_s]
+            if phase in ("ramp", "tail") and (job.plain or job.mode == "burst"):
+                places = []
             mine[phase] = list(islice(places, worker, None, job.workers))
         return cls(columns, mine)
+
+    def window_s(self, job: LoadJob) -> float:
+        """Length of an open loop's window: as the job says, else until the tail begins, or would begin."""
+        if job.window_s is not None:
+            return job.window_s
+        if job.duration_s is not None:
+            return job.duration_s
+        pairs = list(zip(self.columns["scheduled_s"], self.columns["phase"], strict=True))
+        if tail := [when for when, name in pairs if name == "tail" and when is not None]:
+            return min(tail)
+        times = [when for when, name in pairs if name == "window"]
+        return max(times, default=0.0) * (1 + 1 / max(1, len(times) - 1)) + 1e-9
+
+    def opening_s(self, earliest_s: float) -> float:
+        """When the window of an open loop opens, in seconds from the start of its ramp: not before `earliest_s`.
+
+        The window begins where the ramp's next request would have been, so that the process of arrivals goes on.
+        """
+        columns = self.columns
+        ramp = (when for when, name in zip(columns["scheduled_s"], columns["phase"], strict=True) if name == "ramp")
+        return min((when for when in ramp if when is not None and when >= earliest_s), default=earliest_s)
 
     def timed(self, phase: str) -> bool:
         """True where every request of the phase has its own time."""

@@ -1,8 +1,10 @@
 """One generator process: `python -m servegauge.instrument.worker JOB.json WORKER`, started by `loadgen.run_load`.
 
 It speaks lines of JSON with its coordinator: reads {"api_key"}, then {"phase", "start_ns"} or {"stop"} on standard
-input (its end means stop, too), writes {"event": "ready" | "progress" | "phase" | "done" | "error", ...}. All JSON,
-Parquet and hashing happens before the first phase and after the last.
+input (its end means stop, too), writes {"event": "ready" | "progress" | "phase" | "done" | "error", ...}. A load with a
+window goes on in turns: "steady" (the ramp is over), {"open_ns"}, in a closed loop "sent" and {"close_ns"}, "drained"
+(every request of the window has ended), {"finish"}, "phase", and {"window_ns"} at last, which all workers share. All
+JSON of requests, Parquet and hashing happens before the first phase and after the last.
 """
 
 from __future__ import annotations
@@ -11,13 +13,15 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import os
 import resource
 import signal
 import ssl
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,9 @@ from servegauge.instrument.scheduler import FAR, Engine, Phase, Row
 from servegauge.instrument.share import Share, understood
 
 RETAINED_LIMIT = 1 << 30  # raw bytes kept for after the window; beyond, answers are understood as they land
+RAMP_S = 2.0  # the least length of an open loop's ramp, where the study does not say; in a short window
+SHORT_RAMP = 1 / 3  # this part of it
+TAIL_S = 5.0  # requests of the tail are waited for as long as the longest answer took, and at most so long
 _PROGRESS_S = 0.5
 
 
@@ -44,14 +51,14 @@ def stream_instances(job: LoadJob, share: Share, phase: str, worker: int) -> lis
 
     The warm-up of an open loop is closed, too, where its requests have no times of their own.
     """
-    if job.mode == "open" and (phase == "window" or share.timed(phase)):
+    if job.mode != "closed" and (phase != "warmup" or share.timed(phase)):
         return []
     streams = part_of(job.concurrency or max(job.warmup_streams, job.workers), worker, job.workers)
     return [(stream * job.workers + worker) % len(job.base_urls) for stream in range(streams)]
 
 
-def build_phase(job: LoadJob, share: Share, name: str, worker: int, targets: list[Target], api_key: str) -> Phase:
-    """A phase with the bytes of its requests. Which request goes to which instance is settled here, not by chance."""
+def build_rows(job: LoadJob, share: Share, name: str, worker: int, targets: list[Target], api_key: str) -> list[Row]:
+    """Requests of one phase with their bytes. Which goes to which instance is settled here, not by chance."""
     streams = stream_instances(job, share, name, worker)
     columns = share.columns
     rows = []
@@ -74,15 +81,65 @@ def build_phase(job: LoadJob, share: Share, name: str, worker: int, targets: lis
         path = job.path or PATHS[job.endpoint]
         payload = request_bytes(targets[instance], path, body, api_key, name_of_request, job.headers)
         rows.append(Row(place, payload, instance, int((columns["scheduled_s"][place] or 0.0) * 1e9)))
-    window = name == "window"
-    return Phase(
-        rows,
-        streams,
-        think_ns=int(job.think_s * 1e9) if window else 0,
-        duration_ns=int(job.duration_s * 1e9) if window and streams and job.duration_s is not None else FAR,
-        limit=None if job.max_in_flight is None else part_of(job.max_in_flight, worker, job.workers),
-        timeout_ns=int(job.timeout_s * 1e9),
-    )
+    return rows
+
+
+def build_phases(job: LoadJob, share: Share, worker: int, targets: list[Target], api_key: str) -> dict[str, Phase]:
+    """What is run, by name: the warm-up and the load, or each burst of it by its number."""
+
+    def rows(name: str) -> list[Row]:
+        return build_rows(job, share, name, worker, targets, api_key)
+
+    limit = None if job.max_in_flight is None else part_of(job.max_in_flight, worker, job.workers)
+    timeout_ns = int(job.timeout_s * 1e9)
+    phases = {}
+    if "warmup" in job.phases:
+        streams = stream_instances(job, share, "warmup", worker)
+        phases["warmup"] = Phase(rows("warmup"), streams, limit=limit, timeout_ns=timeout_ns)
+    if "window" in job.phases and job.mode == "burst":
+        all_rows = rows("window")
+        size = math.ceil(len(all_rows) / job.bursts)
+        for number in range(job.bursts):
+            phases[f"burst-{number}"] = Phase(
+                all_rows[number * size : (number + 1) * size], limit=limit, timeout_ns=timeout_ns
+            )
+    elif "window" in job.phases:
+        streams = stream_instances(job, share, "window", worker)
+        longest_s = job.duration_s if streams else share.window_s(job)
+        phases["window"] = Phase(
+            rows("window"),
+            streams,
+            think_ns=int(job.think_s * 1e9),
+            limit=limit,
+            timeout_ns=timeout_ns,
+            held=True,
+            ramp=rows("ramp"),
+            tail=rows("tail"),
+            window_ns=FAR if longest_s is None else int(longest_s * 1e9),
+        )
+    return phases
+
+
+def with_ramp(phase: Phase, job: LoadJob, worker: int, e2e_s: Sequence[float]) -> Phase:
+    """The load with the length of its ramp and the starts of its streams, from the warm-up's end-to-end times."""
+    closed = phase.closed_loop
+    known = (statistics.median(e2e_s) if closed else max(e2e_s)) if e2e_s else job.expected_e2e_s or 0.0
+    floor_s = 0.0 if closed else min(RAMP_S, SHORT_RAMP * phase.window_ns / 1e9)
+    least_s = max(known if not closed else 0.0, floor_s) if job.ramp_s is None else job.ramp_s
+    total = job.concurrency or 1
+    gap_s = 0.0 if job.start == "together" else known / total
+    starts = [int((stream * job.workers + worker) * gap_s * 1e9) for stream in range(len(phase.stream_instances))]
+    return replace(phase, ramp_ns=int(least_s * 1e9), starts_ns=starts)
+
+
+def by_phase(flights: Sequence[Flight], window_ns: Sequence[int]) -> dict[str, list[Flight]]:
+    """Flights of a load before, in and after its window: by when they were due (closed loop: a stream was free)."""
+    parts: dict[str, list[Flight]] = {"ramp": [], "window": [], "tail": []}
+    for flight in flights:
+        when = flight.scheduled_ns
+        name = "ramp" if when < window_ns[0] else "window" if when < window_ns[1] else "tail"
+        parts[name].append(flight)
+    return parts
 
 
 class Control:
@@ -133,6 +190,8 @@ class Worker:
         self.stopped = False
         self.engine: Engine
         self._orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._counted: set[int] = set()  # places of the rows that progress counts
+        self._usage: list[tuple[float, int]] = []  # CPU time and clock at the start of the window, and when it is over
 
     async def run(self, api_key: str) -> dict[str, Any]:
         """All phases; returns {"flights": {phase: [...]}, "start_ns": {...}, ...} for `stamps.write_part`."""
@@ -140,24 +199,28 @@ class Worker:
         share = Share.read(job, self.worker)
         targets = [Target.of(url) for url in job.base_urls]
         tls = tls_context(job) if any(target.tls for target in targets) else None
-        self.engine = Engine(targets, tls, self.on_landed)
+        self.engine = Engine(targets, tls, self.on_landed, self._on_event)
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(name, self.stop)
         loop.add_reader(0, self._hear)
-        phases = {name: build_phase(job, share, name, self.worker, targets, api_key) for name in job.phases}
+        phases = build_phases(job, share, self.worker, targets, api_key)
         for instance in range(len(targets)):
             count = max(self._wanted(phase, instance) for phase in phases.values())
             try:
-                await self.engine.open(instance, count, job.warm_path, api_key)
+                await self.engine.pool.open(instance, count, job.warm_path, api_key)
             except OSError as error:
                 raise UserError(f"cannot connect to {job.base_urls[instance]}: {error}; is the server up?") from None
-        self.control.say("ready", connections=len(self.engine.connections), requests=len(share.columns["request"]))
+        self.control.say("ready", connections=len(self.engine.pool.all), requests=len(share.columns["request"]))
         done: dict[str, Any] = {"share": share, "flights": {}, "start_ns": {}, "instrument": {}}
         for name, phase in phases.items():
             order = await self._orders.get()
             if self.stopped:
                 break
+            if phase.held:
+                warmup = [flight for flight in done["flights"].get("warmup", ()) if flight.outcome is None]
+                e2e_s = [(flight.end_ns - flight.sent_ns) / 1e9 for flight in warmup]
+                phase = with_ramp(phase, job, self.worker, e2e_s)
             await self._phase(name, phase, order["start_ns"], done)
         done["stopped"] = self.stopped
         loop.remove_reader(0)
@@ -167,22 +230,22 @@ class Worker:
     async def _phase(self, name: str, phase: Phase, start_ns: int, done: dict[str, Any]) -> None:
         """Run one phase with the collector off."""
         self.high_water, self.understood_in_window = self.retained, 0
-        self.landed, self.total = 0, len(phase.rows)
+        self.landed, self.total, self._counted = 0, len(phase.rows), {row.place for row in phase.rows}
+        self._now, self._share = phase, done["share"]
+        self._start_ns, self._usage = start_ns, [usage()]
+        self.window_ns = [0, 0]
         gc.collect()
         gc.freeze()
         gc.disable()
         ticker = asyncio.get_running_loop().create_task(self._tick())
-        before, offset = resource.getrusage(resource.RUSAGE_SELF), epoch_offset_ns()
+        switches, offset = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, epoch_offset_ns()
         flights = await self.engine.run(phase, start_ns)
-        after, end_ns = resource.getrusage(resource.RUSAGE_SELF), time.monotonic_ns()
+        (cpu_before, before_ns), (cpu_after, after_ns) = self._usage[0], (*self._usage[1:], usage())[0]
         ticker.cancel()
-        cpu_s = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-        done["flights"][name] = flights
-        done["start_ns"][name] = start_ns
-        done["instrument"][name] = {
-            "cpu_s": cpu_s,
-            "duration_s": (end_ns - start_ns) / 1e9,
-            "involuntary_switches": after.ru_nivcsw - before.ru_nivcsw,
+        account = {
+            "cpu_s": cpu_after - cpu_before,
+            "duration_s": (after_ns - before_ns) / 1e9,
+            "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
             "buffer_high_water": self.high_water,
             "understood_in_window": self.understood_in_window,
             "connections_opened_in_window": self.engine.opened_in_window,
@@ -191,11 +254,64 @@ class Worker:
             "epoch_offset_start_ns": offset,
             "epoch_offset_end_ns": epoch_offset_ns(),
         }
-        self.control.say("phase", phase=name, cpu_s=cpu_s)
+        key = "window" if name.startswith("burst") else name
+        if phase.held:
+            opened, closed = self.window_ns[0], phase.closed_loop
+            sends = sorted(flight.scheduled_ns for flight in flights) if opened and closed else []
+            self.control.say(
+                "phase",
+                phase=name,
+                sends=sends,
+                quota=len(phase.rows),
+                opened_ns=opened,
+                closed_ns=self.window_ns[1],
+                landed_ns=max((flight.end_ns for flight in flights), default=0),
+                exhausted_ns=self.engine.exhausted_ns,
+            )
+            await self._agree(opened)
+            done["flights"] |= by_phase(flights, self.window_ns)
+        else:
+            done["flights"].setdefault(key, []).extend(flights)
+            self.control.say("phase", phase=name)
+        done["start_ns"].setdefault(key, self.window_ns[0] or start_ns)
+        done["instrument"][key] = account
+
+    async def _agree(self, opened_ns: int) -> None:
+        """Learn what the window was: from the coordinator, which has heard every worker, unless it was stopped."""
+        while not self.stopped:
+            order = await self._orders.get()
+            if "window_ns" in order:
+                self.window_ns = order["window_ns"]
+                return
+        now = time.monotonic_ns()
+        self.window_ns = [opened_ns or now, self.window_ns[1] or now]
+
+    def _on_event(self, event: str) -> None:
+        """What the engine has to say of a load with a window."""
+        if event == "drained":
+            self._usage.append(usage())
+        self.control.say(event)
+
+    def _open(self, earliest_ns: int) -> None:
+        phase = self._now
+        opening_ns = earliest_ns
+        if not phase.closed_loop:
+            opening_ns = self._start_ns + int(self._share.opening_s((earliest_ns - self._start_ns) / 1e9) * 1e9)
+            self.window_ns[1] = opening_ns + phase.window_ns
+        self.window_ns[0] = opening_ns
+        self._usage = [usage()]
+        self.engine.open_window(opening_ns)
+
+    def _finish(self) -> None:
+        """End the tail; what still hangs in it after a while is given up, as nothing of the window is."""
+        self.engine.finish()
+        longest_ns = max((one.end_ns - one.sent_ns for one in self.engine.done if one.outcome is None), default=0)
+        wait_s = min(TAIL_S, longest_ns / 1e9)
+        asyncio.get_running_loop().call_later(wait_s, self.engine.cancel, "given up after the window")
 
     def on_landed(self, flight: Flight) -> None:
         """Count what is kept; beyond the bound, understand at once and let the bytes go."""
-        self.landed += 1
+        self.landed += flight.row in self._counted
         self.retained += sum(map(len, flight.reads))
         if self.retained > self.high_water:
             self.high_water = self.retained
@@ -221,6 +337,13 @@ class Worker:
         for line in self.control.lines(data):
             if line.get("stop"):
                 self.stop()
+            elif "open_ns" in line:
+                self._open(line["open_ns"])
+            elif "close_ns" in line:
+                self.window_ns[1] = line["close_ns"]
+                self.engine.close_window(line["close_ns"])
+            elif line.get("finish"):
+                self._finish()
             else:
                 self._orders.put_nowait(line)
 
@@ -233,8 +356,15 @@ class Worker:
         """Connections to open before a phase: one a stream, or a reserve that an open loop keeps refilling."""
         if phase.closed_loop:
             return sum(owner == instance for owner in phase.stream_instances)
-        rows = sum(row.instance == instance for row in phase.rows)
-        return min(rows, phase.limit or FAR, self.job.reserve)
+        rows = sum(row.instance == instance for part in (phase.ramp, phase.rows, phase.tail) for row in part)
+        # A burst needs all of its connections at the same moment.
+        return min(rows, phase.limit or FAR, rows if self.job.mode == "burst" else self.job.reserve)
+
+
+def usage() -> tuple[float, int]:
+    """CPU time of this process so far in seconds, and the clock in ns."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime, time.monotonic_ns()
 
 
 def tls_context(job: LoadJob) -> ssl.SSLContext:

@@ -20,8 +20,9 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, sha256, whole_folder, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract.flags import cell_flags
+from servegauge.contract.metrics import summarise
 from servegauge.contract.records.outcome import CellOutcome
-from servegauge.contract.spec import Cell, Load
+from servegauge.contract.spec import PROTOCOL, Cell, Load
 from servegauge.frameworks.base import Reset
 from servegauge.inputs import models
 from servegauge.instrument import calibrate
@@ -42,13 +43,14 @@ class CellNotRun(Exception):
 
 
 def expected_s(load: Load, closed_s: float) -> float:
-    """About how long a cell takes, in seconds: exact for open loops but for the last answers, else `closed_s`."""
+    """About how long a cell takes, in seconds: exact for open loops but for ramp and tail, else `closed_s`."""
     if load.rate_rps is None:
         return closed_s
     by_requests = load.requests / load.rate_rps if load.requests is not None else math.inf
     window = min(by_requests, load.duration_s if load.duration_s is not None else math.inf)
     passes = 2 if load.cache == "warm" else 1
-    return passes * window + load.warmup_requests / load.rate_rps + 3.0
+    ramp = max(load.ramp_s or 0.0, min(2.0, window / 3))
+    return passes * window + load.warmup_requests / load.rate_rps + ramp + 3.0
 
 
 def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title: str) -> CellOutcome:
@@ -88,6 +90,10 @@ class _Measurement:
         self.thresholds = thresholds
         self.framework = run.framework
         self.reset: Reset | None = None
+        if cell.protocol != PROTOCOL:
+            raise CellFailed(
+                f"it is of measuring protocol {cell.protocol}, this version measures by {PROTOCOL}; run the study again"
+            )
         workload = run.results / "workloads" / cell.workload.id
         self.workload_file = workload / "workload.parquet"
         try:
@@ -102,6 +108,7 @@ class _Measurement:
             "launch": cell.launch,
             "attempt": run.attempt,
             "study": run.study,
+            "protocol": cell.protocol,
             "workload": cell.workload.id,
             "workload_sha256": self.workload["sha256"],
             "spec": cell.to_dict(),
@@ -124,10 +131,15 @@ class _Measurement:
         recording.stop(zero_ns)
         after = self._metrics()
         requests = pq.read_table(result.requests)
-        nearest = calibrate.nearest(self.run.calibration, self.load)
+        nearest = calibrate.nearest(
+            self.run.calibration,
+            self.load,
+            summarise(requests, result.window_s, self.load.loop)["output_tokens_per_s"],
+            self.workload["prompt_tokens"]["mean"],
+        )
         self.record |= {
             "clock": result.clock,
-            "window": {"duration_s": result.window_s},
+            "window": {"duration_s": result.window_s, **result.load},
             "cache_reset": asdict(self.reset),
             "instrument": {**result.instrument, "calibration": nearest},
             "recorders": recording.said,
@@ -154,7 +166,7 @@ class _Measurement:
     def _warm_cache(self) -> None:
         """`cache: warm` sends the window's own prompts once before the window, and throws the answers away."""
         with tempfile.TemporaryDirectory(dir=self.run.work) as folder:
-            self._run_load(Path(folder), "window")
+            self._run_load(Path(folder), "window", plain=True)
 
     def _metrics(self) -> dict[str, float] | None:
         """The servers' counters now, by common name, of all instances together; null where there are none."""
@@ -176,7 +188,7 @@ class _Measurement:
 
     # -- the load -----------------------------------------------------------
 
-    def _run_load(self, folder: Path, phase: str) -> LoadResult:
+    def _run_load(self, folder: Path, phase: str, plain: bool = False) -> LoadResult:
         load, run = self.load, self.run
         job = LoadJob(
             base_urls=[one.base_url for one in run.servers],
@@ -186,8 +198,13 @@ class _Measurement:
             model=run.servers[0].context.model_path if self.framework.model_is_path else run.launch.model["name"],
             endpoint=load.endpoint,
             phase=phase,
-            mode="open" if load.concurrency is None else "closed",
+            mode=load.loop,
             concurrency=load.concurrency,
+            bursts=load.bursts,
+            window_s=self.workload["window_s"],
+            ramp_s=load.ramp_s,
+            start=load.start,
+            plain=plain,
             stream=load.stream,
             temperature=load.temperature,
             ignore_eos=load.ignore_eos,

@@ -161,23 +161,33 @@ class LaunchRun:
         """The instrument's own error on this node, before anything is measured with it."""
         file = self.folder / "calibration.json"
         cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
-        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
+        points = calibrate.short_points(self._longest_prompt())
+        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus, len(points))}.json"
         if self.job.calibrate == "once" and kept.is_file():
             self.progress.say("using this node's calibration of the load generator again")
             self.calibration = read_json(kept)
             write_json(file, self.calibration)
             return
         self.progress.say("calibrating the load generator on this node")
-        self.calibration = calibrate.calibrate(short=True, cpus=cpus, server_cpus=server_cpus, out=file)
+        self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points)
         write_json(kept, self.calibration)
 
+    def _longest_prompt(self) -> float | None:
+        """Mean prompt length, in tokens, of the cells that have the longest; null where no workload tells."""
+        means = []
+        for cell in self.order.cells:
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                workload = read_json(self.results / "workloads" / cell.workload.id / "workload.json")
+                means.append(workload["prompt_tokens"]["mean"])
+        return max(means, default=None)
+
     @staticmethod
-    def _instrument(*cpus: Any) -> str:
-        """What a calibration holds for: this node since its boot, these CPUs, this version of the generator."""
+    def _instrument(*what: Any) -> str:
+        """What a calibration holds for: this node since its boot, CPUs and points, this version of the generator."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
         allowed = sorted(os.sched_getaffinity(0))
-        return digest([os.uname().nodename, started, allowed, cpus, __version__, calibrate.VERSION], 12)
+        return digest([os.uname().nodename, started, allowed, what, __version__, calibrate.VERSION], 12)
 
     # -- the servers --------------------------------------------------------
 

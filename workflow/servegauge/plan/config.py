@@ -187,14 +187,15 @@ def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> 
 
 def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     load, rates, streams = study["load"], _asked(study, "rate"), _asked(study, "concurrency")
-    if not rates and not streams:
+    if not rates and not streams and not _asked(study, "burst"):
         yield (
             ["matrix"],
-            "neither `rate` (requests a second, open loop) nor `concurrency` (closed loop); give one or both",
+            "neither `rate` (requests a second, open loop) nor `concurrency` (closed loop) nor `burst` (requests at "
+            "once); give one or more",
         )
     if streams and "requests" not in load:
         yield ["load"], "`concurrency` needs `requests`: how many prompts are drawn; `duration_s` may stop it earlier"
-    elif "requests" not in load and "duration_s" not in load:
+    elif rates and "requests" not in load and "duration_s" not in load:
         yield ["load"], "neither `requests` nor `duration_s`: say when the window ends"
     if not load["stream"]:
         for name, limits in study["slo"].items():

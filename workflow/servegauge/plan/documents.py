@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.text import csv_cell
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.outcome import Outcome
-from servegauge.contract.spec import Launch
+from servegauge.contract.spec import PROTOCOL, PROTOCOLS, Launch
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import fit
@@ -201,8 +201,9 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
     """The plan as `table` (a line a launch), `csv` (a line a cell) or `json` (everything)."""
     now = state(plan, results)
     costs = estimate(plan, now, results)
+    before = measured_before(plan, now, results)
     if kind == "csv":
-        rows = list(cell_rows(plan, now))
+        rows = list(cell_rows(plan, now, before))
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
@@ -220,7 +221,7 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
             }
             for launch in plan.launches
         ]
-        cells = list(cell_rows(plan, now))
+        cells = list(cell_rows(plan, now, before))
         return json.dumps({"study": plan.study["name"], "launches": launches, "cells": cells, "totals": sums}, indent=1)
     lines = [plan.study["question"], ""]
     lines += [f"{launch.id}\n    {message(plan, now, launch.id, results)}" for launch in plan.launches]
@@ -229,14 +230,31 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
         lines += ["", "Cannot work:", *(f"    {_count(count, 'cell')}: {why}" for why, count in reasons.most_common())]
     if short := shortages(plan):
         lines += ["", "Fits, but not all at once:", *(f"    {note}" for note in short)]
+    if before:
+        lines += ["", f"To be measured again: {_count(len(before), 'cell')}, {AGAIN}. What was measured stays."]
     notes = differences(plan)
     if notes:
         lines += ["", "Not quite the same everywhere:", *(f"    {note}" for note in notes)]
     return "\n".join([*lines, "", _total(plan, now, costs, results, over_budget=True), ""])
 
 
-def cell_rows(plan: Plan, state: State) -> Iterable[dict[str, Any]]:
-    """One flat row per cell: its factors, and whether it is measured, missing or skipped, with the reason."""
+AGAIN = f"measured before by protocol 1 ({PROTOCOLS[1]}); protocol {PROTOCOL}: {PROTOCOLS[PROTOCOL]}"
+"""Why a cell whose load was measured before is measured again."""
+
+
+def measured_before(plan: Plan, state: State, results: Path) -> set[str]:
+    """Ids of missing cells that an earlier measuring protocol has measured; what it measured stays in the dataset."""
+    there = _entries(results / "cells")
+    missing = {cell for now in state.values() for cell in now.missing} if there else set()
+    found = ((planned.cell, planned.cell.earlier) for planned in plan.cells if planned.cell.id in missing)
+    return {cell.id for cell, earlier in found if earlier is not None and earlier.id in there}
+
+
+def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterable[dict[str, Any]]:
+    """One flat row per cell: its factors, and whether it is measured, missing or skipped, with the reason.
+
+    `before`: see `measured_before`.
+    """
     for launch in plan.launches:
         measured = set(state[launch.id].measured)
         layout = asdict(launch.layout)
@@ -255,10 +273,12 @@ def cell_rows(plan: Plan, state: State) -> Iterable[dict[str, Any]]:
                 "prompts": cell.prompts["name"],
                 "rate_rps": cell.load.rate_rps,
                 "concurrency": cell.load.concurrency,
+                "burst": cell.load.burst,
                 "cache": cell.load.cache,
                 "workload": cell.workload.id,
+                "protocol": cell.protocol,
                 "status": status,
-                "reason": planned.skipped,
+                "reason": planned.skipped or (AGAIN if cell.id in before else None),
             }
 
 

@@ -116,20 +116,31 @@ def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed
 def cell_seconds(
     cell: Cell, launch: Launch, assumed: Mapping[str, float], windows: Mapping[tuple[str, ...], float]
 ) -> float:
-    """Seconds of one cell: overhead, warm-up, window and its last answer; the window as measured where it was."""
+    """Seconds of one cell: overhead, warm-up, ramp, window and tail; the window as measured where it was."""
     load, prompts = cell.load, cell.prompts
     request = assumed["ttft_s"] + assumed["tpot_s"] * _mean_output(prompts, load) + load.think_s
     window = windows.get((launch.configuration, prompts["name"], load.canonical))
     if window is None:
         window = min(_sending(load, load.requests, request), load.duration_s or math.inf)
-        window += request if load.concurrency is None else 0
+        window = load.bursts * request if load.burst is not None else window
     warmup = window if load.cache == "warm" else _sending(load, load.warmup_requests, request)
-    return assumed["cell_overhead_s"] + warmup + window
+    return assumed["cell_overhead_s"] + warmup + ramp_seconds(load, request, window) + window + 2 * request
+
+
+def ramp_seconds(load: Load, request_s: float, window_s: float) -> float:
+    """About how long a ramp is, in seconds: see `instrument/ramp.py`."""
+    if load.burst is not None:
+        return 0.0
+    if load.concurrency is not None:  # one round to start staggered, one to be answered
+        return max(load.ramp_s or 0.0, 2 * request_s)
+    return max(load.ramp_s if load.ramp_s is not None else min(2.0, window_s / 3), 1.25 * request_s)
 
 
 def _sending(load: Load, requests: int | None, request_s: float) -> float:
     if requests is None:
         return math.inf
+    if load.burst is not None:
+        return request_s
     return requests / load.rate_rps if load.rate_rps else math.ceil(requests / (load.concurrency or 1)) * request_s
 
 

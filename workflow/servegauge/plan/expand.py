@@ -25,8 +25,9 @@ from servegauge.plan import fit
 from servegauge.plan.order import positions
 
 LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False}  # axis -> value without it
+SIZES = ("rate", "concurrency", "burst")  # how large a load is: a point has one of them
 LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
-CELL_AXES = ("prompts", "rate", "concurrency", "cache")  # what it is put under
+CELL_AXES = ("prompts", "rate", "concurrency", "burst", "cache")  # what it is put under
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ class _Expansion:
         matrix = {key: value for key, value in self.study["matrix"].items() if key not in ("include", "exclude")}
         self.add(matrix, self.study["matrix"].get("exclude", []))
         for entry in self.study["matrix"].get("include", []):
-            replaced = {"rate", "concurrency"} if entry.keys() & {"rate", "concurrency"} else set()
+            replaced = set(SIZES) if entry.keys() & set(SIZES) else set()
             self.add({**{key: value for key, value in matrix.items() if key not in replaced}, **entry}, [])
 
         launches: list[Launch] = []
@@ -246,14 +247,21 @@ class _Expansion:
         return self.study["prompts"][point["prompts"]]
 
     def load(self, point: Mapping[str, Any]) -> Load:
-        key = (point["rate"], point["concurrency"], point["cache"])
+        key = tuple(point[name] for name in (*SIZES, "cache"))
         if key not in self.loads:
-            values = {name: value for name, value in self.study["load"].items() if name != "arrival"}
-            arrival = self.study["load"]["arrival"] if point["concurrency"] is None else {"process": "closed"}
+            # What says nothing of a load must not be in its identity.
+            without = {"arrival"}
+            without |= set() if point["concurrency"] is not None else {"start"}
+            without |= {"bursts"} if point["burst"] is None else {"requests", "duration_s", "ramp_s"}
+            values = {name: value for name, value in self.study["load"].items() if name not in without}
+            arrival = self.study["load"]["arrival"]
+            if point["rate"] is None:
+                arrival = {"process": "closed" if point["burst"] is None else "burst"}
             self.loads[key] = Load(
                 **values,
                 rate_rps=point["rate"],
                 concurrency=point["concurrency"],
+                burst=point["burst"],
                 arrival=arrival,
                 cache=point["cache"],
             )
@@ -262,7 +270,7 @@ class _Expansion:
     def cell(self, launch: Launch, point: Mapping[str, Any]) -> Cell:
         prompts, load = self.prompts(point), self.load(point)
         # `cache` says how a workload is used, not what it is
-        key = (launch.model["name"], point["prompts"], point["rate"], point["concurrency"], launch.repeat)
+        key = (launch.model["name"], point["prompts"], *(point[name] for name in SIZES), launch.repeat)
         if key not in self.workloads:
             self.workloads[key] = Workload.of(launch.model, prompts, load, launch.repeat)
         return Cell.of(launch, prompts, load, self.workloads[key])
@@ -287,11 +295,9 @@ def _combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _points(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    sizes = [(rate, None) for rate in matrix.get("rate", [])] + [(None, n) for n in matrix.get("concurrency", [])]
-    for prompts, (rate, concurrency), cache in itertools.product(
-        matrix["prompts"], sizes, matrix.get("cache", ["cold"])
-    ):
-        yield {"prompts": prompts, "rate": rate, "concurrency": concurrency, "cache": cache}
+    sizes = [(name, size) for name in SIZES for size in matrix.get(name, [])]
+    for prompts, (name, size), cache in itertools.product(matrix["prompts"], sizes, matrix.get("cache", ["cold"])):
+        yield {"prompts": prompts, **dict.fromkeys(SIZES), name: size, "cache": cache}
 
 
 def _fits(values: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:

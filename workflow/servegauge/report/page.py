@@ -158,6 +158,8 @@ def method(study: Study) -> list[str]:
         )
     if any(row["concurrency"] is not None for row in rows):
         kinds.append(f"closed loop with {numbers('concurrency')} stream{'s' * (numbers('concurrency') != '1')}")
+    if any(row["burst"] is not None for row in rows):
+        kinds.append(f"bursts of {numbers('burst')} requests at once, {numbers('bursts')} times, on an idle server")
     size = [f"{numbers('requests')} requests"] if numbers("requests") else []
     size += [f"{numbers('duration_s')} s"] if numbers("duration_s") else []
     return [
@@ -291,7 +293,13 @@ def instrument(study: Study) -> list[dict[str, Any]]:
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in study.ok:
         groups[
-            label({axis: value for axis, value in row["axes"].items() if axis in ("prompts", "rate", "concurrency")})
+            label(
+                {
+                    axis: value
+                    for axis, value in row["axes"].items()
+                    if axis in ("prompts", "rate", "concurrency", "burst")
+                }
+            )
         ].append(row)
 
     def worst(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:

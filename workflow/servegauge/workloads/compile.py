@@ -1,11 +1,10 @@
 """Frozen workloads: prompts, arrival times and answer lengths of a cell, compiled once, hashed, replayed everywhere.
 
-`results/workloads/<id>/workload.parquet` has one row per request, the warm-up's first (schema below), and
+`results/workloads/<id>/workload.parquet` has one row per request, by phase (schema below), and
 `workload.json` says what it was made of. The bytes depend on the specification, the tokenizer's file, the data set's
 file and the locked libraries only, so that every platform and framework gets the same ones.
 
-Arrival times of the warm-up follow the same process at the same rate from a time 0 of their own; for replay, steps and
-ramp, whose shape belongs to the window, they are poisson. Closed loops have no times: a stream sends when it is free.
+`load_times.py` says when requests are sent. Closed loops have no times: a stream sends when it is free.
 """
 
 from __future__ import annotations
@@ -27,12 +26,11 @@ from servegauge.base.files import read_json, sha256, whole_folder, write_json
 from servegauge.contract.spec import Load, Workload
 from servegauge.inputs import models
 from servegauge.workloads import tokenizer as tokens
-from servegauge.workloads.arrivals import arrival_times
+from servegauge.workloads.load_times import LoadTimes, load_times
 from servegauge.workloads.prompts import Prompt, draw_prompts, unchanged_sha256
 
-VERSION = 1  # of the schema below
+VERSION = 2  # of the schema below; 1 had no ramp and no tail
 PARQUET, JSON = "workload.parquet", "workload.json"
-WINDOW_ONLY = ("replay", "steps", "ramp")
 FEW = 8  # workloads; below it, starting further processes takes longer than compiling
 
 
@@ -43,9 +41,13 @@ def _column(name: str, kind: pa.DataType, description: str, unit: str = "", null
 SCHEMA = pa.schema(
     [
         _column("request", pa.int32(), "number of the request, 0 for the first of the warm-up"),
-        _column("phase", pa.string(), "warmup or window"),
+        _column("phase", pa.string(), "warmup, ramp, window or tail"),
         _column(
-            "scheduled_s", pa.float64(), "when to send it, from the start of its phase; null: closed loop", "s", True
+            "scheduled_s",
+            pa.float64(),
+            "when to send it, from the start of its phase (tail: of the window); null: closed loop",
+            "s",
+            True,
         ),
         _column("prompt", pa.string(), "text for the completions endpoint"),
         _column(
@@ -70,20 +72,18 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any
     tokenizer = models.workload_tokenizer(workload.tokenizer, root)
     load = Load(**workload.load)
     # One seed for each thing that is drawn: another arrival process leaves the prompts as they are drawn.
-    prompt_seed, warmup_seed, window_seed = (
-        int(seed) for seed in np.random.SeedSequence(workload.seed).generate_state(3, np.uint64)
-    )
-    warmup = _times(load, load.warmup_requests, None, warmup_seed, root, warmup=True)
-    window = _times(load, load.requests, load.duration_s, window_seed, root)
-    if not len(window):
+    names = ("prompts", "warmup", "window", "ramp", "tail")
+    states = np.random.SeedSequence(workload.seed).generate_state(len(names), np.uint64)
+    seeds = {name: int(seed) for name, seed in zip(names, states, strict=True)}
+    times = load_times(load, seeds, root, mean_output_tokens(workload.prompts, load))
+    if not times.window:
         raise UserError(
             f"workload {workload.id}: no request arrives in {load.duration_s:g} s at {load.rate_rps:g} requests a "
             "second; lengthen the window"
         )
-    drawn = draw_prompts(
-        workload.prompts, tokens.load(tokenizer), len(warmup) + len(window), prompt_seed, load.output_tokens, root
-    )
-    table = _table(warmup, window, drawn.prompts)
+    total = sum(map(len, times.phases.values()))
+    drawn = draw_prompts(workload.prompts, tokens.load(tokenizer), total, seeds["prompts"], load.output_tokens, root)
+    table = workload_table(times, drawn.prompts)
     try:
         with whole_folder(folder) as temporary:
             write_parquet(table, temporary / PARQUET)
@@ -91,9 +91,12 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any
                 "version": VERSION,
                 "id": workload.id,
                 "sha256": sha256(temporary / PARQUET),
-                "requests": len(window),
-                "warmup_requests": len(warmup),
-                "last_scheduled_s": None if window[-1] is None else float(window[-1]),
+                "requests": len(times.window),
+                "warmup_requests": len(times.warmup),
+                "ramp_requests": len(times.ramp),
+                "tail_requests": len(times.tail),
+                "window_s": times.window_s,
+                "last_scheduled_s": times.window[-1],
                 "prompt_tokens": _summary(table, "prompt_tokens"),
                 "output_tokens": _summary(table, "output_tokens"),
                 "files": _sources(workload, drawn.source, tokenizer, root),
@@ -183,26 +186,26 @@ def _try_compile(workload: Workload, root: Path, folder: Path) -> dict[str, Any]
         return str(error)
 
 
-def _times(
-    load: Load, requests: int | None, duration_s: float | None, seed: int, root: Path, warmup: bool = False
-) -> list[float | None]:
-    """Seconds from the start of the phase for each request, or nulls for a closed loop."""
-    if load.concurrency is not None:
-        if requests is None:
-            raise UserError("a closed loop (concurrency) needs load.requests: how many requests to send")
-        return [None] * requests
-    if warmup and not requests:
-        return []
-    arrival = load.arrival if not (warmup and load.arrival["process"] in WINDOW_ONLY) else {"process": "poisson"}
-    return arrival_times(arrival, load.rate_rps, requests, duration_s, seed, root).tolist()
+def mean_output_tokens(prompts: Mapping[str, Any], load: Load) -> float | None:
+    """Mean answer length that a prompt set asks for; null where only its data can tell."""
+    length = load.output_tokens or prompts.get("output_tokens")
+    if not isinstance(length, Mapping):
+        return length
+    if "values" in length:
+        return float(np.average(length["values"], weights=length.get("weights")))
+    return length.get("mean") or length.get("value") or (length.get("min", 1) + length.get("max", 512)) / 2
 
 
-def _table(warmup: list[float | None], window: list[float | None], prompts: list[Prompt]) -> pa.Table:
-    count = len(prompts)
+def workload_table(times: LoadTimes, prompts: list[Prompt]) -> pa.Table:
+    """Rows in the order of the phases. Prompts are drawn for warm-up and window first: spare requests change none."""
+    phases = times.phases
+    order = [phase for phase in ("warmup", "window", "ramp", "tail") for _ in phases[phase]]
+    mine = {phase: [prompt for prompt, name in zip(prompts, order, strict=True) if name == phase] for phase in phases}
+    prompts = [prompt for phase in phases for prompt in mine[phase]]
     columns = {
-        "request": range(count),
-        "phase": ["warmup"] * len(warmup) + ["window"] * len(window),
-        "scheduled_s": [*warmup, *window],
+        "request": range(len(prompts)),
+        "phase": [phase for phase, when in phases.items() for _ in when],
+        "scheduled_s": [time for when in phases.values() for time in when],
         "prompt": [prompt.text for prompt in prompts],
         "messages": [prompt.messages for prompt in prompts],
         "prompt_tokens": [prompt.prompt_tokens for prompt in prompts],

@@ -32,12 +32,13 @@ def _beyond(case: CellCase) -> Iterator[Doubt]:
         detail = f"the instrument's p99 TTFT error at the nearest calibrated load ({where}) was {ms(error)}"
         yield from above(case, "generator_ttft_error_s", abs(error), detail)
     elif point.get("beyond"):
-        detail = f"the load is beyond what the calibration saw this node's instrument carry; the nearest was {where}"
-        load, near = case.cell.load, point["load"]
-        size = load.concurrency if load.concurrency is not None else load.rate_rps
-        yield Doubt(
-            float(size), float(near["streams"] if near.get("streams") is not None else near["rate_rps"]), detail
+        axis = point.get("beyond_axis") or {"axis": "load", "value": 0.0, "carried": None}
+        carried = "none" if axis["carried"] is None else f"{axis['carried']:g}"
+        detail = (
+            f"the load's {axis['axis']} ({axis['value']:g}) is beyond what the calibration saw this node's instrument "
+            f"carry ({carried}); the nearest load was {where}"
         )
+        yield Doubt(float(axis["value"]), float(axis["carried"] or 0.0), detail)
 
 
 def _words(load: Mapping[str, Any]) -> str:

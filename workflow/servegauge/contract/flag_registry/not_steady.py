@@ -1,4 +1,4 @@
-"""Arrivals outran completions: the queue grew while they came."""
+"""The queue grew, as measuring protocol 1 saw it, without a ramp. `saturated` is what protocol 2 has."""
 
 import math
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ CHANCE = 3.0  # standard deviations of a Poisson count that growth must exceed
 
 def check(case: CellCase) -> Iterator[Doubt]:
     load, window = case.cell.load, case.window
+    if case.cell.protocol != 1:
+        return
     if load.rate_rps is None or load.arrival.get("process", "poisson") not in STEADY_PROCESSES:
         return
     if window.count < FEWEST:
@@ -26,7 +28,7 @@ def check(case: CellCase) -> Iterator[Doubt]:
 
 NOT_STEADY = Flag(
     name="not_steady",
-    meaning="The queue grew while requests arrived, so latencies depend on how long the window was.",
+    meaning="By measuring protocol 1, the queue grew while requests came: latencies depend on the window's length.",
     remedy="Lower the rate below what the server carries, or compare rates instead of latencies.",
     severity=UNFIT_LATENCY,
     about=CellCase,
@@ -35,7 +37,7 @@ NOT_STEADY = Flag(
         Threshold(
             "in_flight_growth",
             1.5,
-            "requests in flight, last quarter of the arrivals / second, is above, and not by chance",
+            "of protocol 1: requests in flight, last quarter of the arrivals / second, is above, and not by chance",
         ),
     ),
     position=80,

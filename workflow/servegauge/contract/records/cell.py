@@ -36,9 +36,15 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
-    """From the first scheduled request to the last answer."""
+    """What was counted over, and what was around it; `exhausted_ns`: when the load ran out, from its start.
+
+    Under measuring protocol 1, the window lasted from the first scheduled request to the last answer.
+    """
 
     duration_s: float | None
+    ramp_s: float | None = None
+    tail_s: float | None = None
+    exhausted_ns: int | None = None
 
 
 class CellRecord(Record, frozen=True, kw_only=True):
@@ -55,6 +61,7 @@ class CellRecord(Record, frozen=True, kw_only=True):
     launch: str
     attempt: int
     study: str = ""
+    protocol: int = 1
     workload: str = ""
     workload_sha256: str | None = None
     spec: CellSpec

@@ -59,6 +59,7 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: Data
     load: Data
     repeat: int | None = None
+    version: int = 1
 
     @classmethod
     def of(cls, workload: Workload) -> WorkloadSpec:
@@ -67,7 +68,9 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def workload(self) -> Workload:
-        return Workload(prompts=self.prompts, tokenizer=self.tokenizer, load=self.load, repeat=self.repeat)
+        return Workload(
+            prompts=self.prompts, tokenizer=self.tokenizer, load=self.load, repeat=self.repeat, version=self.version
+        )
 
 
 class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +82,7 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     prompts: Data
     load: Load
     workload: WorkloadSpec
+    protocol: int = 1
     skipped: str | None = None
     thresholds: dict[str, float] = msgspec.field(default_factory=dict)
 
@@ -91,6 +95,7 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
             prompts=cell.prompts,
             load=cell.load,
             workload=WorkloadSpec.of(cell.workload),
+            protocol=cell.protocol,
             skipped=skipped,
             thresholds=thresholds or {},
         )
@@ -98,7 +103,7 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cell(self) -> Cell:
         """What it is; UserError where that has another id today: it would be measured under a wrong name."""
-        cell = Cell(self.launch, self.words, self.prompts, self.load, self.workload.workload)
+        cell = Cell(self.launch, self.words, self.prompts, self.load, self.workload.workload, self.protocol)
         if cell.id != self.id:
             raise UserError(
                 f"the cell {self.id} is called {cell.id} by this servegauge: its plan was edited, or written by "

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.launch.recorder import ProcessRecorder
+from servegauge.node import process_tree
 from servegauge.node.node_facts import cpu_times
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import GpuReader
@@ -42,13 +43,15 @@ MOST_CPUS = 32  # clocks are read from at most this many CPUs, spread evenly: re
 class NodeReader:
     """CPU clocks, steal and load, each null where this node does not tell."""
 
-    def __init__(self, node: Node | None = None) -> None:
+    def __init__(self, node: Node | None = None, owner: int | None = None) -> None:
         self.node = node or Node()
+        self._owner = owner  # the launch's process: what it and its children use is ours
+        self._ours = None if owner is None else process_tree.cpu_ticks(owner)
         self.rows: list[dict[str, Any]] = []
         clocks = self.node.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
         self._clocks = clocks[:: max(1, -(-len(clocks) // MOST_CPUS))]
         self._zones = self.node.glob("/sys/class/thermal/thermal_zone*/temp")
-        self._before = self._stat()
+        self._first = self._before = self._stat()
 
     def _stat(self) -> tuple[dict[str, int], dict[str, int]]:
         """(ticks of all CPUs, counters of /proc/stat); empty where it cannot be read."""
@@ -59,6 +62,21 @@ class NodeReader:
             return {}, {}
         words = [line.split() for line in text.splitlines() if line.startswith(("ctxt ", "procs_running "))]
         return times, {name: int(value) for name, value in words}
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """Since the start: share of the node's CPU time that processes had which are not the owner's; its CPUs."""
+        (before, _), (now, _) = self._first, self._stat()
+        ours = None if self._owner is None or self._ours is None else process_tree.cpu_ticks(self._owner)
+        said: dict[str, Any] = {"others_share": None, "cpus": None, "cpus_allowed": None}
+        if ours is not None and before and now:
+            total = sum(now[kind] - before[kind] for kind in now if kind in before)
+            busy = sum(now[kind] - before[kind] for kind in ("user", "nice", "system"))
+            said["others_share"] = max(0.0, (busy - (ours - self._ours)) / total) if total > 0 else None
+        if self._owner is not None:
+            with contextlib.suppress(OSError):
+                said |= {"cpus": os.cpu_count(), "cpus_allowed": len(os.sched_getaffinity(self._owner))}
+        return said
 
     def read(self) -> None:
         """Add a row."""
@@ -146,7 +164,7 @@ def main() -> int:
     if job["cpus"]:
         with contextlib.suppress(OSError):  # CPUs that this job may not use: placement is checked elsewhere
             os.sched_setaffinity(0, job["cpus"])
-    node, gpus = NodeReader(), GpuReader(job["hz"])
+    node, gpus = NodeReader(owner=job.get("owner")), GpuReader(job["hz"])
     try:
         ended, missed = _sample(node, gpus, job["hz"])
         gpus.close()
@@ -187,7 +205,9 @@ def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: P
 
     for row in [*node.rows, *gpus.rows]:
         row["t_ns"] -= zero_ns
+    others = node.others
     said = {**summary(gpus.rows, node.rows), "gpu_reason": gpus.reason, "missed_ticks": missed, "files": []}
+    said["node"] |= others
     try:
         if gpus.rows:
             _write(gpus.rows, GPU_RAW, out)
@@ -213,14 +233,18 @@ class Sampler(ProcessRecorder):
         return {"gpu": GPU_RAW, "node": NODE_RAW}
 
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
-        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus)
+        ours = live.framework.weights != "none"  # a server that ran before counts as others' work
+        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus, os.getpid() if ours else None)
 
-    def sample(self, out: Path, hz: float, cpus: Sequence[int] = ()) -> None:
-        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it."""
+    def sample(self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None) -> None:
+        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it.
+
+        `owner`: the process whose own and whose children's CPU time is ours; null where the server is none of them.
+        """
         if not hz > 0:
             raise ValueError(f"hz is {hz}, it must be above 0")
         self._out = out
-        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus)})
+        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner})
 
     def stop(self, zero_ns: int = 0) -> Path | None:
         """Read a last time and write; returns the GPUs' file, null where there is none (with the reason in `said`)."""

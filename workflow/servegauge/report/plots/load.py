@@ -35,15 +35,13 @@ def against_load(
     """
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in study.ok:
-        rest = {
-            axis: value for axis, value in row["axes"].items() if axis not in ("rate", "concurrency", series.factor)
-        }
+        rest = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, series.factor)}
         if any(row[column] is not None for column, _ in columns):
-            groups[label(rest) if rest else ""]["concurrency" if row["rate_rps"] is None else "rate"].append(row)
+            groups[label(rest) if rest else ""][_kind(row)].append(row)
     if not groups:
         return nothing(name, title, "no cell was measured")
     shown = list(groups.items())[:MOST_PANELS]
-    kinds = [kind for kind in ("rate", "concurrency") if any(kind in by_kind for _, by_kind in shown)]
+    kinds = [kind for kind in KINDS if any(kind in by_kind for _, by_kind in shown)]
     # A kind of load that has one size needs little room.
     widths = [1.0 if len({_size(row) for _, one in shown for row in one.get(kind, ())}) > 1 else 0.45 for kind in kinds]
     across = min(len(shown), COLUMNS if len(kinds) == 1 else COLUMNS - 1)
@@ -62,7 +60,7 @@ def against_load(
             axes = canvas.add_subplot(cell, sharey=beside if seconds else None)
             _load_panel(axes, by_kind[kind], series, columns, scale)
             axes.set_title(rest if beside is None else "", loc="left")
-            axes.set_xlabel("requests/s" if kind == "rate" else "streams")
+            axes.set_xlabel(KINDS[kind][1])
             if beside is None:
                 axes.set_ylabel(unit)
             elif seconds:
@@ -77,15 +75,27 @@ def against_load(
     if len(columns) > 1:
         caption += " Filled with a solid line: the median of the cell; open with a dashed line: its p99."
     if len(kinds) > 1:
-        caption += " Open loop at an offered rate, then closed loop with a number of streams."
+        said = ", then ".join(KINDS[kind][2] for kind in kinds)
+        caption += f" {said[0].upper()}{said[1:]}."
     if len(groups) > len(shown):
         caption += f" {len(groups) - len(shown)} more panels are not shown; their numbers are in cells.parquet."
     return finish(canvas, name, title, caption)
 
 
+KINDS = {  # axis of a study -> column of CELLS, words for the axis of a figure and for its caption
+    "rate": ("rate_rps", "requests/s", "open loop at an offered rate"),
+    "concurrency": ("concurrency", "streams", "closed loop with a number of streams"),
+    "burst": ("burst", "requests at once", "bursts of requests at once"),
+}
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return next(kind for kind, (column, *_) in KINDS.items() if row[column] is not None)
+
+
 def _size(row: Mapping[str, Any]) -> float:
-    """Where a cell stands on the axis of its kind of load: offered rate, or streams."""
-    return row["rate_rps"] if row["concurrency"] is None else row["concurrency"]
+    """Where a cell stands on the axis of its kind of load."""
+    return row[KINDS[_kind(row)][0]]
 
 
 def _load_panel(
