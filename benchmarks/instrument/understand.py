@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from servegauge.instrument import request_rows
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.share import Share
 
@@ -43,9 +43,9 @@ def choice_of(kind: str, text: str) -> dict[str, object]:
     return {"delta": {"content" if kind == "chat" else "reasoning_content": text}}
 
 
-def flight(number: int, kind: str) -> Flight:
+def flight(number: int, kind: str) -> InFlight:
     """A request whose answer came one chunk a read, 10 ms apart."""
-    made = Flight(number, b"", 0, 0)
+    made = InFlight(number, b"", 0, 0)
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":%d}}\n\n' % CHUNKS
     tail = event(choice_of(kind, ""), "length") + framed(usage) + framed(b"data: [DONE]\n\n") + b"0\r\n\r\n"
     made.reads = [HEAD, *(event(choice_of(kind, f" w{chunk}")) for chunk in range(CHUNKS)), tail]

@@ -44,7 +44,7 @@ def test_what_is_not_well_has_a_remedy(user):
     status, said = doctor(user)
     assert status == 1
     assert "cpu_count" in said
-    assert "-> mend `expect:` in config/platforms/own-cpu.yaml" in said
+    assert "-> correct `expect:` in config/platforms/own-cpu.yaml" in said
     assert "the node's GPUs could not be read" in said
 
 

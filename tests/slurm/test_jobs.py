@@ -281,7 +281,7 @@ def test_a_refused_job_says_slurms_words_and_the_file_to_mend(site, keys, said):
     assert said.lower() in heard.lower()
     assert "config/platforms/bare-metal.yaml" in heard
     assert "Traceback" not in heard
-    # Mended, the same command goes on as if nothing had been.
+    # Corrected, the same command goes on as if nothing had been.
     site.platform = platform()
     assert site.plan(OK) == [launch]
     assert site.measure(launch)[0] == 0

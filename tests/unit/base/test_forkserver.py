@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from servegauge.base import forkserver
-from servegauge.base.forkserver import Offshoot
+from servegauge.base.forkserver import ForkedProcess
 from servegauge.instrument.coordinator import PRELOADED
 
 CHILD = """
@@ -40,7 +40,7 @@ def test_it_is_its_module_with_our_words_and_environment(module, tmp_path, monke
     monkeypatch.setenv("MADE_UP", "now")
     monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
     forkserver.prepare(PRELOADED)
-    child = Offshoot(module, "one", "two", log=tmp_path / "log")
+    child = ForkedProcess(module, "one", "two", log=tmp_path / "log")
     child.tell({"some": "order"})
     said = child.last_words(20)
     assert said == b'["{\\"some\\": \\"order\\"}\\n", ["one", "two"], "now", null, [true, true, true]]\n'
@@ -50,7 +50,7 @@ def test_it_is_its_module_with_our_words_and_environment(module, tmp_path, monke
 
 
 def test_one_that_hangs_is_waited_for_no_longer_than_asked_and_killed(module, tmp_path):
-    child = Offshoot(module, log=tmp_path / "log")
+    child = ForkedProcess(module, log=tmp_path / "log")
     child.tell("hang")
     with pytest.raises(TimeoutError):
         child.last_words(0.1)
@@ -67,8 +67,8 @@ def test_nobody_outlives_a_killed_owner_and_a_script_is_not_run_again(module, tm
         textwrap.dedent(f"""
         import sys, time
         sys.path.insert(0, {str(tmp_path)!r})
-        from servegauge.base.forkserver import Offshoot
-        print(Offshoot({module!r}).pid, flush=True)
+        from servegauge.base.forkserver import ForkedProcess
+        print(ForkedProcess({module!r}).pid, flush=True)
         time.sleep(60)
     """)
     )
@@ -86,7 +86,7 @@ def test_nobody_outlives_a_killed_owner_and_a_script_is_not_run_again(module, tm
 def test_the_fork_server_has_one_thread_of_blas_and_a_child_our_environment(module, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "7")
     monkeypatch.setenv("MADE_UP", "now")
-    child = Offshoot(module, log=tmp_path / "log")
+    child = ForkedProcess(module, log=tmp_path / "log")
     server = psutil.Process(child.pid).parent()
     assert server.environ()["OPENBLAS_NUM_THREADS"] == "1"
     child.tell({})
@@ -104,8 +104,8 @@ def test_a_long_tmpdir_is_no_obstacle(module, tmp_path):
         textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
-        from servegauge.base.forkserver import Offshoot
-        child = Offshoot({module!r})
+        from servegauge.base.forkserver import ForkedProcess
+        child = ForkedProcess({module!r})
         child.tell("go")
         print(child.last_words(30).decode(), end="")
     """)

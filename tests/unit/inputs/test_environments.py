@@ -116,12 +116,12 @@ def test_two_builders_wait_for_each_other(root: Path) -> None:
 def test_the_hash_follows_the_lock_and_the_correction(root: Path) -> None:
     before = environments.environment_path("one", root)
     (root / "envs" / "one.post.py").write_text(
-        "import pathlib, sysconfig\npathlib.Path(sysconfig.get_path('purelib'), 'mended.py').write_text('x = 1')\n"
+        "import pathlib, sysconfig\npathlib.Path(sysconfig.get_path('purelib'), 'corrected.py').write_text('x = 1')\n"
     )
     after = environments.environment_path("one", root)
     assert before != after
     python = environments.build_environment("one", root)
-    assert subprocess.run([python, "-c", "import mended"], check=False).returncode == 0
+    assert subprocess.run([python, "-c", "import corrected"], check=False).returncode == 0
     with pytest.raises(UserError, match="its lock file now gives"):
         environments.environment_name(before.name, root)
     assert environments.environment_name(after.name, root) == "one"
@@ -139,8 +139,8 @@ def test_a_file_that_the_correction_copies_is_part_of_the_hash(root: Path) -> No
 
 
 def test_a_correction_that_fails_is_a_failure(root: Path) -> None:
-    (root / "envs" / "one.post.py").write_text("raise SystemExit('nothing to mend here')")
-    with pytest.raises(UserError, match="nothing to mend here"):
+    (root / "envs" / "one.post.py").write_text("raise SystemExit('nothing to correct here')")
+    with pytest.raises(UserError, match="nothing to correct here"):
         environments.build_environment("one", root)
     assert not environments.environment_ready("one", root)
 

@@ -14,7 +14,7 @@ import tokenizers
 from servegauge.base.errors import UserError
 from servegauge.contract.tables import REQUESTS_RAW
 from servegauge.instrument import worker as load_worker
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 from servegauge.instrument.coordinator import LoadJob, run_load
 from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import paced, rows_of, workload
@@ -293,7 +293,7 @@ def test_beyond_its_bound_the_raw_bytes_are_understood_as_they_land(monkeypatch,
     monkeypatch.setattr(load_worker, "RETAINED_LIMIT", 10)
     worker = load_worker.Worker(job("http://x", tmp_path, tmp_path), 0, load_worker.Control())
     body = b'{"choices": [{"text": "a"}]}'
-    flight = Flight(0, b"", 0, 1)
+    flight = InFlight(0, b"", 0, 1)
     flight.reads = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body), body]
     flight.stamps, flight.end_ns = [5, 6], 6
     kept = sum(map(len, flight.reads))

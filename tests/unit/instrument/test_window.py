@@ -13,7 +13,7 @@ import pytest
 
 from servegauge.contract import metrics
 from servegauge.contract.spec import Load
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 from servegauge.instrument.coordinator import LoadResult, run_load
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.ramp import ClosedRamp, OpenRamp
@@ -191,11 +191,11 @@ def test_a_plain_pass_sends_the_window_and_nothing_else(tmp_path):
     assert result.counts == {"ok": 10}
 
 
-def flights(times_ms: list[int], e2e_ms: int, now_ms: int) -> list[Flight]:
+def flights(times_ms: list[int], e2e_ms: int, now_ms: int) -> list[InFlight]:
     """Requests of a ramp as they stand at `now_ms`."""
     made = []
     for time_ms in times_ms:
-        flight = Flight(0, b"", 0, time_ms * MS)
+        flight = InFlight(0, b"", 0, time_ms * MS)
         flight.end_ns = (time_ms + e2e_ms) * MS if time_ms + e2e_ms <= now_ms else 0
         made.append(flight)
     return made

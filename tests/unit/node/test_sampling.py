@@ -13,7 +13,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from servegauge.base.forkserver import Offshoot
+from servegauge.base.forkserver import ForkedProcess
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.contract.tables import GPU_RAW, NODE_RAW
 from servegauge.launch.recorders.gpu_sample import NodeReader, Sampler, summary
@@ -159,7 +159,7 @@ def test_an_nvidia_smi_that_ends_is_told_and_what_it_said_is_kept(tmp_path, fake
     assert "status 3" in sampler.said["gpu_reason"]
 
 
-def family(process: Offshoot) -> list[psutil.Process]:
+def family(process: ForkedProcess) -> list[psutil.Process]:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         found = psutil.Process(process.pid).children(recursive=True)
@@ -201,7 +201,7 @@ def test_failures_of_the_sampler_never_raise(tmp_path, monkeypatch):
     sampler.sample(Path("/proc/none/gpu.parquet"), 20)
     assert sampler.stop() is None
     assert "could not be written" in sampler.said["error"]
-    monkeypatch.setattr("servegauge.launch.recorder.Offshoot", nothing_starts)
+    monkeypatch.setattr("servegauge.launch.recorder.ForkedProcess", nothing_starts)
     sampler.sample(tmp_path / "gpu.parquet", 20)
     assert "could not be started" in sampler.said["error"]
     with pytest.raises(ValueError, match="above 0"):

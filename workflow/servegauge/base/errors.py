@@ -10,7 +10,7 @@ from servegauge.base.text import visible
 
 
 class UserError(Exception):
-    """Something the user can mend. Its text says where, what was found, what is allowed and what to do next."""
+    """Something the user can correct. Its text says where, what was found, what is allowed and what to do next."""
 
 
 def did_you_mean(found: str, allowed: Iterable[str]) -> str:

@@ -82,7 +82,7 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-class Offshoot:
+class ForkedProcess:
     """A child that runs `main()` of `module` with `argv`; its standard input and output are pipes of ours.
 
     `log` takes its standard error; without, it is that of the fork server. Its input ends when we do.
@@ -128,7 +128,7 @@ class Offshoot:
         raise TimeoutError
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Its exit status (a signal's number negative), null where it still runs after `timeout_s`."""
+        """Its exit status (a signal's number negative), None where it still runs after `timeout_s`."""
         self._process.join(timeout_s)
         return self._process.exitcode
 

@@ -41,7 +41,7 @@ def file_hashes(
 
     `how`: hashed (now), cache, or stamp. `stamps`: JSON files {"files": {name: {"sha256", "bytes"}}} that a fetch or a
     build wrote beside its files; one is believed for a file of the same size that is not newer than it. `known_only`:
-    hash nothing. What is not known then, cannot be read, or changes while it is read, is null with a reason. Symbolic
+    hash nothing. What is not known then, cannot be read, or changes while it is read, is None with a reason. Symbolic
     links are followed (a hub's cache is made of them).
     """
     entries = _read(cache)

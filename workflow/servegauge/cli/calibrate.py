@@ -59,7 +59,7 @@ def measure(short: bool, cpus: str | None, server_cpus: str | None, out: Path, a
 
 
 def cpu_list(text: str | None, option: str) -> list[int] | None:
-    """`0,2` as numbers; null for null."""
+    """`0,2` as numbers; None for None."""
     if text is None:
         return None
     try:

@@ -47,7 +47,7 @@ JOB_MIN = 10
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table. `remedy` says what to do where `ok` is false; `ok` null: could not be told."""
+    """One row of the table. `remedy` says what to do where `ok` is false; `ok` None: could not be told."""
 
     platform: str
     what: str
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def doctor(profile: Path | None, study_name: str | None, submit: str | None, root: Path = Path()) -> int:
-    """Examine every platform of the study and print the table; 1 where something must be mended."""
+    """Examine every platform of the study and print the table; 1 where something must be corrected."""
     config = load_config(root, {**settings(profile), **({"study": study_name} if study_name else {})})
     mode = submit or config["submit"]
     study = load_study(root, config["study"])
@@ -90,7 +90,7 @@ def doctor(profile: Path | None, study_name: str | None, submit: str | None, roo
     print()
     print(render(checks))
     wrong = [check for check in checks if check.ok is False]
-    print(f"\n{len(checks)} checks, {len(wrong)} to mend" if wrong else f"\n{len(checks)} checks, all well")
+    print(f"\n{len(checks)} checks, {len(wrong)} to correct" if wrong else f"\n{len(checks)} checks, all well")
     return 1 if wrong else 0
 
 
@@ -274,7 +274,7 @@ def expected(platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
     expect = platform.get("expect") or {}
     if wrong := mismatches(expect, found):
         where = f"config/platforms/{platform['name']}.yaml"
-        return False, "; ".join(wrong), f"mend `expect:` in {where}, or ask for other nodes in its `slurm:`"
+        return False, "; ".join(wrong), f"correct `expect:` in {where}, or ask for other nodes in its `slurm:`"
     return True, f"{len(expect)} facts as expected" if expect else "nothing is expected", ""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 def quantile(ordered: np.ndarray, failed: int, share: float) -> float | None:
     """The `share` quantile (linear between order statistics) of ascending `ordered`, shape (n,), and `failed` x inf.
 
-    Infinite where a failed request would be needed to tell it; null where there is no request at all.
+    Infinite where a failed request would be needed to tell it; None where there is no request at all.
     """
     count = len(ordered) + failed
     if not count:

@@ -31,7 +31,7 @@ from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, lev
 
 
 def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison | None:
-    """Every ratio of `study`; null where nothing is compared.
+    """Every ratio of `study`; None where nothing is compared.
 
     `wanted` limits what is shown: families, and with them verdicts, are always those of the whole study.
     """
@@ -127,7 +127,7 @@ class _Measured:
 
 
 def _measured(study: Study, metric: Metric, cells: Condition) -> _Measured | None:
-    """Null where a cell has no such number although its requests were answered."""
+    """None where a cell has no such number although its requests were answered."""
     sides = [[statistic(study, row, metric) for row in rows] for rows in (cells.base, cells.other)]
     if any(value is None for side in sides for value in side):
         return None

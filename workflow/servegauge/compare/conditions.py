@@ -56,7 +56,7 @@ class Condition:
         return tuple(side[0].get("configuration") or side[0]["launch"] for side in (self.base, self.other))
 
     def refused(self, metric: Metric) -> tuple[str, str] | None:
-        """`not comparable` or `not judged`, and why, for a metric; null where nothing speaks against a verdict."""
+        """`not comparable` or `not judged`, and why, for a metric; None where nothing speaks against a verdict."""
         latency = metric.family is not None
         if len(protocols := {row.get("protocol") for row in self.rows}) > 1:
             told = " and ".join(sorted(map(str, protocols)))
@@ -91,7 +91,7 @@ def condition(key: str, axes: Mapping[str, Any], level: Any, base: Sequence[Row]
 
 
 def success_share(rows: Iterable[Row]) -> float | None:
-    """Requests answered in full / requests of the windows; null without any request."""
+    """Requests answered in full / requests of the windows; None without any request."""
     counts = [(row.get("requests_ok") or 0, row.get("requests") or 0) for row in rows]
     total = sum(count for _, count in counts)
     return sum(ok for ok, _ in counts) / total if total else None
@@ -120,7 +120,7 @@ def statistic(study: Study, row: Row, metric: Metric) -> float | None:
 
 
 def _unlike(one: Condition) -> str | None:
-    """Why the sides did not carry the same load; null where they did."""
+    """Why the sides did not carry the same load; None where they did."""
     success = one.success, one.base_success
     if None not in success and abs(success[0] - success[1]) > MOST_SUCCESS_DIFFERENCE:
         return f"{100 * success[0]:.1f} % of requests were answered, {100 * success[1]:.1f} % on the baseline"

@@ -25,10 +25,10 @@ Numbers = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Effect:
-    """A ratio and what may be said of it. Null where it is not defined; `warnings` say why, and what to doubt.
+    """A ratio and what may be said of it. None where it is not defined; `warnings` say why, and what to doubt.
 
     `p` is of "no difference", `p_equal` of "a difference of the margin or more". `verdict` is before any correction for
-    other comparisons, null where none is allowed. `p_exact`: sign-flip test, paired, from 6 pairs. `deviation`: between
+    other comparisons, None where none is allowed. `p_exact`: sign-flip test, paired, from 6 pairs. `deviation`: between
     launches of one side, of the logarithm. `repeats_needed`: how many in all would decide what is undecided.
     """
 
@@ -121,7 +121,7 @@ def _side(values: Numbers) -> np.ndarray:
 
 
 def _unusable(base: np.ndarray, other: np.ndarray) -> str | None:
-    """Why these numbers have no ratio; null where they have."""
+    """Why these numbers have no ratio; None where they have."""
     if not len(base) or not len(other):
         return "a side has no launch"
     for side, name in ((base, "the baseline"), (other, "the other side")):

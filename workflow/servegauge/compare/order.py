@@ -40,7 +40,7 @@ def drifts(blocks: Sequence[Sequence[tuple[float, float]]]) -> str | None:
 
 
 def drift(logs: Sequence[float], starts: Sequence[float]) -> float | None:
-    """p value of "the logarithm of the ratio does not change with time", shapes (R,); null below 5 repeats."""
+    """p value of "the logarithm of the ratio does not change with time", shapes (R,); None below 5 repeats."""
     if len(logs) < FEWEST_FOR_DRIFT or len(set(starts)) < 3 or float(np.std(logs)) == 0:
         return None
     correlation = float(np.corrcoef(logs, starts)[0, 1])
@@ -50,7 +50,7 @@ def drift(logs: Sequence[float], starts: Sequence[float]) -> float | None:
 
 
 def seconds(text: str | None) -> float | None:
-    """An ISO 8601 time as seconds since 1970; null where there is none."""
+    """An ISO 8601 time as seconds since 1970; None where there is none."""
     return None if not text else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
 

@@ -39,7 +39,7 @@ def overall_effect(
     """The geometric mean ratio over all conditions of all blocks, each condition with the same weight.
 
     Where a condition of a block lacks a repeat that its siblings have, the block's common repeats are taken: a mean
-    over changing conditions would compare unlike things. Null without two common repeats in every block.
+    over changing conditions would compare unlike things. None without two common repeats in every block.
     """
     count = sum(len(block.base) for block in blocks)
     estimates, weights, repeats, warnings = [], [], [], []

@@ -42,7 +42,7 @@ def power_to_equal(deviation: float, margin: float, repeats: int, alpha: float =
 def repeats_needed(
     deviation: float, effect: float = 0.05, power: float = 0.8, alpha: float = 0.05, most: int = MOST
 ) -> int | None:
-    """Fewest repeats, at least 3, that see a true difference of `effect`; null beyond `most`.
+    """Fewest repeats, at least 3, that see a true difference of `effect`; None beyond `most`.
 
     `deviation`: between launches of one side, of the logarithm (0.03: about 3 %). Before any correction for other
     comparisons.
@@ -82,7 +82,7 @@ def _about(deviation: float, shift: float, tail: float, power: float) -> int:
 
 
 def detectable_difference(deviation: float, repeats: int, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Smallest true difference (0.05: 5 %) that `repeats` repeats see with probability `power`; null below 2."""
+    """Smallest true difference (0.05: 5 %) that `repeats` repeats see with probability `power`; None below 2."""
     if repeats < 2:
         return None
     low, high = 0.0, 1e-6
@@ -97,7 +97,7 @@ def detectable_difference(deviation: float, repeats: int, power: float = 0.8, al
 
 
 def usual_half_width(deviation: float, repeats: int, confidence: float = 0.95) -> float | None:
-    """Half of a usual interval of the ratio (0.05: 5 %): differences under it mostly stay undecided; null below 2."""
+    """Half of a usual interval of the ratio (0.05: 5 %): differences under it mostly stay undecided; None below 2."""
     if repeats < 2:
         return None
     return math.expm1(float(stdtrit(repeats - 1, 0.5 + confidence / 2)) * deviation * math.sqrt(2 / repeats))

@@ -20,7 +20,7 @@ METHODS = {PRIMARY: "Holm", TABLE: "Holm", EXPLORATORY: "Benjamini-Hochberg"}
 
 @dataclass(frozen=True)
 class Judged:
-    """What ratios in a condition and ratios over all conditions have in common. Null where it is not defined."""
+    """What ratios in a condition and ratios over all conditions have in common. None where it is not defined."""
 
     metric: Metric
     level: Any
@@ -46,7 +46,7 @@ class Judged:
 
     @property
     def more_repeats(self) -> int | None:
-        """About how many more repeats would tell; null unless undecided."""
+        """About how many more repeats would tell; None unless undecided."""
         return None if self.repeats_needed is None else max(1, self.repeats_needed - self.pairs)
 
     @property

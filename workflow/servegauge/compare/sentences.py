@@ -137,7 +137,7 @@ def _where(comparison: Comparison, one: Judged) -> str:
 
 
 def spread(comparison: Comparison, one: Overall) -> str | None:
-    """`from +1.0 % (chat, rate 4/s) to +9.3 % (chat, rate 1/s)`; null where there is one condition."""
+    """`from +1.0 % (chat, rate 4/s) to +9.3 % (chat, rate 1/s)`; None where there is one condition."""
     if one.conditions < 2 or one.smallest is None or one.largest is None:
         return None
     ends: list[Any] = [one.smallest, one.largest]

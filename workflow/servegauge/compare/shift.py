@@ -21,7 +21,7 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class Shift:
-    """The ratio at one quantile; `low` and `high` belong to the band. Null where failed requests hide the quantile."""
+    """The ratio at one quantile; `low` and `high` belong to the band. None where failed requests hide the quantile."""
 
     share: float
     ratio: float | None

@@ -16,7 +16,7 @@ FAR = 0.99  # added where every cell carries it
 
 
 def shift_of(study: Study, cells: Condition, family: str) -> list[Shift] | None:
-    """The ratio of a latency (`ttft`, ...) at each quantile; null where loads differ or nothing was answered."""
+    """The ratio of a latency (`ttft`, ...) at each quantile; None where loads differ or nothing was answered."""
     if cells.unlike or not all(row["requests_ok"] for row in cells.rows):
         return None
     few = min(row["requests_ok"] for row in cells.rows) < required_sample(FAR)
@@ -28,7 +28,7 @@ def shift_of(study: Study, cells: Condition, family: str) -> list[Shift] | None:
 
 
 def _quantiles(study: Study, rows: Sequence[Row], family: str, shares: Sequence[float]) -> np.ndarray | None:
-    """Shape (launches, shares); null where a launch has no value."""
+    """Shape (launches, shares); None where a launch has no value."""
     found = []
     for row in rows:
         ordered = study.samples(row, [family])[family]

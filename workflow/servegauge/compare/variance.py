@@ -3,7 +3,7 @@
 Assumption: on top of what the study varies on purpose (a mean of its own for each condition and level), independent
 random parts add up in the logarithm. Their variances are the ones that make sums of squares come out as expected
 (ANOVA; in unbalanced data MINQUE with equal weights, which is the same where data are balanced). A negative solution is
-written as 0. A part that the data cannot tell from another is null with the reason.
+written as 0. A part that the data cannot tell from another is None with the reason.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def components(
 
     `fixed`: what each cell measures (condition and level): each has its own mean. `groups`: part -> the group of each
     cell, for example launch ids. `sampling`: variance of each cell's logarithm that its requests explain; what is left
-    of the cells' own scatter is the part "cell". Null: request and cell are not told apart.
+    of the cells' own scatter is the part "cell". None: request and cell are not told apart.
     """
     values = np.asarray(logs, dtype=float)
     count = len(values)
@@ -103,7 +103,7 @@ def components(
 
 
 def limiting(found: Sequence[Component]) -> str | None:
-    """Which part limits, and what to do about it, in words; null where nothing scatters."""
+    """Which part limits, and what to do about it, in words; None where nothing scatters."""
     known = [one for one in found if one.share]
     if not known:
         return None

@@ -113,7 +113,7 @@ class Reply:
         return 200 <= self.status < 300
 
     def json(self) -> Any:
-        """The body as JSON, or null where it is not."""
+        """The body as JSON, or None where it is not."""
         try:
             return json.loads(self.text)
         except ValueError:
@@ -131,7 +131,7 @@ class Reset:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a running server says of itself. Null where it does not say; `raw` keeps the answers but for secrets."""
+    """What a running server says of itself. None where it does not say; `raw` keeps the answers but for secrets."""
 
     version: str | None = None
     effective: Mapping[str, Any] = field(default_factory=dict)  # neutral option -> value the server reports
@@ -193,7 +193,7 @@ class Framework:
         return {}
 
     def unsupported(self, launch: Launch) -> str | None:
-        """Why this launch cannot work on this framework, or null. Called while planning, without a node."""
+        """Why this launch cannot work on this framework, or None. Called while planning, without a node."""
         for name, value in launch.options.items():
             if name not in self.supported:
                 have = ", ".join(sorted(self.supported)) or "none"
@@ -215,7 +215,7 @@ class Framework:
         return client.get(self.ready_path).ok
 
     def request_extras(self, launch: Launch) -> dict[str, Any]:
-        """Fields added to every request's body, such as llama.cpp's `cache_prompt`; null takes a field out of it."""
+        """Fields added to every request's body, such as llama.cpp's `cache_prompt`; None takes a field out of it."""
         return {}
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
@@ -238,7 +238,7 @@ class Framework:
         return reset
 
     def evidence(self, client: Client, log: str) -> Evidence:
-        """Ask the running server what it is. Never raises for a missing answer: that is a null."""
+        """Ask the running server what it is. Never raises for a missing answer: that is a None."""
         return Evidence(raw={"/v1/models": client.get("/v1/models").text})
 
     def address(self, ctx: Context) -> str:
@@ -250,11 +250,11 @@ class Framework:
         return ""
 
     def start_profile(self, client: Client) -> Reply | None:
-        """Switch the profiler on; null where the framework has none."""
+        """Switch the profiler on; None where the framework has none."""
         return None
 
     def stop_profile(self, client: Client) -> Reply | None:
-        """Switch the profiler off; null where the framework has none."""
+        """Switch the profiler off; None where the framework has none."""
         return None
 
     # -- what the files above are made of ------------------------------------

@@ -7,7 +7,7 @@ import re
 
 
 def first_number(text: str | None) -> int | None:
-    """The first whole number in `text`, or null."""
+    """The first whole number in `text`, or None."""
     found = re.search(r"-?\d+", text or "")
     return int(found[0]) if found else None
 
@@ -29,7 +29,7 @@ def labels_of(metrics: str, name: str) -> dict[str, str]:
 def seconds(log: str, stamp: str, form: str, first: str, last: str) -> float | None:
     """Seconds from the first line with the text `first` to the first one after it with `last`, by their time stamps.
 
-    `stamp` is a regular expression whose group 1 is the stamp, `form` its strptime format. Null where one is missing.
+    `stamp` is a regular expression whose group 1 is the stamp, `form` its strptime format. None where one is missing.
     """
     moments = []
     lines = iter(log.splitlines())

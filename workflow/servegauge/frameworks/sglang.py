@@ -202,7 +202,7 @@ class Sglang(Framework):
 
 
 def _most_tokens(options: Mapping[str, Any]) -> int | None:
-    """Tokens of `max_batch` requests of `context_tokens` each, in whole pages; null where one is not known."""
+    """Tokens of `max_batch` requests of `context_tokens` each, in whole pages; None where one is not known."""
     context, batch, page = options.get("context_tokens"), options.get("max_batch"), options.get("block_tokens") or 1
     return batch * math.ceil(context / page) * page if context and batch else None
 

@@ -51,15 +51,15 @@ class Config:
         return key in self.text
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of `key`, as the file has it; null in the file is null."""
+        """The value of `key`, as the file has it; None in the file is None."""
         return self.text[key] if key in self.text else self.defaults.get(key, default)
 
     def either(self, key: str) -> Any:
-        """The value of `key` in the language part, else beside it; null where neither says anything."""
+        """The value of `key` in the language part, else beside it; None where neither says anything."""
         return self.text[key] if self.text.get(key) is not None else self.outer.get(key)
 
     def size(self, name: str) -> int | None:
-        """One of `NAMES` as a whole number; null where it is absent or is not one number for all layers."""
+        """One of `NAMES` as a whole number; None where it is absent or is not one number for all layers."""
         for where in (self.text, self.defaults):
             for key in NAMES[name]:
                 value = where.get(key)

@@ -92,7 +92,7 @@ def stamp(name: str, root: Path) -> str:
 
 
 def framework_environment(framework: str, platform: Mapping[str, Any], root: Path) -> str | None:
-    """The environment of ours that runs `framework` on `platform`; null where the site provides the framework.
+    """The environment of ours that runs `framework` on `platform`; None where the site provides the framework.
 
     The site does when the platform's `frameworks: <name>:` has a `venv`, a `container` or an `executable`, or when
     there is no lock file: `envs/<name>-cpu.txt` where there is no GPU (or `device: cpu`), else `envs/<name>.txt`.

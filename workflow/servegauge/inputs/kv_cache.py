@@ -48,7 +48,7 @@ MIXING = (
 
 @dataclass(frozen=True)
 class CacheGroup:
-    """Layers with the same KV cache: `values` numbers per token and layer, kept for `window` tokens (null: all).
+    """Layers with the same KV cache: `values` numbers per token and layer, kept for `window` tokens (None: all).
 
     `value_bytes`: bytes of each number where it is not the cache's data type (an index that is always 8 bits wide).
     """
@@ -109,7 +109,7 @@ def _gather(config: Config, layers: Iterable[tuple[str, int]]) -> tuple[CacheGro
 
 
 def window(config: Config, kind: str) -> int | None:
-    """Tokens that a layer of this kind keeps; null: all."""
+    """Tokens that a layer of this kind keeps; None: all."""
     if kind == CHUNKED:
         return config.get("attention_chunk_size", 8192) or None
     if kind != SLIDING:

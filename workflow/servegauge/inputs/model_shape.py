@@ -2,7 +2,7 @@
 
 The one reading of config.json in the project: the plan asks whether a model fits, the probes ask for its GEMM shapes,
 the roofline for operations and bytes. Formulas: docs/roofline.md. Read for decoders with gated MLPs and grouped-query
-or latent attention, dense or mixture of experts (families.py); others give their cache (kv_cache.py), and null for the
+or latent attention, dense or mixture of experts (families.py); others give their cache (kv_cache.py), and None for the
 rest with the reason. Of a multimodal model it is the language part: images have towers of their own.
 """
 
@@ -151,7 +151,7 @@ class ModelShape:
 
     @cached_property
     def parameters(self) -> int | None:
-        """All weights; null where they are not known (`unknown_weights`)."""
+        """All weights; None where they are not known (`unknown_weights`)."""
         if self.unknown_weights:
             return None
         matrices = sum(matrix.weights for matrix in self.matrices())
@@ -160,13 +160,13 @@ class ModelShape:
 
     @cached_property
     def expert_parameters(self) -> int | None:
-        """Weights in routed experts; null where they are not known."""
+        """Weights in routed experts; None where they are not known."""
         if self.unknown_weights:
             return None
         return sum(matrix.weights for matrix in self.matrices() if matrix.experts > 1)
 
     def kv_values(self, tokens: int = 1) -> int | None:
-        """Numbers cached for one sequence of `tokens`, all layers; null where the cache is not known."""
+        """Numbers cached for one sequence of `tokens`, all layers; None where the cache is not known."""
         if self.unknown_cache:
             return None
         return sum(group.layers * group.values * min(tokens, group.window or tokens) for group in self.cache)
@@ -174,7 +174,7 @@ class ModelShape:
     def kv_bytes(self, tokens: int = 1, dtype: str | None = None) -> float | None:
         """Bytes of the cache of one sequence of `tokens`; `dtype` of the cache, else the model's (16 bit for fp8).
 
-        Null where the cache is not known (`unknown_cache`).
+        None where the cache is not known (`unknown_cache`).
         """
         if self.unknown_cache:
             return None
@@ -197,7 +197,7 @@ def read_shape(folder: Path) -> ModelShape:
 def from_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape that a config.json's contents describe; UnknownShape where it lacks what every model has.
 
-    What follows from a part that is absent or not understood is null with the reason: `unknown_weights`,
+    What follows from a part that is absent or not understood is None with the reason: `unknown_weights`,
     `unknown_cache`.
     """
     read = Config(config, DEFAULTS)
@@ -230,7 +230,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
 
 
 def _told(read: Callable[[], T]) -> tuple[T | None, str | None]:
-    """(what a part of the file tells, null), or (null, why not): files hold all kinds of values under known names."""
+    """(what a part of the file tells, None), or (None, why not): files hold all kinds of values under known names."""
     try:
         return read(), None
     except UnknownShape as error:
@@ -280,7 +280,7 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
 
 
 def _experts(read: Config) -> int | None:
-    """Routed experts of a sparse layer; 0 for a dense model, null where the file speaks of experts in another way."""
+    """Routed experts of a sparse layer; 0 for a dense model, None where the file speaks of experts in another way."""
     found = read.size("experts")
     if found is None and any("expert" in key or key.startswith("moe") for key in read.text if read.text[key]):
         return None

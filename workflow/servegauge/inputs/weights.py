@@ -3,7 +3,7 @@
 Computed for planning, where the files are not at hand; the bytes of files that are there count instead. A linear layer
 of n numbers quantized to b bits takes n x (b + overhead) / 8 bytes; the overhead is the scales and zero points of its
 groups. Embedding, norms and what the file leaves out of the quantization keep the model's own data type. A way of
-quantizing that is not known here gives null with the reason, so that nothing is skipped for it.
+quantizing that is not known here gives None with the reason, so that nothing is skipped for it.
 """
 
 from __future__ import annotations

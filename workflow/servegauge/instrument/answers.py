@@ -34,7 +34,7 @@ AT_ONCE_NS = 20_000
 
 @dataclass(slots=True)
 class Answer:
-    """What one response said. Null where it did not say.
+    """What one response said. None where it did not say.
 
     `texts` and `stamps` (ns) are those of its chunks: events with tokens, see docs/instrument.md.
     """
@@ -137,7 +137,7 @@ def _refused(message: Message, answer: Answer) -> None:
 
 
 def _document(message: Message) -> Any:
-    """The whole body from JSON; null where it is not one JSON text."""
+    """The whole body from JSON; None where it is not one JSON text."""
     try:
         return json.loads(message.body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
@@ -207,7 +207,7 @@ def _taker(answer: Answer) -> Callable[[bytes, int], bool]:
 def _take_events(
     events: Iterable[tuple[bytes, int]], answer: Answer, take: Callable[[bytes, int], bool], alone: bool = True
 ) -> bool | None:
-    """Take all `events` into `answer`; true if [DONE] was among them, null if one of them is several."""
+    """Take all `events` into `answer`; true if [DONE] was among them, None if one of them is several."""
     done = False
     for data, stamp in events:
         if data != b"[DONE]" and take(data, stamp):
@@ -247,7 +247,7 @@ def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> N
     if failed:
         answer.fail("invalid", f"the server said in the stream: {error_words(event) if event else shown or 'error'}")
         return
-    if event is None and not mistake:  # null
+    if event is None and not mistake:  # None
         return
     try:
         if mistake:

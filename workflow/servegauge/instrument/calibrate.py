@@ -265,7 +265,7 @@ def quantiles(values_ns: Sequence[float] | np.ndarray) -> dict[str, float]:
 def limits(points: Sequence[Mapping[str, Any]], most_s: float = TTFT_ERROR_LIMIT_S) -> dict[str, Any]:
     """The highest load of each kind up to which every measured point keeps its p99 TTFT error below `most_s`.
 
-    Null where not even the lowest one does. `*_tried` is the highest that was measured.
+    None where not even the lowest one does. `*_tried` is the highest that was measured.
     """
     found: dict[str, Any] = {"ttft_p99_error_s": most_s, "tokens_per_s": None}
     for kind in ("streams", "rate_rps"):
@@ -340,7 +340,7 @@ def nearest(
     tokens_per_s: float | None = None,
     prompt_tokens: float | None = None,
 ) -> dict[str, Any] | None:
-    """The calibrated point nearest to `load`, on logarithmic scales; null without calibration.
+    """The calibrated point nearest to `load`, on logarithmic scales; None without calibration.
 
     Axes: streams or rate (of a burst: its size, as streams), and as far as they are known tokens per second and prompt
     length. The farthest axis says how far a point is. Two keys are added: `beyond`, true where the instrument did not
@@ -376,7 +376,7 @@ def nearest(
 
 
 def _axis(point: Mapping[str, Any], name: str) -> float | None:
-    """Where a point stands on an axis; null where it does not tell."""
+    """Where a point stands on an axis; None where it does not tell."""
     return point.get(name) if name == "tokens_per_s" else point["load"].get(name)
 
 

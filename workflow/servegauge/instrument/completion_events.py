@@ -157,7 +157,7 @@ def _calls(delta: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _listed(choice: Mapping[str, Any]) -> int | None:
-    """Tokens of an event that lists them, because it was asked for token ids or log probabilities; else null."""
+    """Tokens of an event that lists them, because it was asked for token ids or log probabilities; else None."""
     logprobs = choice.get("logprobs")
     lists = [choice.get("token_ids")]
     if isinstance(logprobs, dict):
@@ -166,7 +166,7 @@ def _listed(choice: Mapping[str, Any]) -> int | None:
 
 
 def finish_of(choice: Mapping[str, Any]) -> str | None:
-    """Why the server ended the choice, in its own word; null where it has not ended."""
+    """Why the server ended the choice, in its own word; None where it has not ended."""
     finish = choice.get("finish_reason")
     if isinstance(finish, dict):  # {"type": "length", "length": 16}
         finish = finish.get("type")
@@ -216,7 +216,7 @@ def _first_count(*values: Any) -> int | None:
 
 
 def error_of(event: Mapping[str, Any]) -> str | None:
-    """The words of an event that says that the server failed; null for any other."""
+    """The words of an event that says that the server failed; None for any other."""
     for key in ("error", "errors"):
         if event.get(key):
             return error_words(event[key])

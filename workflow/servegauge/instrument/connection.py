@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from servegauge.instrument.http_stream import Framing, MalformedResponse
 
 
-class Flight:
+class InFlight:
     """One request on its way, with its raw stamps (ns, CLOCK_MONOTONIC; 0 where not reached) and its raw reads."""
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Flight:
         self.end_ns = 0
         self.reads: list[bytes] = []
         self.stamps: list[int] = []
-        self.outcome: str | None = None  # null: a whole response came
+        self.outcome: str | None = None  # None: a whole response came
         self.error: str | None = None
         self.reused = False
         self.retried = False
@@ -61,11 +61,11 @@ class Owner(Protocol):
 
     def fire(self, now: int) -> None: ...
 
-    def landed(self, flight: Flight, connection: Connection, now: int) -> None: ...
+    def landed(self, flight: InFlight, connection: Connection, now: int) -> None: ...
 
     def lost(self, connection: Connection, soon: bool = False) -> None: ...
 
-    def stale(self, flight: Flight, soon: bool = False) -> None: ...
+    def stale(self, flight: InFlight, soon: bool = False) -> None: ...
 
 
 class Connection(asyncio.Protocol):
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         self.instance = instance
         self.framing = Framing()
         self._feed = self.framing.feed
-        self.flight: Flight | None = None
+        self.flight: InFlight | None = None
         self.carried = 0
         self.alive = False
         self.free_ns = 0
@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
         self.alive = True
         self.free_ns = monotonic_ns()
 
-    def send(self, flight: Flight) -> None:
+    def send(self, flight: InFlight) -> None:
         """Send a request; `sent_ns` is when its last byte was handed to the kernel."""
         self.flight = flight
         flight.reused = self.carried > 0
@@ -195,7 +195,7 @@ class Connection(asyncio.Protocol):
             self.alive = False
             self.transport.abort()
 
-    def _land(self, flight: Flight, now: int, reusable: bool) -> None:
+    def _land(self, flight: InFlight, now: int, reusable: bool) -> None:
         self.flight = None
         flight.end_ns = now
         self.free_ns = now

@@ -22,7 +22,7 @@ from typing import Any
 from servegauge.base import forkserver
 from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import sha256, whole_file
-from servegauge.base.forkserver import Offshoot
+from servegauge.base.forkserver import ForkedProcess
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.token_counts import Encoder
 
@@ -46,8 +46,8 @@ class LoadResult:
 
     `counts` is status -> requests of the window, `window_s` its length in seconds (of bursts: the sum of theirs, each
     until its last token). `clock` has `window_start_ns` (the monotonic time that is 0 in the table) and the epoch
-    offsets at start and end. Null where no window ran. `load` says how long ramp and tail were, in seconds, and when
-    the load ran out before the window's last request had ended (`exhausted_ns`, from the window's start; null: it did
+    offsets at start and end. None where no window ran. `load` says how long ramp and tail were, in seconds, and when
+    the load ran out before the window's last request had ended (`exhausted_ns`, from the window's start; None: it did
     not).
     """
 
@@ -66,7 +66,7 @@ class _Process:
     def __init__(self, job_file: Path, worker: int, secrets: dict[str, Any]) -> None:
         self.worker = worker
         self.log = job_file.parent / f"worker-{worker}.log"
-        self.process = Offshoot("servegauge.instrument.worker", str(job_file), str(worker), log=self.log)
+        self.process = ForkedProcess("servegauge.instrument.worker", str(job_file), str(worker), log=self.log)
         self.buffer = b""
         self.progress = {"done": 0, "total": 0, "in_flight": 0}
         self.events: dict[str, dict[str, Any]] = {}
@@ -217,7 +217,7 @@ def run_load(
 
 @dataclass
 class _Window:
-    """The window of a run and what was around it, ns of CLOCK_MONOTONIC; null where it did not come to that."""
+    """The window of a run and what was around it, ns of CLOCK_MONOTONIC; None where it did not come to that."""
 
     ramp_ns: int | None = None
     start_ns: int | None = None
@@ -347,7 +347,7 @@ def _share(account: dict[str, Any]) -> float:
 
 
 def _lateness_s(pairs: list[tuple[int | None, int]]) -> dict[str, float | None]:
-    """Quantiles of sent - scheduled, in seconds; null where nothing was sent."""
+    """Quantiles of sent - scheduled, in seconds; None where nothing was sent."""
     import numpy as np
 
     lateness = [(sent - scheduled) / 1e9 for sent, scheduled in pairs if sent is not None]

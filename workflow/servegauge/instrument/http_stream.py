@@ -166,7 +166,7 @@ def read_message(reads: Sequence[bytes], stamps: Sequence[int], closed: bool = F
 
 
 class Odd(bytes):
-    """Data of an event that has a name of its own; or, where `name` is null, lines that are no field of any event.
+    """Data of an event that has a name of its own; or, where `name` is None, lines that are no field of any event.
 
     Servers and proxies put their errors there: `event: error`, `error: {...}`, a JSON document or a page of HTML.
     """

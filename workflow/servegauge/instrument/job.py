@@ -16,7 +16,7 @@ from servegauge.instrument.openai_api import PATHS, Target, wrong_request
 
 @dataclass(frozen=True)
 class LoadJob:
-    """One run of the load generator. Times in seconds; null means none or not set.
+    """One run of the load generator. Times in seconds; None means none or not set.
 
     `workload` is a workload.parquet; its rows are sent to `base_urls` (one per instance, in turn). Open mode sends each
     at its `scheduled_s`, closed mode keeps `concurrency` streams busy; burst mode sends the window in `bursts` equal

@@ -66,7 +66,7 @@ class Target:
 
 
 def wrong_request(path: str | None, headers: Mapping[str, str]) -> str | None:
-    """What in an endpoint's path or in headers cannot be sent, in words; null where all can."""
+    """What in an endpoint's path or in headers cannot be sent, in words; None where all can."""
     if path is not None and not _PATH.fullmatch(path):
         return f"the endpoint's path is {path!r}; it must begin with / and hold neither spaces nor a fragment (#)"
     for name, value in headers.items():
@@ -130,7 +130,7 @@ def body_of(
 ) -> dict[str, Any]:
     """The JSON body of one request; `messages` is JSON of chat messages, `extra` wins over every other field.
 
-    A null in `extra` takes the field out: some servers refuse fields that they do not know. `length_field` is asked for
+    A None in `extra` takes the field out: some servers refuse fields that they do not know. `length_field` is asked for
     `output_tokens`; newer chat endpoints call it `max_completion_tokens`.
     """
     body: dict[str, Any] = {"model": model}

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
-from servegauge.instrument.connection import Connection, Flight, Owner
+from servegauge.instrument.connection import Connection, InFlight, Owner
 from servegauge.instrument.openai_api import Target, get_bytes
 
 _WARM_TIMEOUT_S = 5.0
@@ -25,7 +25,7 @@ class Pool:
         self.idle: list[list[Connection]] = [[] for _ in targets]
         self.all: set[Connection] = set()
         self._addresses: list[tuple[Any, ...] | None] = [None for _ in targets]
-        self._warming: dict[Flight, asyncio.Future[bool]] = {}
+        self._warming: dict[InFlight, asyncio.Future[bool]] = {}
 
     async def connect(self, instance: int) -> Connection:
         """A new connection to an instance. OSError where there is none to be had."""
@@ -70,7 +70,7 @@ class Pool:
             payload = get_bytes(self.targets[instance], warm_path, api_key)
             futures = []
             for connection in batch:
-                flight = Flight(-1, payload, instance, 0)
+                flight = InFlight(-1, payload, instance, 0)
                 futures.append(self._warming.setdefault(flight, self.loop.create_future()))
                 connection.send(flight)
             await asyncio.wait(futures, timeout=_WARM_TIMEOUT_S)
@@ -87,7 +87,7 @@ class Pool:
         if connection in idle:
             idle.remove(connection)
 
-    def warmed(self, flight: Flight, connection: Connection | None, usable: bool) -> None:
+    def warmed(self, flight: InFlight, connection: Connection | None, usable: bool) -> None:
         """A request that warmed a connection has ended."""
         if usable and connection is not None:
             self.idle[flight.instance].append(connection)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 
 FIRST = 0.2  # the first requests: of this part of the ramp so far
 ANSWERED = 0.95  # so many of them, or all but one, must have ended: a request that hangs must not hold up a window
@@ -20,7 +20,7 @@ NOT_SHRUNK = 0.9  # a spread of at least so much of the round before it no longe
 class OpenRamp:
     """The rule of an open loop. `least_ns`: length before which it is not over, whatever was answered."""
 
-    def __init__(self, flights: Sequence[Flight], start_ns: int, least_ns: int) -> None:
+    def __init__(self, flights: Sequence[InFlight], start_ns: int, least_ns: int) -> None:
         self.flights, self.start_ns, self.least_ns = flights, start_ns, least_ns
 
     def over(self, now: int) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from servegauge.contract.tables import REQUESTS_RAW, conform, from_rows
 from servegauge.instrument.answers import Answer
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import request_id
 from servegauge.instrument.share import Share, understood
@@ -51,7 +51,7 @@ def part_of(job: LoadJob, worker: int, done: dict[str, Any], zero_ns: int, api_k
 
 
 class _Lists:
-    """A column of lists of numbers, some of which may be null."""
+    """A column of lists of numbers, some of which may be None."""
 
     def __init__(self) -> None:
         self.values: list[int] = []
@@ -73,7 +73,7 @@ def _row_of(
     worker: int,
     phase: str,
     share: Share,
-    flight: Flight,
+    flight: InFlight,
     answer: Answer,
     zero_ns: int,
     tokenizer: Encoder | None,

@@ -13,7 +13,7 @@ from time import monotonic_ns
 from typing import Any
 
 from servegauge.instrument.alarm import Alarm
-from servegauge.instrument.connection import Connection, Flight
+from servegauge.instrument.connection import Connection, InFlight
 from servegauge.instrument.openai_api import Target
 from servegauge.instrument.pool import Pool
 from servegauge.instrument.ramp import ClosedRamp, OpenRamp
@@ -37,7 +37,7 @@ class Row:
 class Phase:
     """What to send: an open loop by each row's time, or a closed loop of `streams` streams.
 
-    `stream_instances` gives the instance of each stream; `limit` is the most requests in flight, null for none. A phase
+    `stream_instances` gives the instance of each stream; `limit` is the most requests in flight, None for none. A phase
     that is `held` has a window: `ramp` rows are sent until `open_window`, then `rows`, then `tail` rows until `finish`.
     Times of `rows` and `tail` are from the window's start. Without `held`, `rows` are sent, and that is all.
     """
@@ -66,7 +66,7 @@ class Engine:
         self,
         targets: Sequence[Target],
         tls: ssl.SSLContext | None = None,
-        on_landed: Callable[[Flight], None] = lambda flight: None,
+        on_landed: Callable[[InFlight], None] = lambda flight: None,
         on_event: Callable[[str], None] = lambda event: None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -78,10 +78,10 @@ class Engine:
         self.on_event = on_event
         self.opened_in_window = 0
         self.next_due_ns = FAR
-        self.done: list[Flight] = []
-        self.flying: dict[Flight, Connection | None] = {}
-        self._due: list[tuple[int, int, Flight | Callable[[int, int], None]]] = []
-        self._waiting: deque[Flight] = deque()
+        self.done: list[InFlight] = []
+        self.flying: dict[InFlight, Connection | None] = {}
+        self._due: list[tuple[int, int, InFlight | Callable[[int, int], None]]] = []
+        self._waiting: deque[InFlight] = deque()
         # Closed loop: what is left for each instance, by part of the phase; which of them are sent now, in this order.
         self._pools: dict[str, list[deque[Row]]] = {}
         self._sending: tuple[str, ...] = ()
@@ -112,7 +112,7 @@ class Engine:
             self.closes[connection.instance] = True
         self.pool.lost(connection)
 
-    def stale(self, flight: Flight, soon: bool = False) -> None:
+    def stale(self, flight: InFlight, soon: bool = False) -> None:
         """A kept-alive connection was closed just as it was used: send once more, on a new one."""
         if soon:
             self.closes[flight.instance] = True
@@ -121,7 +121,7 @@ class Engine:
 
     # Phases ----------------------------------------------------------------------------------------------------------
 
-    async def run(self, phase: Phase, start_ns: int) -> list[Flight]:
+    async def run(self, phase: Phase, start_ns: int) -> list[InFlight]:
         """Send a phase whose time 0 is `start_ns`; returns its flights when all have landed or `stop()` was called."""
         self._phase, self._start_ns = phase, start_ns
         self.done = []
@@ -163,14 +163,14 @@ class Engine:
         for stream in range(streams) if self._sending else ():
             self._push(start_ns + (phase.starts_ns[stream] if phase.starts_ns else 0), partial(self._turn, stream))
 
-    def _schedule(self, rows: Sequence[Row], zero_ns: int) -> list[Flight]:
+    def _schedule(self, rows: Sequence[Row], zero_ns: int) -> list[InFlight]:
         """Put rows of an open loop among what is due; returns their flights in order of time."""
-        flights = [Flight(row.place, row.payload, row.instance, zero_ns + row.scheduled_ns) for row in rows]
+        flights = [InFlight(row.place, row.payload, row.instance, zero_ns + row.scheduled_ns) for row in rows]
         for flight in flights:
             self._push(flight.scheduled_ns, flight)
         return sorted(flights, key=lambda flight: flight.scheduled_ns)
 
-    def _push(self, when: int, what: Flight | Callable[[int, int], None]) -> None:
+    def _push(self, when: int, what: InFlight | Callable[[int, int], None]) -> None:
         heapq.heappush(self._due, (when, self._order, what))
         self._order += 1
 
@@ -213,7 +213,7 @@ class Engine:
         """Send nothing more, and end when what is in flight has landed."""
         self._holding, self._sending, self._parked = False, (), []
         now = monotonic_ns()
-        self._due = [entry for entry in self._due if isinstance(entry[2], Flight) and entry[0] <= now]
+        self._due = [entry for entry in self._due if isinstance(entry[2], InFlight) and entry[0] <= now]
         heapq.heapify(self._due)
         self._arm()
         self._finish_if_done()
@@ -221,7 +221,7 @@ class Engine:
     def cancel(self, why: str) -> None:
         """Give up what is in flight or waits to be sent."""
         now = monotonic_ns()
-        due = [what for when, _, what in self._due if isinstance(what, Flight) and when <= now]
+        due = [what for when, _, what in self._due if isinstance(what, InFlight) and when <= now]
         self._due.clear()
         for flight in [*self._waiting, *due]:
             flight.outcome, flight.error, flight.end_ns = "cancelled", f"{why} before it was sent", now
@@ -242,13 +242,13 @@ class Engine:
         due = self._due
         while due and due[0][0] <= now:
             when, _, what = heapq.heappop(due)
-            if isinstance(what, Flight):
+            if isinstance(what, InFlight):
                 self._issue(what, now)
             else:
                 what(when, now)
         self._arm()
 
-    def landed(self, flight: Flight, connection: Connection | None, now: int) -> None:
+    def landed(self, flight: InFlight, connection: Connection | None, now: int) -> None:
         """A flight ended, well or not. A closed loop sends the stream's next request at once."""
         usable = connection is not None and connection.alive
         if usable and self.closes[flight.instance] and flight.row >= 0:
@@ -289,8 +289,8 @@ class Engine:
         elif not self.flying:
             self._finish_if_done()
 
-    def _next_flight(self, stream: int, now: int) -> Flight | None:
-        """The next request of a closed-loop stream that is free since `now`, or null if there is none."""
+    def _next_flight(self, stream: int, now: int) -> InFlight | None:
+        """The next request of a closed-loop stream that is free since `now`, or None if there is none."""
         instance = self._phase.stream_instances[stream]
         if isinstance(self._ramp, ClosedRamp):
             self._ramp.free(stream, now)
@@ -301,11 +301,11 @@ class Engine:
                     self._quota -= 1
                     if not self._quota:
                         self.on_event("sent")
-                return Flight(row.place, row.payload, instance, now, stream)
+                return InFlight(row.place, row.payload, instance, now, stream)
         self._parked.append(stream)
         return None
 
-    def _issue(self, flight: Flight, now: int) -> None:
+    def _issue(self, flight: InFlight, now: int) -> None:
         limit = self._phase.limit
         if limit is not None and len(self.flying) >= limit:
             self._waiting.append(flight)
@@ -330,7 +330,7 @@ class Engine:
         """Idle connections to hold ready; streams of a closed loop may need one each at the same moment."""
         return max(2 * _SPARE_LOW, self._phase.stream_instances.count(instance))
 
-    async def _send_on_new(self, flight: Flight) -> None:
+    async def _send_on_new(self, flight: InFlight) -> None:
         try:
             connection = await self.pool.connect(flight.instance)
         except OSError as error:
@@ -389,11 +389,11 @@ class Engine:
                 self._awaited = True
                 self.on_event("drained")
 
-    def _pending(self) -> Iterator[Flight]:
+    def _pending(self) -> Iterator[InFlight]:
         """Requests that are in flight or wait to be sent."""
         yield from self.flying
         yield from self._waiting
-        yield from (what for _, _, what in self._due if isinstance(what, Flight))
+        yield from (what for _, _, what in self._due if isinstance(what, InFlight))
 
     def _out_of_rows(self) -> bool:
         """True where nothing is left to keep the load on with."""
@@ -401,7 +401,7 @@ class Engine:
             return bool(self._parked)
         return not self._due
 
-    def _give_up(self, flight: Flight, connection: Connection | None, outcome: str, error: str) -> None:
+    def _give_up(self, flight: InFlight, connection: Connection | None, outcome: str, error: str) -> None:
         if connection is not None and connection.flight is flight:
             connection.abandon(outcome, error)
         else:

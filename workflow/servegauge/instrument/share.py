@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from servegauge.instrument.answers import Answer, understand
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 from servegauge.instrument.http_stream import read_message
 from servegauge.instrument.job import LoadJob
 
@@ -63,7 +63,7 @@ class Share:
         return all(self.columns["scheduled_s"][place] is not None for place in self.phases[phase])
 
 
-def understood(flight: Flight) -> Answer:
+def understood(flight: InFlight) -> Answer:
     """What came back on a flight, and its status: how it ended comes before what it said."""
     answer = understand(read_message(flight.reads, flight.stamps, flight.closed), flight.end_ns)
     if flight.outcome is not None:

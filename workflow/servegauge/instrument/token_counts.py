@@ -47,8 +47,8 @@ def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:
     """Fill `output_tokens`, `prompt_tokens` and `chunk_tokens` of `answer`; returns the source of the counts.
 
     `usage`: the server's own. `tokenizer`: its text, tokenized again (may differ by a token from what was generated).
-    `chunks`: one token a chunk is assumed, for want of both. Null where nothing was generated. `chunk_tokens` stays
-    null where the tokens cannot be attributed to chunks.
+    `chunks`: one token a chunk is assumed, for want of both. None where nothing was generated. `chunk_tokens` stays
+    None where the tokens cannot be attributed to chunks.
     """
     if not answer.stamps:
         return "usage" if answer.output_tokens is not None else None
@@ -70,7 +70,7 @@ def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:
 
 
 def _attributed(answer: Answer, total: int, tokenizer: Encoder | None) -> list[int] | None:
-    """Tokens per chunk whose sum is the server's total, or null."""
+    """Tokens per chunk whose sum is the server's total, or None."""
     chunks = len(answer.stamps)
     if total == chunks:
         return [1] * chunks

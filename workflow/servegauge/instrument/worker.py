@@ -28,7 +28,7 @@ from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.linux import hold_many_connections, run_soon
-from servegauge.instrument.connection import Flight
+from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import PATHS, Target, body_of, request_bytes, request_id
 from servegauge.instrument.scheduler import FAR, Engine, Phase, Row
@@ -132,9 +132,9 @@ def with_ramp(phase: Phase, job: LoadJob, worker: int, e2e_s: Sequence[float]) -
     return replace(phase, ramp_ns=int(least_s * 1e9), starts_ns=starts)
 
 
-def by_phase(flights: Sequence[Flight], window_ns: Sequence[int]) -> dict[str, list[Flight]]:
+def by_phase(flights: Sequence[InFlight], window_ns: Sequence[int]) -> dict[str, list[InFlight]]:
     """Flights of a load before, in and after its window: by when they were due (closed loop: a stream was free)."""
-    parts: dict[str, list[Flight]] = {"ramp": [], "window": [], "tail": []}
+    parts: dict[str, list[InFlight]] = {"ramp": [], "window": [], "tail": []}
     for flight in flights:
         when = flight.scheduled_ns
         name = "ramp" if when < window_ns[0] else "window" if when < window_ns[1] else "tail"
@@ -309,7 +309,7 @@ class Worker:
         wait_s = min(TAIL_S, longest_ns / 1e9)
         asyncio.get_running_loop().call_later(wait_s, self.engine.cancel, "given up after the window")
 
-    def on_landed(self, flight: Flight) -> None:
+    def on_landed(self, flight: InFlight) -> None:
         """Count what is kept; beyond the bound, understand at once and let the bytes go."""
         self.landed += flight.row in self._counted
         self.retained += sum(map(len, flight.reads))

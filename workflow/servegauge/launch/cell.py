@@ -169,7 +169,7 @@ class _Measurement:
             self._run_load(Path(folder), "window", plain=True)
 
     def _metrics(self) -> dict[str, float] | None:
-        """The servers' counters now, by common name, of all instances together; null where there are none."""
+        """The servers' counters now, by common name, of all instances together; None where there are none."""
         if not self.framework.metrics_path:
             return None
         values: dict[str, list[float]] = {}
@@ -245,7 +245,7 @@ class _Measurement:
     # -- after --------------------------------------------------------------
 
     def _opening_tokens(self) -> int | None:
-        """Tokens that every prompt begins with, which a prefix cache holds from the first request on; null if off."""
+        """Tokens that every prompt begins with, which a prefix cache holds from the first request on; None if off."""
         if not self.run.launch.options.get("prefix_cache"):
             return None
         file = models.workload_tokenizer(self.cell.workload.tokenizer, self.run.root)

@@ -105,7 +105,7 @@ class Instances:
         if first + here > len(given):
             raise server.ServerError(
                 f"instance {instance} needs GPUs {first} to {first + here - 1} of this job, which has {len(given)}: "
-                f"mend gres in config/platforms/{self.platform['name']}.yaml"
+                f"correct gres in config/platforms/{self.platform['name']}.yaml"
             )
         return tuple(given[first : first + here])
 

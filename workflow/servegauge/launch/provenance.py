@@ -1,4 +1,4 @@
-"""What made a number: one function per group of facts, each failing alone, to null with a reason.
+"""What made a number: one function per group of facts, each failing alone, to None with a reason.
 
 `gather` returns {group: {"value", "source", "reason"}}, ready for launch.json and free of secrets (redact.py). A
 measurement never fails because its provenance does.
@@ -36,7 +36,7 @@ Group = dict[str, Any]
 
 
 def group(source: str, read: Callable[[], Any]) -> Group:
-    """One group as {"value", "source", "reason"}: `reason` is null where there is a value, and the other way round."""
+    """One group as {"value", "source", "reason"}: `reason` is None where there is a value, and the other way round."""
     try:
         value = read()
     except Unreadable as refused:
@@ -178,7 +178,7 @@ def workflow(root: Path) -> dict[str, Any]:
     """State of the workflow's own code: commit, branch, dirty, SHA-256 of the difference, untracked files.
 
     `diff_sha256` covers tracked changes against the commit and the contents of untracked files that git does not
-    ignore: two launches with the same commit and the same hash ran the same code. Null when clean.
+    ignore: two launches with the same commit and the same hash ran the same code. None when clean.
     """
 
     def git(*words: str) -> str:
@@ -210,7 +210,7 @@ def workflow(root: Path) -> dict[str, Any]:
 
 
 def _untracked_hash(path: Path) -> str | None:
-    """SHA-256 of a file, of a large one its size and time; null where it cannot be read (a socket, a dangling link)."""
+    """SHA-256 of a file, of a large one its size and time; None where it cannot be read (a socket, a dangling link)."""
     try:
         found = path.stat()
         if not path.is_file() or found.st_size > UNTRACKED_BYTES:
@@ -263,7 +263,7 @@ def driver_python() -> dict[str, Any]:
 def packages(folders: Sequence[str] | None) -> dict[str, str]:
     """Installed packages, name -> version, read from their metadata without importing anything.
 
-    `folders`: site-packages of another environment; null for our own. A package installed from a folder or a
+    `folders`: site-packages of another environment; None for our own. A package installed from a folder or a
     repository says so behind its version: `0.1.0 (editable)`, `0.1.0 (git 1a2b3c...)`.
     """
     listed = importlib.metadata.distributions(path=list(folders)) if folders else importlib.metadata.distributions()

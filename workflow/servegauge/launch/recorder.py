@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from servegauge.base.forkserver import Offshoot
+from servegauge.base.forkserver import ForkedProcess
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +42,7 @@ class Recorder:
         return {}
 
     def unsupported(self, live: LiveLaunch) -> str | None:
-        """Why there is nothing to record of this launch; null where there is."""
+        """Why there is nothing to record of this launch; None where there is."""
         return None
 
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
@@ -66,12 +66,12 @@ class ProcessRecorder(Recorder):
 
     def __init__(self) -> None:
         super().__init__()
-        self._process: Offshoot | None = None
+        self._process: ForkedProcess | None = None
         self._out: Path | None = None
 
     def _begin(self, job: Mapping[str, Any]) -> None:
         try:
-            self._process = Offshoot(type(self).__module__)
+            self._process = ForkedProcess(type(self).__module__)
             self._process.tell(job)
         except OSError as error:
             self.said = {"error": f"the {self.name} could not be started: {error}"}

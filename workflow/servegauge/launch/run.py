@@ -50,7 +50,7 @@ class LaunchFailed(Exception):
 
 
 def run_launch(order: Order, job: JobContext) -> Outcome | None:
-    """Carry out `order` on this node; the outcome, which becomes `attempt-<k>.json`, or null on a further node."""
+    """Carry out `order` on this node; the outcome, which becomes `attempt-<k>.json`, or None on a further node."""
     return LaunchRun(order, job).run()
 
 
@@ -154,7 +154,7 @@ class LaunchRun:
             what = "; ".join(wrong)
             raise LaunchFailed(
                 f"this node is not the platform {self.platform['name']!r}: {what}. "
-                f"Mend config/platforms/{self.platform['name']}.yaml or choose another partition."
+                f"Correct config/platforms/{self.platform['name']}.yaml or choose another partition."
             )
 
     def _calibrate(self) -> None:
@@ -173,7 +173,7 @@ class LaunchRun:
         write_json(kept, self.calibration)
 
     def _longest_prompt(self) -> float | None:
-        """Mean prompt length, in tokens, of the cells that have the longest; null where no workload tells."""
+        """Mean prompt length, in tokens, of the cells that have the longest; None where no workload tells."""
         means = []
         for cell in self.order.cells:
             with contextlib.suppress(OSError, ValueError, KeyError):

@@ -1,7 +1,7 @@
 """Parsers of what AMD's tools print as JSON: `amd-smi static`, `amd-smi version` and `rocm-smi`. Pure functions.
 
 Written to outputs that others published (amd-smi of ROCm 6.1 to 7.2, rocm-smi of ROCm 5 and 6) and to the tools' own
-documentation; not exercised on hardware of ours. A field that a version does not have is null, never 0. The keys are
+documentation; not exercised on hardware of ours. A field that a version does not have is None, never 0. The keys are
 those of `nvidia_smi.parse_query`, so that a fact is read the same way whoever made the GPU.
 """
 
@@ -34,12 +34,12 @@ def _json(text: str) -> Any:
 
 
 def known(value: Any) -> Any:
-    """`value`, or null where the tool writes that there is nothing to say."""
+    """`value`, or None where the tool writes that there is nothing to say."""
     return None if isinstance(value, str) and value.strip().lower() in EMPTY else value
 
 
 def amount(value: Any) -> float | None:
-    """A number, as a number, `{"value": 300, "unit": "W"}`, or `"300 W"`; null where there is none."""
+    """A number, as a number, `{"value": 300, "unit": "W"}`, or `"300 W"`; None where there is none."""
     if isinstance(value, Mapping):
         value = value.get("value")
     if isinstance(value, bool) or value is None:

@@ -49,7 +49,7 @@ VARIABLES = (
 
 
 def evidence(node: Node) -> dict[str, Any]:
-    """What each source says; null where it says nothing.
+    """What each source says; None where it says nothing.
 
     `marks`: files that images or runtimes leave. `detect_virt`: systemd-detect-virt's answer, which believes the marks.
     `own_pid_namespace`: this process's is not the first one. `root`: type and device of the root file system.
@@ -91,7 +91,7 @@ def _root(node: Node) -> tuple[str | None, str | None, str]:
 
 
 def decide(found: dict[str, Any]) -> tuple[str | None, list[str]]:
-    """(runtime | `none` | null where it cannot be told, the grounds in words), from `evidence`."""
+    """(runtime | `none` | None where it cannot be told, the grounds in words), from `evidence`."""
     agrees = [
         words for words, holds in (
             ("a PID namespace of its own", found["own_pid_namespace"]),

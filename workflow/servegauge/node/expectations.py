@@ -30,7 +30,7 @@ Fact = dict[str, Any]
 
 
 def facts(folder: Path | str = ".", *, system: Path | str = "/", run: Run | None = None) -> dict[str, Fact]:
-    """Every fact of FACT_NAMES as {"value", "source", "reason"}; value null with a reason where it cannot be read.
+    """Every fact of FACT_NAMES as {"value", "source", "reason"}; value None with a reason where it cannot be read.
 
     `folder`: the workflow's, whose file system is one of the facts. `system`: read /proc, /sys and /etc below another
     folder (tests). `run`: answers commands in place of the system's.
@@ -74,7 +74,7 @@ def mismatches(expect: Mapping[str, Any] | None, found: Mapping[str, Fact], wher
     """One sentence per fact that is not as expected; empty when the node is what its platform file says.
 
     `expect`: fact -> value (equal), list (one of), {min, max} (number within, ends included), {matches} (regular
-    expression found in the text; in every item of a list), or null (the node must not have it). UserError for names
+    expression found in the text; in every item of a list), or None (the node must not have it). UserError for names
     and conditions that do not exist.
     """
     check_expect(expect, where)
@@ -92,7 +92,7 @@ def mismatches(expect: Mapping[str, Any] | None, found: Mapping[str, Fact], wher
 
 
 def _wrong(wanted: Any, value: Any) -> str | None:
-    """What was expected, in words, where `value` is not it; null where it is."""
+    """What was expected, in words, where `value` is not it; None where it is."""
     if wanted is None:
         return None if value is None else "none"
     if isinstance(wanted, Mapping):
@@ -130,7 +130,7 @@ def _equal(wanted: Any, value: Any) -> bool:
 
 
 def cpu_sample(root: Path | str = "/") -> dict[str, dict[str, int]] | None:
-    """Ticks of all CPUs and of each since the start of the node; null where /proc/stat cannot be read."""
+    """Ticks of all CPUs and of each since the start of the node; None where /proc/stat cannot be read."""
     try:
         return node_facts.cpu_times(Node(root).read("/proc/stat"))
     except (Unreadable, ValueError):
@@ -141,7 +141,7 @@ def steal_between(before: Mapping[str, Any] | None, after: Mapping[str, Any] | N
     """Shares of CPU time between two `cpu_sample`s, 0 to 1.
 
     {"steal": share that the hypervisor took away, "busy": share not idle, "by_cpu": {"cpu0": steal, ...}, "reason"};
-    null with a reason where a sample is missing or no tick (10 ms) passed. Steal is 0 on bare metal, and also where a
+    None with a reason where a sample is missing or no tick (10 ms) passed. Steal is 0 on bare metal, and also where a
     hypervisor does not report it.
     """
     nothing = {"steal": None, "busy": None, "by_cpu": {}}

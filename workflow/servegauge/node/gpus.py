@@ -1,7 +1,7 @@
 """The GPUs of a node, whoever made them: asked of NVIDIA's tool, else of AMD's, and told what the tool could not say.
 
 A driver that lost a GPU still counts it, and answers with words such as "GPU is lost" in place of values. Such a field
-is null with that reason; the GPU is named in the fact `gpu_lost`.
+is None with that reason; the GPU is named in the fact `gpu_lost`.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def lost(gpus: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def unreadable(gpus: Sequence[Mapping[str, Any]], field: str) -> str | None:
-    """Which GPU did not tell `field`, in the driver's words; null where each told it or has nothing to say."""
+    """Which GPU did not tell `field`, in the driver's words; None where each told it or has nothing to say."""
     for gpu in gpus:
         if word := gpu.get("errors", {}).get(field):
             return f"GPU {gpu['index']} ({gpu['pci_address']}): the driver says {word!r}"
@@ -125,7 +125,7 @@ def devices(gpus: Sequence[Mapping[str, Any]]) -> int:
 
 
 def visible(environment: Mapping[str, str] | None = None) -> tuple[str | None, list[str]]:
-    """(variable, devices) that the environment leaves to this process; (null, []) where it says nothing of them.
+    """(variable, devices) that the environment leaves to this process; (None, []) where it says nothing of them.
 
     CUDA's variable counts first, then HIP's (which names some of what ROCR's leaves), then ROCR's. As the runtimes read
     them, a list ends at the first entry that names no device.

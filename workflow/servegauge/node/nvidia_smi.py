@@ -1,7 +1,7 @@
 """Parsers of nvidia-smi's output: `-q -x` (XML), `topo -m` and `topo -p2p r` (text matrices). Pure functions.
 
 Written to the published format (nvsmi_device v10 to v12, drivers 450 to 580) and to outputs that others published; not
-exercised on hardware of ours. A field that a driver does not have is null, never 0.
+exercised on hardware of ours. A field that a driver does not have is None, never 0.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ def _plain(text: str | None) -> str:
 
 
 def known(text: str | None) -> str | None:
-    """`text`, or null where nvidia-smi writes that there is nothing to say, or could not read it."""
+    """`text`, or None where nvidia-smi writes that there is nothing to say, or could not read it."""
     plain = _plain(text)
     nothing = plain in EMPTY or plain.startswith("requested functionality") or error_word(text) is not None
     return None if nothing else (text or "").strip()
 
 
 def error_word(text: str | None) -> str | None:
-    """The driver's word for a value that it could not read, such as `GPU is lost`; null for a value, and for none."""
+    """The driver's word for a value that it could not read, such as `GPU is lost`; None for a value, and for none."""
     plain = _plain(text)
     return (text or "").strip().strip("[]") if plain in ERRORS or (plain.startswith(ERRORS[:-1]) and plain) else None
 
 
 def vgpu_profile(product: str | None) -> str | None:
-    """The profile in a vGPU's product name, such as `A100X-40C`; null where the name ends with none."""
+    """The profile in a vGPU's product name, such as `A100X-40C`; None where the name ends with none."""
     name = (product or "").strip()
     name = name[_BRANDS.match(name).end() :]  # type: ignore[union-attr]
     return name if _PROFILE.fullmatch(name) else None
 
 
 def quantity(text: str | None) -> float | None:
-    """The number before the unit: `81559 MiB` is 81559.0; null where there is none."""
+    """The number before the unit: `81559 MiB` is 81559.0; None where there is none."""
     plain = known(text)
     match = plain and re.match(r"-?\d+(?:\.\d+)?", plain)
     return float(match[0]) if match else None
@@ -70,11 +70,11 @@ def whole(text: str | None) -> int | None:
 def parse_query(xml: str) -> dict[str, Any]:
     """`nvidia-smi -q -x` as {"driver", "cuda", "gpus": [...]}; ValueError where it is not such a document.
 
-    A value that the driver could not read is null, and `errors` has its word for the field; `lost` is the word of a GPU
-    that the driver counts and cannot speak to, else null.
+    A value that the driver could not read is None, and `errors` has its word for the field; `lost` is the word of a GPU
+    that the driver counts and cannot speak to, else None.
 
     Each GPU: index, model, architecture, uuid, pci_address, pci_device, pci_subsystem (hex, vendor last), memory_mib,
-    ecc, mig (true | false | null), mig_told (whether it says anything of MIG), mig_devices, virtualization_mode and
+    ecc, mig (true | false | None), mig_told (whether it says anything of MIG), mig_devices, virtualization_mode and
     host_vgpu_mode as the driver words them, vgpu_profile, license_product, license_status, pcie_generation_max,
     pcie_generation, pcie_width_max, pcie_width, clock_max_mhz, memory_clock_max_mhz, application_clock_mhz,
     power_limit_w, power_limit_default_w, persistence, compute_mode, addressing_mode, vbios, gsp_firmware, fabric_state.
@@ -193,7 +193,7 @@ def parse_matrix(text: str) -> dict[str, Any]:
     """`nvidia-smi topo -m` or `topo -p2p r` as {"rows": {device: {device: link}}, "cpus", "numa", "nics"}.
 
     Links as nvidia-smi writes them: X, NV18, PIX, PXB, PHB, NODE, SYS; for p2p OK, NS, CNS, GNS, TNS, DR, U.
-    `cpus` and `numa` hold each GPU's affinity, null where the column is empty (usual in a virtual machine). ValueError
+    `cpus` and `numa` hold each GPU's affinity, None where the column is empty (usual in a virtual machine). ValueError
     where a line is not understood.
     """
     lines = [ANSI.sub("", line).rstrip() for line in text.splitlines()]

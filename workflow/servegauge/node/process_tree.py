@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cpu_ticks(root: int, proc: Path = Path("/proc")) -> int | None:
-    """Ticks (user and system) of process `root` and all its descendants, ended ones included; null: it is not there.
+    """Ticks (user and system) of process `root` and all its descendants, ended ones included; None: it is not there.
 
     A process that ended is in the count of its parent once that has waited for it (`cutime` of proc(5)).
     """

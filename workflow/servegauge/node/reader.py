@@ -1,7 +1,7 @@
 """Reading a node: its files below a root, its commands, and the register of facts read from them.
 
 Everything that looks at the machine goes through `Node`, so that a test can give a made-up /proc and /sys tree and the
-output of commands that this machine does not have. What cannot be read raises `Unreadable`, and becomes a null fact
+output of commands that this machine does not have. What cannot be read raises `Unreadable`, and becomes a None fact
 with that reason.
 """
 
@@ -198,7 +198,7 @@ def fact(description: str) -> Callable[[Callable[[Node], tuple[Any, str]]], Call
 
 
 def read_fact(spec: Spec, node: Node) -> dict[str, Any]:
-    """One fact as {"value", "source", "reason"}: `reason` is null where there is a value, and the other way round."""
+    """One fact as {"value", "source", "reason"}: `reason` is None where there is a value, and the other way round."""
     try:
         value, source = spec.read(node)
     except Unreadable as refused:

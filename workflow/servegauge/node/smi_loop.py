@@ -46,7 +46,7 @@ NOT_THROTTLING = 0x1 | 0x2 | 0x100
 
 
 def reasons(mask: str) -> str | None:
-    """`0x...0024` as `sw_power_cap,sw_thermal_slowdown`; empty for none; null where the GPU does not tell."""
+    """`0x...0024` as `sw_power_cap,sw_thermal_slowdown`; empty for none; None where the GPU does not tell."""
     try:
         bits = int(mask.strip(), 0)
     except ValueError:
@@ -57,7 +57,7 @@ def reasons(mask: str) -> str | None:
 
 
 def parse_line(line: str, columns: Sequence[str]) -> dict[str, Any] | None:
-    """One line of `--format=csv,noheader,nounits` as a row without `t_ns`; null where it is no such line."""
+    """One line of `--format=csv,noheader,nounits` as a row without `t_ns`; None where it is no such line."""
     cells = [cell.strip() for cell in line.split(",")]
     if len(cells) != len(columns) or not cells[0].isdigit():
         return None

@@ -40,7 +40,7 @@ CLOCK_SOURCES = "/sys/devices/system/clocksource/clocksource0/available_clocksou
 
 
 def evidence(node: Node) -> dict[str, Any]:
-    """What each source says of virtualization; null where it says nothing.
+    """What each source says of virtualization; None where it says nothing.
 
     `cpu_flag`: the hypervisor bit of CPUID leaf 1, which a hypervisor sets (and may hide). `systemd_detect_virt`: its
     answer for the machine, containers left out. `cpuid`: the signature in CPUID leaf 0x40000000. `clock_sources`: those
@@ -72,7 +72,7 @@ def evidence(node: Node) -> dict[str, Any]:
 
 
 def _detect_virt(node: Node, kind: str) -> tuple[str | None, str | None]:
-    """(`none`, `kvm`, ...; null) or (null, reason). It ends with status 1 when it finds nothing, and prints `none`."""
+    """(`none`, `kvm`, ...; None) or (None, reason). It ends with status 1 when it finds nothing, and prints `none`."""
     try:
         return node.command("systemd-detect-virt", kind).strip() or None, None
     except Unreadable as refused:
@@ -82,7 +82,7 @@ def _detect_virt(node: Node, kind: str) -> tuple[str | None, str | None]:
 
 
 def decide(found: dict[str, Any]) -> tuple[str | None, str | None, list[str]]:
-    """(`bare_metal` | `vm` | null, hypervisor or null, the grounds in words), from `evidence`.
+    """(`bare_metal` | `vm` | None, hypervisor or None, the grounds in words), from `evidence`.
 
     One positive sign makes it a virtual machine: a hypervisor can hide itself from some sources, none of them invents
     one. Bare metal needs a source that looks at the CPU and found nothing: DMI alone cannot tell, a cloud's names stand

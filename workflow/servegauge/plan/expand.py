@@ -32,7 +32,7 @@ CELL_AXES = ("prompts", "rate", "concurrency", "burst", "cache")  # what it is p
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell of the study; `skipped` is the reason why it cannot work, or null."""
+    """A cell of the study; `skipped` is the reason why it cannot work, or None."""
 
     cell: Cell
     skipped: str | None = None
@@ -311,7 +311,7 @@ def _shuffle(*key: Any) -> str:
 
 
 def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
-    """Why `launch` cannot work, known before anything is submitted; null where nothing speaks against it."""
+    """Why `launch` cannot work, known before anything is submitted; None where nothing speaks against it."""
     platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
     per_node, nodes = platform["gpus_per_node"], platform["nodes"]
     shape = study["shapes"][launch.model["name"]]
@@ -334,7 +334,7 @@ def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
 
 
 def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
-    """Why this load cannot work on `launch`; null where nothing speaks against it."""
+    """Why this load cannot work on `launch`; None where nothing speaks against it."""
     adapter = framework(launch.framework)
     if load.endpoint not in adapter.endpoints:
         return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"

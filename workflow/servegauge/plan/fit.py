@@ -12,7 +12,7 @@
 A launch is left out of a study for the weakest question alone: do the weights and the cache of *one* request of
 `context_tokens` fit into the share of memory that the server may take? Activations and buffers come on top, so "fits"
 is no promise, but "does not fit" is one. How many requests fit at once is told beside it, at most: a cell that will
-hold more makes the others wait, or makes the engine preempt. What cannot be told is null with the reason, and never a
+hold more makes the others wait, or makes the engine preempt. What cannot be told is None with the reason, and never a
 reason to skip.
 """
 
@@ -47,11 +47,11 @@ Shape = Mapping[str, Any]
 
 
 def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
-    """What the planner knows of a model's size; each value is null where it cannot be told, `reason` says why.
+    """What the planner knows of a model's size; each value is None where it cannot be told, `reason` says why.
 
     `parameters`, `expert_parameters` and `expert_share` (the part of the weights in routed experts, in numbers and as a
     share of the bytes), `weight_bytes`, `gguf_bytes`, `dtype`, `kv` (a list of {layers, values, window, value_bytes}:
-    numbers per token and layer), `kv_heads` (null for a latent cache), `heads`, `experts` (0 for a dense model),
+    numbers per token and layer), `kv_heads` (None for a latent cache), `heads`, `experts` (0 for a dense model),
     `quantized` (how the stored weights are), `how` (where the figures come from), `reason`.
     """
     known: dict[str, Any] = dict.fromkeys(UNKNOWN)
@@ -114,7 +114,7 @@ def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
 
 
 def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The quantization that a config.json describes, of the model or of its language part; null where none."""
+    """The quantization that a config.json describes, of the model or of its language part; None where none."""
     parts = [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
     for part in parts:
         for key in ("quantization_config", "compression_config"):
@@ -124,7 +124,7 @@ def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def tensor_bytes(folder: Path) -> int | None:
-    """Bytes of a safetensors model's tensors, from its index or its files' headers; null where there are none."""
+    """Bytes of a safetensors model's tensors, from its index or its files' headers; None where there are none."""
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
@@ -146,7 +146,7 @@ def _header_bytes(path: Path) -> int:
 
 
 def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | None:
-    """Bytes of the KV cache of one sequence of `tokens`, over all GPUs; null where the shape is not known."""
+    """Bytes of the KV cache of one sequence of `tokens`, over all GPUs; None where the shape is not known."""
     if known.get("kv") is None:
         return None
     # The cache of a model with 8-bit weights has 16 bits unless it is asked for fewer.
@@ -160,7 +160,7 @@ def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | 
 def weight_bytes(launch: Launch, known: Shape) -> float | None:
     """Bytes of the weights as this launch loads them, over all GPUs of one instance without replication.
 
-    The least that they can take where engines differ; null where it cannot be told.
+    The least that they can take where engines differ; None where it cannot be told.
     """
     if framework(launch.framework).weights == "gguf":
         return known.get("gguf_bytes")
@@ -180,7 +180,7 @@ def weight_bytes(launch: Launch, known: Shape) -> float | None:
 
 
 def cache_dtype(launch: Launch, known: Shape) -> str | None:
-    """The data type that this launch's KV cache has; null: the model's own."""
+    """The data type that this launch's KV cache has; None: the model's own."""
     for name in ("kv_cache_dtype", "dtype"):
         if launch.options.get(name) not in (None, "auto"):
             return launch.options[name]
@@ -188,7 +188,7 @@ def cache_dtype(launch: Launch, known: Shape) -> str | None:
 
 
 def per_device(launch: Launch, known: Shape, tokens: int | None = None) -> tuple[float, float] | None:
-    """Bytes of weights and of one request's KV cache on each GPU (or in main memory); null where it cannot be told.
+    """Bytes of weights and of one request's KV cache on each GPU (or in main memory); None where it cannot be told.
 
     A request of `tokens`, or of the server's `context_tokens`.
     """
@@ -227,7 +227,7 @@ class Room:
 
 
 def room(launch: Launch, default_fraction: float = MEMORY_FRACTION) -> Room | None:
-    """What one server of this launch may take; null where the platform does not say its memory."""
+    """What one server of this launch may take; None where the platform does not say its memory."""
     platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
     here = platform.get("frameworks", {}).get(launch.framework, {})
     on_gpu = bool(platform.get("gpus_per_node")) and here.get("device") != "cpu"
@@ -243,7 +243,7 @@ def room(launch: Launch, default_fraction: float = MEMORY_FRACTION) -> Room | No
 
 
 def too_large(launch: Launch, known: Shape, default_fraction: float = MEMORY_FRACTION) -> str | None:
-    """Why the model cannot fit on the launch's platform; null where it fits or where nobody can tell."""
+    """Why the model cannot fit on the launch's platform; None where it fits or where nobody can tell."""
     needed, where = per_device(launch, known), room(launch, default_fraction)
     if needed is None or where is None:
         return None
@@ -264,7 +264,7 @@ def requests_that_fit(
 ) -> int | None:
     """Most requests of `tokens` (or of `context_tokens`) whose KV cache all servers of the launch hold at once.
 
-    Null where it cannot be told, and for a model whose cache does not grow. Engines keep fewer: activations, graphs and
+    None where it cannot be told, and for a model whose cache does not grow. Engines keep fewer: activations, graphs and
     half-filled blocks take a part of the room.
     """
     needed, where = per_device(launch, known, tokens), room(launch, default_fraction)
@@ -275,7 +275,7 @@ def requests_that_fit(
 
 
 def held_at_once(launch: Launch, load: Load) -> int | None:
-    """Requests that a cell under this load has on the servers at once, at most; null where only a run can tell.
+    """Requests that a cell under this load has on the servers at once, at most; None where only a run can tell.
 
     A closed loop holds its concurrency, a burst its size; at a rate it depends on how long each takes.
     """
@@ -289,7 +289,7 @@ def held_at_once(launch: Launch, load: Load) -> int | None:
 
 
 def longest_request(prompts: Data, load: Load) -> int | None:
-    """Most tokens of one request of a prompt set; null where it has no limit or is known only from the data."""
+    """Most tokens of one request of a prompt set; None where it has no limit or is known only from the data."""
     total = 0
     lengths = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
     if "prefix" in prompts:
@@ -306,7 +306,7 @@ def longest_request(prompts: Data, load: Load) -> int | None:
 def shortage(
     launch: Launch, known: Shape, prompts: Data, load: Load, default_fraction: float = MEMORY_FRACTION
 ) -> str | None:
-    """What to know of a cell whose requests do not all fit at once; null where they do or nobody can tell."""
+    """What to know of a cell whose requests do not all fit at once; None where they do or nobody can tell."""
     held, tokens = held_at_once(launch, load), longest_request(prompts, load)
     fit = requests_that_fit(launch, known, tokens, default_fraction) if held else None
     if held is None or fit is None or held <= fit:

@@ -25,8 +25,8 @@ class Device:
 class Measurement:
     """One size, one placement. Time in microseconds, bandwidths in 10^9 bytes per second.
 
-    `wrong` is the number of wrong elements, null where the test did not check (`N/A`). Builds before 2.12 print a
-    largest relative error instead: it is `error` then, and `wrong` is null. `times_us` are the single iterations where
+    `wrong` is the number of wrong elements, None where the test did not check (`N/A`). Builds before 2.12 print a
+    largest relative error instead: it is `error` then, and `wrong` is None. `times_us` are the single iterations where
     the build writes them (-I 1), else empty: `time_us` is then a mean over `Run.iterations`.
     """
 
@@ -47,7 +47,7 @@ class Measurement:
 
 @dataclass
 class Run:
-    """One test of one collective. `collective` is null where an old build does not print its own name.
+    """One test of one collective. `collective` is None where an old build does not print its own name.
 
     `failure`: what was said when it died, or that it ended before its table; its rows are those before that.
     """

@@ -22,7 +22,7 @@ FIGURES, PLATFORMS = "figures", "platforms"  # sections of the page
 
 @dataclass(frozen=True)
 class Material:
-    """What a figure is drawn from: a study, its comparison (null: nothing is compared), its platforms, its series."""
+    """What a figure is drawn from: a study, its comparison (None: nothing is compared), its platforms, its series."""
 
     study: Study
     comparison: Comparison | None

@@ -22,7 +22,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class ProbeRatio:
-    """One number of a platform over the same number of the baseline; `low` and `high` are its 95 % interval or null."""
+    """One number of a platform over the same number of the baseline; `low` and `high` are its 95 % interval or None."""
 
     platform: str
     baseline: str
@@ -99,7 +99,7 @@ def probe_comparison(
 
 
 def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % interval of the ratio of two medians from distribution-free intervals of each; null below seven samples."""
+    """95 % interval of the ratio of two medians from distribution-free intervals of each; None below seven samples."""
     sides = []
     for samples in (above, below):
         ranks, ordered = median_ranks(len(samples), SIDE_CONFIDENCE), sorted(samples)
@@ -111,7 +111,7 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
 
 
 def payer(probe: str, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """Which phase of which of `cells` depends on this number, by the probe's own word; null where none does."""
+    """Which phase of which of `cells` depends on this number, by the probe's own word; None where none does."""
     known = registry().get(probe)
     return known.explains(variant, cells) if known and cells else None
 

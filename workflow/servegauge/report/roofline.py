@@ -48,7 +48,7 @@ def weights_read(shape: ModelShape, rows: float) -> float:
 def attention_flops(shape: ModelShape, contexts: Mapping[int | None, float], decode: bool) -> float:
     """Operations of scores and weighted values, all layers.
 
-    `contexts`: for each window of `shape.cache` (null: none) the sum over the queries of the tokens they look at. MLA's
+    `contexts`: for each window of `shape.cache` (None: none) the sum over the queries of the tokens they look at. MLA's
     decode multiplies with the cached latent itself, its prefill with the expanded keys and values.
     """
     if shape.latent:
@@ -203,7 +203,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """A cell's use of its platform; shares of the measured and of the vendor's ceilings, null with `reason`.
+    """A cell's use of its platform; shares of the measured and of the vendor's ceilings, None with `reason`.
 
     `mfu`: operations of all answered requests / (window x peak x GPUs). `mbu`: bytes of a decode step / (median TPOT x
     bandwidth x GPUs). `decode` and `prefill` are points of the roofline; prefill's time is the median TTFT, queueing

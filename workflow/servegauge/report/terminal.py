@@ -117,7 +117,7 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
 
 
 def _mean(rows: Sequence[dict[str, Any]], column: str) -> float | None:
-    """Mean over launches; null where none has the value."""
+    """Mean over launches; None where none has the value."""
     values = [row[column] for row in rows if row.get(column) is not None]
     return sum(values) / len(values) if values else None
 

@@ -59,7 +59,7 @@ class Traced:
 
 @dataclass(frozen=True)
 class KernelDifference:
-    """A kernel's mean time per step of a phase, in ns: on the baseline and on a level; null where it did not run."""
+    """A kernel's mean time per step of a phase, in ns: on the baseline and on a level; None where it did not run."""
 
     condition: str
     level: str
@@ -155,7 +155,7 @@ def _csv(rows: Iterable[tuple[Traced, Mapping[str, Any]]]) -> str:
 
 
 def _means(rows: Sequence[tuple[Traced, Mapping[str, Any]]]) -> dict[tuple[str, str, str], dict[str, float | None]]:
-    """Mean CPU and GPU time in ms of each (condition, level, phase), in the traces' order; null if one is null."""
+    """Mean CPU and GPU time in ms of each (condition, level, phase), in the traces' order; None if one is None."""
     grouped: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for one, row in rows:
         grouped.setdefault((one.condition, one.level, row["phase"]), []).append(row)

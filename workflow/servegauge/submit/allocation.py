@@ -9,7 +9,7 @@ import os
 
 
 def job() -> str | None:
-    """Number of the job that this process is in; null outside Slurm."""
+    """Number of the job that this process is in; None outside Slurm."""
     return os.environ.get("SLURM_JOB_ID")
 
 

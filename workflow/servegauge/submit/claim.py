@@ -15,7 +15,7 @@ from servegauge.base.files import fsync
 
 
 def claim(folder: Path, job: str, alive: Callable[[str], bool]) -> str | None:
-    """Make `job` the one that measures in `folder`; the number of another living job that does already, else null.
+    """Make `job` the one that measures in `folder`; the number of another living job that does already, else None.
 
     `alive` says whether a job is in the queue; a job that is requeued keeps its claim.
     """
@@ -44,7 +44,7 @@ def claim(folder: Path, job: str, alive: Callable[[str], bool]) -> str | None:
 
 
 def _holder(file: Path, tries: int = 50) -> str | None:
-    """The job that a claim names; null where it stays empty, because its writer was killed or is not seen yet."""
+    """The job that a claim names; None where it stays empty, because its writer was killed or is not seen yet."""
     for _ in range(tries):
         if text := file.read_text(encoding="ascii", errors="replace").strip():
             return text

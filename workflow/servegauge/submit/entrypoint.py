@@ -165,14 +165,14 @@ def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
 
 
 def deadline(order: Order) -> float | None:
-    """When the job ends, in seconds since the epoch: Slurm's word, else the study's minutes from now, else null."""
+    """When the job ends, in seconds since the epoch: Slurm's word, else the study's minutes from now, else None."""
     if job := allocation.job():
         return allocation.end_s() or _scontrol_end(job)
     return time.time() + 60.0 * order.job.minutes if order.job.minutes else None
 
 
 def _scontrol_end(job: str) -> float | None:
-    """End of `job` as `scontrol` says it, in this machine's time zone; null where it has none or does not answer."""
+    """End of `job` as `scontrol` says it, in this machine's time zone; None where it has none or does not answer."""
     text = _ask(["scontrol", "show", "job", "-o", job])
     for field in text.split():
         if field.startswith("EndTime="):
@@ -261,7 +261,7 @@ def _failed_nodes(folder: Path) -> dict[str, str]:
 
 
 def _claimed_by(folder: Path) -> str | None:
-    """Another living job of this attempt: a submission that seemed to fail may have left two. Null outside Slurm."""
+    """Another living job of this attempt: a submission that seemed to fail may have left two. None outside Slurm."""
     job = allocation.job()
     return claim(folder, job, slurm_commands.is_alive) if job else None
 

@@ -205,7 +205,7 @@ class Attempt:
                     raise Cancelled(self.signal) from error
 
     def _find(self) -> str | None:
-        """The job that was submitted by an earlier process; null where that process was killed before it did."""
+        """The job that was submitted by an earlier process; None where that process was killed before it did."""
         if not self._queued and self.record.host != os.uname().nodename:
             raise UserError(
                 f"{self.folder} was started on {self.record.host}, and this is {os.uname().nodename}. Give the "
@@ -227,7 +227,7 @@ class Attempt:
         except OSError as error:
             raise UserError(
                 f"{self.file} cannot be written: {error.strerror}. What was measured stays, and a job that runs goes "
-                "on; mend that and give the same command again: it finds the job."
+                "on; correct that and give the same command again: it finds the job."
             ) from error
 
     # -- waiting ------------------------------------------------------------
@@ -407,7 +407,7 @@ class Attempt:
         return CellOutcome(status="not_run", reason=reason)
 
     def _result(self) -> Outcome | None:
-        """What the job's first task left; null where it left nothing, or nothing yet."""
+        """What the job's first task left; None where it left nothing, or nothing yet."""
         try:
             return read(self.folder / "outcome.json", Outcome)
         except FileNotFoundError:
@@ -439,7 +439,7 @@ class Attempt:
         return visible(redact.text(lines[-1])) if lines else ""
 
 
-# What a pending job's reason means, where waiting alone may not help. The platform's file is what to mend.
+# What a pending job's reason means, where waiting alone may not help. The platform's file is what to correct.
 PENDING = {
     "PartitionTimeLimit": " (it asks for more time than the partition gives: time_min)",
     "PartitionNodeLimit": " (it asks for more nodes than the partition gives)",

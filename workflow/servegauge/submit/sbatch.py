@@ -55,7 +55,7 @@ def sbatch(script: Path, cluster: str = "") -> str:
 
 
 def job_number(text: str) -> str | None:
-    """The number in sbatch's answer, whatever a wrapper prints around it; null where there is none.
+    """The number in sbatch's answer, whatever a wrapper prints around it; None where there is none.
 
     `--parsable` gives `501` or `501;cluster` on a line of its own; a wrapper that drops it gives a sentence.
     """
@@ -97,7 +97,7 @@ def refused(message: str, platform: str) -> UserError:
     }
     hints = [hint for word, hint in look.items() if word in text.lower()]
     return UserError(
-        f"Slurm refused the job: {text}. Mend `slurm:` in config/platforms/{platform}.yaml"
+        f"Slurm refused the job: {text}. Correct `slurm:` in config/platforms/{platform}.yaml"
         + (f" ({'; '.join(dict.fromkeys(hints))})" if hints else "")
         + " and give the same command again."
     )

@@ -23,7 +23,7 @@ QUEUE_S = 30.0  # an older look at the queue is not shown
 class LaunchStatus:
     """A launch that is being tried, or was: `state` is running, pending, submitting or ended.
 
-    `left_s`: seconds until the job's limit; null where it is not known. `doing`: the last line of its progress.
+    `left_s`: seconds until the job's limit; None where it is not known. `doing`: the last line of its progress.
     `failed`: cell -> reason of the last finished attempt.
     """
 
@@ -102,7 +102,7 @@ def _ended(results: Path, launch: str, attempt: int) -> LaunchStatus:
 
 
 def _read(path: Path, kind: type[R]) -> R | None:
-    """The document at `path`; null where there is none."""
+    """The document at `path`; None where there is none."""
     try:
         return read(path, kind)
     except FileNotFoundError:

@@ -80,7 +80,7 @@ def arrival_times(
 def wrong_arrival(
     arrival: Mapping[str, Any], rate_rps: float | None, requests: int | None, duration_s: float | None
 ) -> str | None:
-    """What of a known process cannot be drawn, in words; null where all can. Reads no file."""
+    """What of a known process cannot be drawn, in words; None where all can. Reads no file."""
     process, factors = arrival["process"], arrival.get("factors")
     for key in sorted(set(_OPTIONS) & set(arrival)):
         if arrival[key] is not None and _OWN.get(process) != key:

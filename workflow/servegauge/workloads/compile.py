@@ -179,7 +179,7 @@ def compile_plan(
 
 
 def _try_compile(workload: Workload, root: Path, folder: Path) -> dict[str, Any] | str:
-    """`workload.json`, or the text of what the user has to mend."""
+    """`workload.json`, or the text of what the user has to correct."""
     try:
         return compile_workload(workload, root, folder)
     except UserError as error:
@@ -187,7 +187,7 @@ def _try_compile(workload: Workload, root: Path, folder: Path) -> dict[str, Any]
 
 
 def mean_output_tokens(prompts: Mapping[str, Any], load: Load) -> float | None:
-    """Mean answer length that a prompt set asks for; null where only its data can tell."""
+    """Mean answer length that a prompt set asks for; None where only its data can tell."""
     length = load.output_tokens or prompts.get("output_tokens")
     if not isinstance(length, Mapping):
         return length

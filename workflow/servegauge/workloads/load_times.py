@@ -26,7 +26,7 @@ SPARE_S_PER_TOKEN = 0.05
 SPARE_ROUNDS, SPARE_LEAST = 4, 16  # of a closed loop: requests a stream, and further ones
 OUTPUT_TOKENS = 256  # of an answer of which nothing is known
 
-Times = list[float | None]  # seconds; null: no time of its own
+Times = list[float | None]  # seconds; None: no time of its own
 
 
 @dataclass(frozen=True)

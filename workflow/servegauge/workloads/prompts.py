@@ -40,7 +40,7 @@ MOST_TRIES = 50
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request's input: text, chat messages as JSON (null where there are none), lengths in tokens."""
+    """One request's input: text, chat messages as JSON (None where there are none), lengths in tokens."""
 
     text: str
     messages: str | None
@@ -111,7 +111,9 @@ def lengths(spec: int | Mapping[str, Any], count: int, draw: np.random.Generator
         missing = missing[~good]
         if not missing.size:
             return values
-    raise UserError(f"lengths with mean {mean:g} and std {std:g} hardly ever fall between {least} and {most}; mend one")
+    raise UserError(
+        f"lengths with mean {mean:g} and std {std:g} hardly ever fall between {least} and {most}; correct one"
+    )
 
 
 # -- synthetic --------------------------------------------------------------
@@ -268,7 +270,7 @@ def _data_set(
 def _counted(
     spec: Mapping[str, Any], entry: Entry, tokenizer: Tokenizer, output: int | None, forced: bool
 ) -> Prompt | None:
-    """The entry with its lengths; null where a filter takes it out or nobody says how long the answer is to be."""
+    """The entry with its lengths; None where a filter takes it out or nobody says how long the answer is to be."""
     filters = spec.get("filters") or {}
     if entry.turns is not None and entry.turns < filters.get("min_turns", MIN_TURNS):
         return None
@@ -325,7 +327,7 @@ def _jsonl(path: Path, _mtime_ns: int, names: tuple[tuple[str, str], ...]) -> li
 
 
 def _turn(turn: Any, where: str) -> str | None:
-    """The text of one turn; null where it has none. UserError for anything but an object and a text."""
+    """The text of one turn; None where it has none. UserError for anything but an object and a text."""
     if not isinstance(turn, dict):
         raise UserError(f"{where}: is {_kind(turn)}, expected an object with `value` or `content`")
     return _text(turn.get("value", turn.get("content")), f"{where}: its text")
@@ -377,7 +379,7 @@ def _check_messages(messages: Any, where: str) -> None:
 
 
 def _text(value: Any, where: str) -> str | None:
-    """`value` if it is a text that can be sent, or null; UserError otherwise."""
+    """`value` if it is a text that can be sent, or None; UserError otherwise."""
     if value is None:
         return None
     if not isinstance(value, str):
@@ -387,7 +389,7 @@ def _text(value: Any, where: str) -> str | None:
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where} has half a character (a lone surrogate, {value[error.start]!r}) at position {error.start}, which "
-            "no request can carry; mend or remove the entry"
+            "no request can carry; correct or remove the entry"
         ) from error
     return value
 

@@ -41,7 +41,7 @@ MOST_CPUS = 32  # clocks are read from at most this many CPUs, spread evenly: re
 
 
 class NodeReader:
-    """CPU clocks, steal and load, each null where this node does not tell."""
+    """CPU clocks, steal and load, each None where this node does not tell."""
 
     def __init__(self, node: Node | None = None, owner: int | None = None) -> None:
         self.node = node or Node()
@@ -116,7 +116,7 @@ def _number(path: Path) -> float | None:
 
 
 def summary(gpu_rows: Sequence[dict[str, Any]], node_rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What the window's rows (`t_ns` from 0) say in short; null where there is nothing.
+    """What the window's rows (`t_ns` from 0) say in short; None where there is nothing.
 
     {"gpus": {number: {"samples", "throttled_share", "power_cap_share", "sm_clock_mhz": {"min", "median", "max"}, ...}},
     "node": {"samples", "steal_share", "busy_share", "cpu_mhz_mean": {...}, "cpu_mhz_min": {...}}}. Shares are of
@@ -177,7 +177,7 @@ def main() -> int:
 
 
 def _sample(node: NodeReader, gpus: GpuReader, hz: float) -> tuple[int | None, int]:
-    """Read until standard input says `zero_ns` or ends: (zero_ns or null, ticks missed)."""
+    """Read until standard input says `zero_ns` or ends: (zero_ns or None, ticks missed)."""
     selector = selectors.DefaultSelector()
     selector.register(sys.stdin, selectors.EVENT_READ)
     if gpus.handle is not None:
@@ -239,7 +239,7 @@ class Sampler(ProcessRecorder):
     def sample(self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None) -> None:
         """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it.
 
-        `owner`: the process whose own and whose children's CPU time is ours; null where the server is none of them.
+        `owner`: the process whose own and whose children's CPU time is ours; None where the server is none of them.
         """
         if not hz > 0:
             raise ValueError(f"hz is {hz}, it must be above 0")
@@ -247,7 +247,7 @@ class Sampler(ProcessRecorder):
         self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner})
 
     def stop(self, zero_ns: int = 0) -> Path | None:
-        """Read a last time and write; returns the GPUs' file, null where there is none (with the reason in `said`)."""
+        """Read a last time and write; returns the GPUs' file, None where there is none (with the reason in `said`)."""
         super().stop(zero_ns)
         return self._out if self._out is not None and self._out.name in self.said.get("files", ()) else None
 

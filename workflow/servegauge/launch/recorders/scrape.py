@@ -9,7 +9,7 @@ Rows (`tables.SERVER_METRICS`): `t_ns` is CLOCK_MONOTONIC, shifted by the `zero_
 asking and having the answer. Samples that a framework's file maps to a common name are kept at every scrape (a counter
 that its server shows only from the first event on is 0 until then); all other samples at the first scrape and whenever
 their value changed, so a reader carries the last value forward. `_created` samples (the moment a counter was born) are
-dropped. Non-finite values are null.
+dropped. Non-finite values are None.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ EVERY_REQUEST = frozenset(
 
 @dataclass(frozen=True)
 class Sample:
-    """One line of a server's metrics. `metric` is its common name, or null where the framework's file gives none."""
+    """One line of a server's metrics. `metric` is its common name, or None where the framework's file gives none."""
 
     metric: str | None
     raw: str
     labels: str  # canonical JSON
-    value: float | None  # null: NaN or infinite
+    value: float | None  # None: NaN or infinite
 
 
 def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
@@ -288,7 +288,7 @@ class Scraper(ProcessRecorder):
         )
 
     def stop(self, zero_ns: int = 0) -> Path | None:
-        """Scrape a last time, write, and return the file; null (with the reason in `said`) where it did not work."""
+        """Scrape a last time, write, and return the file; None (with the reason in `said`) where it did not work."""
         super().stop(zero_ns)
         return None if "error" in self.said or not self.said else self._out
 

@@ -35,8 +35,8 @@ class Wrong(Exception):
 class Row:
     """One line of the probes table: a median with its 95 % interval and every sample, or the reason there is none.
 
-    `value`, `low`, `high` and `samples` are in `unit`; all three numbers are null unless `status` is ok, and low and
-    high are null below six samples. `detail` holds what explains the number: error against the reference, whether the
+    `value`, `low`, `high` and `samples` are in `unit`; all three numbers are None unless `status` is ok, and low and
+    high are None below six samples. `detail` holds what explains the number: error against the reference, whether the
     stated relative error was reached.
     """
 
@@ -65,7 +65,7 @@ class Measured:
     unit: str
     samples: Sequence[float]
     detail: Mapping[str, Any] = field(default_factory=dict)
-    verified: bool | None = None  # true: checked against a reference; null: there is nothing to check
+    verified: bool | None = None  # true: checked against a reference; None: there is nothing to check
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Context:
-    """What a probe is given. `models`: [{"name", "source", "tp": [1, 2]}], source being a folder or null.
+    """What a probe is given. `models`: [{"name", "source", "tp": [1, 2]}], source being a folder or None.
 
     `size` is quick (seconds, in the demo), full, or test (smallest sizes that still run every line).
     """
@@ -150,11 +150,11 @@ class Probe:
         raise NotImplementedError
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
-        """Which phase of which of `cells` (rows of CELLS, not empty) depends on this variant, in words; else null."""
+        """Which phase of which of `cells` (rows of CELLS, not empty) depends on this variant, in words; else None."""
         return None
 
     def unsupported(self, context: Context) -> str | None:
-        """Why the whole probe cannot run here, or null."""
+        """Why the whole probe cannot run here, or None."""
         return None
 
 

@@ -1,6 +1,6 @@
 """Clocks, temperature, power, throttling and stolen time, sampled beside a probe by the process that started it.
 
-A probe's number means little without them: a capped clock looks exactly like a hypervisor's cost. Each series is null
+A probe's number means little without them: a capped clock looks exactly like a hypervisor's cost. Each series is None
 with a reason where it cannot be read.
 """
 
@@ -69,7 +69,7 @@ class Conditions:
             return None
 
     def summary(self) -> dict[str, Any]:
-        """{"seconds", "cpu": {series: spread or null}, "steal", "gpus": [{series: spread or null}], "gpu_reason"}."""
+        """{"seconds", "cpu": {series: spread or None}, "steal", "gpus": [{series: spread or None}], "gpu_reason"}."""
         cpu = {name: spread(values) for name, values in self.series.items()}
         gpus = gpu_summary(self.gpu_lines)
         reason = self.gpu_reason or (None if gpus else "nvidia-smi printed nothing that could be read")
@@ -78,7 +78,7 @@ class Conditions:
 
 
 def spread(values: list[float]) -> dict[str, float] | None:
-    """Median, least, most and number of `values`; null where there are none."""
+    """Median, least, most and number of `values`; None where there are none."""
     if not values:
         return None
     return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}

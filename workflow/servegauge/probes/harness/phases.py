@@ -19,7 +19,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
 
 
 def parallelism(operation: str, size: int, cells: Sequence[Mapping[str, Any]]) -> str | None:
-    """The layouts among `cells` that use a collective of `size` bytes, and in which phase; null where none does."""
+    """The layouts among `cells` that use a collective of `size` bytes, and in which phase; None where none does."""
     axes = AXES.get(operation, ())
     sizes = {axis: sorted({int(cell.get(axis) or 1) for cell in cells} - {1}) for axis in axes}
     named = [f"{axis.upper()}={size}" for axis, known in sizes.items() for size in known]

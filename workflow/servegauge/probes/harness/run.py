@@ -200,7 +200,7 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
 
 
 def _process(argv: Sequence[str], environment: Mapping[str, str], limit_s: float) -> str | None:
-    """Run `argv` to its end; null when it went well, else what became of it with the end of what it said."""
+    """Run `argv` to its end; None when it went well, else what became of it with the end of what it said."""
     with tempfile.TemporaryFile("w+") as said:
         try:
             status = subprocess.run(argv, env=environment, stderr=said, check=False, timeout=limit_s).returncode

@@ -35,7 +35,7 @@ QUICK = Effort(relative_error=0.05, time_limit_s=0.12, fewest=7, most=200, sampl
 
 @cache
 def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
-    """Zero-based ranks (low, high) of the order statistics of `n` samples that enclose the median; null if none do.
+    """Zero-based ranks (low, high) of the order statistics of `n` samples that enclose the median; None if none do.
 
     Distribution-free: the number of samples below the median is binomial(n, 1/2), so the symmetric pair (k, n-1-k)
     encloses it with probability 1 - 2 P(X <= k). The largest k that keeps the confidence is taken.
@@ -50,7 +50,7 @@ def median_ranks(n: int, confidence: float = CONFIDENCE) -> tuple[int, int] | No
 
 
 def median_interval(samples: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Median of `samples` and its distribution-free 95 % interval; the interval is null below six samples."""
+    """Median of `samples` and its distribution-free 95 % interval; the interval is None below six samples."""
     if not samples:
         raise ValueError("no samples to take a median of")
     ordered = sorted(samples)

@@ -57,7 +57,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Pace:
-    """How the server answers. Times in seconds; `slots` null means every request starts at once."""
+    """How the server answers. Times in seconds; `slots` None means every request starts at once."""
 
     first_s: float = 0.05
     gap_s: float = 0.01
@@ -75,12 +75,12 @@ class Pace:
         return cls(**{name: getattr(given, name) for name in names}, faults=tuple(map(Fault.parse, given.fault)))
 
     def fault(self, number: int) -> Fault | None:
-        """The fault of the `number`-th request (counted from 1), or null."""
+        """The fault of the `number`-th request (counted from 1), or None."""
         per_request = (fault for fault in self.faults if fault.kind not in ("slow_start", "refused_reset"))
         return next((fault for fault in per_request if number % fault.every == 0), None)
 
     def has(self, kind: str) -> Fault | None:
-        """The configured fault of this kind, or null."""
+        """The configured fault of this kind, or None."""
         return next((fault for fault in self.faults if fault.kind == kind), None)
 
 
