@@ -12,6 +12,8 @@ from servegauge.dataset.study_view import level_text
 
 MEMBERS = {PRIMARY: "primary metrics", TABLE: "cells of the table", EXPLORATORY: "exploratory ratios"}
 
+WIDE = 4.0  # an interval whose ends differ by such a factor says nothing; two repeats often give one
+
 
 def sentence(comparison: Comparison, one: Judged) -> str:
     """The quotable sentence of a ratio, with a full stop.
@@ -86,6 +88,8 @@ def _points(ratio: float | None) -> str:
 
 
 def _range(one: Judged) -> str:
+    if one.low and one.high and one.high / one.low > WIDE:
+        return "too wide to say anything"
     return f"{_points(one.low)} to {_points(one.high)} %"
 
 
