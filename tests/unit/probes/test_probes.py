@@ -148,9 +148,13 @@ def test_a_wrong_product_becomes_a_failed_row(monkeypatch):
     monkeypatch.setattr(numeric.NumpyBackend, "matmul", lambda self, left, right, dtype: left @ right * 1.001)
     monkeypatch.setattr(numeric, "has_torch", lambda: False)
     rows = list(run(probes.get("gemm"), Context(PLATFORM, size="test")))
-    assert rows
-    assert {row.status for row in rows} == {"failed"}
+    products = [row for row in rows if "shape" in row.variant]
+    assert products
+    assert {row.status for row in products} == {"failed"}
     assert "off by" in rows[0].reason
+    peaks = [row for row in rows if "shape" not in row.variant]
+    assert {(row.status, row.value) for row in peaks} == {("skipped", None)}
+    assert "0 of 2 sizes could be measured" in peaks[0].reason
 
 
 def test_sets_of_inputs_outgrow_the_cache():

@@ -117,6 +117,31 @@ ROWS = [
 GPU = {"name": "gpu", "gpus_per_node": 2, "gpu": {"bf16_tflops": 989.0, "memory_gb_s": 3350.0}}
 
 
+def peak(metric: str, value: float | None, dtype: str, size: int | None = None) -> dict:
+    """A row of the gemm probe that says what its peak is, or that there is none."""
+    found = row("gpu", "gemm", metric, value, operation=f"{metric} row", dtype=dtype, device="cuda")
+    return found | {"detail": json.dumps({"size": size})}
+
+
+def test_what_the_probe_calls_a_peak_is_the_ceiling():
+    rows = [*ROWS, peak("peak_tflops", 690.0, "bf16", 4096), peak("peak_tflops", None, "fp32")]
+    found = ceilings([*rows, peak("peak_gb_s", 3100.0, "bf16", 16384)], GPU)
+    assert found.tflops == {"bf16": Ceiling(690.0, "gemm bf16 4096x4096x4096")}, "fp32 has no peak, so no ceiling"
+    assert found.memory_gb_s == Ceiling(3100.0, "gemv bf16 1x16384x16384")
+
+
+def test_older_results_whose_products_all_took_as_long_have_no_ceiling():
+    seconds = {256: 18.2e-6, 512: 18.3e-6, 1024: 19.3e-6}  # of a quick probe on an H100: dispatch, not arithmetic
+    rows = [
+        row("gpu", "gemm", "tflops", 2 * n**3 / second / 1e12, dtype="bf16", shape=f"{n}x{n}x{n}", device="cuda")
+        for n, second in seconds.items()
+    ]
+    assert ceilings(rows, GPU).tflops == {}
+    rows.append(row("gpu", "gemm", "tflops", 732.0, dtype="bf16", shape="4096x4096x4096", device="cuda"))
+    rows.append(row("gpu", "gemm", "tflops", 798.0, dtype="bf16", shape="8192x8192x8192", device="cuda"))
+    assert ceilings(rows, GPU).tflops["bf16"].value == 798.0
+
+
 def test_ceilings_are_the_best_square_product_and_the_best_bandwidth_beyond_the_caches():
     found = ceilings(ROWS, GPU)
     assert found.tflops["bf16"] == Ceiling(700.0, "gemm bf16 8192x8192x8192")

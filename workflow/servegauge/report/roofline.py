@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servegauge.inputs.model_shape import Matrix, ModelShape, bytes_of
+from servegauge.probes.harness.stats import no_plateau
 
+PEAKS = ("peak_tflops", "peak_gb_s")  # metrics of the gemm probe that say what may be called a ceiling
 SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "float8": "fp8"}
 
 
@@ -135,25 +137,34 @@ def variant_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def ceilings(rows: Iterable[Mapping[str, Any]], platform: Mapping[str, Any]) -> Ceilings:
     """The ceilings of `platform` (its file's contents with `name`) from rows of the probes table.
 
-    Arithmetic: the best median of the square products, by data type. Memory: the best of the matrix-vector products and
-    of the copies at the largest size probed, where no cache helps. On a platform with GPUs what ran on them counts.
+    Arithmetic: the best of the square products, by data type; memory: the best of the matrix-vector products and of the
+    copies at the largest size probed, where no cache helps. Both only where time grows with work: the probe says so in
+    its peak rows, and of results without those it is asked of the sizes here. On a platform with GPUs what ran on them
+    counts.
     """
     gpu = bool(platform.get("gpus_per_node"))
-    mine = [
-        (row, variant_of(row))
-        for row in rows
-        if row["platform"] == platform["name"] and row["status"] == "ok" and row["value"]
-    ]
-    mine = [(row, variant) for row, variant in mine if (variant.get("device") == "cuda") == gpu]
+    probed = [(row, variant_of(row)) for row in rows if row["platform"] == platform["name"]]
+    probed = [(row, variant) for row, variant in probed if (variant.get("device") == "cuda") == gpu]
+    judged = {(row["metric"], variant["dtype"]) for row, variant in probed if row["metric"] in PEAKS}
+    mine = [(row, variant) for row, variant in probed if row["status"] == "ok" and row["value"]]
     tflops: dict[str, Ceiling] = {}
     memory: list[Ceiling] = []
     for row, variant in mine:
-        if row["probe"] == "gemm" and row["metric"] == "tflops":
+        if row["probe"] == "gemm" and row["metric"] in PEAKS:
+            n = json.loads(row.get("detail") or "{}").get("size")
+            if row["metric"] == "peak_tflops":
+                tflops[variant["dtype"]] = Ceiling(row["value"], f"gemm {variant['dtype']} {n}x{n}x{n}")
+            else:
+                memory.append(Ceiling(row["value"], f"gemv {variant['dtype']} 1x{n}x{n}"))
+        elif row["probe"] == "gemm" and row["metric"] == "tflops":
+            if ("peak_tflops", variant["dtype"]) in judged or _no_plateau(row, variant, mine):
+                continue
             ceiling = Ceiling(row["value"], f"gemm {variant['dtype']} {variant['shape']}")
             if variant["dtype"] not in tflops or tflops[variant["dtype"]].value < ceiling.value:
                 tflops[variant["dtype"]] = ceiling
         elif row["probe"] == "gemm" and row["metric"] == "bandwidth_gb_s" and _is_largest(row, variant, mine, "shape"):
-            memory.append(Ceiling(row["value"], f"gemv {variant['dtype']} {variant['shape']}"))
+            if ("peak_gb_s", variant["dtype"]) not in judged:
+                memory.append(Ceiling(row["value"], f"gemv {variant['dtype']} {variant['shape']}"))
         elif row["probe"] == "memcpy" and row["metric"] == "bandwidth_gb_s" and _inside_memory(variant):
             if not _is_largest(row, variant, mine, "size_bytes"):
                 continue
@@ -166,6 +177,20 @@ def ceilings(rows: Iterable[Mapping[str, Any]], platform: Mapping[str, Any]) -> 
         vendor.get("bf16_tflops"),
         vendor.get("memory_gb_s"),
     )
+
+
+def _no_plateau(
+    row: Mapping[str, Any], variant: Mapping[str, Any], rows: list[tuple[Mapping[str, Any], dict[str, Any]]]
+) -> bool:
+    """True where the squares of this data type took no longer though they were larger: then none of them is a peak."""
+    rates = {
+        _size(other, "shape"): one["value"]
+        for one, other in rows
+        if one["probe"] == row["probe"] and one["metric"] == row["metric"] and other["dtype"] == variant["dtype"]
+    }
+    sizes = sorted(rates)
+    seconds = [float(n) ** 3 / rates[n] for n in sizes]
+    return len(sizes) > 1 and no_plateau([float(n) ** 3 for n in sizes], seconds) is not None
 
 
 def _inside_memory(variant: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from servegauge.probes.harness.stats import QUICK, Effort, median_interval, narrow_enough
+from servegauge.probes.harness.stats import QUICK, Effort, median_interval, narrow_enough, two_modes
 
 # The keys a row's variant may have; an absent key does not apply. Another key would be a second word for one of them.
 VARIANT_KEYS = (
@@ -66,6 +66,16 @@ class Measured:
     samples: Sequence[float]
     detail: Mapping[str, Any] = field(default_factory=dict)
     verified: bool | None = None  # true: checked against a reference; None: there is nothing to check
+    wrong: str | None = None  # why this number cannot be true, though others of the case are: a failed row
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A metric of a case that has no number, while others of the case have; `reason` says why."""
+
+    metric: str
+    unit: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ class Case:
     variant: Mapping[str, Any]
     metric: str
     unit: str
-    measure: Callable[[], Measured | Iterable[Measured]]
+    measure: Callable[[], Measured | Iterable[Measured | Skipped]]
 
 
 @dataclass(frozen=True)
@@ -193,10 +203,19 @@ def run(probe: Probe, context: Context) -> Iterator[Row]:
             yield Row(*about, case.metric, case.unit, status="failed", reason=reason)
             continue
         for one in measured:
+            if isinstance(one, Skipped):
+                yield Row(*about, one.metric, one.unit, status="skipped", reason=one.reason)
+                continue
             value, low, high = median_interval(one.samples)
             wanted = context.effort.relative_error
-            reached = narrow_enough(one.samples, wanted)
+            modes = two_modes(one.samples)
+            reached = narrow_enough(one.samples, wanted) and not modes
             detail = {"relative_error": wanted, "reached": reached, "verified": one.verified, **one.detail}
+            if modes:
+                detail["two_modes"] = True
+            if one.wrong:
+                yield Row(*about, one.metric, one.unit, status="failed", reason=one.wrong, detail=detail)
+                continue
             yield Row(*about, one.metric, one.unit, value, low, high, list(one.samples), detail=detail)
 
 

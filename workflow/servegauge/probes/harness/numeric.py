@@ -1,6 +1,6 @@
 """Matrix products on either backend: numpy's BLAS where that is all there is, torch where it is installed.
 
-Both give the same few operations, so that a probe is written once. Times on a GPU are CUDA events around the call.
+Both give the same few operations, so that a probe is written once. How a GPU is timed is in `cuda.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,21 @@ import importlib
 import importlib.util
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from servegauge.probes.harness.base import Skip, Wrong
-from servegauge.probes.harness.stats import Effort, repeat, timed
+from servegauge.probes.harness.cuda import Seconds, cuda_timed
+from servegauge.probes.harness.stats import Effort, no_plateau, timed
 
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 # Unit roundoff of the stored result, and of the sums inside: tensor cores add fp8 products in about 14 bits.
 ROUND_RESULT = {"fp64": 2.0**-53, "fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "fp8": 2.0**-8}
 ROUND_SUM = {"fp64": 2.0**-53, "fp32": 2.0**-24, "bf16": 2.0**-24, "fp16": 2.0**-24, "fp8": 2.0**-13}
+MOST_SETS = 4096  # of inputs on a GPU, whose L2 holds thousands of small matrices
 SPREAD = 8.0  # times one rounding error per step of a sum; about twenty standard deviations
 
 
@@ -100,8 +102,8 @@ class NumpyBackend:
     def to_float64(self, array: np.ndarray) -> np.ndarray:
         return array.astype(np.float64)
 
-    def time(self, operation: Callable[[int], object], effort: Effort) -> list[float]:
-        return timed(operation, effort)
+    def time(self, operation: Callable[[int], object], effort: Effort) -> Seconds:
+        return timed(operation, effort), {}
 
     def free_bytes(self) -> int:
         return available_bytes()
@@ -170,35 +172,14 @@ class TorchBackend:
             array.to(self.torch.float32).double().cpu().numpy() if array.dtype != self.torch.float64 else array.numpy()
         )
 
-    def time(self, operation: Callable[[int], object], effort: Effort) -> list[float]:
+    def time(self, operation: Callable[[int], object], effort: Effort) -> Seconds:
         with self.torch.inference_mode():
-            return timed(operation, effort) if self.device == "cpu" else cuda_timed(self.torch, operation, effort)
+            return (timed(operation, effort), {}) if self.device == "cpu" else cuda_timed(self.torch, operation, effort)
 
     def free_bytes(self) -> int:
         if self.device == "cuda":
             return self.torch.cuda.mem_get_info()[0]
         return available_bytes()
-
-
-def cuda_timed(torch: Any, operation: Callable[[int], object], effort: Effort) -> list[float]:
-    """Seconds of one `operation(i)` on the GPU: many calls queued between two events, so that launching is hidden."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    calls = 0
-
-    def batch(inner: int) -> float:
-        nonlocal calls
-        start.record()
-        for i in range(calls, calls + inner):
-            operation(i)
-        end.record()
-        end.synchronize()
-        calls += inner
-        return start.elapsed_time(end) / 1e3 / inner
-
-    for _ in range(2):
-        batch(3)
-    inner = max(1, math.ceil(effort.sample_s / max(batch(10), 1e-7)))
-    return repeat(lambda: batch(inner), effort)
 
 
 def backend() -> NumpyBackend | TorchBackend:
@@ -218,7 +199,8 @@ def product(engine: Any, m: int, n: int, k: int, dtype: str, effort: Effort) -> 
     free = engine.free_bytes()
     if 2 * size > free / 2:
         raise Skip(f"two sets of inputs need {2 * size / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
-    sets = min(sets_needed(size, engine.cache), int(free / 2 / size))
+    most = MOST_SETS if engine.device == "cuda" else 64
+    sets = min(sets_needed(size, engine.cache, most), int(free / 2 / size))
     # The right side is made as (n, k) and turned, as a model stores its weights. Copies are as good as other numbers:
     # what matters is that each set lies elsewhere in memory.
     left, right = engine.random((m, k), dtype), engine.random((n, k), dtype).T
@@ -233,5 +215,21 @@ def product(engine: Any, m: int, n: int, k: int, dtype: str, effort: Effort) -> 
         engine.to_float64(engine.rows(right.T, columns)).T,
         dtype,
     )
-    seconds = engine.time(lambda i: engine.matmul(lefts[i % sets], rights[i % sets], dtype), effort)
-    return seconds, {"error_over_bound": error, "input_sets": sets}
+    seconds, detail = engine.time(lambda i: engine.matmul(lefts[i % sets], rights[i % sets], dtype), effort)
+    return seconds, {
+        "error_over_bound": error,
+        "input_sets": sets,
+        "beyond_cache": sets * size >= 2 * engine.cache,
+        **detail,
+    }
+
+
+def plateau(sizes: Sequence[int], medians: Mapping[int, float], power: int) -> tuple[int | None, str | None]:
+    """Of `sizes` of squares whose seconds are in `medians`, the one with the best rate; or None and why there is no
+    peak. Work grows with the size to the `power`: 3 for a product, 2 for a matrix and a vector.
+    """
+    known = [n for n in sizes if n in medians]
+    if len(known) < 2:
+        return None, f"no peak: {len(known)} of {len(sizes)} sizes could be measured, two are needed"
+    reason = no_plateau([float(n) ** power for n in known], [medians[n] for n in known])
+    return (None, reason) if reason else (max(known, key=lambda n: float(n) ** power / medians[n]), None)

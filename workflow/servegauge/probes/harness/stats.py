@@ -66,6 +66,31 @@ def narrow_enough(samples: Sequence[float], relative_error: float) -> bool:
     return low is not None and high is not None and median > 0 and (high - low) / 2 <= relative_error * median
 
 
+def two_modes(samples: Sequence[float], factor: float = 1.5) -> bool:
+    """True where samples fall into two heaps: a gap of `factor` with at least a tenth, and two, on each side of it.
+
+    The median then says which heap is larger, not how long the operation takes, however narrow its interval is.
+    """
+    ordered = sorted(samples)
+    few = max(2, math.ceil(len(ordered) / 10))
+    gaps = range(few, len(ordered) - few + 1)
+    return any(ordered[i - 1] > 0 and ordered[i] >= factor * ordered[i - 1] for i in gaps)
+
+
+def no_plateau(work: Sequence[float], seconds: Sequence[float]) -> str | None:
+    """Why the fastest of these is no peak, or None. `work` grows; `seconds` are the medians, both of two at least.
+
+    Where time does not grow with work, something else than the work is timed (dispatch, a start-up) and a larger size
+    would reach more. Asked of the two largest sizes: time must grow at least half as fast as work.
+    """
+    if len(work) < 2:
+        return "one size alone cannot show that time grows with work"
+    more, longer = work[-1] / work[-2], seconds[-1] / seconds[-2]
+    if longer >= more / 2:
+        return None
+    return f"time does not grow with work: {more:.3g} times the work took {longer:.3g} times as long; no peak"
+
+
 def repeat(sample: Callable[[], float], effort: Effort) -> list[float]:
     """Call `sample` (returns seconds, or any positive number) until `effort` is satisfied; every value it gave.
 
@@ -82,7 +107,7 @@ def repeat(sample: Callable[[], float], effort: Effort) -> list[float]:
         if time.perf_counter() >= end and len(samples) >= min(effort.fewest, FEWEST_FOR_RATIO):
             break
         if len(samples) >= look:
-            if narrow_enough(samples, effort.relative_error):
+            if narrow_enough(samples, effort.relative_error) and not two_modes(samples):
                 break
             look = math.ceil(look * 1.5)
         # A single very slow sample must not hold a job for ever: three times the limit ends it, with what there is.

@@ -1,8 +1,8 @@
 """Attention over a paged KV cache: decode by block size, context and batch, and prefill.
 
 Small blocks cost what the gather costs; that is the question where a GPU reads its cache through another memory system.
-Kernels: those of the framework whose environment this runs in, where they can be imported (FlashInfer, vLLM's flash
-attention), and always torch's SDPA behind a paged gather. Each result is checked against float64 without paging.
+Kernels: those that the server of this environment runs (FlashInfer, and of vLLM's flash attention the version it takes
+on this GPU), and always torch's SDPA behind a paged gather. Each result is checked against float64 without paging.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from servegauge.inputs.model_shape import UnknownShape, read_shape
-from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong, per_second
-from servegauge.probes.harness.numeric import TorchBackend, has_torch
+from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Skipped, Wrong, per_second
+from servegauge.probes.harness.numeric import TorchBackend, has_torch, sets_needed
 from servegauge.probes.harness.phases import DECODE, PREFILL
 
 TOLERANCE = {"bf16": 2e-2, "fp16": 3e-3, "fp32": 2e-5}  # of the largest value; several roundings of the data type
+MOST_SETS = 256  # of caches that take turns; FlashInfer keeps 8 MiB of plan for each
 LLAMA_8B = (32, 8, 128)  # query heads, KV heads, head size, where no model is named
 Heads = tuple[int, int, int]
+Attend = Callable[[int], Any]  # attention of the cache with that number
 
 
 class Attention(Probe):
@@ -44,26 +46,46 @@ class Attention(Probe):
         dtype = "bf16"
         name, heads = _heads(context)
         gpu = engine.device == "cuda"
+        found = kernels(engine.torch if gpu else None)
         about = {"model": name, "dtype": dtype, "device": engine.device}
-        contexts = context.sizes((64,), (1024,), (1024, 4096))
+        contexts = context.sizes((64,), (1024, 8192) if gpu else (1024,), (1024, 4096, 16384) if gpu else (1024, 4096))
         for tokens in contexts:
             for batch in context.sizes((2,), (1, 8), (1, 2, 4, 8, 16, 32) if gpu else (1, 8, 32)):
                 for block in context.sizes((4, 16), (1, 16), (1, 2, 4, 8, 16, 32)):
-                    for kernel in kernels(gpu):
+                    for kernel in found:
                         which = {**about, "operation": "decode", "backend": kernel, "context_tokens": tokens}
                         which |= {"batch": batch, "block_tokens": block}
                         measure = partial(_decode, engine, context, kernel, heads, dtype, batch, tokens, block)
                         yield Case(which, "time_us", "us", measure)
-            which = {**about, "operation": "prefill", "backend": "torch", "context_tokens": tokens, "batch": 1}
-            yield Case(which, "time_us", "us", partial(_prefill, engine, context, heads, dtype, tokens))
+            for kernel in found:
+                which = {**about, "operation": "prefill", "backend": kernel, "context_tokens": tokens, "batch": 1}
+                yield Case(which, "time_us", "us", partial(_prefill, engine, context, kernel, heads, dtype, tokens))
 
 
-def kernels(gpu: bool) -> list[str]:
-    """Names of the kernels to measure: torch always, FlashInfer and vLLM where this environment has them."""
+def kernels(torch: Any) -> list[str]:
+    """Names of the kernels to measure: torch always, FlashInfer and vLLM's on a GPU where this environment has them.
+
+    `torch`: the module where there is a GPU, else None.
+    """
     found = ["torch"]
-    if gpu:
-        found += [name for name in ("flashinfer", "vllm") if importlib.util.find_spec(name) is not None]
+    if torch is not None and importlib.util.find_spec("flashinfer") is not None:
+        found.append("flashinfer")
+    if torch is not None and importlib.util.find_spec("vllm") is not None:
+        found.append(f"vllm fa{fa_version(torch)}")
     return found
+
+
+def fa_version(torch: Any) -> int:
+    """The version of flash attention that vLLM takes on this GPU by itself: 3 on Hopper, 4 on Blackwell, else 2.
+
+    As far as its build has it: vLLM asks the same (`vllm/v1/attention/backends/fa_utils.py`).
+    """
+    wanted = {9: 3, 10: 4}.get(torch.cuda.get_device_capability()[0], 2)
+    try:
+        has = importlib.import_module("vllm.vllm_flash_attn.flash_attn_interface").is_fa_version_supported(wanted)
+    except (ImportError, AttributeError, AssertionError, ValueError):  # older builds refuse a number they do not know
+        has = False
+    return wanted if has else 2
 
 
 def _heads(context: Context) -> tuple[str, Heads]:
@@ -80,18 +102,23 @@ def _heads(context: Context) -> tuple[str, Heads]:
 
 @dataclass(frozen=True)
 class Paged:
-    """A cache of blocks in random order: `blocks` (2, number, tokens, KV heads, size), `table` (batch, blocks)."""
+    """Caches of blocks in random order: `blocks` (2, number, tokens, KV heads, size), and which blocks each cache has:
+    `tables`, one (batch, blocks) a cache. Together they outgrow the L2, as a server's cache does."""
 
     torch: Any
     queries: Any  # (batch, heads, size)
     blocks: Any
-    table: Any
+    tables: Any
 
     @property
-    def keys_values(self) -> tuple[Any, Any]:
+    def bytes_read(self) -> int:
+        """Of one cache: keys and values of all its tokens."""
+        return self.blocks.numel() * self.blocks.element_size() // len(self.tables)
+
+    def keys_values(self, table: Any) -> tuple[Any, Any]:
         """Contiguous (batch, tokens, KV heads, size) of both: the gather that small blocks make dear."""
         batch = self.queries.shape[0]
-        keys, values = (part[self.table].reshape(batch, -1, *part.shape[2:]) for part in self.blocks)
+        keys, values = (part[table].reshape(batch, -1, *part.shape[2:]) for part in self.blocks)
         return keys, values
 
 
@@ -100,23 +127,25 @@ def _paged(engine: TorchBackend, heads: Heads, dtype: str, batch: int, tokens: i
     if tokens % block:
         raise Skip(f"{tokens} tokens are no whole number of blocks of {block}")
     query_heads, kv_heads, size = heads
-    number = batch * tokens // block
-    needed = 4 * 2 * number * block * kv_heads * size * 2
-    if needed > engine.free_bytes() / 2:
-        raise Skip(f"the cache needs {needed / 2**30:.1f} GiB, {engine.free_bytes() / 2**30:.1f} GiB are free")
-    blocks = torch.randn((2, number, block, kv_heads, size), device=device).to(kind)
-    table = torch.randperm(number, device=device).reshape(batch, -1).to(torch.int32)
+    per_cache = batch * tokens // block
+    one = 2 * batch * tokens * kv_heads * size * 2
+    free = engine.free_bytes()
+    if 4 * one > free / 2:
+        raise Skip(f"the cache needs {4 * one / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
+    sets = max(1, min(sets_needed(one, engine.cache, MOST_SETS), int(free / 8 / one)))
+    blocks = torch.randn((2, sets * per_cache, block, kv_heads, size), device=device).to(kind)
+    order = torch.randperm(sets * per_cache, device=device).to(torch.int32).reshape(sets, batch, -1)
     queries = torch.randn((batch, query_heads, size), device=device).to(kind)
-    return Paged(torch, queries, blocks, table)
+    return Paged(torch, queries, blocks, [order[index] for index in range(sets)])
 
 
 def reference(paged: Paged) -> Any:
-    """softmax(q k / sqrt(size)) v in float64, block by block through the table, one sequence at a time."""
+    """softmax(q k / sqrt(size)) v of the first cache in float64, block by block, one sequence at a time."""
     torch = paged.torch
     batch, heads, size = paged.queries.shape
     group = heads // paged.blocks.shape[3]
     result = torch.empty((batch, heads, size), dtype=torch.float64)
-    blocks, table = paged.blocks.cpu(), paged.table.tolist()
+    blocks, table = paged.blocks.cpu(), paged.tables[0].tolist()
     for index in range(batch):
         keys, values = torch.cat([blocks[:, number] for number in table[index]], dim=1).double()
         query = paged.queries[index].double().cpu()
@@ -142,58 +171,68 @@ def _decode(
     batch: int,
     tokens: int,
     block: int,
-) -> list[Measured]:
+) -> list[Measured | Skipped]:
     paged = _paged(engine, heads, dtype, batch, tokens, block)
-    once = {"torch": _torch, "flashinfer": _flashinfer, "vllm": _vllm}[kernel](paged)
+    attend = {"torch": _torch, "flashinfer": _flashinfer}.get(kernel, partial(_vllm, version=_version(kernel)))(paged)
     with engine.torch.inference_mode():
-        error = _check(once(), reference(paged), dtype)
-    seconds = engine.time(lambda i: once(), context.effort)
-    read = paged.blocks.numel() * paged.blocks.element_size()
+        error = _check(attend(0), reference(paged), dtype)
+    sets = len(paged.tables)
+    seconds, timing = engine.time(lambda i: attend(i % sets), context.effort)
+    detail = {"error": error, "caches": sets, **timing}
+    cached = engine.device == "cuda" and sets * paged.bytes_read < 2 * engine.cache
     return [
-        Measured("time_us", "us", [second * 1e6 for second in seconds], {"error": error}, True),
-        Measured("bandwidth_gb_s", "GB/s", per_second(read, seconds, 1e9), {"error": error}, True),
+        Measured("time_us", "us", [second * 1e6 for second in seconds], detail, True),
+        Skipped("bandwidth_gb_s", "GB/s", f"{sets} caches of {paged.bytes_read} bytes lie within twice the L2")
+        if cached
+        else Measured("bandwidth_gb_s", "GB/s", per_second(paged.bytes_read, seconds, 1e9), detail, True),
     ]
 
 
-def _torch(paged: Paged) -> Callable[[], Any]:
+def _version(kernel: str) -> int | None:
+    """3 of `vllm fa3`; None for kernels of others."""
+    return int(kernel.rpartition("fa")[2]) if kernel.startswith("vllm fa") else None
+
+
+def _torch(paged: Paged) -> Attend:
     attend = paged.torch.nn.functional.scaled_dot_product_attention
 
-    def once() -> Any:
-        keys, values = paged.keys_values
+    def once(i: int) -> Any:
+        keys, values = paged.keys_values(paged.tables[i])
         queries = paged.queries.unsqueeze(2)
         return attend(queries, keys.transpose(1, 2), values.transpose(1, 2), enable_gqa=True).squeeze(2)
 
     return once
 
 
-def _flashinfer(paged: Paged) -> Callable[[], Any]:
-    """FlashInfer's batch decode over its NHD paged layout."""
+def _flashinfer(paged: Paged) -> Attend:
+    """FlashInfer's batch decode over its NHD paged layout; a plan for each cache, made before the clock runs."""
     torch, flashinfer = paged.torch, importlib.import_module("flashinfer")
-    batch, per_sequence = paged.table.shape
+    batch, per_sequence = paged.tables[0].shape
     block, kv_heads, size = paged.blocks.shape[2:]
-    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
-        torch.empty(128 << 20, dtype=torch.uint8, device="cuda"), "NHD"
-    )
     bounds = torch.arange(0, (batch + 1) * per_sequence, per_sequence, dtype=torch.int32, device="cuda")
     last = torch.full((batch,), block, dtype=torch.int32, device="cuda")
-    kind = paged.queries.dtype
-    heads = paged.queries.shape[1]
-    wrapper.plan(bounds, paged.table.flatten(), last, heads, kv_heads, size, block, q_data_type=kind, kv_data_type=kind)
+    kind, heads = paged.queries.dtype, paged.queries.shape[1]
+    work = torch.empty(128 << 20, dtype=torch.uint8, device="cuda")  # shared: the calls run one after the other
+    planned = []
+    for table in paged.tables:
+        plan = flashinfer.BatchDecodeWithPagedKVCacheWrapper(work, "NHD")
+        plan.plan(bounds, table.flatten(), last, heads, kv_heads, size, block, q_data_type=kind, kv_data_type=kind)
+        planned.append(plan)
     cache = (paged.blocks[0], paged.blocks[1])
-    return lambda: wrapper.run(paged.queries, cache)
+    return lambda i: planned[i].run(paged.queries, cache)
 
 
-def _vllm(paged: Paged) -> Callable[[], Any]:
+def _vllm(paged: Paged, version: int | None) -> Attend:
     """vLLM's build of flash attention, which reads its paged cache itself."""
     torch, block = paged.torch, paged.blocks.shape[2]
     if block % 16:
         raise Skip(f"vLLM's flash attention takes blocks of a multiple of 16 tokens, not {block}")
     attend = importlib.import_module("vllm.vllm_flash_attn").flash_attn_varlen_func
-    batch, per_sequence = paged.table.shape
+    batch, per_sequence = paged.tables[0].shape
     tokens = per_sequence * block
     starts = torch.arange(batch + 1, dtype=torch.int32, device="cuda")
     used = torch.full((batch,), tokens, dtype=torch.int32, device="cuda")
-    return lambda: attend(
+    return lambda i: attend(
         q=paged.queries,
         k=paged.blocks[0],
         v=paged.blocks[1],
@@ -202,30 +241,57 @@ def _vllm(paged: Paged) -> Callable[[], Any]:
         max_seqlen_k=tokens,
         seqused_k=used,
         causal=True,
-        block_table=paged.table,
+        block_table=paged.tables[i],
+        fa_version=version,
     )
 
 
-def _prefill(engine: TorchBackend, context: Context, heads: Heads, dtype: str, tokens: int) -> list[Measured]:
-    """Causal attention of one whole prompt; the first heads of the first rows are checked."""
+def _prefill(
+    engine: TorchBackend, context: Context, kernel: str, heads: Heads, dtype: str, tokens: int
+) -> list[Measured]:
+    """Causal attention of one whole prompt; the first head of the first rows is checked."""
     torch, kind = engine.torch, engine.dtype(dtype)
     query_heads, kv_heads, size = heads
-    make = lambda count: torch.randn((1, count, tokens, size), device=engine.device).to(kind)  # noqa: E731
+    make = lambda count: torch.randn((tokens, count, size), device=engine.device).to(kind)  # noqa: E731
     queries, keys, values = make(query_heads), make(kv_heads), make(kv_heads)
-
-    def once(_: int = 0) -> Any:
-        return torch.nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-
+    once = _prompt(torch, kernel, queries, keys, values)
     with torch.inference_mode():
-        result = once()
+        result = once(0)
     rows = min(tokens, 64)
-    scores = (queries[0, 0, :rows].double() @ keys[0, 0, :rows].double().T / size**0.5).cpu()
+    scores = (queries[:rows, 0].double() @ keys[:rows, 0].double().T / size**0.5).cpu()
     mask = torch.full((rows, rows), float("-inf"), dtype=torch.float64).triu(1)
-    expected = torch.softmax(scores + mask, dim=-1) @ values[0, 0, :rows].double().cpu()
-    error = _check(result[0, 0, :rows], expected, dtype)
-    seconds = engine.time(once, context.effort)
+    expected = torch.softmax(scores + mask, dim=-1) @ values[:rows, 0].double().cpu()
+    error = _check(result[:rows, 0], expected, dtype)
+    seconds, timing = engine.time(once, context.effort)
     operations = 4.0 * query_heads * size * tokens * (tokens + 1) / 2
+    detail = {"error": error, **timing}
     return [
-        Measured("time_us", "us", [second * 1e6 for second in seconds], {"error": error}, True),
-        Measured("tflops", "TFLOP/s", per_second(operations, seconds, 1e12), {"error": error}, True),
+        Measured("time_us", "us", [second * 1e6 for second in seconds], detail, True),
+        Measured("tflops", "TFLOP/s", per_second(operations, seconds, 1e12), detail, True),
     ]
+
+
+def _prompt(torch: Any, kernel: str, queries: Any, keys: Any, values: Any) -> Attend:
+    """Causal attention by `kernel`; all are (tokens, heads, size), and so is the result."""
+    if kernel == "flashinfer":
+        attend = importlib.import_module("flashinfer").single_prefill_with_kv_cache
+        return lambda _: attend(queries, keys, values, causal=True)
+    tokens = queries.shape[0]
+    version = _version(kernel)
+    if version is not None:
+        varlen = importlib.import_module("vllm.vllm_flash_attn").flash_attn_varlen_func
+        bounds = torch.arange(0, 2 * tokens, tokens, dtype=torch.int32, device="cuda")
+        return lambda _: varlen(
+            q=queries,
+            k=keys,
+            v=values,
+            max_seqlen_q=tokens,
+            cu_seqlens_q=bounds,
+            max_seqlen_k=tokens,
+            cu_seqlens_k=bounds,
+            causal=True,
+            fa_version=version,
+        )
+    q, k, v = (part.transpose(0, 1).unsqueeze(0).contiguous() for part in (queries, keys, values))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    return lambda _: sdpa(q, k, v, is_causal=True, enable_gqa=True)[0].transpose(0, 1)

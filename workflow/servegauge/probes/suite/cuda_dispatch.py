@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from servegauge.probes.harness.base import Case, Context, Measured, Skip, Wrong
+from servegauge.probes.harness.cuda import wall_timed
 from servegauge.probes.harness.numeric import has_torch
-from servegauge.probes.harness.stats import Effort, repeat
+from servegauge.probes.harness.stats import Effort
 
 QUEUED = 500  # launches in one sample of throughput; fewer than the queue of a stream holds
 GRAPH_KERNELS = 100
@@ -51,7 +52,7 @@ def _wall(torch: Any, operation: Callable[[], object], count: int, effort: Effor
         torch.cuda.synchronize()
         return (end - begin) / count * 1e6
 
-    return Measured("time_us", "us", repeat(sample, effort))
+    return Measured("time_us", "us", *wall_timed(torch, sample, effort))
 
 
 def _launch_and_wait(torch: Any, effort: Effort) -> Measured:
@@ -88,7 +89,9 @@ def _graph(torch: Any, effort: Effort) -> Measured:
     if value.item() != GRAPH_KERNELS:
         raise Wrong(f"a graph of {GRAPH_KERNELS} additions gave {value.item()}")
     measured = _wall(torch, graph.replay, 10, effort)
-    return Measured(measured.metric, measured.unit, measured.samples, {"kernels": GRAPH_KERNELS}, True)
+    return Measured(
+        measured.metric, measured.unit, measured.samples, {**measured.detail, "kernels": GRAPH_KERNELS}, True
+    )
 
 
 def _synchronise(torch: Any, effort: Effort) -> Measured:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from servegauge.probes.harness.base import Case, Context, Measured, Skip, Wrong, per_second
-from servegauge.probes.harness.numeric import cuda_timed, has_torch
-from servegauge.probes.harness.stats import Effort, repeat
+from servegauge.probes.harness.cuda import cuda_timed, wall_timed
+from servegauge.probes.harness.numeric import has_torch
+from servegauge.probes.harness.stats import Effort
 
 KiB, MiB = 1 << 10, 1 << 20
 
@@ -56,36 +58,66 @@ def _peer_cases(torch: Any, context: Context) -> Iterator[Case]:
         yield Case(which, "bandwidth_gb_s", "GB/s", partial(_peer, torch, a, b, size, context.effort))
 
 
+def _parts(size: int, cache: int, make: Callable[[int], Any]) -> list[Any]:
+    """Buffers of `size` bytes that together are twice the L2, so that none is still there when its turn comes again."""
+    count = max(2, math.ceil(2 * cache / size))
+    pool = make(count * size)
+    return [pool[part * size : (part + 1) * size] for part in range(count)]
+
+
+def _cache(torch: Any) -> int:
+    return int(torch.cuda.get_device_properties(0).L2_cache_size)
+
+
+def _checked(torch: Any, sources: list[Any], targets: list[Any], what: str) -> Callable[[int], object]:
+    """Copies of one buffer after the other; Wrong where a first round does not copy every byte."""
+    several = len(sources)
+
+    def copy(i: int) -> object:
+        return targets[i % several].copy_(sources[i % several], non_blocking=True)
+
+    for i in range(several):
+        copy(i)
+    torch.cuda.synchronize()
+    for source, target in zip(sources, targets, strict=True):
+        if not torch.equal(target.cpu(), source.cpu()):
+            raise Wrong(f"{what}: the copy differs from its source")
+    return copy
+
+
 def _host(torch: Any, size: int, direction: str, pinned: bool, effort: Effort) -> Measured:
-    host = torch.randint(0, 255, (size,), dtype=torch.uint8, pin_memory=pinned)
-    device = torch.empty(size, dtype=torch.uint8, device="cuda")
-    if direction == "device-to-host":
-        device.copy_(host)
-        source, target = device, torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-    else:
-        source, target = host, device
+    def host(count: int) -> Any:
+        return torch.randint(0, 255, (count,), dtype=torch.uint8, pin_memory=pinned)
+
+    def device(count: int) -> Any:
+        return torch.randint(0, 255, (count,), dtype=torch.uint8, device="cuda")
+
+    here, there = (device, host) if direction == "device-to-host" else (host, device)
+    cache = _cache(torch)
+    sources, targets = _parts(size, cache, here), _parts(size, cache, there)
+    copy = _checked(torch, sources, targets, direction)
+    turn = iter(range(1 << 62))
 
     def sample() -> float:
         # The wall clock, because a pageable copy is staged by the CPU and events would not see all of it.
         torch.cuda.synchronize()
         begin = time.perf_counter()
-        target.copy_(source, non_blocking=pinned)
+        copy(next(turn))
         torch.cuda.synchronize()
         return time.perf_counter() - begin
 
-    seconds = repeat(sample, effort)
-    if not torch.equal(target.cpu(), source.cpu()):
-        raise Wrong(f"{direction}: the copy differs from its source")
-    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), verified=True)
+    seconds, detail = cuda_timed(torch, copy, effort) if pinned else wall_timed(torch, sample, effort)
+    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), detail, True)
 
 
 def _inside(torch: Any, size: int, effort: Effort) -> Measured:
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
-    seconds = cuda_timed(torch, lambda i: target.copy_(source), effort)
-    if not torch.equal(target, source):
-        raise Wrong("device-to-device: the copy differs from its source")
-    return Measured("bandwidth_gb_s", "GB/s", per_second(2 * size, seconds, 1e9), verified=True)
+    def make(count: int) -> Any:
+        return torch.randint(0, 255, (count,), dtype=torch.uint8, device="cuda")
+
+    cache = _cache(torch)
+    copy = _checked(torch, _parts(size, cache, make), _parts(size, cache, make), "device-to-device")
+    seconds, detail = cuda_timed(torch, copy, effort)
+    return Measured("bandwidth_gb_s", "GB/s", per_second(2 * size, seconds, 1e9), detail, True)
 
 
 def _latency(torch: Any, direction: str, effort: Effort) -> Measured:
@@ -100,17 +132,20 @@ def _latency(torch: Any, direction: str, effort: Effort) -> Measured:
         return (time.perf_counter() - begin) * 1e6
 
     torch.cuda.synchronize()
-    return Measured("latency_us", "us", repeat(sample, effort))
+    latencies, detail = wall_timed(torch, sample, effort)
+    return Measured("latency_us", "us", latencies, detail)
 
 
 def _peer(torch: Any, a: int, b: int, size: int, effort: Effort) -> Measured:
     access = torch.cuda.can_device_access_peer(a, b)
     if not access:
         raise Skip(f"no peer access from GPU {a} to GPU {b}")
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=f"cuda:{a}")
-    target = torch.empty(size, dtype=torch.uint8, device=f"cuda:{b}")
+
+    def on(device: int) -> Callable[[int], Any]:
+        return lambda count: torch.randint(0, 255, (count,), dtype=torch.uint8, device=f"cuda:{device}")
+
+    cache = _cache(torch)
     with torch.cuda.device(a):
-        seconds = cuda_timed(torch, lambda i: target.copy_(source), effort)
-    if not torch.equal(target.cpu(), source.cpu()):
-        raise Wrong(f"the copy from GPU {a} to GPU {b} differs from its source")
-    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), verified=True)
+        copy = _checked(torch, _parts(size, cache, on(a)), _parts(size, cache, on(b)), f"from GPU {a} to GPU {b}")
+        seconds, detail = cuda_timed(torch, copy, effort)
+    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), detail, True)
