@@ -13,7 +13,7 @@ class UserError(Exception):
     """Something the user can correct. Its text says where, what was found, what is allowed and what to do next."""
 
 
-def did_you_mean(found: str, allowed: Iterable[str]) -> str:
+def did_you_mean(found: object, allowed: Iterable[object]) -> str:
     """` Did you mean 'x'?` for the allowed name nearest to `found`, or nothing."""
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(found), names, 1) or [name for name in names if name.startswith(f"{found}_")]

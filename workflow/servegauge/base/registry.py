@@ -10,17 +10,26 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
+
+
+class Named(Protocol):
+    """What a registry can hold."""
+
+    @property
+    def name(self) -> str: ...
+
 
 T = TypeVar("T")
+N = TypeVar("N", bound=Named)
 
 
-def instances(package: ModuleType, kind: type[T]) -> dict[str, T]:
+def instances(package: ModuleType, kind: type[N]) -> dict[str, N]:
     """Every object of `kind` at the top of a module of `package`, by its `name`, in the order of modules and lines.
 
     ValueError where two declarations have one name: the message names both modules.
     """
-    found: dict[str, T] = {}
+    found: dict[str, N] = {}
     where: dict[str, str] = {}
     for module in _modules(package):
         for one in vars(module).values():

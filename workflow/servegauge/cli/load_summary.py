@@ -48,7 +48,7 @@ def summarise(
 
 def latency_table(summary: Mapping[str, Any]) -> list[str]:
     """Mean and quantiles of every distribution as lines for people; times in ms."""
-    rows = [("", "mean", "p50", "p90", "p99", "95 % interval of p99")]
+    rows: list[tuple[str, ...]] = [("", "mean", "p50", "p90", "p99", "95 % interval of p99")]
     for metric in metric_registry.distributions():
         scale, unit = (1e3, "ms") if metric.unit == "s" else (1.0, metric.unit)
         values = [

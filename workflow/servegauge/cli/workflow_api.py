@@ -6,7 +6,7 @@ import fnmatch
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,8 @@ class Pipeline:
 
         for launch in self.plan.launches:
             weights = framework(launch.framework).weights
-            ask(lambda launch=launch, weights=weights: models.files_needed(launch.model, weights))
-            ask(lambda launch=launch: models.tokenizer_needed(launch.model))
+            ask(partial(models.files_needed, launch.model, weights))
+            ask(partial(models.tokenizer_needed, launch.model))
         for name, prompts in self.study["prompts"].items():
             if (path := prompts.get("path")) and not (ROOT / path).exists():
                 found.append(

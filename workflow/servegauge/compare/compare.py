@@ -128,10 +128,13 @@ class _Measured:
 
 def _measured(study: Study, metric: Metric, cells: Condition) -> _Measured | None:
     """None where a cell has no such number although its requests were answered."""
-    sides = [[statistic(study, row, metric) for row in rows] for rows in (cells.base, cells.other)]
-    if any(value is None for side in sides for value in side):
-        return None
-    return _Measured(cells, *sides)
+    base, other = _numbers(study, metric, cells.base), _numbers(study, metric, cells.other)
+    return None if base is None or other is None else _Measured(cells, base, other)
+
+
+def _numbers(study: Study, metric: Metric, rows: Sequence[Row]) -> list[float] | None:
+    found = [value for row in rows if (value := statistic(study, row, metric)) is not None]
+    return found if len(found) == len(rows) else None
 
 
 def _ratio(study: Study, metric: Metric, one: _Measured, margin: float) -> Ratio:
@@ -294,8 +297,8 @@ def _adjust(result: Comparison) -> None:
     for index, one in enumerate(result.overall):
         family = PRIMARY if one.metric.name in result.primary else EXPLORATORY
         members[family].append((result.overall, index))
-    for index, one in enumerate(result.ratios):
-        tabled = TABLE in one.metric.views or one.metric.name in result.primary
+    for index, ratio in enumerate(result.ratios):
+        tabled = TABLE in ratio.metric.views or ratio.metric.name in result.primary
         members[TABLE if tabled else EXPLORATORY].append((result.ratios, index))
     for family, places in members.items():
         judged = [(where, index) for where, index in places if where[index].verdict not in (NOT_JUDGED, NOT_COMPARABLE)]

@@ -121,12 +121,12 @@ def statistic(study: Study, row: Row, metric: Metric) -> float | None:
 
 def _unlike(one: Condition) -> str | None:
     """Why the sides did not carry the same load; None where they did."""
-    success = one.success, one.base_success
-    if None not in success and abs(success[0] - success[1]) > MOST_SUCCESS_DIFFERENCE:
-        return f"{100 * success[0]:.1f} % of requests were answered, {100 * success[1]:.1f} % on the baseline"
+    own, base = one.success, one.base_success
+    if own is not None and base is not None and abs(own - base) > MOST_SUCCESS_DIFFERENCE:
+        return f"{100 * own:.1f} % of requests were answered, {100 * base:.1f} % on the baseline"
     if not one.open_loop or one.base[0].get("arrival") == "burst":
         return None  # there the rate follows from the latencies
-    rates = [[row.get("achieved_rps") for row in side] for side in (one.base, one.other)]
+    rates: list[list[float]] = [[row.get("achieved_rps") or 0.0 for row in side] for side in (one.base, one.other)]
     if all(rate for side in rates for rate in side):
         below, above = (math.exp(math.fsum(map(math.log, side)) / len(side)) for side in rates)
         if max(above / below, below / above) > MOST_RATE_RATIO:

@@ -57,7 +57,7 @@ def parts(study: Study, metric: Metric) -> list[Component]:
 
 
 def _logs(study: Study, metric: Metric) -> list[tuple[Row, float]]:
-    found = []
+    found: list[tuple[Row, float]] = []
     for row in study.ok:
         value = statistic(study, row, metric)
         if value is not None and value > 0 and math.isfinite(value):

@@ -95,9 +95,9 @@ def _first(conditions: Sequence[Condition]) -> str | None:
     for one in conditions:
         if one.paired:
             for base, other in zip(one.base, one.other, strict=True):
-                times = seconds(base.get("started_utc")), seconds(other.get("started_utc"))
-                if None not in times and base["launch"] != other["launch"]:
-                    launches[(base["launch"], other["launch"])] = times[0] < times[1]
+                began, then = seconds(base.get("started_utc")), seconds(other.get("started_utc"))
+                if began is not None and then is not None and base["launch"] != other["launch"]:
+                    launches[(base["launch"], other["launch"])] = began < then
     if len(launches) >= 3 and len(set(launches.values())) == 1:
         return (
             f"{'the baseline' if next(iter(launches.values())) else 'the other side'} was measured first in every pair"

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -109,19 +109,19 @@ class Metric:
 
     def statistic(self, which: str) -> Statistic:
         """A quantile of it ("p99"), or, with "", the number itself, as it is compared and shown."""
-        about = {
-            "name": f"{self.name}_{which}" if which else self.name,
-            "title": f"{self.title} {which}" if which else self.title,
-            "unit": self.unit,
-            "column": self.column_of(which),
-            "more_is_better": self.better == MORE,
-            "heading": " ".join(filter(None, (self.heading or self.title, which))),
-            "views": frozenset(self.views.get(which, ())),
-        }
+        one = Statistic(
+            name=f"{self.name}_{which}" if which else self.name,
+            title=f"{self.title} {which}" if which else self.title,
+            unit=self.unit,
+            column=self.column_of(which),
+            more_is_better=self.better == MORE,
+            heading=" ".join(filter(None, (self.heading or self.title, which))),
+            views=frozenset(self.views.get(which, ())),
+        )
         if not self.is_distribution:
-            return Statistic(**about)
+            return one
         column = self.error_column(which) if which in self.calibrated else None
-        return Statistic(**about, family=self.name, quantile=self.quantiles[which], error_column=column)
+        return replace(one, family=self.name, quantile=self.quantiles[which], error_column=column)
 
     def error_column(self, which: str) -> str:
         """Column of CELLS with the instrument's own error of this quantile."""

@@ -38,8 +38,8 @@ def formulas_version() -> str:
 def derive(requests: pa.Table) -> pa.Table:
     """`requests` (REQUESTS_RAW) with the columns of `tables.DERIVED` added, float64."""
     given = Requests(requests)
-    for metric, field in zip(metric_registry.stored(), DERIVED, strict=True):
-        column = metric.per_request(given)
+    columns = (metric.per_request(given) for metric in metric_registry.stored() if metric.per_request)
+    for column, field in zip(columns, DERIVED, strict=True):
         if field.name in requests.column_names:
             requests = requests.set_column(requests.column_names.index(field.name), field, column)
         else:
@@ -84,7 +84,7 @@ def summarise(
     requests failed than they leave out: with a failed request as +infinity, they are infinite.
     """
     given = _window(requests, duration_s, loop, to_last_answer)
-    summary = {metric.column: metric.per_cell(given) for metric in metric_registry.per_cell()}
+    summary = {metric.column: metric.per_cell(given) for metric in metric_registry.per_cell() if metric.per_cell}
     censored = []
     failed, ok = given.count - given.ok.count, given.ok.count
     for metric in metric_registry.distributions():
@@ -119,7 +119,7 @@ def goodput(
     inside = pc.and_(good, given.inside(requests["last_ns"]))
     own = pc.and_(good, in_window(requests))
     attained = Attained(pc.sum(own).as_py() or 0, pc.sum(inside).as_py() or 0)
-    return {metric.column: metric.per_slo(given, attained) for metric in metric_registry.per_slo()}
+    return {metric.column: metric.per_slo(given, attained) for metric in metric_registry.per_slo() if metric.per_slo}
 
 
 def _window(requests: pa.Table, duration_s: float | None, loop: str, to_last_answer: bool = False) -> Window:

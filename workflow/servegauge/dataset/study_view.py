@@ -79,7 +79,7 @@ class Study:
     def __init__(self, results: Path, name: str) -> None:
         self.results, self.name = results, name
         self._parts: dict[str, launch_parts.Part | None] = {}
-        self._nodes: dict[tuple[str, int], str | None] | None = None
+        self._nodes: dict[tuple[str, int | None], str | None] | None = None
         studies = {row["study"]: row for row in merge.read(results, "studies").to_pylist()}
         if name not in studies:
             raise UserError(f"the dataset holds no study {name!r}; it holds {', '.join(studies) or 'none'}")

@@ -223,9 +223,10 @@ def _listed(config: Config, layers: int) -> list[str] | None:
             kinds = [KINDS[word] for word in words]
             break
     else:
-        kinds = _lettered(config, layers)
-        if kinds is None:
+        lettered = _lettered(config, layers)
+        if lettered is None:
             return None
+        kinds = lettered
     if len(kinds) < layers:
         raise UnknownShape(f"the kinds of {len(kinds)} layers of {layers} are given")
     return kinds[:layers]

@@ -225,7 +225,9 @@ def _event(block: bytes, stamp: int) -> Iterator[Segment]:
     if block[:6] == b"data: " and b"\n" not in block:
         yield block[6:], stamp
         return
-    values, stray, event_name = [], [], b""
+    values: list[bytes] = []
+    stray: list[tuple[bytes | None, bytes]] = []
+    event_name = b""
     for line in block.split(b"\n"):
         name, _, value = line.partition(b":")
         if name == b"data":
@@ -272,7 +274,7 @@ def _decoded(segments: list[Segment], encoding: str) -> list[Segment]:
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise ValueError(f"its body is compressed with {encoding}, which was not asked for and is not read")
     decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
-    found = []
+    found: list[Segment] = []
     for data, stamp in segments:
         text = b""
         while data:

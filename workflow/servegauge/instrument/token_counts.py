@@ -55,9 +55,9 @@ def count(answer: Answer, tokenizer: Encoder | None, prompt: str) -> str | None:
     if answer.output_tokens:  # none beside a text is no count
         answer.chunk_tokens = _attributed(answer, answer.output_tokens, tokenizer)
         return "usage"
-    if _told(answer):
-        answer.output_tokens = answer.counted[-1]
-        answer.chunk_tokens = _steps(answer)
+    if told := _told(answer):
+        answer.output_tokens = told[-1]
+        answer.chunk_tokens = _steps(told)
         return "usage"
     if tokenizer is not None:
         answer.chunk_tokens = _by_offsets(answer, tokenizer)
@@ -76,8 +76,9 @@ def _attributed(answer: Answer, total: int, tokenizer: Encoder | None) -> list[i
         return [1] * chunks
     if chunks == 1:
         return [total]
-    if _told(answer) and answer.counted[-1] == total:
-        return _steps(answer)
+    told = _told(answer)
+    if told and told[-1] == total:
+        return _steps(told)
     if tokenizer is not None:
         tokens = _by_offsets(answer, tokenizer)
         return tokens if sum(tokens) == total else None
@@ -86,14 +87,15 @@ def _attributed(answer: Answer, total: int, tokenizer: Encoder | None) -> list[i
     return words if sum(words) == total and min(words) else None
 
 
-def _told(answer: Answer) -> bool:
-    """True where each chunk says how many tokens there were with it."""
-    counted = answer.counted
-    return counted[-1:] not in ([], [None]) and None not in counted and all(a <= b for a, b in pairwise(counted))
+def _told(answer: Answer) -> list[int] | None:
+    """How many tokens there were with each chunk, where each says so and they never fall; else null."""
+    counted = [count for count in answer.counted if count is not None]
+    whole = len(counted) == len(answer.counted) and all(a <= b for a, b in pairwise(counted))
+    return counted if counted and whole else None
 
 
-def _steps(answer: Answer) -> list[int]:
-    return [after - before for before, after in pairwise([0, *answer.counted])]
+def _steps(counted: list[int]) -> list[int]:
+    return [after - before for before, after in pairwise([0, *counted])]
 
 
 def _by_offsets(answer: Answer, tokenizer: Encoder) -> list[int]:

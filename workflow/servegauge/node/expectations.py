@@ -144,7 +144,7 @@ def steal_between(before: Mapping[str, Any] | None, after: Mapping[str, Any] | N
     None with a reason where a sample is missing or no tick (10 ms) passed. Steal is 0 on bare metal, and also where a
     hypervisor does not report it.
     """
-    nothing = {"steal": None, "busy": None, "by_cpu": {}}
+    nothing: dict[str, Any] = {"steal": None, "busy": None, "by_cpu": {}}
     if not before or not after:
         return {**nothing, "reason": "/proc/stat could not be read"}
 

@@ -264,11 +264,11 @@ def network_interfaces(node: Node) -> Read:
     found = {}
     for path in node.glob("/sys/class/net/*"):
         name = node.name_of(path)
-        speed = node.read_or(f"{name}/speed", "")
+        speed = node.read_or(f"{name}/speed") or ""
         found[path.name] = {
             "state": node.read_or(f"{name}/operstate"),
             "speed_mbit": int(speed) if speed.isdigit() and int(speed) > 0 else None,  # -1: the link is down
-            "mtu": int(node.read_or(f"{name}/mtu", "0")) or None,
+            "mtu": int(node.read_or(f"{name}/mtu") or "0") or None,
             "driver": _link_name(node, f"{name}/device/driver"),
         }
     return found or None, "/sys/class/net"

@@ -122,6 +122,8 @@ class GpuReader:
 
     def read(self) -> bool:
         """Take what has arrived; false when nvidia-smi has ended."""
+        if self.handle is None:
+            return False
         now = time.monotonic_ns()
         try:
             data = os.read(self.handle, 65536)

@@ -49,7 +49,7 @@ def evidence(node: Node) -> dict[str, Any]:
     """
     found: dict[str, Any] = {"cpu_flag": None, "systemd_detect_virt": None}
     try:
-        flags = [block.get("flags") for block in node.cpuinfo if block.get("flags") is not None]
+        flags = [flags for block in node.cpuinfo if (flags := block.get("flags")) is not None]
         found["cpu_flag"] = "hypervisor" in flags[0].split() if flags else None
     except Unreadable as refused:
         found["cpu_flag_reason"] = str(refused)

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -41,7 +42,7 @@ _VARIABLES = {
     SAME: "var(--same)",
     **{colour: f"var(--s{index})" for index, colour in enumerate(SERIES)},
 }
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib declares each key as a literal
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -90,7 +91,7 @@ class Drawn:
         svg = _replace(self.svg[self.svg.index("<svg") :], _VARIABLES)
         svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
         svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{self.name}-", svg)
-        width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])  # in points; a small figure stays small
+        width = float(next(re.finditer(r'viewBox="0 0 ([\d.]+)', svg))[1])  # in points; a small figure stays small
         title = f'<svg role="img" aria-label="{self.title}" style="max-width: {1.5 * width:.0f}px" '
         return re.sub(r"^<svg (?:[^>]*?)(?=viewBox)", title, svg, count=1)
 

@@ -26,7 +26,8 @@ from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison,
 from servegauge.compare.sentences import sentence, short, spread, words
 from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import COLOURS, VERDICTS
-from servegauge.contract import flag_registry, tables
+from servegauge.contract import flag_registry
+from servegauge.contract.comparison_tables import COMPARISON
 from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
@@ -94,7 +95,7 @@ def _context(
         "families": families(comparison),
         "meanings": VERDICTS,
         "in_short": short,
-        "in_words": lambda one: words(one, comparison.margin),
+        "in_words": lambda one: words(one, comparison.margin) if comparison else "",
         "comparison": comparison,
         "table": _table(comparison),
         "figures": _inline(drawn, FIGURES),
@@ -258,7 +259,7 @@ def comparison_csv(comparison: Comparison | None) -> str:
     """Every ratio as CSV, one a line: its axes, then the columns of the table `comparison` of the dataset."""
     out = io.StringIO()
     axes = list(dict.fromkeys(axis for one in comparison.conditions.values() for axis in one)) if comparison else []
-    columns = [name for name in tables.COMPARISON.names if name not in ("study", "condition")]
+    columns = [name for name in COMPARISON.names if name not in ("study", "condition")]
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*axes, *columns])
     for row in comparison_rows(comparison):

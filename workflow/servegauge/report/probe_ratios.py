@@ -82,19 +82,22 @@ def probe_comparison(
         latest[(row["platform"], row["probe"], variant, row["metric"])] = row
     cells = list(cells)
     found = []
-    for (platform, *what), row in latest.items():
-        base = latest.get((baseline, *what))
+    for (platform, probe, variant, metric), row in latest.items():
+        base = latest.get((baseline, probe, variant, metric))
         known = registry().get(row["probe"])
         if known and row["metric"] in known.units and row["metric"] not in known.primary:
             continue
         if platform == baseline or base is None or not row["value"] or not base["value"]:
             continue
         low, high = ratio_interval(row["samples"] or (), base["samples"] or ())
-        variant = variant_of(row)
+        about = variant_of(row)
         mine = [cell for cell in cells if cell["platform"] in (platform, baseline)]
-        about = (platform, baseline, row["probe"], variant, row["metric"], row["unit"])
-        pays = payer(row["probe"], variant, mine)
-        found.append(ProbeRatio(*about, row["value"], base["value"], low, high, pays))
+        pays = payer(probe, about, mine)
+        found.append(
+            ProbeRatio(
+                platform, baseline, probe, about, metric, row["unit"], row["value"], base["value"], low, high, pays
+            )
+        )
     return sorted(found, key=lambda one: (-abs(math.log(one.ratio)), one.platform, one.probe, one.words))
 
 

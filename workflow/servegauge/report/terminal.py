@@ -79,8 +79,8 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in study.ok:
         condition = label({axis: value for axis, value in row["axes"].items() if axis != factor})
-        level = level_text(axis_value(row, factor)) if factor else ""
-        groups.setdefault(condition, {}).setdefault(level, []).append(row)
+        side = level_text(axis_value(row, factor)) if factor else ""
+        groups.setdefault(condition, {}).setdefault(side, []).append(row)
     columns = [one for one in study.shown(TERMINAL) if one.slo in (None, next(iter(study.slos), None))]
     table = [["condition", factor or "", *(one.heading for one in columns)]]
     keys = {comparison.label(key): key for key in comparison.conditions} if comparison else {}

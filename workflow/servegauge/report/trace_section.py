@@ -191,7 +191,9 @@ def _phase_figure(means: Mapping[tuple[str, str, str], Mapping[str, float | None
                 for kind, name in enumerate(("cpu_ns", "gpu_busy_ns")):
                     heights = [means.get((condition, level, phase), {}).get(name) for phase in shown]
                     at = np.arange(len(shown)) - 0.4 + width * (2 * index + kind + 0.5)
-                    fill = {"color": colour} if kind == 0 else {"facecolor": "none", "edgecolor": colour}
+                    fill: dict[str, Any] = (
+                        {"color": colour} if kind == 0 else {"facecolor": "none", "edgecolor": colour}
+                    )
                     one.bar(
                         at,
                         [np.nan if height is None else height for height in heights],

@@ -47,7 +47,7 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
     seen = view(trace, capture)
     shift, clock = joining.join(capture, requests)
     steps = step_rows(seen, shift)
-    joined = requests is not None and clock["clock_source"] != "none"
+    joined = requests if clock["clock_source"] != "none" else None
     rows = {
         "traces": trace_rows(seen, clock),
         "steps": steps,
@@ -56,7 +56,7 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
         "collectives": collective_rows(seen),
         "gaps": gap_rows(seen),
         "launches": launch_rows(seen),
-        "request_steps": joining.request_step_rows(seen, steps, requests) if joined else [],
+        "request_steps": joining.request_step_rows(seen, steps, joined) if joined is not None else [],
     }
     return {name: from_rows(rows[name], schema) for name, schema in TRACE_TABLES.items()}
 

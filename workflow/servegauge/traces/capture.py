@@ -130,7 +130,7 @@ def table(kind: type, parts: list[dict[str, np.ndarray]]):
         dtype = _TYPES.get(column.name, np.int64)
         if column.name == "correlation" and all(v is not None and v.dtype == np.int32 for v in values) and values:
             dtype = np.int32
-        whole = np.empty(sum(lengths), dtype=dtype)
+        whole: np.ndarray = np.empty(sum(lengths), dtype=dtype)
         at = 0
         for index, length in enumerate(lengths):
             found = values[index]
@@ -156,6 +156,8 @@ def merged(captures: list[Capture]) -> Capture:
     processes: list[Process] = []
     parts: dict[type, list[dict[str, np.ndarray]]] = {Operations: [], Calls: [], Ranges: []}
     for capture in captures:
+        if capture.epoch_zero_ns is None or first.epoch_zero_ns is None:
+            raise ValueError(f"{capture.file}: the Unix time of its zero is not known")
         shift = capture.epoch_zero_ns - first.epoch_zero_ns
         for kind, rows in ((Operations, capture.operations), (Calls, capture.calls), (Ranges, capture.ranges)):
             part = {column.name: getattr(rows, column.name) for column in fields(kind)}
@@ -168,6 +170,7 @@ def merged(captures: list[Capture]) -> Capture:
         shapes += capture.shapes
         processes += capture.processes
     modes = {capture.graph_mode for capture in captures}
+    dropped = [capture.dropped for capture in captures if capture.dropped is not None]
     return replace(
         first,
         file=", ".join(capture.file for capture in captures),
@@ -175,7 +178,7 @@ def merged(captures: list[Capture]) -> Capture:
         shapes=shapes,
         processes=processes,
         graph_mode=modes.pop() if len(modes) == 1 else "graph" if "graph" in modes else "node",
-        dropped=sum(capture.dropped for capture in captures) if all(c.dropped is not None for c in captures) else None,
+        dropped=sum(dropped) if len(dropped) == len(captures) else None,
         notes=tuple(dict.fromkeys(note for capture in captures for note in capture.notes)),
         device_names={device: name for capture in captures for device, name in capture.device_names.items()},
         operations=table(Operations, parts[Operations]),

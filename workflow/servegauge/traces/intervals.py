@@ -18,6 +18,7 @@ def unions(group: np.ndarray, start: np.ndarray, end: np.ndarray, groups: int) -
     if not len(start):
         return lengths
     # Captures are sorted by start: then a stable sort by group alone does, and often there is nothing to sort.
+    order: np.ndarray | slice
     if (start[1:] < start[:-1]).any():
         order = np.lexsort((start, group))
     else:

@@ -101,7 +101,7 @@ def read(export: Export, dialect: Dialect) -> Capture:
         calls=table(Calls, calls),
         ranges=table(Ranges, ranges),
         names=names.list,
-        shapes=[Shape(key[:3], key[3:6], key[6] if key[6] >= 0 else None) for key in shapes],
+        shapes=[Shape((x, y, z), (i, j, k), r if r >= 0 else None) for x, y, z, i, j, k, r in shapes],
         processes=processes,
         device_names=_device_names(export),
         graph_mode="graph" if (found.kind == GRAPH).any() else "node" if found.in_graph.any() else "none",

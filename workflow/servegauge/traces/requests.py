@@ -92,7 +92,8 @@ def _json(text: str, where: str) -> Any:
 
 def join(capture: Capture, requests: Requests | None) -> tuple[int, dict[str, Any]]:
     """What to add to a time of the capture, and the clock's columns of TRACES with `reasons`."""
-    none = {"clock_source": "none", "clock_error_ns": None, "epoch_offset_ns": capture.epoch_zero_ns, "reasons": []}
+    none: dict[str, Any] = {"clock_source": "none", "clock_error_ns": None, "reasons": []}
+    none["epoch_offset_ns"] = capture.epoch_zero_ns
     if requests is None:
         return 0, none
     differences = _markers(capture)
@@ -109,8 +110,9 @@ def join(capture: Capture, requests: Requests | None) -> tuple[int, dict[str, An
             "epoch_offset_ns": epoch,
             "reasons": reasons,
         }
-    if capture.epoch_zero_ns is not None and None not in (requests.window_start_ns, requests.epoch_offset_ns):
-        zero = requests.window_start_ns + requests.epoch_offset_ns
+    start, to_epoch = requests.window_start_ns, requests.epoch_offset_ns
+    if capture.epoch_zero_ns is not None and start is not None and to_epoch is not None:
+        zero = start + to_epoch
         return capture.epoch_zero_ns - zero, none | {
             "clock_source": "epoch",
             "epoch_offset_ns": zero,

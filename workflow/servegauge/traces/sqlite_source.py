@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +57,7 @@ class Export:
         except sqlite3.Error as error:
             raise damaged(self.path, error) from error
 
-    def value(self, query: str) -> object | None:
+    def value(self, query: str) -> Any:
         """The first column of the first row, None without rows."""
         rows = self._all(query)
         return rows[0][0] if rows else None

@@ -119,7 +119,8 @@ def trace_rows(view: View, clock: dict[str, Any]) -> list[dict[str, Any]]:
     kernels = is_kernel(capture)
     out = []
     for process in view.ranks:
-        for device in view.devices.get(process) or [None]:
+        devices: list[int | None] = [*view.devices.get(process, ())]
+        for device in devices or [None]:
             own = (operations.process == process) & (operations.device == (-1 if device is None else device))
             rows = np.nonzero(own)[0]
             whole = breakdown(capture, rows, np.zeros(len(rows), dtype=np.int64), 1) if len(rows) else None

@@ -42,10 +42,11 @@ class Step:
 def annotated(capture: Capture) -> list[Step]:
     """Steps by the capture's labels, by process and start; none where it has no label that can be read."""
     ranges = capture.ranges
-    parsed = {int(i): labels.parse(capture.names[i]) for i in np.unique(ranges.name)} if len(ranges) else {}
+    found = {int(i): labels.parse(capture.names[i]) for i in np.unique(ranges.name)} if len(ranges) else {}
+    parsed = {name: label for name, label in found.items() if label is not None}
     lanes: dict[tuple[int, int], list[int]] = {}
     for row in range(len(ranges)):
-        if parsed[int(ranges.name[row])] is not None:
+        if int(ranges.name[row]) in parsed:
             lanes.setdefault((int(ranges.process[row]), int(ranges.thread[row])), []).append(row)
     steps: list[Step] = []
     for (process, thread), rows in sorted(lanes.items()):

@@ -58,7 +58,7 @@ def groups(*keys: np.ndarray) -> Groups:
         rows, of, calls = np.unique(np.column_stack(keys), axis=0, return_inverse=True, return_counts=True)
         return Groups(rows, of.reshape(-1), calls)
     # One number for all keys; where there are few such numbers, counting finds the groups without sorting.
-    code = np.zeros(len(keys[0]), dtype=np.int32 if size < 1 << 31 else np.int64)
+    code: np.ndarray = np.zeros(len(keys[0]), dtype=np.int32 if size < 1 << 31 else np.int64)
     for key, (low, span) in zip(keys, spans, strict=True):
         code *= code.dtype.type(span)
         code += (key - low).astype(code.dtype)

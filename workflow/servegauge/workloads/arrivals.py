@@ -126,7 +126,7 @@ def _within(value: Any, least: float, most: float) -> bool:
     """True for a finite number in this range; at 0, and for a range that begins there, only above it."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
         return False
-    return value >= least and value <= most and (value != 0 or least < 0)
+    return bool(value >= least and value <= most and (value != 0 or least < 0))
 
 
 def _whole(value: Any) -> bool:
@@ -157,7 +157,7 @@ def _renewal(shape: float, rate: float, count: float, until: float, draw: np.ran
         parts.append(times)
         total, end = total + CHUNK, float(times[-1])
     times = np.concatenate(parts)
-    return times[: int(min(count, np.searchsorted(times, until, side="left")))]
+    return times[: int(min(count, int(np.searchsorted(times, until, side="left"))))]
 
 
 def _regular(size: int, rate: float, count: float, until: float) -> Times:
@@ -174,7 +174,7 @@ def _replayed(recorded: Times, rate: float, count: float, until: float) -> Times
     one_round = recorded.size / rate
     rounds = int(np.ceil(min(count / recorded.size, until / one_round))) + 1
     times = (np.arange(rounds)[:, None] * one_round + stretched[None, :]).ravel()
-    return times[: int(min(count, np.searchsorted(times, until, side="left")))]
+    return times[: int(min(count, int(np.searchsorted(times, until, side="left"))))]
 
 
 def _shaped(
@@ -191,7 +191,12 @@ def _shaped(
     exactly that many are drawn in it (a Poisson process given its count is that many independent points).
     """
     mean = float(np.mean(factors))
-    length = until if until is not None else requests / (rate * mean)
+    if until is not None:
+        length = until
+    elif requests is not None:
+        length = requests / (rate * mean)
+    else:
+        raise ValueError("a shaped process needs a duration or a number of requests")
     expected = rate * mean * length
     if until is None:
         points = np.sort(draw.random(requests)) * expected

@@ -142,7 +142,9 @@ def _shared_prefix(
     return Drawn(_prompts(texts, totals, answers), {"prefix_groups": groups, "prefix_tokens": tokens})
 
 
-def _prompts(texts: Sequence[str], sizes: Sequence[int], answers: Sequence[int]) -> list[Prompt]:
+def _prompts(
+    texts: Sequence[str], sizes: Sequence[int] | np.ndarray, answers: Sequence[int] | np.ndarray
+) -> list[Prompt]:
     return [
         Prompt(text, None, int(size), int(answer)) for text, size, answer in zip(texts, sizes, answers, strict=True)
     ]

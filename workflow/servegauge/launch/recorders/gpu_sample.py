@@ -22,6 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,13 +161,14 @@ def _write(rows: list[dict[str, Any]], schema: Any, out: Path) -> None:
 def main() -> int:
     """The sampling process; see the module's docstring."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; whoever started us decides
-    job = json.loads(sys.stdin.buffer.raw.readline())
+    orders = FileIO(sys.stdin.fileno(), closefd=False)  # not buffered: select sees what is left
+    job = json.loads(orders.readline())
     if job["cpus"]:
         with contextlib.suppress(OSError):  # CPUs that this job may not use: placement is checked elsewhere
             os.sched_setaffinity(0, job["cpus"])
     node, gpus = NodeReader(owner=job.get("owner")), GpuReader(job["hz"])
     try:
-        ended, missed = _sample(node, gpus, job["hz"])
+        ended, missed = _sample(orders, node, gpus, job["hz"])
         gpus.close()
         if ended is None:
             return 0
@@ -176,18 +178,18 @@ def main() -> int:
     return 0
 
 
-def _sample(node: NodeReader, gpus: GpuReader, hz: float) -> tuple[int | None, int]:
-    """Read until standard input says `zero_ns` or ends: (zero_ns or None, ticks missed)."""
+def _sample(orders: FileIO, node: NodeReader, gpus: GpuReader, hz: float) -> tuple[int | None, int]:
+    """Read until `orders` say `zero_ns` or ends: (zero_ns or None, ticks missed)."""
     selector = selectors.DefaultSelector()
-    selector.register(sys.stdin, selectors.EVENT_READ)
+    selector.register(orders, selectors.EVENT_READ)
     if gpus.handle is not None:
         selector.register(gpus.handle, selectors.EVENT_READ)
     start, tick, missed = time.monotonic(), 1, 0
     while True:
         left = start + tick / hz - time.monotonic()
         for key, _ in selector.select(max(0.0, left)):
-            if key.fileobj is sys.stdin:
-                line = sys.stdin.buffer.raw.readline().strip()
+            if key.fileobj is orders:
+                line = orders.readline().strip()
                 node.read()
                 return (int(line) if line else None), missed
             if not gpus.read():

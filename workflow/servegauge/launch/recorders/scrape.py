@@ -90,11 +90,11 @@ def parse(text: str, mapping: Mapping[str, Sequence[str]]) -> Iterator[Sample]:
                 continue
             labels = json.dumps(sample.labels, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
             value = float(sample.value)
-            for name in common.get(sample.name, [None]):
-                if name is not None:
-                    seen.add(name)
-                    grown = grown or (name in EVERY_REQUEST and value > 0)
-                yield Sample(name, sample.name, labels, value if math.isfinite(value) else None)
+            for ours in common.get(sample.name, [None]):
+                if ours is not None:
+                    seen.add(ours)
+                    grown = grown or (ours in EVERY_REQUEST and value > 0)
+                yield Sample(ours, sample.name, labels, value if math.isfinite(value) else None)
     for name in [name for name in mapping if seen and name not in seen]:
         if name in OCCASIONAL or (name in EVERY_REQUEST and not grown):
             yield Sample(name, mapping[name][0], "{}", 0.0)
@@ -257,7 +257,7 @@ class Scraper(ProcessRecorder):
         return None if live.job.metrics_hz else "the study's job.metrics_hz is 0"
 
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
-        urls = [one.base_url + live.framework.metrics_path for one in live.servers]
+        urls = [f"{one.base_url}{live.framework.metrics_path}" for one in live.servers]
         hz = live.job.metrics_hz
         self.scrape(urls, live.api_key, live.framework.metrics, hz, folder / "server_metrics.parquet", cpus)
 

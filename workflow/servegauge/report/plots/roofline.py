@@ -86,7 +86,7 @@ def _draw(axes: Axes, panel: Panel, limits: tuple[float, float, float, float]) -
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
     x = np.geomspace(left, right, 200)
     for index, (memory, peak) in enumerate(_roofs(panel)):
-        style = {
+        style: dict[str, Any] = {
             "color": figure_style.INK if index == 0 else figure_style.MUTED,
             "linestyle": "-" if index == 0 else ":",
         }

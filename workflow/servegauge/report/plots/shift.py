@@ -18,9 +18,10 @@ from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Serie
 def shifts(name: str, title: str, family: str, comparison: Comparison | None, series: Series) -> Drawn:
     """The ratio at each quantile with its simultaneous band, one panel per condition."""
     found = []
-    for cells in (comparison.sides if comparison else [])[:MOST_PANELS]:
-        if shift := shift_of(comparison.study, cells, family):
-            found.append((cells, [one for one in shift if one.ratio is not None]))
+    if comparison:
+        for cells in comparison.sides[:MOST_PANELS]:
+            if shift := shift_of(comparison.study, cells, family):
+                found.append((cells, shift))
     if not comparison or not found:
         return nothing(name, title, "no condition was measured on both sides under the same load")
     across, down = min(COLUMNS, len(found)), math.ceil(len(found) / COLUMNS)
@@ -28,19 +29,23 @@ def shifts(name: str, title: str, family: str, comparison: Comparison | None, se
     for number, (cells, shift) in enumerate(found):
         axes = canvas.add_subplot(down, across, number + 1)
         index = series.keys.index(canonical_json(cells.level))
-        shares = [100 * one.share for one in shift]
-        banded = [one for one in shift if one.low is not None and one.high is not None]
+        ratios = [(100 * one.share, one.ratio) for one in shift if one.ratio is not None]
+        band = [
+            (100 * one.share, one.low, one.high)
+            for one in shift
+            if one.ratio is not None and one.low is not None and one.high is not None
+        ]
         axes.axhline(1, color=MUTED, linewidth=1)
         axes.fill_between(
-            [100 * one.share for one in banded],
-            [one.low for one in banded],
-            [one.high for one in banded],
+            [share for share, _, _ in band],
+            [low for _, low, _ in band],
+            [high for _, _, high in band],
             color=series.colour(index),
             alpha=0.2,
             linewidth=0,
         )
-        axes.plot(shares, [one.ratio for one in shift], color=series.colour(index), marker=series.marker(index),
-                  markersize=3.5, linewidth=1.2)  # fmt: skip
+        axes.plot([share for share, _ in ratios], [ratio for _, ratio in ratios], color=series.colour(index),
+                  marker=series.marker(index), markersize=3.5, linewidth=1.2)  # fmt: skip
         level = f", {series.name(index)}" if len(comparison.levels) > 2 else ""
         axes.set_title(f"{comparison.label(cells.key)}{level}")
         axes.set_xlim(0, 100)

@@ -88,7 +88,7 @@ def abstains(source) -> str | None:
 def read(source) -> Capture:
     """The capture in the trace."""
     document = _document(source)
-    events = [event for event in document.traceEvents if event.ph == "X" and _number(event.ts)]
+    events = [event for event in document.traceEvents or () if event.ph == "X" and _number(event.ts)]
     if not events:
         raise UserError(f"{source.name}: a trace without a single complete event (ph X): the profiler recorded nothing")
     categories = {event.cat for event in events}
@@ -223,7 +223,7 @@ def _operations(
     for event in rows:
         args = event.args or nothing
         start, end = _span(event, zero)
-        kind, name = _KINDS[event.cat], str(event.name)
+        kind, name = _KINDS[event.cat or ""], str(event.name)
         correlation = _int(args.correlation)
         direction, memory = _copy(name) if kind == MEMCPY else (6, 0) if kind == MEMSET else (0, 0)
         for key, value in (
