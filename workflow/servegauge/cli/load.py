@@ -189,7 +189,11 @@ class Options:
     @property
     def load(self) -> Load:
         """The same as a cell's load. UserError for arrival options that do not belong together."""
-        own = {"shape": self.shape, "size": self.size, "path": str(self.replay) if self.replay else None}
+        own: dict[str, Any] = {
+            "shape": self.shape,
+            "size": self.size,
+            "path": str(self.replay) if self.replay else None,
+        }
         own["factors"] = _numbers(self.factors, float, "--factors") if self.factors else None
         arrival = {"process": self.arrival, **{key: value for key, value in own.items() if value is not None}}
         if self.rate is not None and not self.prompts.endswith(".parquet"):

@@ -87,13 +87,13 @@ class Pool:
         if connection in idle:
             idle.remove(connection)
 
-    def warmed(self, flight: InFlight, connection: Connection | None, usable: bool) -> None:
-        """A request that warmed a connection has ended."""
-        if usable and connection is not None:
+    def warmed(self, flight: InFlight, connection: Connection | None) -> None:
+        """A request that warmed a connection has ended; None where that connection is no longer usable."""
+        if connection is not None:
             self.idle[flight.instance].append(connection)
         waiting = self._warming.pop(flight)
         if not waiting.done():
-            waiting.set_result(usable)
+            waiting.set_result(connection is not None)
 
     def close(self) -> None:
         """Close every connection."""

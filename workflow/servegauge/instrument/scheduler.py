@@ -250,26 +250,26 @@ class Engine:
 
     def landed(self, flight: InFlight, connection: Connection | None, now: int) -> None:
         """A flight ended, well or not. A closed loop sends the stream's next request at once."""
-        usable = connection is not None and connection.alive
-        if usable and self.closes[flight.instance] and flight.row >= 0:
-            connection.drop()
-            usable = False
-        if connection is not None and not usable:
+        usable = connection if connection is not None and connection.alive else None
+        if usable is not None and self.closes[flight.instance] and flight.row >= 0:
+            usable.drop()
+            usable = None
+        if connection is not None and usable is None:
             self.pool.all.discard(connection)
         if flight.row < 0:
-            self.pool.warmed(flight, connection, usable)
+            self.pool.warmed(flight, usable)
             return
         self.flying.pop(flight, None)
         self.done.append(flight)
         think_ns = self._phase.think_ns
         following = self._next_flight(flight.stream, now) if flight.stream >= 0 and not think_ns else None
-        if following is not None and usable and not self._waiting:
+        if following is not None and usable is not None and not self._waiting:
             following.issued_ns = now
-            self.flying[following] = connection
-            connection.send(following)
+            self.flying[following] = usable
+            usable.send(following)
         else:
-            if usable:
-                self.pool.idle[flight.instance].append(connection)
+            if usable is not None:
+                self.pool.idle[flight.instance].append(usable)
             if self._waiting:
                 self._issue(self._waiting.popleft(), now)
             if following is not None:

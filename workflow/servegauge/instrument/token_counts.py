@@ -88,7 +88,7 @@ def _attributed(answer: Answer, total: int, tokenizer: Encoder | None) -> list[i
 
 
 def _told(answer: Answer) -> list[int] | None:
-    """How many tokens there were with each chunk, where each says so and they never fall; else null."""
+    """How many tokens there were with each chunk, where each says so and they never fall; else None."""
     counted = [count for count in answer.counted if count is not None]
     whole = len(counted) == len(answer.counted) and all(a <= b for a, b in pairwise(counted))
     return counted if counted and whole else None

@@ -201,8 +201,8 @@ class Worker:
         tls = tls_context(job) if any(target.tls for target in targets) else None
         self.engine = Engine(targets, tls, self.on_landed, self._on_event)
         loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self.stop)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
         loop.add_reader(0, self._hear)
         phases = build_phases(job, share, self.worker, targets, api_key)
         for instance in range(len(targets)):

@@ -128,7 +128,10 @@ class _Measurement:
             recording.cancel()
             raise
         zero_ns = result.clock["window_start_ns"]
-        recording.stop(zero_ns)
+        if zero_ns is None:
+            recording.cancel()
+        else:
+            recording.stop(zero_ns)
         after = self._metrics()
         requests = pq.read_table(result.requests)
         nearest = calibrate.nearest(
@@ -140,7 +143,7 @@ class _Measurement:
         self.record |= {
             "clock": result.clock,
             "window": {"duration_s": result.window_s, **result.load},
-            "cache_reset": asdict(self.reset),
+            "cache_reset": asdict(self.reset) if self.reset else None,
             "instrument": {**result.instrument, "calibration": nearest},
             "recorders": recording.said,
             "node": recording.said.get("sampler", {}).get("node"),

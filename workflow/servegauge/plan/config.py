@@ -104,9 +104,7 @@ def load_prompts(root: Path, name: str) -> dict[str, Any]:
         length = prompts.get(key)
         if isinstance(length, dict) and length.get("min", 1) > length.get("max", length.get("min", 1)):
             raise UserError(f"{path}: {key}: min {length['min']} is more than max {length['max']}")
-        if isinstance(length, dict) and len(length.get("weights", length.get("values", []))) != len(
-            length.get("values", [])
-        ):
+        if isinstance(length, dict) and "weights" in length and len(length["weights"]) != len(length.get("values", [])):
             raise UserError(f"{path}: {key}: {len(length['weights'])} weights for {len(length['values'])} values")
     return prompts
 
@@ -248,7 +246,7 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
     for where, axes in _axes(study):
         if where[1:2] == ["exclude"]:
             for axis, values in axes.items():
-                have = _asked(study, axis) or [1]
+                have: list[Any] = [*_asked(study, axis)] or [1]
                 for position, value in enumerate(values):
                     if value not in have:
                         message = f"takes out {value!r}, which is not on the axis.{did_you_mean(value, have)}"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -151,9 +151,9 @@ class _Expansion:
         cells: list[PlannedCell] = []
         for (repeat, block), members in sorted(self.blocks.items(), key=lambda item: self.place_of_block(*item[0])):
             for launch_id in self.placed(members, repeat, block):
-                launch, planned = members[launch_id]
+                launch, own = members[launch_id]
                 launches.append(launch)
-                cells.extend(planned[cell_id] for cell_id in self.shuffled(planned, repeat, block))
+                cells.extend(own[cell_id] for cell_id in self.shuffled(own, repeat, block))
         _check_unique(launch.id for launch in launches)
         _check_unique(planned.cell.id for planned in cells)
         for planned in cells:
@@ -192,7 +192,7 @@ class _Expansion:
             if wanted:
                 self.add_launches(combination, wanted)
 
-    def add_launches(self, combination: Mapping[str, Any], points: list[Mapping[str, Any]]) -> None:
+    def add_launches(self, combination: Mapping[str, Any], points: Sequence[Mapping[str, Any]]) -> None:
         first = self.launch(combination, self.repeats[0])
         reason = launch_skipped(first, self.study)
         skipped = [reason or cell_skipped(first, self.prompts(point), self.load(point)) for point in points]

@@ -65,9 +65,9 @@ def _table(plan: Plan, state: State, costs: dict[str, Estimate]) -> Iterator[str
     ]
     table = [heading + (["GPU hours"] if gpus else []), *cells]
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for row in table:
-        numbers = (text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))
-        yield "  ".join([row[0].ljust(widths[0]), *numbers])
+    for line in table:
+        numbers = (text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
+        yield "  ".join([line[0].ljust(widths[0]), *numbers])
     if len(rows) > MOST_ROWS:
         yield f"... and {len(rows) - MOST_ROWS} more; `servegauge plan {plan.study['name']}` shows all"
 

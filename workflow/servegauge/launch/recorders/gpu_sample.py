@@ -68,12 +68,12 @@ class NodeReader:
     def others(self) -> dict[str, Any]:
         """Since the start: share of the node's CPU time that processes had which are not the owner's; its CPUs."""
         (before, _), (now, _) = self._first, self._stat()
-        ours = None if self._owner is None or self._ours is None else process_tree.cpu_ticks(self._owner)
+        began, ours = self._ours, None if self._owner is None else process_tree.cpu_ticks(self._owner)
         said: dict[str, Any] = {"others_share": None, "cpus": None, "cpus_allowed": None}
-        if ours is not None and before and now:
+        if began is not None and ours is not None and before and now:
             total = sum(now[kind] - before[kind] for kind in now if kind in before)
             busy = sum(now[kind] - before[kind] for kind in ("user", "nice", "system"))
-            said["others_share"] = max(0.0, (busy - (ours - self._ours)) / total) if total > 0 else None
+            said["others_share"] = max(0.0, (busy - (ours - began)) / total) if total > 0 else None
         if self._owner is not None:
             with contextlib.suppress(OSError):
                 said |= {"cpus": os.cpu_count(), "cpus_allowed": len(os.sched_getaffinity(self._owner))}

@@ -35,9 +35,9 @@ def against_load(
     """
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in study.ok:
-        rest = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, series.factor)}
+        others = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, series.factor)}
         if any(row[column] is not None for column, _ in columns):
-            groups[label(rest) if rest else ""][_kind(row)].append(row)
+            groups[label(others) if others else ""][_kind(row)].append(row)
     if not groups:
         return nothing(name, title, "no cell was measured")
     shown = list(groups.items())[:MOST_PANELS]
