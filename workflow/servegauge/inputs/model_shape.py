@@ -171,7 +171,7 @@ class ModelShape:
             return None
         return sum(group.layers * group.values * min(tokens, group.window or tokens) for group in self.cache)
 
-    def kv_bytes(self, tokens: int = 1, dtype: str | None = None) -> float | None:
+    def kv_bytes(self, tokens: float = 1, dtype: str | None = None) -> float | None:
         """Bytes of the cache of one sequence of `tokens`; `dtype` of the cache, else the model's (16 bit for fp8).
 
         None where the cache is not known (`unknown_cache`).

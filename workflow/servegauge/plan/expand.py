@@ -205,7 +205,7 @@ class _Expansion:
     def add_repeats(
         self,
         combination: Mapping[str, Any],
-        points: list[Mapping[str, Any]],
+        points: Sequence[Mapping[str, Any]],
         skipped: list[str | None],
         block: str,
         level: str,

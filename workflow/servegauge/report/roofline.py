@@ -80,8 +80,15 @@ def prefill(
     body = sum(matrix.weights_used for matrix in matrices[:-1])
     contexts = {group.window: _looked_at(cached, tokens, group.window) for group in shape.cache}
     flops = 2.0 * new * body + 2.0 * matrices[-1].weights + attention_flops(shape, contexts, decode=False)
-    cache = shape.kv_bytes(tokens) + new * shape.kv_bytes(1)  # read all of it once, write the new part
+    cache = _cache_bytes(shape, tokens) + new * _cache_bytes(shape, 1)  # read all of it once, write the new part
     return Work(batch * flops, weights_read(shape, batch * new) * value + batch * cache)
+
+
+def _cache_bytes(shape: ModelShape, tokens: float) -> float:
+    found = shape.kv_bytes(tokens)
+    if found is None:
+        raise ValueError(f"the cache of {shape.family!r} is not known: {shape.unknown_cache}")
+    return found
 
 
 def decode(shape: ModelShape, batch: float, context: float, weight_value_bytes: float | None = None) -> Work:
@@ -89,7 +96,7 @@ def decode(shape: ModelShape, batch: float, context: float, weight_value_bytes: 
     matrices, value = shape.matrices(), weight_value_bytes or bytes_of(shape.dtype)
     contexts = {group.window: min(context, group.window or context) for group in shape.cache}
     each = 2.0 * sum(matrix.weights_used for matrix in matrices) + attention_flops(shape, contexts, decode=True)
-    cache = shape.kv_bytes(context) + shape.kv_bytes(1)
+    cache = _cache_bytes(shape, context) + _cache_bytes(shape, 1)
     return Work(batch * each, weights_read(shape, batch) * value + batch * cache)
 
 
@@ -270,7 +277,7 @@ def utilisation(cell: Mapping[str, Any], shape: ModelShape, known: Ceilings) -> 
     per_s = cell["achieved_rps"] * (whole.flops + max(answer - 1, 0) * one.flops) / gpus
     peak, memory = known.arithmetic(shape.dtype), known.memory_gb_s
     found: dict[str, Any] = {
-        "mfu": _share(per_s, peak and peak.value * 1e12),
+        "mfu": _share(per_s, peak.value * 1e12 if peak else None),
         "mfu_vendor": _share(per_s, known.vendor_tflops and known.vendor_tflops * 1e12),
     }
     tpot, rate = cell.get("tpot_p50_s"), cell.get("output_tokens_per_s")
@@ -283,7 +290,7 @@ def utilisation(cell: Mapping[str, Any], shape: ModelShape, known: Ceilings) -> 
         found |= {
             "batch": batch,
             "decode": point,
-            "mbu": _share(point.gb_s, memory and memory.value),
+            "mbu": _share(point.gb_s, memory.value if memory else None),
             "mbu_vendor": _share(point.gb_s, known.vendor_memory_gb_s),
         }
     ttft = cell.get("ttft_p50_s")

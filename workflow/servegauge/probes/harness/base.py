@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from servegauge.probes.harness.stats import QUICK, Effort, median_interval, narrow_enough, two_modes
+
+T = TypeVar("T")
 
 # The keys a row's variant may have; an absent key does not apply. Another key would be a second word for one of them.
 VARIANT_KEYS = (
@@ -128,8 +130,8 @@ class Context:
         wanted = (self.platform.get("placement") or {}).get(name)
         return [int(cpu) for cpu in wanted] if wanted else allowed
 
-    def sizes(self, test: Sequence[Any], quick: Sequence[Any], full: Sequence[Any]) -> Sequence[Any]:
-        """The sweep that belongs to this run's size."""
+    def sizes(self, test: T, quick: T, full: T) -> T:
+        """The sweep, or the size, that belongs to this run's size."""
         return {"test": test, "quick": quick, "full": full}[self.size]
 
     @property

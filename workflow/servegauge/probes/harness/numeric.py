@@ -88,7 +88,8 @@ class NumpyBackend:
         return None if dtype in ("fp32", "fp64") else f"numpy's BLAS has no {dtype} product; envs/probes has torch"
 
     def random(self, shape: tuple[int, int], dtype: str) -> np.ndarray:
-        return self._random.standard_normal(shape, dtype={"fp32": np.float32, "fp64": np.float64}[dtype])
+        kinds: dict[str, Any] = {"fp32": np.float32, "fp64": np.float64}
+        return self._random.standard_normal(shape, dtype=kinds[dtype])
 
     def rows(self, array: np.ndarray, which: list[int]) -> np.ndarray:
         return array[which]
@@ -113,6 +114,7 @@ class TorchBackend:
     """torch on the CPU or on one CUDA device."""
 
     name = "torch"
+    dtypes: tuple[str, ...]
 
     def __init__(self) -> None:
         self.torch: Any = importlib.import_module("torch")

@@ -217,8 +217,9 @@ def _process(argv: Sequence[str], environment: Mapping[str, str], limit_s: float
 
 def _context(data: Mapping[str, Any]) -> Context:
     known: dict[str, Any] = {name: data[name] for name in Context.__dataclass_fields__ if name in data}
-    paths = {name: Path(known[name]) for name in ("scratch", "verbatim") if name in known}
-    known.update(paths)
+    for name in ("scratch", "verbatim"):
+        if name in known:
+            known[name] = Path(known[name])
     return Context(**known)
 
 

@@ -92,7 +92,8 @@ class ModelGemm(Probe):
             peaks[dtype] = measure_peak(engine, context, dtype)
         seconds, detail = product(engine, rows, matrix.n, matrix.k, dtype, context.effort)
         rates = per_second(2.0 * rows * matrix.n * matrix.k, seconds, 1e12)
-        if peaks[dtype].tflops and statistics.median(rates) > peaks[dtype].tflops:
+        known = peaks[dtype].tflops
+        if known and statistics.median(rates) > known:
             again = measure_peak(engine, context, dtype)  # the clock or a neighbour may have changed since
             peaks[dtype] = max(peaks[dtype], again, key=lambda peak: peak.tflops or 0.0)
         peak = peaks[dtype]

@@ -76,8 +76,8 @@ def _answering(cpus: list[int]) -> Iterator[tuple[str, int]]:
     """The answering process on `cpus` of this machine; gives its address."""
     argv = [sys.executable, "-m", "servegauge.probes.suite.network", "--cpus", ",".join(map(str, cpus))]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         line = process.stdout.readline().strip()
         if not line:
             raise RuntimeError(f"the answering process ended with status {process.wait()} before it listened")
