@@ -101,7 +101,7 @@ def measured(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(server, "new_api_key", lambda: KEY)
     leaky = Leaky()
     monkeypatch.setattr(run, "framework", lambda name: leaky)
-    monkeypatch.setattr(run.calibrate, "calibrate", lambda **_: CALIBRATION)
+    monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
     monkeypatch.chdir(clone.root)
     plan = expand(load_study(clone.root, "faults")).to_dict()
     write_json(clone.results / "plan" / "faults.json", plan)
