@@ -16,6 +16,7 @@ from servegauge.contract.records.order import JobSettings, Order
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
+from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, Launch, Load
 
 OLD = Path(__file__).parents[2] / "samples" / "results-of-version-1"
@@ -28,6 +29,7 @@ KINDS: dict[str, type[Record]] = {
     "launches/*/attempt-0/outcome.json": Outcome,
     "launches/*/attempt-0.json": Outcome,
     "cells/*/cell.json": CellRecord,
+    "workloads/*/workload.json": WorkloadRecord,
 }
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, write_json
+from servegauge.contract.records.base import read
+from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, Launch, Load, Workload
 from servegauge.workloads import tokenizer as tokens
 from servegauge.workloads.compile import SCHEMA, compile_plan, compile_workload, read_workload
@@ -43,19 +45,19 @@ def test_an_open_loop(root: Path) -> None:
     described = compile_workload(workload(OPEN), root, root / "out")
     table = read_workload(root / "out" / workload(OPEN).id)
     assert table.schema.equals(SCHEMA, check_metadata=False)
-    spare = described["ramp_requests"]
+    spare = described.ramp_requests
     assert spare >= 10 * 3  # as many as arrive while the first ones are answered
-    total = 23 + spare + described["tail_requests"]
+    total = 23 + spare + described.tail_requests
     assert table["request"].to_pylist() == list(range(total))
     assert table["phase"].to_pylist() == (
-        ["warmup"] * 3 + ["ramp"] * spare + ["window"] * 20 + ["tail"] * described["tail_requests"]
+        ["warmup"] * 3 + ["ramp"] * spare + ["window"] * 20 + ["tail"] * described.tail_requests
     )
     phase, when = np.array(table["phase"].to_pylist()), table["scheduled_s"].to_numpy()
     times = {name: when[phase == name] for name in ("warmup", "ramp", "window", "tail")}
     assert all(np.all(np.diff(of) >= 0) for of in times.values())
-    assert described["last_scheduled_s"] == times["window"][-1]
-    assert described["window_s"] == times["tail"][0] > times["window"][-1]  # where one more request would be due
-    assert (described["requests"], described["warmup_requests"]) == (20, 3)
+    assert described.last_scheduled_s == times["window"][-1]
+    assert described.window_s == times["tail"][0] > times["window"][-1]  # where one more request would be due
+    assert (described.requests, described.warmup_requests) == (20, 3)
     tokenizer = tokens.load(root / "model")
     assert tokenizer.count_many(table["prompt"].to_pylist()) == table["prompt_tokens"].to_pylist() == [12] * total
     assert set(table["output_tokens"].to_pylist()) == {4}
@@ -65,8 +67,8 @@ def test_an_open_loop(root: Path) -> None:
 
 def test_bursts_hold_their_requests_and_nothing_else(root: Path) -> None:
     described = compile_workload(workload(Load(burst=5, bursts=3, warmup_requests=1)), root, root / "out")
-    assert (described["requests"], described["ramp_requests"], described["tail_requests"]) == (15, 0, 0)
-    assert described["window_s"] is None
+    assert (described.requests, described.ramp_requests, described.tail_requests) == (15, 0, 0)
+    assert described.window_s is None
 
 
 def test_a_closed_loop_has_no_times(root: Path) -> None:
@@ -80,8 +82,8 @@ def test_a_closed_loop_has_no_times(root: Path) -> None:
 def test_a_window_by_duration(root: Path) -> None:
     what = workload(replace(OPEN, requests=None, duration_s=3.0))
     described = compile_workload(what, root, root / "out")
-    assert 12 <= described["requests"] <= 55
-    assert described["last_scheduled_s"] < 3.0
+    assert 12 <= described.requests <= 55
+    assert described.last_scheduled_s < 3.0
 
 
 def test_the_same_specification_is_the_same_bytes_in_any_process(root: Path) -> None:
@@ -95,7 +97,7 @@ def test_the_same_specification_is_the_same_bytes_in_any_process(root: Path) -> 
     for name in ("workload.parquet", "workload.json"):
         first, second = (root / where / workload(OPEN).id / name for where in ("here", "there"))
         assert first.read_bytes() == second.read_bytes()
-    assert here["sha256"] == sha256(root / "there" / workload(OPEN).id / "workload.parquet")
+    assert here.sha256 == sha256(root / "there" / workload(OPEN).id / "workload.parquet")
 
 
 def test_every_repeat_and_every_rate_draws_anew(root: Path) -> None:
@@ -119,8 +121,8 @@ def test_another_arrival_process_keeps_nothing_back(root: Path) -> None:
     (root / "times.txt").write_text("0\n1\n4\n")
     replay = replace(OPEN, arrival={"process": "replay", "path": "times.txt"})
     described = compile_workload(workload(replay), root, root / "out")
-    assert described["files"]["times.txt"] == sha256(root / "times.txt")
-    table = read_workload(root / "out" / described["id"])
+    assert described.files["times.txt"] == sha256(root / "times.txt")
+    table = read_workload(root / "out" / described.id)
     times = {row["phase"]: row["scheduled_s"] for row in reversed(table.to_pylist())}
     assert times["window"] == 0.0  # the window is the recording, warm-up and ramp are not
     assert times["warmup"] > 0.0
@@ -129,13 +131,14 @@ def test_another_arrival_process_keeps_nothing_back(root: Path) -> None:
 
 def test_compiling_again_does_nothing(root: Path) -> None:
     first = compile_workload(workload(OPEN), root, root / "out")
-    before = (root / "out" / first["id"] / "workload.parquet").stat()
+    assert read(root / "out" / first.id / "workload.json", WorkloadRecord) == first
+    before = (root / "out" / first.id / "workload.parquet").stat()
     assert compile_workload(workload(OPEN), root, root / "out") == first
-    assert (root / "out" / first["id"] / "workload.parquet").stat() == before
+    assert (root / "out" / first.id / "workload.parquet").stat() == before
 
 
 def test_changed_bytes_are_noticed(root: Path) -> None:
-    folder = root / "out" / compile_workload(workload(OPEN), root, root / "out")["id"]
+    folder = root / "out" / compile_workload(workload(OPEN), root, root / "out").id
     with (folder / "workload.parquet").open("ab") as file:
         file.write(b"x")
     with pytest.raises(UserError, match=f"Delete .*{folder.name} and run again"):
@@ -160,7 +163,7 @@ def test_a_changed_data_set_is_noticed_and_a_missing_one_does_no_harm(root: Path
     data.write_text('{"prompt": "what is it", "output_tokens": 3}\n')
     what = workload(OPEN, {"name": "j", "kind": "jsonl", "path": "d.jsonl", "how_to_get": ""})
     first = compile_workload(what, root, root / "out")
-    assert set(first["files"]) == {"d.jsonl", "model/tokenizer.json"}  # no path of this machine
+    assert set(first.files) == {"d.jsonl", "model/tokenizer.json"}  # no path of this machine
     data.unlink()
     assert compile_workload(what, root, root / "out") == first
     data.write_text('{"prompt": "another one", "output_tokens": 3}\n')

@@ -17,11 +17,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json, sha256, whole_folder, write_json
+from servegauge.base.files import sha256, whole_folder, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract.flags import cell_flags
 from servegauge.contract.metrics import summarise
+from servegauge.contract.records import base as records
 from servegauge.contract.records.outcome import CellOutcome
+from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import PROTOCOL, Cell, Load
 from servegauge.frameworks.base import Reset
 from servegauge.inputs import models
@@ -97,8 +99,10 @@ class _Measurement:
         workload = run.results / "workloads" / cell.workload.id
         self.workload_file = workload / "workload.parquet"
         try:
-            self.workload = read_json(workload / "workload.json")
-        except (OSError, ValueError) as error:
+            self.workload = records.read(workload / "workload.json", WorkloadRecord)
+        except records.DamagedRecord as error:
+            raise CellFailed(str(error)) from error
+        except OSError as error:
             raise CellFailed(
                 f"its workload {workload} cannot be read: {error}. Remove it and compile it again."
             ) from error
@@ -110,7 +114,7 @@ class _Measurement:
             "study": run.study,
             "protocol": cell.protocol,
             "workload": cell.workload.id,
-            "workload_sha256": self.workload["sha256"],
+            "workload_sha256": self.workload.sha256,
             "spec": cell.to_dict(),
             "started_utc": utc_now(),
         }
@@ -138,7 +142,7 @@ class _Measurement:
             self.run.calibration,
             self.load,
             summarise(requests, result.window_s, self.load.loop)["output_tokens_per_s"],
-            self.workload["prompt_tokens"]["mean"],
+            self.workload.prompt_tokens.mean,
         )
         self.record |= {
             "clock": result.clock,
@@ -196,7 +200,7 @@ class _Measurement:
         job = LoadJob(
             base_urls=[one.base_url for one in run.servers],
             workload=str(self.workload_file),
-            workload_sha256=self.workload["sha256"],
+            workload_sha256=self.workload.sha256,
             out=str(folder),
             model=run.servers[0].context.model_path if self.framework.model_is_path else run.launch.model["name"],
             endpoint=load.endpoint,
@@ -204,7 +208,7 @@ class _Measurement:
             mode=load.loop,
             concurrency=load.concurrency,
             bursts=load.bursts,
-            window_s=self.workload["window_s"],
+            window_s=self.workload.window_s,
             ramp_s=load.ramp_s,
             start=load.start,
             plain=plain,

@@ -23,9 +23,10 @@ from servegauge.base import forkserver
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import Progress, duration, utc_now
-from servegauge.contract.records.base import plain
+from servegauge.contract.records.base import plain, read
 from servegauge.contract.records.order import JobContext, Order
 from servegauge.contract.records.outcome import CellOutcome, Outcome, Status
+from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, digest
 from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
@@ -176,9 +177,9 @@ class LaunchRun:
         """Mean prompt length, in tokens, of the cells that have the longest; None where no workload tells."""
         means = []
         for cell in self.order.cells:
-            with contextlib.suppress(OSError, ValueError, KeyError):
-                workload = read_json(self.results / "workloads" / cell.workload.id / "workload.json")
-                means.append(workload["prompt_tokens"]["mean"])
+            with contextlib.suppress(OSError, UserError):
+                workload = read(self.results / "workloads" / cell.workload.id / "workload.json", WorkloadRecord)
+                means.append(workload.prompt_tokens.mean)
         return max(means, default=None)
 
     @staticmethod

@@ -9,7 +9,6 @@ file and the locked libraries only, so that every platform and framework gets th
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
@@ -23,13 +22,15 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, sha256, whole_folder, write_json
+from servegauge.contract.records.base import DamagedRecord, read, write
+from servegauge.contract.records.specs import WorkloadSpec
+from servegauge.contract.records.workload import Spread, WorkloadRecord
 from servegauge.contract.spec import Load, Workload
 from servegauge.inputs import models
 from servegauge.workloads import tokenizer as tokens
 from servegauge.workloads.load_times import LoadTimes, load_times
 from servegauge.workloads.prompts import Prompt, draw_prompts, unchanged_sha256
 
-VERSION = 2  # of the schema below; 1 had no ramp and no tail
 PARQUET, JSON = "workload.parquet", "workload.json"
 FEW = 8  # workloads; below it, starting further processes takes longer than compiling
 
@@ -59,7 +60,7 @@ SCHEMA = pa.schema(
 )
 
 
-def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any]:
+def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecord:
     """Compile `workload` into the folder `out / workload.id` and return its `workload.json`.
 
     Does nothing where the folder is there, whole, and made of the same files. UserError where a tokenizer or data set
@@ -87,23 +88,22 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> dict[str, Any
     try:
         with whole_folder(folder) as temporary:
             write_parquet(table, temporary / PARQUET)
-            described = {
-                "version": VERSION,
-                "id": workload.id,
-                "sha256": sha256(temporary / PARQUET),
-                "requests": len(times.window),
-                "warmup_requests": len(times.warmup),
-                "ramp_requests": len(times.ramp),
-                "tail_requests": len(times.tail),
-                "window_s": times.window_s,
-                "last_scheduled_s": times.window[-1],
-                "prompt_tokens": _summary(table, "prompt_tokens"),
-                "output_tokens": _summary(table, "output_tokens"),
-                "files": _sources(workload, drawn.source, tokenizer, root),
-                "prompts": dict(drawn.source),
-                "spec": workload.to_dict(),
-            }
-            write_json(temporary / JSON, described)
+            described = WorkloadRecord(
+                id=workload.id,
+                sha256=sha256(temporary / PARQUET),
+                requests=len(times.window),
+                warmup_requests=len(times.warmup),
+                ramp_requests=len(times.ramp),
+                tail_requests=len(times.tail),
+                window_s=times.window_s,
+                last_scheduled_s=times.window[-1],
+                prompt_tokens=_spread(table, "prompt_tokens"),
+                output_tokens=_spread(table, "output_tokens"),
+                files=_sources(workload, drawn.source, tokenizer, root),
+                prompts=dict(drawn.source),
+                spec=WorkloadSpec.of(workload),
+            )
+            write(temporary / JSON, described)
     except FileExistsError:  # another process compiled the same one meanwhile
         return _present(folder, root)
     return described
@@ -114,7 +114,7 @@ def read_workload(path: Path) -> pa.Table:
     folder = path if path.is_dir() else path.parent
     file = folder / PARQUET
     try:
-        expected = read_json(folder / JSON)["sha256"]
+        expected = read(folder / JSON, WorkloadRecord).sha256
         found = sha256(file)
     except FileNotFoundError as error:
         raise UserError(f"there is no workload in {folder}: {error.filename} is missing. {_again(folder)}") from error
@@ -150,15 +150,13 @@ def compile_plan(
     compiled: dict[str, Any] = {}
     mistakes: dict[str, str] = {}
 
-    def keep(workload: Workload, described: Mapping[str, Any] | str) -> None:
+    def keep(workload: Workload, described: WorkloadRecord | str) -> None:
         if isinstance(described, str):
             mistakes.setdefault(described, workload.id)
             return
-        compiled[workload.id] = {key: described[key] for key in ("sha256", "requests", "warmup_requests")}
-        size = described["prompt_tokens"]["mean"]
-        say(
-            f"{len(compiled)}/{len(wanted)} {workload.id}: {described['requests']} requests, {size:.0f} tokens a prompt"
-        )
+        compiled[workload.id] = {key: getattr(described, key) for key in ("sha256", "requests", "warmup_requests")}
+        size = described.prompt_tokens.mean
+        say(f"{len(compiled)}/{len(wanted)} {workload.id}: {described.requests} requests, {size:.0f} tokens a prompt")
 
     if processes < 2 or missing < FEW:
         for workload in wanted:
@@ -178,7 +176,7 @@ def compile_plan(
     return listed
 
 
-def _try_compile(workload: Workload, root: Path, folder: Path) -> dict[str, Any] | str:
+def _try_compile(workload: Workload, root: Path, folder: Path) -> WorkloadRecord | str:
     """`workload.json`, or the text of what the user has to correct."""
     try:
         return compile_workload(workload, root, folder)
@@ -214,10 +212,10 @@ def workload_table(times: LoadTimes, prompts: list[Prompt]) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
 
-def _summary(table: pa.Table, name: str) -> dict[str, float]:
+def _spread(table: pa.Table, name: str) -> Spread:
     """Least, mean and most of a column over the window."""
     values = table.filter(pa.compute.equal(table["phase"], "window"))[name].to_numpy()
-    return {"min": int(values.min()), "mean": round(float(values.mean()), 3), "max": int(values.max())}
+    return Spread(min=int(values.min()), mean=round(float(values.mean()), 3), max=int(values.max()))
 
 
 def _sources(workload: Workload, source: Mapping[str, Any], tokenizer: Path, root: Path) -> dict[str, str]:
@@ -232,16 +230,17 @@ def _sources(workload: Workload, source: Mapping[str, Any], tokenizer: Path, roo
     return files
 
 
-def _present(folder: Path, root: Path) -> dict[str, Any]:
+def _present(folder: Path, root: Path) -> WorkloadRecord:
     """`workload.json` of a compiled workload, after its bytes and its sources were checked."""
     try:
-        described = read_json(folder / JSON)
+        described = read(folder / JSON, WorkloadRecord)
         found = sha256(folder / PARQUET)
-    except (FileNotFoundError, json.JSONDecodeError) as error:
-        raise UserError(f"{folder} is damaged: {error}. {_again(folder)}") from error
-    if found != described["sha256"]:
+    except (FileNotFoundError, DamagedRecord) as error:
+        reason = error.reason if isinstance(error, DamagedRecord) else error
+        raise UserError(f"{folder} is damaged: {reason}. {_again(folder)}") from error
+    if found != described.sha256:
         raise UserError(f"{folder / PARQUET} is not what was frozen. {_again(folder)}")
-    for name, frozen in described["files"].items():
+    for name, frozen in described.files.items():
         path = root / os.path.expandvars(os.path.expanduser(name))
         # A data set that is gone does no harm: what was taken of it is frozen.
         if path.is_file() and unchanged_sha256(path) != frozen:
