@@ -19,6 +19,7 @@ from servegauge.dataset import merge, trace_parts
 from servegauge.dataset.study_view import Study
 from servegauge.report import page
 from tests import synthetic, trace_results
+from tests.parquet_files import check_file
 
 PHASES = ("prefill", "mixed", "decode", "sampling")
 
@@ -59,7 +60,7 @@ def rows(results: Path) -> dict[str, dict]:
 def test_every_trace_is_a_row_and_a_failed_one_says_why(results: Path) -> None:
     merged = merge.merge(results)
     assert merged.warnings == []
-    tables.check_file(results / "dataset/traces.parquet", tables.TRACED)
+    check_file(results / "dataset/traces.parquet", tables.TRACED)
     found = rows(results)
     assert {name: row["status"] for name, row in found.items()} == {
         "t-own": "ok",
@@ -76,7 +77,7 @@ def test_the_tables_of_a_trace_are_its_own_files_under_its_name(results: Path) -
     for (file, asked), (table, schema) in zip(trace_results.h100().items(), IN_DATASET.items(), strict=True):
         assert sorted(path.stem for path in (results / "dataset" / table).iterdir()) == ["t-own", "t-shared"]
         path = trace_parts.part_path(results / "dataset", table, "t-own")
-        tables.check_file(path, schema)
+        check_file(path, schema)
         found = pq.read_table(path)
         assert set(found["trace"].to_pylist()) <= {"t-own"}
         left_out = [name for name in found.column_names if name in ("trace", "overhead_ratio")]
