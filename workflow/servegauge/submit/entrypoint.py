@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib
 import os
 import shutil
@@ -26,6 +25,7 @@ from typing import TextIO, cast
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
+from servegauge.base.locks import wait_for_lock
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.job import Left, Running
 from servegauge.contract.records.order import JobContext, Node, Order
@@ -109,17 +109,14 @@ def machine_lock(holder: str) -> Iterator[None]:
         yield
         return
     with _open_shared(MACHINE_LOCK) as file:
-        said = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not said:
-                    file.seek(0)
-                    print(f"waiting for this machine: {file.read().strip() or 'another launch'} has it", flush=True)
-                    said = True
-                time.sleep(0.2)
+
+        def wait(first: bool) -> None:
+            if first:
+                file.seek(0)
+                print(f"waiting for this machine: {file.read().strip() or 'another launch'} has it", flush=True)
+            time.sleep(0.2)
+
+        wait_for_lock(file, wait)
         with contextlib.suppress(OSError):  # somebody else's file: then it says nothing about us
             file.seek(0)
             file.truncate()

@@ -8,7 +8,6 @@ twice. The waiting process is small: neither pandas nor pyarrow is imported, and
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import signal
@@ -21,6 +20,7 @@ from msgspec.structs import replace
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError
+from servegauge.base.locks import NoLocks, wait_for_lock
 from servegauge.base.progress import duration, utc, utc_now
 from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, read, write
@@ -328,22 +328,16 @@ class Attempt:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("a")
         with file:
-            said = False
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not said:
-                        self.say("another process waits for this attempt; waiting for it")
-                        said = True
-                    self._sleep(1.0)
-                    if self.signal:
-                        # The job belongs to the other process; it is not ours to cancel.
-                        raise Cancelled(self.signal) from None
-                except OSError:
-                    break  # this file system knows no locks; job.json still keeps us from submitting twice
+            with contextlib.suppress(NoLocks):  # then job.json still keeps us from submitting twice
+                wait_for_lock(file, self._wait_for_other)
             yield
+
+    def _wait_for_other(self, first: bool) -> None:
+        if first:
+            self.say("another process waits for this attempt; waiting for it")
+        self._sleep(1.0)
+        if self.signal:  # the job belongs to the other process; it is not ours to cancel
+            raise Cancelled(self.signal)
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:
