@@ -284,7 +284,7 @@ class _Noted(dict):
 @pytest.mark.parametrize("flag", flag_registry.flags().values(), ids=lambda flag: flag.name)
 def test_a_check_reads_its_own_thresholds_and_no_others(flag: Flag) -> None:
     """A threshold that nobody reads would be a setting without effect."""
-    gpu = pa.table({"t_ns": [1], "throttle_reasons": ["hw_slowdown"]})
+    gpu = pa.table({"t_ns": [1], "throttle_reasons": ["hw_slowdown"], "gpu": [0], "other_processes": [1]})
     record = {
         "instrument": {"calibration": {"load": {"streams": None, "rate_rps": 1.0}, "ttft_error_s": {"p99": 1.0}}},
         "cache_reset": {"ok": False},

@@ -17,7 +17,7 @@ from servegauge.base.forkserver import ForkedProcess
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.contract.tables import GPU_RAW, NODE_RAW
 from servegauge.launch.recorders.gpu_sample import NodeReader, Sampler, summary
-from servegauge.node import smi_loop
+from servegauge.node import nvml, smi_loop
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import FIELDS, parse_line, reasons, usable_fields
 from tests.unit import made_up_nodes as nodes
@@ -144,6 +144,8 @@ def test_gpus_are_sampled_with_what_the_driver_has(tmp_path, fake_smi):
     rows = table.to_pylist()
     assert {row["gpu"] for row in rows} == {0, 1}
     assert rows[0]["power_w"] == 312.5
+    assert rows[0]["source"] == "nvidia-smi"
+    assert rows[0]["energy_j"] is None
     assert rows[0]["throttle_reasons"] == "sw_thermal_slowdown"
     assert len({row["t_ns"] for row in rows}) > 2, "lines are held back until the end"
     assert sampler.said["gpus"]["1"]["throttled_share"] == 1.0
@@ -258,5 +260,6 @@ def test_the_summary_is_of_the_window_only():
 
 
 def test_columns_are_those_of_the_dataset():
-    assert ["t_ns", *FIELDS] == GPU_RAW.names
+    assert ["t_ns", *FIELDS] == GPU_RAW.names[: len(FIELDS) + 1]
+    assert {"t_ns", *nvml.COLUMNS} == set(GPU_RAW.names)
     assert set(smi_loop.REASONS.values()) >= THROTTLING

@@ -266,6 +266,17 @@ _GPU = (
     _column("utilisation", pa.float64(), "share of the time in which a kernel ran", "1"),
     _column("memory_used_bytes", pa.int64(), "memory in use", "bytes"),
     _column("throttle_reasons", WORD, "active clock throttle reasons, comma separated; empty: none"),
+    _column("power_average_w", pa.float64(), "power drawn, as the driver averages it (about a second)", "W"),
+    _column("energy_j", pa.float64(), "the GPU's energy counter, since its driver was loaded", "J"),
+    _column("memory_utilisation", pa.float64(), "share of the time in which memory was read or written", "1"),
+    _column("pcie_tx_bytes", pa.int64(), "counter of bytes sent over PCIe", "bytes"),
+    _column("pcie_rx_bytes", pa.int64(), "counter of bytes received over PCIe", "bytes"),
+    _column("nvlink_tx_bytes", pa.int64(), "counter of data bytes sent over all NVLinks", "bytes"),
+    _column("nvlink_rx_bytes", pa.int64(), "counter of data bytes received over all NVLinks", "bytes"),
+    _column("ecc_corrected", pa.int64(), "corrected memory errors since the driver was loaded", "errors"),
+    _column("ecc_uncorrected", pa.int64(), "uncorrected memory errors since the driver was loaded", "errors"),
+    _column("other_processes", pa.int64(), "processes on the GPU that the launch did not start", "processes"),
+    _column("source", WORD, "who told: nvml, or nvidia-smi where NVML was not there"),
 )
 
 GPU_RAW = _schema("gpu_raw", "State of the GPUs during one cell.", _GPU)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -11,6 +12,20 @@ def cpu_ticks(root: int, proc: Path = Path("/proc")) -> int | None:
 
     A process that ended is in the count of its parent once that has waited for it (`cutime` of proc(5)).
     """
+    ticks, children = _processes(proc)
+    if root not in ticks:
+        return None
+    return sum(ticks[pid] for pid in _descent(root, children))
+
+
+def family(root: int, proc: Path = Path("/proc")) -> set[int]:
+    """Process `root` and all its descendants that are there now; empty where it is not."""
+    ticks, children = _processes(proc)
+    return set(_descent(root, children)) if root in ticks else set()
+
+
+def _processes(proc: Path) -> tuple[dict[int, int], dict[int, list[int]]]:
+    """(process -> its ticks, process -> its children)."""
     children: dict[int, list[int]] = defaultdict(list)
     ticks: dict[int, int] = {}
     for path in proc.glob("[0-9]*/stat"):
@@ -22,11 +37,12 @@ def cpu_ticks(root: int, proc: Path = Path("/proc")) -> int | None:
         except (OSError, ValueError, IndexError):  # it ended meanwhile
             continue
         children[parent].append(pid)
-    if root not in ticks:
-        return None
-    total, left = 0, [root]
+    return ticks, children
+
+
+def _descent(root: int, children: dict[int, list[int]]) -> Iterator[int]:
+    left = [root]
     while left:
         pid = left.pop()
-        total += ticks[pid]
+        yield pid
         left += children[pid]
-    return total

@@ -132,7 +132,7 @@ class GpuReader:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             if row := parse_line(line.decode(errors="replace"), list(self.fields)):
-                self.rows.append({"t_ns": now, **row})
+                self.rows.append({"t_ns": now, **row, "source": "nvidia-smi"})
         if not data:
             self.reason = f"nvidia-smi ended with status {self._process.wait()} while it was read"
         return bool(data)

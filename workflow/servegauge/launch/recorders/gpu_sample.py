@@ -1,10 +1,10 @@
 """The node while it is under load: its GPUs' clocks, power, temperature, throttling; its CPUs' clocks and steal.
 
-`Sampler` runs `main` in a process of its own. GPUs are read from one `nvidia-smi` that
-repeats its query by itself; the CPUs from /proc and /sys. Rows stay in memory until `stop`, which writes
-`tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`tables.NODE_RAW`). `t_ns` is CLOCK_MONOTONIC,
-shifted by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is evidence beside the
-measurement, not the measurement: nothing here raises.
+`Sampler` runs `main` in a process of its own. GPUs are read by NVML ten times a second, and where that is not there
+from one `nvidia-smi` that repeats its query by itself; the CPUs from /proc and /sys. Rows stay in memory until `stop`,
+which writes `tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`tables.NODE_RAW`). `t_ns` is
+CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is
+evidence beside the measurement, not the measurement: nothing here raises.
 
 The job goes in on standard input as one line of JSON; a second line, `zero_ns`, ends it; the end of the input without
 it, because whoever started us died, ends it without writing.
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.launch.recorder import ProcessRecorder
-from servegauge.node import process_tree
+from servegauge.node import nvml, process_tree
 from servegauge.node.node_facts import cpu_times
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import GpuReader
@@ -166,7 +166,7 @@ def main() -> int:
     if job["cpus"]:
         with contextlib.suppress(OSError):  # CPUs that this job may not use: placement is checked elsewhere
             os.sched_setaffinity(0, job["cpus"])
-    node, gpus = NodeReader(owner=job.get("owner")), GpuReader(job["hz"])
+    node, gpus = NodeReader(owner=job.get("owner")), gpu_reader(job["hz"], job.get("owner"))
     try:
         ended, missed = _sample(orders, node, gpus, job["hz"])
         gpus.close()
@@ -178,12 +178,27 @@ def main() -> int:
     return 0
 
 
-def _sample(orders: FileIO, node: NodeReader, gpus: GpuReader, hz: float) -> tuple[int | None, int]:
+def gpu_reader(hz: float, owner: int | None) -> nvml.NvmlReader | GpuReader:
+    """NVML where it shows GPUs; else nvidia-smi, whose `reason` then has both."""
+    direct = nvml.NvmlReader(owner)
+    if direct.reason is None:
+        return direct
+    looped = GpuReader(hz)
+    if looped.reason is not None:
+        looped.reason = f"{looped.reason}; {direct.reason}"
+    return looped
+
+
+def _sample(orders: FileIO, node: NodeReader, gpus: nvml.NvmlReader | GpuReader, hz: float) -> tuple[int | None, int]:
     """Read until `orders` say `zero_ns` or ends: (zero_ns or None, ticks missed)."""
     selector = selectors.DefaultSelector()
     selector.register(orders, selectors.EVENT_READ)
-    if gpus.handle is not None:
-        selector.register(gpus.handle, selectors.EVENT_READ)
+    direct = gpus if isinstance(gpus, nvml.NvmlReader) else None
+    looped = gpus if isinstance(gpus, GpuReader) else None
+    if looped is not None and looped.handle is not None:
+        selector.register(looped.handle, selectors.EVENT_READ)
+    each = max(1, round(nvml.HZ / hz)) if direct is not None else 1  # readings of the GPUs to one of the node
+    hz *= each
     start, tick, missed = time.monotonic(), 1, 0
     while True:
         left = start + tick / hz - time.monotonic()
@@ -191,17 +206,24 @@ def _sample(orders: FileIO, node: NodeReader, gpus: GpuReader, hz: float) -> tup
             if key.fileobj is orders:
                 line = orders.readline().strip()
                 node.read()
+                if direct is not None:
+                    direct.read()
                 return (int(line) if line else None), missed
-            if not gpus.read():
+            if looped is not None and not looped.read():
                 selector.unregister(key.fileobj)
         if time.monotonic() >= start + tick / hz:
-            node.read()
+            if direct is not None:
+                direct.read()
+            if tick % each == 0:
+                node.read()
             following = int((time.monotonic() - start) * hz) + 1
             missed += following - tick - 1
             tick = following
 
 
-def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: Path) -> dict[str, Any]:
+def _finish(
+    node: NodeReader, gpus: nvml.NvmlReader | GpuReader, zero_ns: int, missed: int, out: Path
+) -> dict[str, Any]:
     """Shift the stamps, write both files; what is told on standard output."""
     from servegauge.contract.tables import GPU_RAW, NODE_RAW
 
@@ -210,6 +232,8 @@ def _finish(node: NodeReader, gpus: GpuReader, zero_ns: int, missed: int, out: P
     others = node.others
     said = {**summary(gpus.rows, node.rows), "gpu_reason": gpus.reason, "missed_ticks": missed, "files": []}
     said["node"] |= others
+    if isinstance(gpus, nvml.NvmlReader):
+        said["gpu_missing"] = gpus.missing
     try:
         if gpus.rows:
             _write(gpus.rows, GPU_RAW, out)
