@@ -71,7 +71,12 @@ def test_the_first_run_measures_everything(project):
     requests = pq.read_table(project.root / "results" / "dataset" / "requests").to_pylist()
     window = [request for request in requests if request["phase"] == "window"]
     assert len(window) == 4 * 6
-    assert all(request["status"] == "ok" and request["ttft_s"] > 0 for request in window)
+    assert {request["status"] for request in window} == {"ok"}
+    # On a busy machine a short answer may come in one read: then it has no time to first token.
+    in_pieces = [request for request in window if len(set(request["chunk_ns"])) > 1]
+    assert len(in_pieces) > len(window) / 2
+    assert all(request["ttft_s"] > 0 for request in in_pieces)
+    assert all(request["ttft_s"] is None for request in window if request not in in_pieces)
     page = (project.root / "results" / "report" / "small.html").read_text()
     assert STUDY["question"] in page
 
