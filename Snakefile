@@ -31,6 +31,7 @@ rule all:
     input:
         # Named here too: a report that is up to date would hide that an attempt is missing.
         PIPELINE.attempt_files(),
+        PIPELINE.trace_files(),
         PIPELINE.probe_files() if PIPELINE.asks_for_probes else [],
         f"results/report/{PIPELINE.name}.html",
 

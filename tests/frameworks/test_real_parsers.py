@@ -44,6 +44,9 @@ def launches(which: Framework) -> dict[str, tuple[Launch, dict[str, Any]]]:
         "full": (full(which, layout(which)), {}),
         "profile": (fair(which), {"profile": True}),
     }
+    for profiler in which.profilers:
+        trace = {"cell": "c", "profiler": profiler, "steps": 64, "after_s": 2, "most_s": 10}
+        tried[f"trace={profiler}"] = (dataclasses.replace(fair(which), trace=trace), {"profile": True})
     for name in which.supported:
         values = MORE.get(name, [FULL[name], *([not FULL[name]] if isinstance(FULL[name], bool) else [])])
         values = list(which.choices.get(name, values))

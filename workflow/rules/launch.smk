@@ -37,6 +37,16 @@ rule measure_launch:
         " --cells {params.cells:q} --log {log:q} --out {output:q}"
 
 
+localrules:
+    traces,
+
+
+rule traces:
+    """Only the traces of the study: `trace:` says of which cells."""
+    input:
+        PIPELINE.trace_files(),
+
+
 rule measure_cell:
     input:
         cell_needs,

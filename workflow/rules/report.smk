@@ -10,6 +10,7 @@ rule merge_dataset:
     input:
         plan="results/plan/{study}.json",
         attempts=PIPELINE.attempt_files(),
+        traces=PIPELINE.trace_files(),
         probes=PIPELINE.probe_files() if PIPELINE.asks_for_probes else [],
     output:
         # The tables hold every study and grow in place; this stamp says that they hold what this study has now.

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.order import is_measured
 from servegauge.dataset.merge import merge, read
-from servegauge.submit.orders import is_measured, make_order, read_plan
+from servegauge.submit.orders import make_order, read_plan
 
 OLD = Path(__file__).parents[2] / "samples" / "results-of-version-1"
 

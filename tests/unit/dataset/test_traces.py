@@ -7,13 +7,15 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from servegauge.base.files import read_json, write_json
+from servegauge.base.files import read_json, sha256, write_json
 from servegauge.contract import tables
+from servegauge.contract.spec import Cell, Launch, Load
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES
 from servegauge.dataset import merge, trace_parts
 from servegauge.dataset.study_view import Study
@@ -200,3 +202,58 @@ def test_a_trace_of_another_studys_cell_is_not_this_ones(results: Path) -> None:
     write_json(results / "traces/t-own/trace.json", {**record, "cell": "another"})
     merge.merge(results)
     assert {row["trace"] for row in Study(results, "demo").traces} == {"t-shared", "t-failed"}
+
+
+def from_capture(results: Path, data: bytes, name: str = "capture-0.sqlite.gz") -> Path:
+    """t-own as a launch leaves it: the profiler's own file instead of tables."""
+    folder = results / "traces/t-own"
+    for path in folder.glob("*.parquet"):
+        path.unlink()
+    (folder / name).write_bytes(data)
+    said = {name: {"sha256": sha256(folder / name), "bytes": len(data)}}
+    write_json(folder / "trace.json", {**read_json(folder / "trace.json"), "captures": [name], "files": said})
+    return folder / name
+
+
+def test_what_a_launch_leaves_is_read_at_the_merge(results: Path) -> None:
+    from_capture(results, trace_results.H100.read_bytes())
+    assert merge.merge(results).corrupt == {}
+    found = pq.read_table(results / "dataset/trace_steps/t-own.parquet")
+    assert found.drop_columns(["trace"]).equals(trace_results.h100()["steps"].drop_columns(["trace"]))
+    assert set(found["trace"].to_pylist()) == {"t-own"}
+
+
+def test_a_capture_that_changed_is_corrupt_and_one_that_cannot_be_read_is_a_failed_row(results: Path) -> None:
+    from_capture(results, b'{"traceEvents": []}', "capture-0.json")
+    assert merge.merge(results).corrupt == {}
+    row = rows(results)["t-own"]
+    assert row["status"] == "failed"
+    assert row["reason"].startswith("its capture was not read: capture-0.json")
+    (results / "traces/t-own/capture-0.json").write_bytes(b'{"traceEvents": [ ')
+    assert "capture-0.json has 18 bytes, 19 were written" in merge.merge(results).corrupt["t-own"]
+
+
+def test_a_planned_trace_is_a_row_whatever_became_of_it(results: Path) -> None:
+    plan = read_json(results / "plan/demo.json")
+    trace_launches, traces = [], []
+    for cell in plan["cells"][:3]:
+        timed = next(Launch.from_dict(one) for one in plan["launches"] if one["id"] == cell["launch"])
+        launch = replace(timed, trace={"cell": cell["id"], "profiler": "torch", "steps": 4})
+        trace_launches.append(launch.to_dict())
+        one = Cell.of(launch, cell["prompts"], Load(**cell["load"]))
+        traces.append({**one.to_dict(), "skipped": None, "thresholds": {}})
+    traces[2]["skipped"] = "it cannot be traced"
+    write_json(results / "plan/demo.json", {**plan, "trace_launches": trace_launches, "traces": traces})
+    failed = traces[0]["id"]
+    outcome = {"launch": trace_launches[0]["id"], "attempt": 0, "study": "demo", "status": "ok", "reason": None}
+    outcome["cells"] = {failed: {"status": "failed", "reason": "the profiler wrote no trace"}}
+    write_json(results / "launches" / trace_launches[0]["id"] / "attempt-0.json", outcome)
+    before = {row["launch"] for row in merge.read(results, "launches").to_pylist()}
+    merge.merge(results)
+    found = [rows(results)[trace["id"]] for trace in traces]
+    assert [row["status"] for row in found] == ["failed", "planned", "skipped"]
+    assert [row["reason"] for row in found] == ["the profiler wrote no trace", None, "it cannot be traced"]
+    assert [row["cell"] for row in found] == [cell["id"] for cell in plan["cells"][:3]]
+    assert (found[0]["platform"], found[0]["condition"]) == ("own-cpu", "short, rate2")
+    assert {row["launch"] for row in merge.read(results, "launches").to_pylist()} == before  # timed ones alone
+    assert {row["trace"] for row in Study(results, "demo").traces} >= {trace["id"] for trace in traces}

@@ -168,6 +168,18 @@ def test_vllm_is_profiled_with_what_its_platform_has() -> None:
     assert on_cpu == {"profiler": "torch", "torch_profiler_dir": "/private/instance-0/profile"}
 
 
+def test_vllm_is_traced_with_the_profiler_and_the_steps_that_are_asked_for() -> None:
+    trace = {"cell": "c", "profiler": "torch", "steps": 48, "after_s": 2, "most_s": 10}
+    one, launch = framework("vllm"), dataclasses.replace(fair(framework("vllm")), trace=trace)
+    argv = one.argv(context(launch, profile=True))
+    config = json.loads(argv[argv.index("--profiler-config") + 1])
+    assert (config["profiler"], config["max_iterations"]) == ("torch", 48)
+    assert config["torch_profiler_dir"] == "/private/instance-0/profile"
+    assert one.untraceable(launch) is None
+    assert one.untraceable(dataclasses.replace(launch, trace={**trace, "profiler": "nsys"})).endswith("(it has: torch)")
+    assert "cannot be traced with torch" in framework("llamacpp").untraceable(launch)
+
+
 def test_sglang_is_ready_when_it_says_so_and_older_ones_when_they_compute() -> None:
     one = framework("sglang")
     assert one.ready(Answers(ready="", health=""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def measure(
         del times.tail[spare:]
     prompts = [Prompt(f"{number} word", None, 2, tokens) for number in range(sum(map(len, times.phases.values())))]
     pq.write_table(workload_table(times, prompts), folder / "workload.parquet")
-    between = fields.pop("between", None)
+    called = {name: fields.pop(name, None) for name in ("between", "on_window")}
     with paced(folder, *server) as running:
         job = LoadJob(
             [running.url],
@@ -55,7 +56,7 @@ def measure(
             cell="c",
             **fields,
         )
-        result = run_load(job, between=between)
+        result = run_load(job, **called)
     requests = metrics.derive(pq.read_table(result.requests))
     return result, requests, metrics.summarise(requests, result.window_s, load.loop)
 
@@ -181,6 +182,27 @@ def test_bursts_come_to_an_idle_server_and_are_their_own_window(tmp_path):
     took = sum(max(row["last_ns"] for row in burst) - burst[0]["scheduled_ns"] for burst in bursts) / 1e9
     assert summary["window_s"] == pytest.approx(took)
     assert summary["achieved_rps"] == pytest.approx(36 / took)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        Load(rate_rps=40, requests=20, warmup_requests=2, ramp_s=0.3),
+        closed(2, 12, warmup_requests=2, ramp_s=0.3),
+        Load(burst=6, bursts=2, warmup_requests=2, arrival={"process": "burst"}),
+    ],
+    ids=["open", "closed", "burst"],
+)
+def test_whoever_asks_is_told_once_when_the_window_opens(tmp_path, load):
+    called: list[int] = []
+    told = measure(
+        load, tmp_path, "--first-s", "0.02", "--gap-s", "0.002", on_window=lambda: called.append(time.monotonic_ns())
+    )
+    (when,) = called
+    start_ns = told[0].clock["window_start_ns"]
+    assert abs(when - start_ns) < 0.5e9
+    if load.loop != "burst":
+        assert when - start_ns > -0.25e9, "the ramp is over"
 
 
 def test_a_plain_pass_sends_the_window_and_nothing_else(tmp_path):

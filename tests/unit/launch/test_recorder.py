@@ -80,6 +80,6 @@ def test_a_cancelled_recording_writes_nothing() -> None:
 @pytest.mark.parametrize("kind", recorders().values(), ids=lambda kind: kind.name)
 def test_every_recorder_says_what_it_records_and_in_which_tables(kind: type[Recorder]) -> None:
     assert kind.records
-    assert kind.tables()
+    assert kind.tables() or kind.profiler  # what a profiler writes is the trace's, not the cell's
     for schema in kind.tables().values():
         assert "t_ns" in schema.names

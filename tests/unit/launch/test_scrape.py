@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.frameworks import frameworks
-from servegauge.launch.cell import _Measurement
+from servegauge.launch.cell import Measurement
 from servegauge.launch.recorders.scrape import COMMON, Scraper, Watch, parse, snapshot
 
 MAPPING = {
@@ -206,7 +206,7 @@ def test_a_page_that_cannot_be_read_costs_nothing_but_the_metrics(page: str, mon
     watch = Watch(0, "http://x", MAPPING, hz=1.0)
     watch.scrape()
     assert (watch.errors, watch.rows) == (1, [])
-    measurement = _Measurement.__new__(_Measurement)
+    measurement = Measurement.__new__(Measurement)
     reply = SimpleNamespace(ok=True, text=page)
     measurement.run = SimpleNamespace(servers=[SimpleNamespace(client=SimpleNamespace(get=lambda path: reply))])
     measurement.framework = SimpleNamespace(metrics_path="/metrics", metrics=MAPPING)

@@ -45,7 +45,12 @@ def lines(plan: documents.Plan, results: Path) -> Iterator[str]:
     """The status of every launch that was tried, under the study's counts."""
     state = documents.state(plan, results)
     found, trouble = statuses(results, {name: now.attempts for name, now in state.items()})
-    measured, missing = (sum(len(getattr(now, key)) for now in state.values()) for key in ("measured", "missing"))
+    measured, missing, traced, untraced = (
+        sum(len(getattr(state[launch.id], key)) for launch in launches)
+        for launches in (plan.launches, plan.trace_launches)
+        for key in ("measured", "missing")
+    )
+    traces = f" and {traced} of {traced + untraced} traces" if plan.traces else ""
     done = sum(not now.missing for now in state.values())
     # A cell that failed in one attempt and was measured in a later one is no failure.
     failed = {
@@ -57,8 +62,9 @@ def lines(plan: documents.Plan, results: Path) -> Iterator[str]:
     active = [one for one in found if one.state != "ended"]
     pending = [one for one in active if one.state in ("pending", "submitting")]
     yield (
-        f"study {plan.study['name']}: {done} of {len(state)} launches and {measured} of {measured + missing} cells "
-        f"measured; {len(active) - len(pending)} launches running, {len(pending)} pending, {len(failed)} cells failed"
+        f"study {plan.study['name']}: {done} of {len(state)} launches and {measured} of {measured + missing} cells"
+        f"{traces} measured; {len(active) - len(pending)} launches running, {len(pending)} pending, "
+        f"{len(failed)} cells failed"
     )
     if trouble:
         yield trouble

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Pipeline:
         self.submit: str = self.config["submit"]
         backend(self.submit)
         self.poll_s: float = self.config["poll_s"]
-        if not self._selected(cell.cell.id for cell in self.plan.cells):
+        if not self._selected(one.cell.id for one in (*self.plan.cells, *self.plan.traces)):
             raise UserError(
                 f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
                 f"`servegauge plan {self.name} --format csv` lists their names."
@@ -68,8 +68,11 @@ class Pipeline:
 
         Launches of which `--config cells=...` selects nothing, and which were never tried, are left out.
         """
+        return self._attempts(self.plan.launches)
+
+    def _attempts(self, launches: Iterable[Launch]) -> dict[str, int]:
         wanted = {}
-        for launch in self.plan.launches:
+        for launch in launches:
             state = self.state[launch.id]
             if self._selected(state.missing):
                 wanted[launch.id] = state.attempts
@@ -81,6 +84,11 @@ class Pipeline:
         """`results/launches/<launch>/attempt-<k>.json` for every launch of the study."""
         return [f"results/launches/{launch}/attempt-{k}.json" for launch, k in self.attempts.items()]
 
+    def trace_files(self) -> list[str]:
+        """The same for every launch of a trace; none where the study traces nothing."""
+        attempts = self._attempts(self.plan.trace_launches)
+        return [f"results/launches/{launch}/attempt-{k}.json" for launch, k in attempts.items()]
+
     def study_files(self) -> list[str]:
         """The study's file and every file that it names: the plan follows them."""
         return [str(path) for path in self.study["files"]]
@@ -89,11 +97,11 @@ class Pipeline:
 
     @cached_property
     def _launches(self) -> dict[str, Launch]:
-        return {launch.id: launch for launch in self.plan.launches}
+        return {launch.id: launch for launch in self.plan.every_launch}
 
     @cached_property
     def _order(self) -> dict[str, int]:
-        return {launch.id: number for number, launch in enumerate(self.plan.launches)}
+        return {launch.id: number for number, launch in enumerate(self.plan.every_launch)}
 
     def launch(self, name: str) -> Launch:
         """The launch called `name`; UserError names the nearest one."""
@@ -115,7 +123,7 @@ class Pipeline:
 
     @cached_property
     def _cells(self) -> dict[str, str]:
-        return {planned.cell.id: planned.cell.launch for planned in self.plan.cells}
+        return {planned.cell.id: planned.cell.launch for planned in (*self.plan.cells, *self.plan.traces)}
 
     def priority(self, name: str) -> int:
         """Launches run in the plan's order: blocks of platforms, randomised within a block."""
@@ -215,10 +223,11 @@ class Pipeline:
         """The matrix, its cost and what is missing, in one screen."""
         return preview.preview(self.plan, self.state, self.results, self.absent())
 
-    def unmeasured(self) -> list[str]:
-        """Cells that this run was to measure and that are not measured now, looked for anew."""
+    def unmeasured(self, traces_only: bool = False) -> list[str]:
+        """Cells and traces (or these alone) that this run was to measure and that are not there now, seen anew."""
         now = documents.state(self.plan, self.results)
-        return self._selected(cell for launch in self.plan.launches for cell in now[launch.id].missing)
+        launches = self.plan.trace_launches if traces_only else self.plan.every_launch
+        return self._selected(cell for launch in launches for cell in now[launch.id].missing)
 
     def forget_a_hollow_stamp(self) -> None:
         """Remove the stamp of a dataset whose tables are not all there: they are made again."""

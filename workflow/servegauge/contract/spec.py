@@ -112,6 +112,7 @@ class Launch:
     extra_args: tuple[str, ...] = ()
     environment: Data = field(default_factory=dict)
     repeat: int = 1
+    trace: Data | None = None  # {"cell": the timed cell, "profiler", "steps", "after_s", "most_s"}: under a profiler
 
     @cached_property
     def identity(self) -> Data:
@@ -128,6 +129,7 @@ class Launch:
             "extra_args": self.extra_args,
             "environment": self.environment,
             "repeat": self.repeat,
+            **({"trace": self.trace} if self.trace else {}),  # a timed launch is called what it was before traces
         }
 
     @cached_property
@@ -143,10 +145,12 @@ class Launch:
     @cached_property
     def id(self) -> str:
         """For example `vllm-qwen3-30b-a3b-tp2-h100-vgpu-r1-3f9c1a02d7`."""
-        return f"{self._words}-r{self.repeat}-{digest(self.identity)}"
+        how = f"-{self.trace['profiler']}" if self.trace else ""
+        return f"{self._words}-r{self.repeat}{how}-{digest(self.identity)}"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, "configuration": self.configuration, **_fields(self)}
+        fields = {name: value for name, value in _fields(self).items() if name != "trace" or value}
+        return {"id": self.id, "configuration": self.configuration, **fields}
 
     @classmethod
     def from_dict(cls, data: Data) -> Launch:

@@ -223,7 +223,7 @@ TRACED = table_schema(
         column("platform", WORD, "where it ran, a file in config/platforms/"),
         column("condition", pa.string(), "its load, in words"),
         column("profiler", WORD, "nsys | torch"),
-        column("status", WORD, "ok | failed", null=False),
+        column("status", WORD, "ok | failed | skipped (cannot work) | planned (not run yet)", null=False),
         column("reason", pa.string(), "why there is no trace"),
         column("started_utc", pa.string(), "start of the traced load, ISO 8601"),
         column("finished_utc", pa.string(), "its end, ISO 8601"),

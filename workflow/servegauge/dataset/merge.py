@@ -107,12 +107,16 @@ class _Merge:
         self.plans: list[dict[str, Any]] = [plain(plan) for plan in plans if plan]
         self.launches: dict[str, Mapping[str, Any]] = {}
         self.cells: dict[str, Mapping[str, Any]] = {}  # cell -> Cell dict with "skipped"
+        self.trace_launches: dict[str, Mapping[str, Any]] = {}
+        self.traces: dict[str, Mapping[str, Any]] = {}  # as `cells`
         for plan in self.plans:
             self.launches.update((launch["id"], launch) for launch in plan["launches"])
             for cell in plan["cells"]:
                 # A cell that one study's plan skips and another's does not is measured for the other.
                 if self.cells.get(cell["id"], cell).get("skipped") or cell["id"] not in self.cells:
                     self.cells[cell["id"]] = cell
+            self.trace_launches.update((launch["id"], launch) for launch in plan["trace_launches"])
+            self.traces.update((trace["id"], trace) for trace in plan["traces"])
         self.parts: dict[str, Part] = {}
 
     def run(self) -> Merged:
@@ -276,10 +280,11 @@ class _Merge:
                 found[data["cell"]] = {**data, "folder": str(path.parent)}
         return found
 
-    def _outcome(self, cell: str, launch: str) -> dict[str, Any]:
-        """Status, reason, attempt and log of a cell that is not measured."""
-        if self.cells[cell].get("skipped"):
-            return {"status": "skipped", "reason": self.cells[cell]["skipped"]}
+    def _outcome(self, cell: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Status, reason, attempt and log of a cell (or trace) that is not measured."""
+        launch = spec["launch"]
+        if spec.get("skipped"):
+            return {"status": "skipped", "reason": spec["skipped"]}
         tried = reversed(self.attempts.get(launch, []))
         last = next((one.outcome for one in tried if one.outcome and cell in one.outcome.cells), None)
         corrupt = self.set_aside.get(cell)
@@ -321,7 +326,7 @@ class _Merge:
                 row |= {"status": "ok", "cell_sha256": entry.cell_sha256, **entry.row}
                 self._add_launch_flags(row)
             else:
-                row |= self._outcome(cell, launch)
+                row |= self._outcome(cell, spec)
             rows.append(row)
         return rows
 
@@ -376,7 +381,7 @@ class _Merge:
         rows = []
         for launch in dict.fromkeys([*self.launches, *self.attempts]):
             spec = self._spec(launch)
-            if not spec:
+            if not spec or spec.get("trace"):  # what started under a profiler says nothing of what starts without
                 continue
             attempts = self.attempts.get(launch, [])
             last = attempts[-1] if attempts else None
@@ -427,7 +432,15 @@ class _Merge:
         self.merged.warnings += found.warnings
         for trace, reason in found.corrupt.items():
             self._set_aside(trace, reason, "traces")
-        return found.rows
+        rows = {row["trace"]: row for row in found.rows}
+        for trace, spec in self.traces.items():
+            if trace not in rows:
+                launch = self.trace_launches[spec["launch"]]
+                outcome = {name: said for name, said in self._outcome(trace, spec).items() if name != "log"}
+                about = {"cell": launch["trace"]["cell"], "profiler": launch["trace"]["profiler"]}
+                about |= {"launch": launch["id"], "platform": launch["platform"]["name"]}
+                rows[trace] = {"trace": trace, **about, "condition": trace_parts.condition(spec), **outcome}
+        return list(rows.values())
 
     def _probe_rows(self) -> list[dict[str, Any]]:
         rows = []

@@ -16,13 +16,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from servegauge.base.files import whole_file
+from servegauge.base.errors import UserError
+from servegauge.base.files import sha256, whole_file
 from servegauge.contract.columns import SchemaError, conform
 from servegauge.contract.records.base import DamagedRecord, decode
 from servegauge.contract.records.trace import TraceRecord
-from servegauge.contract.spec import digest
+from servegauge.contract.spec import Load, digest
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
 from servegauge.dataset.launch_parts import CorruptCell, read_file
+from servegauge.traces import build, requests
 
 FOOTER = b"servegauge_trace"
 CODE = digest([[name, column.name, str(column.type)] for name, schema in IN_DATASET.items() for column in schema], 12)
@@ -43,6 +45,11 @@ def part_path(dataset: Path, table: str, trace: str) -> Path:
     return dataset / table / f"{trace}.parquet"
 
 
+def condition(spec: Mapping[str, Any]) -> str:
+    """The load of a planned trace, in words."""
+    return f"{spec['prompts']['name']}, {Load(**spec['load']).words()}"
+
+
 def merge_traces(results: Path, dataset: Path, timed_tpot_s: Mapping[str, float | None]) -> Traces:
     """Bring the tables of every trace under results/traces/ up to date; `timed_tpot_s`: median TPOT by timed cell."""
     found = Traces()
@@ -56,10 +63,14 @@ def merge_traces(results: Path, dataset: Path, timed_tpot_s: Mapping[str, float 
             record = decode(data, TraceRecord, folder / name / "trace.json")
             if record.trace != name:
                 raise CorruptCell(f"trace.json is of another trace, {record.trace}")
+            row = _row(record)
             if record.status == "ok":
-                _bring_up_to_date(folder / name, dataset, data, record, timed_tpot_s.get(record.cell or ""))
-                kept.add(name)
-            found.rows.append(_row(record))
+                try:
+                    _bring_up_to_date(folder / name, dataset, data, record, timed_tpot_s.get(record.cell or ""))
+                    kept.add(name)
+                except UserError as error:  # sound, but not what we can read: another merge may
+                    row |= {"status": "failed", "reason": f"its capture was not read: {error}"}
+            found.rows.append(row)
         except NotADirectoryError:
             found.warnings.append(f"{folder / name} is no folder and is left out")
         except FileNotFoundError:
@@ -88,20 +99,44 @@ def _bring_up_to_date(folder: Path, dataset: Path, data: bytes, record: TraceRec
     paths = {file: part_path(dataset, table, record.trace) for file, table in FILES.items()}
     if all(_footer(path) == made_from for path in paths.values()):
         return
+    read = _from_captures(folder, record) if record.captures else _from_tables(folder, record)
     tables = {}
     for file, table in FILES.items():
-        said = record.files.get(f"{file}.parquet")
-        if said is None:
-            raise CorruptCell(f"trace.json names no {file}.parquet")
-        read = read_file(folder, f"{file}.parquet", {"bytes": said.bytes, "sha256": said.sha256})
         try:
-            tables[file] = conform(_named(read, record.trace, overhead), IN_DATASET[table])
+            tables[file] = conform(_named(read[file], record.trace, overhead), IN_DATASET[table])
         except SchemaError as error:
             raise CorruptCell(str(error)) from error
     for file, path in paths.items():
         with whole_file(path) as temporary:
             metadata = {**(tables[file].schema.metadata or {}), FOOTER: made_from}
             pq.write_table(tables[file].replace_schema_metadata(metadata), temporary, compression="zstd")
+
+
+def _from_tables(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
+    """The tables that `servegauge trace` wrote beside trace.json."""
+    found = {}
+    for file in FILES:
+        said = record.files.get(f"{file}.parquet")
+        if said is None:
+            raise CorruptCell(f"trace.json names no {file}.parquet")
+        found[file] = read_file(folder, f"{file}.parquet", {"bytes": said.bytes, "sha256": said.sha256})
+    return found
+
+
+def _from_captures(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
+    """The tables of what the profiler wrote, on the clock of the trace's requests; UserError where it is unreadable."""
+    for name in (*record.captures, *(["requests.parquet"] if "requests.parquet" in record.files else [])):
+        if name not in record.files:
+            raise CorruptCell(f"trace.json names no {name}")
+        path, said = folder / name, record.files[name]
+        if not path.is_file():
+            raise CorruptCell(f"{name} is gone")
+        if path.stat().st_size != said.bytes:
+            raise CorruptCell(f"{name} has {path.stat().st_size} bytes, {said.bytes} were written")
+        if sha256(path) != said.sha256:
+            raise CorruptCell(f"{name} does not have the SHA-256 with which it was written")
+    window = requests.read(folder / "requests.parquet") if "requests.parquet" in record.files else None
+    return build.tables(record.trace, build.read([folder / name for name in record.captures]), window)
 
 
 def _footer(path: Path) -> bytes | None:

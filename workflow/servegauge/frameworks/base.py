@@ -54,6 +54,9 @@ FAIR_DEFAULTS: dict[str, Any] = {
     "seed": 0,
 }
 
+PROFILE = "profile"
+"""Folder in `Context.work` where a server that is traced leaves what its profiler took."""
+
 RESET_TRIES, RESET_PAUSE_S = 60, 0.5  # how often, and how far apart, a refused cache reset is asked for again
 
 LAYOUT: dict[str, str] = {
@@ -164,6 +167,8 @@ class Framework:
     # how the server gets its API key: "environment", "private file", or "none" where argv is the only way (then the
     # server listens on the loopback without one)
     api_key: ClassVar[str] = "none"
+    # profilers that the server is started with and switches on when asked, as studies name them
+    profilers: ClassVar[Sequence[str]] = ()
     # neutral option -> how it is given; options absent here are not supported. "--flag" is followed by the value,
     # "--on / --off" are words for true and false (either may be empty), anything else is up to the file's own code
     supported: ClassVar[Mapping[str, str]] = {}
@@ -248,6 +253,14 @@ class Framework:
     def given_api_key(self) -> str:
         """The key of a server that is not ours to start; empty: we make a random one for each launch."""
         return ""
+
+    def untraceable(self, launch: Launch) -> str | None:
+        """Why this launch cannot be traced as its `trace` asks, or null. Called while planning, without a node."""
+        asked = (launch.trace or {}).get("profiler")
+        if asked and asked not in self.profilers:
+            have = ", ".join(self.profilers) or "none"
+            return f"{self.title} cannot be traced with {asked} here (it has: {have})"
+        return None
 
     def start_profile(self, client: Client) -> Reply | None:
         """Switch the profiler on; None where the framework has none."""

@@ -7,7 +7,7 @@ import re
 from typing import Any, ClassVar
 
 from servegauge.contract.spec import Launch
-from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
+from servegauge.frameworks.base import FAIR_DEFAULTS, PROFILE, Client, Context, Evidence, Framework, Reply, Reset
 from servegauge.frameworks.log_parsing import first_number, key_values, labels_of, seconds
 
 SPECULATIVE = {"ngram": "ngram", "draft": "draft_model", "eagle3": "eagle3"}
@@ -27,6 +27,7 @@ class Vllm(Framework):
     exercised = "real server, CPU; own parser"
     needs_gpu = False
     api_key = "environment"
+    profilers = ("torch",)
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('vllm'))")
     supported: ClassVar = {
         "context_tokens": "--max-model-len",
@@ -106,10 +107,17 @@ class Vllm(Framework):
         argv += ["--profiler-config", json.dumps(self._profiler(ctx))] if ctx.profile else []
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
 
-    def _profiler(self, ctx: Context) -> dict[str, str]:
-        """CUDA's own profiler, which nsys listens to; on a CPU, which has none, PyTorch's."""
+    def _profiler(self, ctx: Context) -> dict[str, Any]:
+        """CUDA's own profiler, which nsys listens to; for a trace, and on a CPU, which has none, PyTorch's."""
+        folder = str(ctx.work / PROFILE)
+        if trace := ctx.launch.trace:
+            # It ends with the step after the last one that was asked for. Stacks cost time, and nothing reads them.
+            return {
+                "profiler": trace["profiler"], "torch_profiler_dir": folder, "max_iterations": trace["steps"],
+                "torch_profiler_with_stack": False, "ignore_frontend": True,
+            }  # fmt: skip
         if self.on_cpu(ctx.launch):
-            return {"profiler": "torch", "torch_profiler_dir": str(ctx.work / "profile")}
+            return {"profiler": "torch", "torch_profiler_dir": folder}
         return {"profiler": "cuda"}
 
     def environment(self, ctx: Context) -> dict[str, str]:

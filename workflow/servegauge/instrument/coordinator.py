@@ -170,12 +170,15 @@ def run_load(
     on_progress: Callable[[int, int, int], None] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     between: Callable[[], None] | None = None,
+    on_window: Callable[[], None] | None = None,
 ) -> LoadResult:
     """Run `job`; writes `<job.out>/requests.parquet`. UserError where it cannot run.
 
     `on_progress(done, total, in_flight)` is called a few times a second. `between` is called between the warm-up and
-    the window of a job with both (to reset a cache), with nothing in flight. When `should_stop` says so, or on Ctrl-C,
-    sending ends, what is in flight is recorded as cancelled, and what was measured is kept: `stopped` tells.
+    the window of a job with both (to reset a cache), with nothing in flight. `on_window` is called as the window (the
+    first of several bursts) opens, with the ramp's requests in flight, and must return at once. When `should_stop` says
+    so, or on Ctrl-C, sending ends, what is in flight is recorded as cancelled, and what was measured is kept: `stopped`
+    tells.
     """
     workload = Path(job.workload)
     if not workload.is_file():
@@ -202,8 +205,10 @@ def run_load(
                     between()
                 start_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
                 team.tell({"phase": phase, "start_ns": start_ns})
+                if phase == "burst-0" and on_window is not None:
+                    on_window()
                 if phase == "window":
-                    _hold(job, team, window, start_ns)
+                    _hold(job, team, window, start_ns, on_window)
                 team.wait(phase)
                 if phase == "window":
                     _settle(job, team, window)
@@ -232,11 +237,13 @@ def _turns(job: LoadJob) -> list[str]:
     return [*(["warmup"] if "warmup" in job.phases else []), *(bursts if "window" in job.phases else [])]
 
 
-def _hold(job: LoadJob, team: _Team, window: _Window, start_ns: int) -> None:
+def _hold(job: LoadJob, team: _Team, window: _Window, start_ns: int, on_window: Callable[[], None] | None) -> None:
     """Keep the load on through ramp, window and tail; every worker does the same at the same time."""
     team.wait("steady")
     window.ramp_ns = start_ns
     team.tell({"open_ns": time.monotonic_ns() + int(_LEAD_S * 1e9)})
+    if on_window is not None:
+        on_window()
     if job.mode == "closed":
         team.wait("sent")
         team.tell({"close_ns": time.monotonic_ns()})

@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from servegauge.instrument.coordinator import LoadResult, run_load
 from servegauge.instrument.job import LoadJob
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorder import Recording
-from servegauge.launch.recorders import recorders, scrape
+from servegauge.launch.recorders import of_launch, scrape
 from servegauge.workloads import tokenizer
 
 
@@ -55,15 +55,25 @@ def expected_s(load: Load, closed_s: float) -> float:
     return passes * window + load.warmup_requests / load.rate_rps + ramp + 3.0
 
 
-def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title: str) -> CellOutcome:
-    """Measure `cell`; returns its outcome and never raises for what the load did."""
-    target = run.results / "cells" / cell.id
+def measure(
+    run: LiveLaunch,
+    cell: Cell,
+    thresholds: Mapping[str, float],
+    title: str,
+    how: Callable[[LiveLaunch, Cell, Mapping[str, float], str], Measurement] | None = None,
+    kind: str = "cells",
+) -> CellOutcome:
+    """Measure `cell`; returns its outcome and never raises for what the load did.
+
+    `how` measures it (without: a `Measurement`), and the folder `kind` of the results gets what comes of it.
+    """
+    target = run.results / kind / cell.id
     writer = f"attempt-{run.attempt}"
     # Of this attempt, killed while it measured this cell; another attempt's folder may be one in the making.
     for left_over in target.parent.glob(f".{cell.id}.{writer}.*"):
         shutil.rmtree(left_over, ignore_errors=True)
     try:
-        measurement = _Measurement(run, cell, thresholds, title)
+        measurement = (how or Measurement)(run, cell, thresholds, title)
         with whole_folder(target, writer) as folder:
             try:
                 record = measurement.into(folder)
@@ -86,12 +96,15 @@ def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title:
     return CellOutcome(status="ok", flags=tuple(flag["flag"] for flag in record["flags"]))
 
 
-class _Measurement:
+class Measurement:
+    """One cell being measured."""
+
     def __init__(self, run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title: str) -> None:
         self.run, self.cell, self.load, self.title = run, cell, cell.load, title
         self.thresholds = thresholds
         self.framework = run.framework
         self.reset: Reset | None = None
+        self.recording: Recording | None = None
         if cell.protocol != PROTOCOL:
             raise CellFailed(
                 f"it is of measuring protocol {cell.protocol}, this version measures by {PROTOCOL}; run the study again"
@@ -125,7 +138,7 @@ class _Measurement:
         if self.load.cache == "warm":
             self._warm_cache()
         before = self._metrics()
-        recording = Recording(recorders(), self.run, folder)
+        recording = self.recording = Recording(of_launch(self.run.launch), self.run, folder)
         try:
             result = self._run_load(folder, "both" if self.load.warmup_requests else "window")
         except BaseException:
@@ -232,8 +245,9 @@ class _Measurement:
         )
         # The warm-up may have left something in the cache that the window shares, such as a common prefix.
         between = self._reset_cache if load.cache == "cold" else None
+        begins = None if plain or self.recording is None else self.recording.window_begins
         try:
-            result = run_load(job, self._progress, should_stop=self._end, between=between)
+            result = run_load(job, self._progress, should_stop=self._end, between=between, on_window=begins)
         except UserError as error:
             self._refuse_dead()  # what a dead server said is worth more than that nobody can connect to it
             raise CellFailed(str(error)) from error

@@ -7,6 +7,7 @@ said there, and the measurement stands.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ class Recorder:
     name: ClassVar[str]
     records: ClassVar[str]  # what, in words, for docs and messages
     position: ClassVar[int] = 1000  # they are started in this order and stopped in the same
+    profiler: ClassVar[str] = ""  # what studies call it, of one that records traces only; empty: it records every cell
 
     def __init__(self) -> None:
         self.said: dict[str, Any] = {}  # after `stop`: what became of it; `error` where it failed
@@ -48,6 +50,9 @@ class Recorder:
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
         """Begin to record. Files go into `folder`; `cpus`: where its own processes may run, off the server's."""
         raise NotImplementedError
+
+    def window_begins(self) -> None:
+        """The window opens: warm-up and ramp are over, and the load is on."""
 
     def stop(self, zero_ns: int) -> Any:
         """End, and write the files. `zero_ns`: the CLOCK_MONOTONIC moment that is 0 in them, the window's start."""
@@ -116,6 +121,17 @@ class Recording:
             except Exception as error:  # evidence may fail; the measurement may not because of it
                 one.cancel()
                 self.said[name] = {"error": f"{type(error).__name__}: {error}"}
+
+    def window_begins(self) -> None:
+        """Tell them all; one that fails is stopped all the same."""
+        for one in self._running:
+            with contextlib.suppress(Exception):
+                one.window_begins()
+
+    @property
+    def trouble(self) -> str | None:
+        """What went wrong so far, of the first recorder that says so while it runs."""
+        return next((one.said["error"] for one in self._running if "error" in one.said), None)
 
     def stop(self, zero_ns: int) -> None:
         """Stop them all; what each says is in `said`."""

@@ -24,14 +24,14 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import Progress, duration, utc_now
 from servegauge.contract.records.base import plain, read
-from servegauge.contract.records.order import JobContext, Order
+from servegauge.contract.records.order import JobContext, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome, Status
 from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, digest
 from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
 from servegauge.launch import cell as cell_run
-from servegauge.launch import provenance, server
+from servegauge.launch import provenance, server, trace
 from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders import recorders
@@ -94,7 +94,7 @@ class LaunchRun:
                 with self._work_folder() as self.work:
                     self.instances = Instances(
                         self.launch, self.framework, self.node, self.root, self.folder, self.work, self.api_key,
-                        profile=self.order.profile,
+                        profile=self.order.profile or self.launch.trace is not None,
                     )  # fmt: skip
                     self._live()
             except (LaunchFailed, server.ServerError, UserError) as error:
@@ -240,7 +240,7 @@ class LaunchRun:
         wanted = [(spec.cell, spec.thresholds) for spec in self.order.cells]
         todo = []
         for cell, thresholds in wanted:
-            if (self.results / "cells" / cell.id / "cell.json").exists():
+            if is_measured(self.results, cell.id):
                 self.outcomes[cell.id] = CellOutcome(status="ok")
             else:
                 todo.append((cell, thresholds))
@@ -280,7 +280,8 @@ class LaunchRun:
     def _measure(self, cell: Cell, thresholds: Mapping[str, Any], title: str) -> None:
         """One cell; a server that died in it is started once more for the next ones."""
         started = time.monotonic()
-        outcome = cell_run.measure(self._live_launch(), cell, thresholds, title)
+        how = trace.measure if self.launch.trace else cell_run.measure
+        outcome = how(self._live_launch(), cell, thresholds, title)
         self.outcomes[cell.id] = outcome
         if cell.load.concurrency is not None and outcome.status == "ok":
             self.expected_s = time.monotonic() - started

@@ -16,6 +16,7 @@ from typing import Any
 from servegauge.base.errors import UserError
 from servegauge.base.text import csv_cell
 from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.order import RECORDS
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.spec import PROTOCOL, PROTOCOLS, Launch
 from servegauge.frameworks import framework
@@ -40,13 +41,17 @@ State = Mapping[str, LaunchState]
 
 def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
     """Where each launch of `plan` stands, from the names in `results`/cells and `results`/launches alone."""
-    cells = results / "cells"
-    # Snakemake makes an empty folder for a cell that it is asked for by its file; only cell.json says measured.
-    wanted = {planned.cell.id for planned in plan.cells}
-    measured = {name for name in _entries(cells) & wanted if os.path.exists(f"{cells}/{name}/cell.json")}
+    # Snakemake makes an empty folder for a cell that it is asked for by its file; only its record says measured.
+    wanted = {planned.cell.id for planned in (*plan.cells, *plan.traces)}
+    measured = {
+        name
+        for kind, record in RECORDS.items()
+        for name in _entries(results / kind) & wanted
+        if os.path.exists(f"{results}/{kind}/{name}/{record}")
+    }
     started = _entries(results / "launches")
     found = {}
-    for launch in plan.launches:
+    for launch in plan.every_launch:
         attempts = _attempts(results / "launches" / launch.id) if launch.id in started else 0
         have: list[str] = []
         missing: list[str] = []
@@ -79,7 +84,7 @@ def _attempts(folder: Path) -> int:
 def estimate(plan: Plan, state: State, results: Path) -> dict[str, Estimate]:
     """Launch id to what its missing cells will take."""
     given = assumed(plan.study)
-    return {launch.id: _estimate(plan, state[launch.id], launch, results, given) for launch in plan.launches}
+    return {launch.id: _estimate(plan, state[launch.id], launch, results, given) for launch in plan.every_launch}
 
 
 def _estimate(plan: Plan, now: LaunchState, launch: Launch, results: Path, given: Mapping[str, float]) -> Estimate:
@@ -96,7 +101,7 @@ def message(plan: Plan, state: State, launch_id: str, results: Path) -> str:
     launch, now = plan.launch(launch_id), state[launch_id]
     cost = _estimate(plan, now, launch, results, assumed(plan.study))
     total = len(now.measured) + len(now.missing)
-    parts = [f"{_count(total, 'cell')}, {len(now.measured)} measured"]
+    parts = [f"{_count(total, 'trace' if launch.trace else 'cell')}, {len(now.measured)} measured"]
     if now.skipped:
         parts.append(f"{now.skipped} cannot work")
     parts.append(asks(plan, launch, cost.minutes))
@@ -113,7 +118,8 @@ def serves(plan: Plan, launch: Launch) -> str:
     ]
     options = f" ({', '.join(varied)})" if varied else ""
     what = f"{framework(launch.framework).title} serves {launch.model['name']} {launch.layout.words()}"
-    return f"{what} on {launch.platform['name']}{options}, repeat {launch.repeat}"
+    traced = f", traced with {launch.trace['profiler']}" if launch.trace else ""
+    return f"{what} on {launch.platform['name']}{options}{traced}, repeat {launch.repeat}"
 
 
 def _axes(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -143,6 +149,10 @@ def _total(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
     cells = f"{_count(sums['cells'], 'cell')} ({sums['measured']} measured, {sums['missing']} to measure"
     cells += f", {sums['skipped']} cannot work)" if sums["skipped"] else ")"
     to_run = f"{sums['launches_to_run']} of {_count(sums['launches'], 'launch', 'launches')} to run"
+    if sums["traces"]:
+        cells += f", {_count(sums['traces'], 'trace')} in launches of their own ({sums['traces_measured']} measured, "
+        cells += f"{sums['traces_missing']} to measure"
+        cells += f", {sums['traces_skipped']} cannot work)" if sums["traces_skipped"] else ")"
     text = f"study {plan.study['name']}: {to_run}, {cells}, about {_minutes(sums['minutes'])} one after the other"
     if sums["gpu_hours"] or sums["gpu_hours_spent"] or sums["budget_gpu_hours"] is not None:
         text += f"; {sums['gpu_hours']:.1f} GPU hours to come, {sums['gpu_hours_spent']:.1f} spent"
@@ -152,17 +162,26 @@ def _total(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
 
 
 def totals(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Path) -> dict[str, Any]:
-    """Sums over all launches; `gpu_hours` of what is to come, `gpu_hours_spent` by finished attempts."""
+    """Sums over all launches; `gpu_hours` of what is to come, `gpu_hours_spent` by finished attempts.
+
+    Launches, minutes and GPU hours are those of cells and traces together.
+    """
+    timed = [state[launch.id] for launch in plan.launches]
+    traced = [state[launch.id] for launch in plan.trace_launches]
     return {
-        "launches": len(plan.launches),
-        "launches_to_run": sum(bool(now.missing) for now in state.values()),
+        "launches": len(plan.every_launch),
+        "launches_to_run": sum(bool(now.missing) for now in [*timed, *traced]),
         "cells": len(plan.cells),
-        "measured": sum(len(now.measured) for now in state.values()),
-        "missing": sum(len(now.missing) for now in state.values()),
-        "skipped": sum(now.skipped for now in state.values()),
+        "measured": sum(len(now.measured) for now in timed),
+        "missing": sum(len(now.missing) for now in timed),
+        "skipped": sum(now.skipped for now in timed),
+        "traces": len(plan.traces),
+        "traces_measured": sum(len(now.measured) for now in traced),
+        "traces_missing": sum(len(now.missing) for now in traced),
+        "traces_skipped": sum(now.skipped for now in traced),
         "minutes": sum(cost.minutes for cost in costs.values()),
         "gpu_hours": sum(cost.gpu_hours for cost in costs.values()),
-        "gpu_hours_spent": sum(_spent(launch, state[launch.id], results) for launch in plan.launches),
+        "gpu_hours_spent": sum(_spent(launch, state[launch.id], results) for launch in plan.every_launch),
         "budget_gpu_hours": plan.study.get("budget", {}).get("gpu_hours"),
     }
 
@@ -185,7 +204,8 @@ def _spent(launch: Launch, now: LaunchState, results: Path) -> float:
 def check_budget(plan: Plan, sums: Mapping[str, Any], over_budget: bool) -> None:
     """UserError where the hours spent and to come are beyond the study's budget, unless `over_budget`."""
     budget, needed = sums["budget_gpu_hours"], sums["gpu_hours"] + sums["gpu_hours_spent"]
-    if budget is None or over_budget or not sums["missing"] or needed <= budget:
+    to_come = sums["missing"] or sums["traces_missing"]
+    if budget is None or over_budget or not to_come or needed <= budget:
         return
     raise UserError(
         f"{plan.study['path']}: budget.gpu_hours: the plan takes {sums['gpu_hours']:.1f} GPU hours and "
@@ -219,13 +239,13 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
                 "minutes": costs[launch.id].minutes,
                 "gpu_hours": costs[launch.id].gpu_hours,
             }
-            for launch in plan.launches
+            for launch in plan.every_launch
         ]
         cells = list(cell_rows(plan, now, before))
         return json.dumps({"study": plan.study["name"], "launches": launches, "cells": cells, "totals": sums}, indent=1)
     lines = [plan.study["question"], ""]
-    lines += [f"{launch.id}\n    {message(plan, now, launch.id, results)}" for launch in plan.launches]
-    reasons = Counter(planned.skipped for planned in plan.cells if planned.skipped)
+    lines += [f"{launch.id}\n    {message(plan, now, launch.id, results)}" for launch in plan.every_launch]
+    reasons = Counter(planned.skipped for planned in (*plan.cells, *plan.traces) if planned.skipped)
     if reasons:
         lines += ["", "Cannot work:", *(f"    {_count(count, 'cell')}: {why}" for why, count in reasons.most_common())]
     if short := shortages(plan):

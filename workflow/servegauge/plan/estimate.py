@@ -19,6 +19,7 @@ from servegauge.contract.spec import Cell, Launch, Load, canonical_json
 from servegauge.contract.yaml_schema import schema
 
 LIMIT_MARGIN = 1.5  # a job asks for so much more than the estimate,
+TRACE_S = 60.0  # to start a profiler, and to write what it has taken
 LIMIT_EXTRA_MIN = 10  # and for so many minutes on top; a job that ends early costs nothing
 
 
@@ -105,6 +106,7 @@ def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed
     startup = next((known.startup_s[key] for key in keys if key in known.startup_s), None)
     gpus = charged_gpus(launch)
     cells_s = sum(cell_seconds(cell, launch, assumed, known.window_s) for cell in cells)
+    cells_s += TRACE_S if launch.trace else 0.0
     return Estimate(
         startup_s=assumed["startup_s" if gpus else "startup_cpu_s"] if startup is None else startup,
         cells_s=cells_s,

@@ -13,7 +13,7 @@ import fnmatch
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,17 +45,24 @@ class Plan:
     study: dict[str, Any]
     launches: list[Launch]
     cells: list[PlannedCell]
+    trace_launches: list[Launch] = field(default_factory=list)  # one for each of `traces`, in their order
+    traces: list[PlannedCell] = field(default_factory=list)
+
+    @property
+    def every_launch(self) -> list[Launch]:
+        """The launches of cells, then those of traces."""
+        return [*self.launches, *self.trace_launches]
 
     @cached_property
     def _by_launch(self) -> dict[str, list[PlannedCell]]:
-        found: dict[str, list[PlannedCell]] = {launch.id: [] for launch in self.launches}
-        for planned in self.cells:
+        found: dict[str, list[PlannedCell]] = {launch.id: [] for launch in self.every_launch}
+        for planned in (*self.cells, *self.traces):
             found[planned.cell.launch].append(planned)
         return found
 
     @cached_property
     def _launch_by_id(self) -> dict[str, Launch]:
-        return {launch.id: launch for launch in self.launches}
+        return {launch.id: launch for launch in self.every_launch}
 
     @cached_property
     def _cell_by_id(self) -> dict[str, PlannedCell]:
@@ -83,28 +90,37 @@ class Plan:
         return list({workload.id: workload for workload in needed.values()}.values())
 
     def selected(self, pattern: str) -> Plan:
-        """The plan with only those cells whose id matches the glob `pattern`, and the launches that have one."""
+        """The plan with only those cells and traces whose id matches the glob `pattern`, and their launches."""
         if pattern == "*":
             return self
         cells = [planned for planned in self.cells if fnmatch.fnmatchcase(planned.cell.id, pattern)]
-        if not cells:
+        traces = [planned for planned in self.traces if fnmatch.fnmatchcase(planned.cell.id, pattern)]
+        if not cells and not traces:
             some = ", ".join(planned.cell.id for planned in self.cells[:3])
             raise UserError(f"no cell of the study {self.study['name']!r} matches {pattern!r}; its ids are like {some}")
-        wanted = {planned.cell.launch for planned in cells}
-        return Plan(self.study, [launch for launch in self.launches if launch.id in wanted], cells)
+        wanted = {planned.cell.launch for planned in (*cells, *traces)}
+        launches = [launch for launch in self.launches if launch.id in wanted]
+        return Plan(
+            self.study, launches, cells, [launch for launch in self.trace_launches if launch.id in wanted], traces
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for results/plan/<study>.json; `from_dict` gives the plan back."""
         thresholds = dict(self.study.get("validity", {}))
-        return {
+
+        def plain(cells: Iterable[PlannedCell]) -> list[dict[str, Any]]:
+            return [{**one.cell.to_dict(), "skipped": one.skipped, "thresholds": thresholds} for one in cells]
+
+        data = {
             "study": self.study,
             "launches": [launch.to_dict() for launch in self.launches],
-            "cells": [
-                {**planned.cell.to_dict(), "skipped": planned.skipped, "thresholds": thresholds}
-                for planned in self.cells
-            ],
+            "cells": plain(self.cells),
             "workloads": [workload.to_dict() for workload in self.workloads],
         }
+        if self.traces:
+            data["trace_launches"] = [launch.to_dict() for launch in self.trace_launches]
+            data["traces"] = plain(self.traces)
+        return data
 
     @classmethod
     def from_dict(cls, data: Data) -> Plan:
@@ -113,12 +129,41 @@ class Plan:
             study=dict(data["study"]),
             launches=[Launch.from_dict(launch) for launch in data["launches"]],
             cells=[PlannedCell(Cell.from_dict(cell), cell["skipped"]) for cell in data["cells"]],
+            trace_launches=[Launch.from_dict(launch) for launch in data.get("trace_launches", ())],
+            traces=[PlannedCell(Cell.from_dict(cell), cell["skipped"]) for cell in data.get("traces", ())],
         )
 
 
 def expand(study: dict[str, Any]) -> Plan:
-    """Launches and cells of `study`, as `config.load_study` gives it."""
-    return _Expansion(study).plan()
+    """Launches and cells of `study`, as `config.load_study` gives it, and its traces."""
+    plan = _Expansion(study).plan()
+    return with_traces(plan) if study.get("trace") else plan
+
+
+def with_traces(plan: Plan) -> Plan:
+    """The plan with a trace of each cell that `trace.cells` chooses: the same load on a launch of its own.
+
+    Each trace is a launch, because a profiler slows its server from its start on, and a server that it ends takes no
+    other trace with it. The baseline's second launches (`aa`) are not traced, nor cells that cannot work.
+    """
+    asked = plan.study["trace"]
+    how = {name: value for name, value in asked.items() if name != "cells"}
+    chosen = [one for one in plan.cells if fnmatch.fnmatchcase(one.cell.id, asked["cells"])]
+    if not chosen:
+        some = ", ".join(one.cell.id for one in plan.cells[:3])
+        raise UserError(
+            f"{plan.study['path']}: trace.cells: {asked['cells']!r} matches no cell; their ids are like {some}"
+        )
+    launches, traces = [], []
+    for one in chosen:
+        timed = plan.launch(one.cell.launch)
+        if one.skipped or timed.platform["name"].endswith(AGAIN):
+            continue
+        launch = replace(timed, trace={**how, "cell": one.cell.id})
+        launches.append(launch)
+        cell = Cell.of(launch, one.cell.prompts, one.cell.load, one.cell.workload)
+        traces.append(PlannedCell(cell, framework(launch.framework).untraceable(launch)))
+    return replace(plan, trace_launches=launches, traces=traces)
 
 
 MOST_LETTERS = 200  # of a cell's id; 255 is what file systems take, and a cell in the making has a longer name

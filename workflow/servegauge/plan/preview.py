@@ -32,7 +32,7 @@ def preview(plan: Plan, state: State, results: Path, absent: Sequence[str] = ())
     costs = documents.estimate(plan, state, results)
     lines = [f"study {plan.study['name']}: {' '.join(str(plan.study['question']).split())}", ""]
     lines += _table(plan, state, costs)
-    if reasons := Counter(planned.skipped for planned in plan.cells if planned.skipped):
+    if reasons := Counter(planned.skipped for planned in (*plan.cells, *plan.traces) if planned.skipped):
         lines += ["", "Cannot work:", *(f"  {_cells(count)}: {why}" for why, count in reasons.most_common(8))]
         if len(reasons) > 8:
             lines.append(f"  ... and {len(reasons) - 8} more reasons; `servegauge plan` shows all")
@@ -46,7 +46,7 @@ def preview(plan: Plan, state: State, results: Path, absent: Sequence[str] = ())
 
 def _table(plan: Plan, state: State, costs: dict[str, Estimate]) -> Iterator[str]:
     rows: dict[str, _Row] = {}
-    for launch in plan.launches:
+    for launch in plan.every_launch:
         # One line for all repeats: what is served, without its number.
         row = rows.setdefault(documents.serves(plan, launch).rpartition(", repeat")[0], _Row())
         now = state[launch.id]

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, read, write
-from servegauge.contract.records.order import Order, attempt_folder
+from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
 from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
-from servegauge.submit.orders import find_launch, is_measured, write_order
+from servegauge.submit.orders import find_launch, write_order
 
 
 @dataclass

@@ -28,11 +28,10 @@ from servegauge.base.files import read_json, write_json
 from servegauge.base.locks import wait_for_lock
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.job import Left, Running
-from servegauge.contract.records.order import JobContext, Node, Order
+from servegauge.contract.records.order import JobContext, Node, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome
 from servegauge.submit import allocation, slurm_commands
 from servegauge.submit.claim import claim
-from servegauge.submit.orders import is_measured
 
 # One for everybody on this machine, whatever their TMPDIR.
 MACHINE_LOCK = Path(os.environ.get("SERVEGAUGE_MACHINE_LOCK", "/tmp/servegauge-machine.lock"))

@@ -26,11 +26,10 @@ from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
-from servegauge.contract.records.order import Order
+from servegauge.contract.records.order import Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, JobSummary, Outcome
 from servegauge.submit.backend import Backend
 from servegauge.submit.backends import backend
-from servegauge.submit.orders import is_measured
 from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSilent, failed_nodes
 

@@ -18,13 +18,8 @@ import msgspec
 
 from servegauge.base.errors import UserError, did_you_mean, run_and_exit
 from servegauge.contract.records.base import DamagedRecord, decode, read, write
-from servegauge.contract.records.order import Order, attempt_folder
+from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.plan import PlanDocument
-
-
-def is_measured(results: Path, cell: str) -> bool:
-    """True when `cell` is measured: its folder appears whole or not at all."""
-    return (results / "cells" / cell / "cell.json").is_file()
 
 
 def read_plan(path: Path) -> PlanDocument:
@@ -36,8 +31,8 @@ def read_plan(path: Path) -> PlanDocument:
 
 
 def launch_of_cell(plan: PlanDocument, cell: str) -> str:
-    """Id of the launch that `cell` belongs to; UserError names the nearest cell."""
-    for planned in plan.cells:
+    """Id of the launch that `cell`, or the trace of this name, belongs to; UserError names the nearest cell."""
+    for planned in (*plan.cells, *plan.traces):
         if planned.id == cell:
             return planned.launch
     near = did_you_mean(cell, (planned.id for planned in plan.cells))
@@ -51,13 +46,13 @@ def make_order(
 
     Cells keep the plan's order. Cells that the plan skips are never ordered. UserError names the nearest launch.
     """
-    spec = next((one for one in plan.launches if one.id == launch), None)
+    spec = next((one for one in (*plan.launches, *plan.trace_launches) if one.id == launch), None)
     if spec is None:
         near = did_you_mean(launch, (one.id for one in plan.launches))
         raise UserError(f"study {plan.name!r} has no launch {launch!r}.{near}")
     wanted = tuple(
         planned
-        for planned in plan.cells
+        for planned in (*plan.cells, *plan.traces)
         if planned.launch == launch
         and not planned.skipped
         and fnmatch.fnmatchcase(planned.id, cells)

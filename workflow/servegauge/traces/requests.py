@@ -70,12 +70,12 @@ def _phase(table: pa.Table) -> list[str]:
 
 
 def _clock(path: Path, table: pa.Table) -> tuple[int | None, int | None]:
-    """Start of the window on CLOCK_MONOTONIC, and Unix - monotonic time: from the footer, or cell.json beside it."""
+    """Start of the window on CLOCK_MONOTONIC, and Unix - monotonic time: from the footer, or the record beside it."""
     metadata = table.schema.metadata or {}
     found: Any = None
     if b"clock" in metadata:
         found = _json(metadata[b"clock"].decode("utf-8", "replace"), f"{path}: metadata `clock`")
-    elif (beside := path.with_name("cell.json")).is_file():
+    elif beside := next((one for one in map(path.with_name, ("cell.json", "trace.json")) if one.is_file()), None):
         found = (_json(beside.read_text(encoding="utf-8"), str(beside)) or {}).get("clock")
     if not isinstance(found, dict):
         return None, None

@@ -12,6 +12,8 @@ from servegauge.contract.records.base import Migration, Record
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.contract.spec import Layout
 
+RECORDS = {"cells": "cell.json", "traces": "trace.json"}  # folder of results -> file that says what is measured there
+
 ATTEMPT_REMEDY = (
     "When its job has ended (squeue --me shows it; without Slurm, ps), remove the folder {folder} and give the same "
     "command again: what is measured stays, and what is missing is measured."
@@ -72,6 +74,11 @@ class Order(Record, frozen=True, kw_only=True):
     def folder(self) -> Path:
         """Where everything that belongs to this attempt lies."""
         return attempt_folder(self.results_folder, self.launch.id, self.attempt)
+
+
+def is_measured(results: Path, cell: str) -> bool:
+    """True when `cell`, or the trace of this name, is measured: its folder appears whole or not at all."""
+    return any((results / kind / cell / record).is_file() for kind, record in RECORDS.items())
 
 
 def attempt_folder(results: Path, launch: str, attempt: int) -> Path:

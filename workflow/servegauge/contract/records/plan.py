@@ -15,6 +15,8 @@ from servegauge.contract.records.specs import CellSpec, LaunchSpec, WorkloadSpec
 class PlanDocument(Record, frozen=True, kw_only=True):
     """Launches in the order in which they run, cells in the order of their launches, then of running.
 
+    A trace looks like a cell, on a launch of its own that looks like a launch: `trace_launches`, `traces`.
+
     `study` is the study's file with every file that it names, as `plan.config` resolves it.
     """
 
@@ -25,6 +27,8 @@ class PlanDocument(Record, frozen=True, kw_only=True):
     launches: tuple[LaunchSpec, ...]
     cells: tuple[CellSpec, ...]
     workloads: tuple[WorkloadSpec, ...] = ()
+    trace_launches: tuple[LaunchSpec, ...] = ()
+    traces: tuple[CellSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.study.get("name"), str):

@@ -30,6 +30,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     extra_args: tuple[str, ...] = ()
     environment: Data = msgspec.field(default_factory=dict)
     repeat: int = 1
+    trace: Data | None = None
 
     @classmethod
     def of(cls, launch: Launch) -> LaunchSpec:
@@ -48,6 +49,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
             extra_args=self.extra_args,
             environment=self.environment,
             repeat=self.repeat,
+            trace=self.trace,
         )
 
 

@@ -13,6 +13,7 @@ from servegauge.contract.records.cell import FileHash
 class TraceRecord(Record, frozen=True, kw_only=True):
     """A trace, or one that failed. Its launch is its own: no latency of it is one of the timed cell's.
 
+    `captures` are those of its files that the profiler wrote, one a rank; without them its tables lie beside it.
     `cell` is the timed cell whose load was replayed under the profiler, null for a capture without one. `tpot_p50_s` is
     the median TPOT under the profiler, from which the profiler's cost is said.
     """
@@ -33,4 +34,5 @@ class TraceRecord(Record, frozen=True, kw_only=True):
     started_utc: str | None = None
     finished_utc: str | None = None
     tpot_p50_s: float | None = None
+    captures: tuple[str, ...] = ()
     files: dict[str, FileHash] = msgspec.field(default_factory=dict)

@@ -6,7 +6,14 @@ import sys
 from functools import cache
 
 from servegauge.base.registry import subclasses
+from servegauge.contract.spec import Launch
 from servegauge.launch.recorder import Recorder
+
+
+def of_launch(launch: Launch) -> dict[str, type[Recorder]]:
+    """Those that record the cells of `launch`: every one that is no profiler, and the one that traces it, if any."""
+    asked = (launch.trace or {}).get("profiler", "")
+    return {name: kind for name, kind in recorders().items() if kind.profiler in ("", asked)}
 
 
 @cache
