@@ -316,7 +316,7 @@ def test_a_job_that_was_just_started_runs_though_its_command_line_is_not_there_y
     order = Order(study="s", launch=LaunchSpec.of(Launch("x", {"name": "m"}, {"name": "p"})), attempt=0, root="/")
     submitter = InlineBackend(tmp_path / "a folder that no command line names", order, Queue(tmp_path, 30))
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    submitter._begin(process)
+    submitter.begin(process)
     assert submitter.state("inline", 0.0).state == "RUNNING"
     process.communicate(b"\n")
     assert submitter.state("inline", 0.0).state == "ENDED"
