@@ -271,3 +271,12 @@ def test_a_neighbour_on_the_gpu_raises_a_flag():
     assert raised(0, 1, 2) == ["2 processes that this launch did not start were on GPU 0 at once"]
     assert list(gpu_shared.check(CellCase(None, None, {}, {}, pa.table({"t_ns": [1]})))) == [], "older samples"
     assert thresholds_of()["other_gpu_processes"] == 0
+
+
+@pytest.mark.parametrize(("nodes", "told"), [(1, ["0", "3"]), (2, None)])
+def test_the_sampler_says_which_gpus_are_the_launchs(tmp_path, nodes, told):
+    servers = [SimpleNamespace(context=SimpleNamespace(nodes=nodes, gpus=gpus)) for gpus in (("3",), ("0", "3"))]
+    sampler = gpu_sample.Sampler()
+    sampler.start(SimpleNamespace(framework=SimpleNamespace(weights="none"), servers=servers), tmp_path, ())
+    sampler.stop(0)
+    assert sampler.said.get("launch_gpus") == told

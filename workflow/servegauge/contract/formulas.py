@@ -152,6 +152,11 @@ class Window(Requests):
     around: Requests | None = None  # null: the window's own
     loop: str = "open"  # "open" | "closed" | "burst"
     to_last_answer: bool = False  # the duration holds the time in which the last answers came (measuring protocol 1)
+    joules: float | None = None  # energy of the launch's GPUs in the window; None where it is not known
+
+    def joules_per(self, count: float | None) -> float | None:
+        """Energy of the window over a number of what it brought."""
+        return self.joules / count if self.joules is not None and count else None
 
     def per_second(self, amount: float | None) -> float | None:
         """`amount` over the window's duration."""

@@ -8,6 +8,7 @@ too small for it (`required_sample`: 6 requests for a median, 36 for p90, 72 for
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,15 +76,20 @@ def values_of(requests: pa.Table, name: str) -> np.ndarray:
 
 
 def summarise(
-    requests: pa.Table, duration_s: float | None, loop: str = "open", to_last_answer: bool = False
+    requests: pa.Table,
+    duration_s: float | None,
+    loop: str = "open",
+    to_last_answer: bool = False,
+    joules: float | None = None,
 ) -> dict[str, Any]:
     """The columns of `tables.SUMMARY` for a window that lasted `duration_s`, and `censored`. Undefined is null.
 
     `requests` are those of the window and, for the rates, of the ramp. `loop` is "open", "closed" or "burst";
-    `to_last_answer` is how measuring protocol 1 counted. `censored` names the statistics that are null because more
-    requests failed than they leave out: with a failed request as +infinity, they are infinite.
+    `to_last_answer` is how measuring protocol 1 counted; `joules` is what the launch's GPUs used in the window.
+    `censored` names the statistics that are null because more requests failed than they leave out: with a failed
+    request as +infinity, they are infinite.
     """
-    given = _window(requests, duration_s, loop, to_last_answer)
+    given = replace(_window(requests, duration_s, loop, to_last_answer), joules=joules)
     summary = {metric.column: metric.per_cell(given) for metric in metric_registry.per_cell() if metric.per_cell}
     censored = []
     failed, ok = given.count - given.ok.count, given.ok.count

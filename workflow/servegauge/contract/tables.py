@@ -162,6 +162,9 @@ CELLS = _schema(
             WORDS,
             "quantiles that are null because more requests failed than they leave out: larger than the timeout",
         ),
+        _column(
+            "energy_source", WORD, "what energy is known from: counter (the GPUs' own) | power (sampled, integrated)"
+        ),
         *SUMMARY,
         *INSTRUMENT,
     ],

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
-from servegauge.contract import metric_registry, metrics, tables
+from servegauge.contract import energy, metric_registry, metrics, tables
 from servegauge.contract.records.base import DamagedRecord, decode
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.spec import canonical_json, digest
@@ -260,7 +260,7 @@ def _add(
             rest[name] = _with_keys(found[name], folder.name, launch, parted()[name])
         except tables.SchemaError as error:  # beside the measurement: it is left out, the measurement is not
             warnings.append(f"{folder}/{name}.parquet is left out: {error}")
-    row = measured(record, requests)
+    row = measured(record, requests, rest.get("gpu"))
     groups = writers["requests"].write(requests)
     for name, table in rest.items():
         writers[name].write(table)
@@ -285,8 +285,8 @@ def texts_sha256(window: pa.Table) -> str | None:
     return hashlib.sha256("\n".join(text or "-" for text in texts.to_pylist()).encode()).hexdigest()
 
 
-def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
-    """Columns of CELLS that a measured cell has beside its factors."""
+def measured(record: Mapping[str, Any], requests: pa.Table, gpu: pa.Table | None = None) -> dict[str, Any]:
+    """Columns of CELLS that a measured cell has beside its factors. `gpu`: the samples of its GPUs, if any."""
     load = requests.select(_SUMMARISED).filter(metrics.in_load(requests))
     window = load.filter(metrics.in_window(load))
     window_s, protocol = record["window"]["duration_s"], record.get("protocol", 1)
@@ -294,7 +294,10 @@ def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
     clock, instrument = record.get("clock") or {}, record.get("instrument") or {}
     zero, start, end = (clock.get(f"{name}_ns") for name in ("window_start", "epoch_offset_start", "epoch_offset_end"))
     flags = record.get("flags") or []
-    summary = metrics.summarise(load, window_s, loop, to_last_answer=protocol < 2)
+    known = ((record.get("recorders") or {}).get("sampler") or {}).get("launch_gpus") or ()
+    used = energy.used(gpu, known, window_s)
+    joules = None if used is None else used.joules
+    summary = metrics.summarise(load, window_s, loop, to_last_answer=protocol < 2, joules=joules)
     row = {
         "attempt": record["attempt"],
         "protocol": protocol,
@@ -307,6 +310,7 @@ def measured(record: Mapping[str, Any], requests: pa.Table) -> dict[str, Any]:
         "flags": sorted({flag["flag"] for flag in flags}),
         "flag_details": flags,
         "texts_sha256": texts_sha256(window),
+        "energy_source": None if used is None else used.source,
         "instrument_cpu_s": instrument.get("cpu_s"),
         "instrument_workers": instrument.get("workers"),
         **_calibrated(instrument.get("calibration") or {}),

@@ -252,6 +252,10 @@ class Sampler(ProcessRecorder):
     records = "clocks, power, temperature and throttling of the GPUs, clocks and steal of the CPUs"
     position = 20
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._gpus: list[str] = []  # those of the launch's servers, as they were given: numbers or UUIDs
+
     @classmethod
     def tables(cls) -> Mapping[str, Any]:
         from servegauge.contract.tables import GPU_RAW, NODE_RAW
@@ -260,6 +264,8 @@ class Sampler(ProcessRecorder):
 
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
         ours = live.framework.weights != "none"  # a server that ran before counts as others' work
+        if all(server.context.nodes == 1 for server in live.servers):  # else GPUs of other nodes are in it, too
+            self._gpus = sorted({gpu for server in live.servers for gpu in server.context.gpus})
         self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus, os.getpid() if ours else None)
 
     def sample(self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None) -> None:
@@ -275,6 +281,8 @@ class Sampler(ProcessRecorder):
     def stop(self, zero_ns: int = 0) -> Path | None:
         """Read a last time and write; returns the GPUs' file, None where there is none (with the reason in `said`)."""
         super().stop(zero_ns)
+        if self._gpus:
+            self.said["launch_gpus"] = self._gpus
         return self._out if self._out is not None and self._out.name in self.said.get("files", ()) else None
 
 
