@@ -130,6 +130,7 @@ def test_a_trace_is_kept_whole_away_from_the_cells_and_read_by_the_merge(traced:
     assert order.cells == (), "what is traced is not traced again"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("goes_wrong", "reason"),
     [
