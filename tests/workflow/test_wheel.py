@@ -11,9 +11,12 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.pretend.tree import ROOT, copy_of_the_tree
 
 
+@pytest.mark.heavy
 def test_a_wheel_plans_and_measures_the_demo(tmp_path: Path) -> None:
     source, root, home = tmp_path / "source", tmp_path / "root", tmp_path / "venv"
     copy_of_the_tree(source)
