@@ -58,7 +58,8 @@ def test_gpus_of_one_launch_are_counted_alike():
 
 def test_a_counter_that_falls_is_not_believed():
     falling = samples({"counter": -5.0, "power": 70.0})
-    assert energy.used(falling, ["0"], 10.0) == energy.Energy(pytest.approx(700.0), "power")
+    used = energy.used(falling, ["0"], 10.0)
+    assert (used.source, used.joules) == ("power", pytest.approx(700.0))
 
 
 def test_samples_that_do_not_cover_the_window_tell_nothing():
@@ -99,3 +100,16 @@ def test_a_cell_says_from_what_its_energy_is_known():
         unknown = launch_parts.measured({**record, "recorders": {}, **other}, given, samples({"counter": 60.0}))
         assert (unknown["energy_source"], unknown["energy_per_request_j"]) == (None, None)
     assert launch_parts.measured(record, given)["energy_source"] is None
+
+
+def test_the_error_of_a_counter_is_at_most_the_steps_at_the_windows_ends():
+    used = energy.used(samples({"counter": 400.0}, every_s=0.5), ["0"], 10.0)
+    assert used.error == pytest.approx(2 * 0.5 / 10.0)
+
+
+def test_the_error_of_power_is_what_fewer_samples_would_have_missed():
+    rows = [{"t_ns": t * S, "gpu": 0, "power_w": 100.0 + 40.0 * (t % 2)} for t in range(0, 11)]
+    used = energy.used(pa.Table.from_pylist(rows, schema=GPU_RAW), ["0"], 10.0)
+    assert used.error == pytest.approx(200.0 / 1200.0), "every second sample has the lower power"
+    assert energy.used(samples({"power": 300.0}), ["0"], 10.0).error == pytest.approx(0.0, abs=1e-9)
+    assert energy.used(samples({"power": 300.0}, every_s=2.4), ["0"], 3.0).error is None

@@ -11,15 +11,22 @@ import pyarrow.compute as pc
 
 COUNTER, POWER = "counter", "power"
 LEAST_COVERED = 0.95  # of the window, by samples; what is missing at its ends is taken as the mean of the rest
+FEWEST_FOR_ERROR = 5  # samples of power, to say what fewer would have missed
 LONGEST_GAP_S = 2.5  # between two samples of power: what happened in a longer one is not known
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules of all the launch's GPUs in the window, and from what: `counter` or `power`."""
+    """Joules of all the launch's GPUs in the window, and from what: `counter` or `power`.
+
+    `error` is what sampling may have missed, as a share of them: of counters, the steps in which the window begins and
+    ends (at most so much); of power, how much the integral changes when every second sample is left out. None: not
+    known.
+    """
 
     joules: float
     source: str
+    error: float | None = None
 
 
 def used(samples: pa.Table | None, gpus: Sequence[str], duration_s: float | None) -> Energy | None:
@@ -34,9 +41,12 @@ def used(samples: pa.Table | None, gpus: Sequence[str], duration_s: float | None
         if column not in samples.column_names:
             continue
         each = [_of_one(_rows(samples, gpu), column, source, duration_s) for gpu in gpus]
-        known = [joules for joules in each if joules is not None]
+        known = [one for one in each if one is not None]
         if len(known) == len(gpus):
-            return Energy(sum(known), source)
+            joules = sum(one for one, _ in known)
+            errors = [error for _, error in known]
+            missed = None if None in errors or not joules else sum(error or 0.0 for error in errors) / joules
+            return Energy(joules, source, missed)
     return None
 
 
@@ -46,7 +56,8 @@ def _rows(samples: pa.Table, gpu: str) -> pa.Table:
     return samples.filter(pc.fill_null(pc.equal(pc.cast(samples["uuid"], pa.string()), gpu), False))
 
 
-def _of_one(rows: pa.Table, column: str, source: str, duration_s: float) -> float | None:
+def _of_one(rows: pa.Table, column: str, source: str, duration_s: float) -> tuple[float, float | None] | None:
+    """Joules of one GPU, and what sampling may have missed of them."""
     rows = rows.filter(pc.is_valid(rows[column])).sort_by("t_ns")
     times, values = rows["t_ns"].to_numpy() / 1e9, rows[column].to_numpy()
     if len(times) < 2:
@@ -58,6 +69,7 @@ def _of_one(rows: pa.Table, column: str, source: str, duration_s: float) -> floa
         if np.any(np.diff(values) < 0):
             return None
         joules = np.interp(last, times, values) - np.interp(first, times, values)
+        missed: float | None = float(sum(_step(times, values, end) for end in (first, last)))
     else:
         inside = times[(times > first) & (times < last)]
         points = np.concatenate(([first], inside, [last]))
@@ -65,4 +77,14 @@ def _of_one(rows: pa.Table, column: str, source: str, duration_s: float) -> floa
         if np.max(np.diff(around)) > LONGEST_GAP_S:
             return None
         joules = np.trapezoid(np.interp(points, times, values), points)
-    return float(joules) * duration_s / (last - first)
+        thin = np.unique(np.concatenate((points[::2], points[-1:])))
+        coarse = np.trapezoid(np.interp(thin, times, values), thin)
+        missed = float(abs(joules - coarse)) if len(points) >= FEWEST_FOR_ERROR else None
+    scale = duration_s / (last - first)
+    return float(joules) * scale, None if missed is None else missed * scale
+
+
+def _step(times: np.ndarray, values: np.ndarray, moment: float) -> float:
+    """How much a counter rose from the sample at or before a moment to the one after it."""
+    place = int(np.clip(np.searchsorted(times, moment, side="right"), 1, len(times) - 1))
+    return float(values[place] - values[place - 1])

@@ -19,6 +19,7 @@ from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
 from servegauge.contract.comparison_tables import COMPARISON, VARIANCE
+from servegauge.contract.economics_table import ECONOMICS
 from servegauge.contract.study_tables import STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
 from servegauge.contract.trace_tables import TRACED
 
@@ -164,6 +165,13 @@ CELLS = _schema(
         ),
         _column(
             "energy_source", WORD, "what energy is known from: counter (the GPUs' own) | power (sampled, integrated)"
+        ),
+        _column(
+            "energy_error",
+            pa.float64(),
+            "what sampling may have missed of the energy, as a share of it: of counters at most the steps at the "
+            "window's ends; of power, what leaving out every second sample changes",
+            "1",
         ),
         *SUMMARY,
         *INSTRUMENT,
@@ -343,6 +351,7 @@ TABLES: dict[str, pa.Schema] = {
     "attempts": ATTEMPTS,
     "cells": CELLS,
     "cell_slos": CELL_SLOS,
+    "economics": ECONOMICS,
     "requests": REQUESTS,
     "server_metrics": SERVER_METRICS,
     "gpu": GPU,

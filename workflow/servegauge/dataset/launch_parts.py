@@ -36,7 +36,7 @@ _SUMMARISED = [
 ]
 """What a summary may need: without the other lists, taking the window's rows costs half."""
 
-FORMAT = 2
+FORMAT = 3
 """Of a part: raise it when `measured` gives other numbers for the same cell. Metrics have versions of their own."""
 
 CODE = digest(
@@ -311,6 +311,7 @@ def measured(record: Mapping[str, Any], requests: pa.Table, gpu: pa.Table | None
         "flag_details": flags,
         "texts_sha256": texts_sha256(window),
         "energy_source": None if used is None else used.source,
+        "energy_error": None if used is None else used.error,
         "instrument_cpu_s": instrument.get("cpu_s"),
         "instrument_workers": instrument.get("workers"),
         **_calibrated(instrument.get("calibration") or {}),

@@ -33,7 +33,7 @@ from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, canonical_json
-from servegauge.dataset import launch_parts, trace_parts
+from servegauge.dataset import economics, launch_parts, trace_parts
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
@@ -139,6 +139,8 @@ class _Merge:
         self._write("attempts", self._attempt_rows())
         self._write("cells", rows)
         self._write("cell_slos", self._slo_rows())
+        measured_cells = {row["cell"]: row for row in rows}
+        self._write("economics", list(economics.rows(self.plans, measured_cells, self._launch_json)))
         self._write("probes", self._probe_rows())
         self._write("traces", self._trace_rows(rows))
         return self.merged

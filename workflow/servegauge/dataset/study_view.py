@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.contract import flag_registry, metric_registry, metrics
+from servegauge.contract.economics import STATISTICS as ECONOMICS
 from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
 from servegauge.contract.spec import AGAIN, canonical_json, number
@@ -93,6 +94,7 @@ class Study:
         cells = cells.filter(pc.is_in(pc.cast(cells["cell"], "string"), pa.array(asked, pa.string())))
         self.cells: list[dict[str, Any]] = sorted(cells.to_pylist(), key=lambda row: place[row["cell"]])
         self._goodput()
+        self._economics()
         self.again = [row for row in self.cells if (row["platform"] or "").endswith(AGAIN)]
         self.cells = [row for row in self.cells if not (row["platform"] or "").endswith(AGAIN)]
         for row in self.again:
@@ -119,6 +121,22 @@ class Study:
                 for metric in metric_registry.per_slo():
                     by_cell[row["cell"]][f"{metric.column}:{row['slo']}"] = row[metric.column]
 
+    def _economics(self) -> None:
+        """The columns of `economics` beside those of the cells; the metrics of which there are numbers are compared."""
+        by_cell = {row["cell"]: row for row in self.cells}
+        self.economics: list[dict[str, Any]] = []
+        for row in merge.read(self.results, "economics").to_pylist():
+            if row["study"] == self.name and row["cell"] in by_cell:
+                by_cell[row["cell"]] |= {one.column: row[one.column] for one in ECONOMICS}
+                self.economics.append(row)
+        currencies = {row["currency"] for row in self.economics} - {None}
+        self.currency: str | None = currencies.pop() if len(currencies) == 1 else None
+        self.economic_metrics = [
+            replace(one, unit=one.unit.replace("currency", self.currency or "currency"))
+            for one in ECONOMICS
+            if any(row[one.column] is not None for row in self.economics)
+        ]
+
     def _axes(self) -> list[str]:
         """Axes that vary in this study, the repeat aside."""
         named = {*self.matrix, *(axis for entry in self.matrix.get("include") or [] for axis in entry)}
@@ -127,8 +145,9 @@ class Study:
 
     @property
     def metrics(self) -> list[Metric]:
-        """What is compared: the latencies, the rates, and the goodput under each SLO."""
-        return [*METRICS, *(metric for slo in self.slos for metric in goodput_metrics(slo))]
+        """What is compared: the latencies, the rates, the goodput under each SLO, and what it costs."""
+        goodput = [metric for slo in self.slos for metric in goodput_metrics(slo)]
+        return [*METRICS, *goodput, *self.economic_metrics]
 
     def shown(self, view: str) -> list[Metric]:
         """What a view (`contract.metric.VIEWS`) shows of this study."""

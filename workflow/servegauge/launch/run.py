@@ -32,6 +32,7 @@ from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
 from servegauge.launch import cell as cell_run
 from servegauge.launch import provenance, server, trace
+from servegauge.launch.idle import idle_power
 from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders import recorders
@@ -244,6 +245,9 @@ class LaunchRun:
                 self.outcomes[cell.id] = CellOutcome(status="ok")
             else:
                 todo.append((cell, thresholds))
+        if todo and (idle := idle_power(self._live_launch())):
+            self.record["idle"] = idle
+            self._write_record()
         for index, (cell, thresholds) in enumerate(todo):
             expected = [cell_run.expected_s(other.load, self.expected_s) for other, _ in todo[index:]]
             if self.stop() or self.stop.left_s() < expected[0]:

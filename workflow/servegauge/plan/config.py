@@ -14,7 +14,7 @@ from typing import Any
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
-from servegauge.contract import metric_registry
+from servegauge.contract import economics, metric_registry
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import SECRET, file_of, load_model, names, read_named, refuse_secrets, unknown_name
@@ -72,6 +72,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     study["models"] = {name: load_model(root, name) for name in _asked(study, "model")}
     study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
     study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
+    _refuse(_currency_mistakes(study), path, text)
     study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
     study["planning"] = load_config(root, {})["planning"]
     study.update(
@@ -261,7 +262,7 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
             yield ["compare", "baseline"], message
         elif study["aa"] and factor not in LAUNCH_AXES:
             yield ["aa"], f"the factor {factor} is no axis of launches, so the baseline cannot be launched once more"
-        names = [one.name for one in metric_registry.compared()]
+        names = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS)]
         names += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
         for position, name in enumerate(study["compare"].get("primary") or []):
             if name not in names:
@@ -269,6 +270,20 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
                     f"{name!r} is no metric that is compared.{did_you_mean(name, names)} There are: {_list(names)}"
                 )
                 yield ["compare", "primary", position], message
+
+
+def _currency_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Costs in two currencies have no ratio."""
+    found = {name: one["prices"]["currency"] for name, one in study["platforms"].items() if "prices" in one}
+    told = [f"config/platforms/{name}.yaml has {currency}" for name, currency in found.items()]
+    api = ((study.get("economics") or {}).get("api") or {}).get("currency")
+    if api is not None and not found:
+        message = "no platform of the study has `prices`, so there is nothing to hold against the API's; add them"
+        yield ["economics", "api"], message
+    elif api is not None and {*found.values()} != {api}:
+        yield ["economics", "api", "currency"], f"{api!r}, but {', '.join(told)}; give all prices in one currency"
+    elif len({*found.values()}) > 1:
+        yield ["matrix", "platform"], f"prices are in several currencies: {', '.join(told)}; give all in one"
 
 
 def _list(values: Iterable[Any]) -> str:

@@ -33,6 +33,7 @@ from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
 from servegauge.report import figure_style, provenance_diff
 from servegauge.report.drawing import draw
+from servegauge.report.economics_section import economics_section
 from servegauge.report.figure import FIGURES, PLATFORMS
 from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection, platform_section
@@ -49,13 +50,17 @@ def render(results: Path, name: str, out: Path) -> None:
     platforms = platform_section(study, results, comparison)
     drawn = draw(study, comparison, platforms)
     traces = study_traces(study)
+    economics = economics_section(study)
     folder = out.with_suffix("")
     for name, figure in (drawn | {figure.name: figure for figure in traces.figures}).items():
         write_text(folder / f"{name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
     if traces:
         write_text(folder / "phases.csv", traces.phases_csv)
-    context = {**_context(study, comparison, drawn, platforms, results), "traces": traces}
+    if economics:
+        write_text(folder / "economics.csv", economics.csv)
+    context = _context(study, comparison, drawn, platforms, results)
+    context |= {"traces": traces, "economics": economics}
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,82 @@
+"""The report's section about money and energy: every number of `economics` by condition and level, and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from servegauge.base.text import csv_cell
+from servegauge.compare.costs import Cost, costs
+from servegauge.contract.economics import STATISTICS
+from servegauge.dataset.study_view import Metric, Study, label, level_text
+
+COLUMNS = ("condition", "level", "metric", "unit", "value", "low", "high", "launches", "reason")
+
+
+@dataclass
+class EconomicsSection:
+    """Empty where nothing is known of any measured cell. `rows`: condition, level, and a `Cost` for each metric."""
+
+    metrics: list[Metric] = field(default_factory=list)
+    rows: list[tuple[str, str, list[Cost]]] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    missing: list[tuple[str, str, int]] = field(default_factory=list)  # what, why, in how many cells
+    csv: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.metrics)
+
+
+def economics_section(study: Study) -> EconomicsSection:
+    """The section of `study`: what is known of at least one cell, with why the rest is not."""
+    section = EconomicsSection(metrics=list(study.economic_metrics))
+    if not section.metrics:
+        return section
+    reasons = {row["cell"]: json.loads(row["reasons"]) for row in study.economics}
+    found = costs(study, section.metrics, reasons)
+    for place in range(0, len(found), len(section.metrics)):
+        these = found[place : place + len(section.metrics)]
+        level = level_text(these[0].level) if these[0].level is not None else ""
+        section.rows.append((label(these[0].condition), level, these))
+    section.facts = _facts(study)
+    known = {one.column: one.title for one in STATISTICS}
+    missing = Counter(
+        (known[column], why) for row in study.economics for column, why in json.loads(row["reasons"]).items()
+        if column in known
+    )  # fmt: skip
+    section.missing = [(what, why, count) for (what, why), count in missing.items()]
+    section.csv = _csv(found)
+    return section
+
+
+def _facts(study: Study) -> list[str]:
+    """Where the energy comes from and how well it is known, and the power of an idle server."""
+    told = []
+    for source, words in (("counter", "the GPUs' energy counters"), ("power", "sampled power, integrated")):
+        errors = [row["energy_error"] for row in study.economics if row["energy_source"] == source]
+        if errors:
+            known = [error for error in errors if error is not None]
+            much = f"; sampling may have missed up to {100 * max(known):.2g} %" if known else ""
+            told.append(f"Energy of {len(errors)} cells is from {words}{much}. It is of the GPUs alone")
+    idle = [row["idle_power_w"] for row in study.economics if row["idle_power_w"] is not None]
+    if idle:
+        told.append(
+            f"An idle server's GPUs drew {min(idle):.3g} to {max(idle):.3g} W a launch, which is within the energy"
+        )
+    return told
+
+
+def _csv(found: Sequence[Cost]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in found:
+        level = level_text(one.level) if one.level is not None else ""
+        values = (label(one.condition), level, one.metric.name, one.metric.unit)
+        numbers = (one.value, one.low, one.high, one.launches, one.reason)
+        writer.writerow([csv_cell(value) for value in (*values, *numbers)])
+    return out.getvalue()
