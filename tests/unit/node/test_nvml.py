@@ -189,15 +189,17 @@ def test_throttle_reasons_of_a_driver_before_535():
 @pytest.mark.parametrize(
     ("pids", "owner", "others"),
     [
-        ([os.getpid(), 999_999_999], os.getpid(), 1),
-        ([os.getpid()], os.getpid(), 0),
-        ([999_999_999], os.getpid(), None),  # numbers of another PID namespace: cannot be told
-        ([], os.getpid(), None),
-        ([os.getpid(), 1], None, None),  # a server that ran before
+        (["this", 999_999_999], "this", 1),
+        (["this"], "this", 0),
+        ([999_999_999], "this", None),  # numbers of another PID namespace: cannot be told
+        ([], "this", None),
+        (["this", 1], None, None),  # a server that ran before
     ],
 )
 def test_processes_of_others(pids, owner, others):
-    reader = NvmlReader(owner, Fake(H100 | {"pids": pids}))
+    # A number of this run in a test's name would give it another name in each process that collects it.
+    pids = [os.getpid() if pid == "this" else pid for pid in pids]
+    reader = NvmlReader(owner and os.getpid(), Fake(H100 | {"pids": pids}))
     reader.read()
     assert reader.rows[0]["other_processes"] == others
 
