@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= demo
 PROFILE ?= profiles/local
+# Many tests wait for processes and deadlines: two at once use two cores. A file stays in one process, with its fixtures.
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # Where it is set, each of the many short processes compiles pandas and Snakemake anew, three times slower to start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,10 +49,10 @@ run: venv  ## run STUDY=name with PROFILE=profiles/...
 	$(BIN)/snakemake --profile $(PROFILE) --config study=$(STUDY)
 
 test: dev  ## all tests that need nothing but this machine; under 10 minutes on 2 cores
-	$(BIN)/pytest -m "not slurm and not frameworks and not heavy and not browser"
+	$(BIN)/pytest $(PARALLEL) -m "not slurm and not frameworks and not heavy and not browser"
 
 test-heavy: dev  ## the tests that take minutes each: faults under the whole workflow
-	$(BIN)/pytest -m heavy
+	$(BIN)/pytest $(PARALLEL) -m heavy
 
 test-browser: dev  ## the report in a real browser (needs Chromium: apt-get install chromium)
 	SERVEGAUGE_REQUIRE_BROWSER=1 $(BIN)/pytest -m browser
