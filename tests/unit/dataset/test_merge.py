@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -39,6 +42,26 @@ def made(template, tmp_path, monkeypatch) -> tuple[Path, dict[str, str]]:
     shutil.copytree(template[0], tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     return Path("results"), template[1]
+
+
+def test_a_disk_that_fills_up_in_a_merge_is_one_message_and_costs_nothing(made):
+    results, _ = made
+    command = [sys.executable, str(ROOT / "scripts/merge_dataset.py"), "--results", "results"]
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY)),
+    )
+    assert full.returncode == 2, full.stderr
+    assert full.stderr.startswith("error: results/dataset/")
+    assert "File too large" in full.stderr
+    assert full.stderr.count("\n") == 1
+    assert not [path for path in results.rglob(".*") if path.is_file()], "a part of a file stays"
+    assert not list(results.glob("corrupt/*")), "a cell is not corrupt because the disk is full"
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert merge.merge(results).statuses == {"ok": 23, "failed": 1, "skipped": 1}
 
 
 def cells(results: Path) -> dict[str, dict]:

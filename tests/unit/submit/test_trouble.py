@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json
+from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.base import write
 from servegauge.contract.records.order import Order
+from servegauge.contract.records.outcome import CellOutcome, Outcome
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.contract.spec import Cell, Launch, Layout, Load
 from servegauge.submit import monitor, sbatch, slurm_commands
@@ -47,13 +49,18 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pa
     )
 
 
-def attempt(root: Path, seconds: float = 1.0) -> tuple[str | None, list[str]]:
-    """Wait for one attempt for `seconds`, then ask it to end: (the job that it found, what it said)."""
+def an_order(root: Path) -> Order:
+    """One cell on a node of Slurm."""
     platform = {"name": "p", "gpus_per_node": 4, "slurm": {"gres": "gpu:{gpus}"}}
     launch = Launch("vllm", {"name": "m"}, platform, Layout())
     cells = (CellSpec.of(Cell.of(launch, {"name": "chat"}, Load(rate_rps=1, requests=4))),)
     spec = LaunchSpec.of(launch)
-    order = Order(study="demo", attempt=0, root=str(root), run="m:f", cells=cells, launch=spec, time_min=60)
+    return Order(study="demo", attempt=0, root=str(root), run="m:f", cells=cells, launch=spec, time_min=60)
+
+
+def attempt(root: Path, seconds: float = 1.0) -> tuple[str | None, list[str]]:
+    """Wait for one attempt for `seconds`, then ask it to end: (the job that it found, what it said)."""
+    order = an_order(root)
     said: list[str] = []
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
@@ -194,7 +201,7 @@ def test_accounting_that_refuses_is_not_waited_for_for_ever(cluster, tmp_path: P
     from servegauge.submit.backends import slurm
 
     monkeypatch.setattr(slurm, "GONE_S", 0.5)
-    monkeypatch.setattr(monitor, "RESULT_S", 0.1)
+    monkeypatch.setattr(monitor, "LATE_S", 0.1)
     cluster("echo $n")
     cluster(
         'if [ "$2" = config ]; then echo "AccountingStorageType = accounting_storage/slurmdbd"; else exit 1; fi',
@@ -204,6 +211,33 @@ def test_accounting_that_refuses_is_not_waited_for_for_ever(cluster, tmp_path: P
     _, said = attempt(tmp_path, 20)
     (file,) = tmp_path.glob("results/launches/*/attempt-0/job.json")
     assert read_json(file)["ended"]["state"] == "UNKNOWN", said
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_what_a_shared_file_system_shows_late_is_waited_for(
+    cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    """The outcome of a job is seen a second after its end, the cell that it measured another second later."""
+    monkeypatch.setattr(monitor, "LATE_S", 30.0 if comes else 1.5)
+    cluster("echo $n")  # the job has ended, as far as the queue can tell
+    cluster("exit 0", name="scontrol")
+    order = an_order(tmp_path)
+    cell, said = order.cells[0].id, []
+
+    def node() -> None:
+        outcome = Outcome(
+            launch=order.launch.id, attempt=0, study="demo", status="ok", cells={cell: CellOutcome(status="ok")}
+        )
+        write(order.folder / "outcome.json", outcome)
+        if comes:
+            threading.Timer(1.0, write_json, (tmp_path / "results/cells" / cell / "cell.json", {})).start()
+
+    timer = threading.Timer(1.0, node)
+    timer.start()
+    found = submit_and_wait(order, "slurm", 0.1, say=said.append).cells[cell]
+    assert found.status == ("ok" if comes else "failed")
+    assert comes or "is not there" in (found.reason or "")
+    assert any("until this machine sees cells that it measured" in line for line in said)
 
 
 def test_a_cluster_of_several_is_named_in_every_question(cluster, monkeypatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 
@@ -20,12 +22,29 @@ def did_you_mean(found: object, allowed: Iterable[object]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+# What a disk, a quota or a mode refuses: a person makes room or asks for the right; it is no fault of the program.
+REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 def run_and_exit(main: Callable[[], int | None]) -> None:
-    """Run a script's `main` and leave: UserError becomes one message and exit status 2, Ctrl-C becomes 130."""
+    """Run a script's `main` and leave: UserError becomes one message and exit status 2, Ctrl-C becomes 130.
+
+    So does an OSError by which the system refuses to read or write a file: its place and the system's words.
+    """
     try:
         sys.exit(main() or 0)
     except UserError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        where = error.filename or "a file"
+        print(
+            f"error: {visible(str(where))}: {os.strerror(error.errno)}. Nothing half-written stays, and what was "
+            "measured is safe; make room, or correct the rights, and give the same command again.",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

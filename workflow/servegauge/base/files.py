@@ -7,6 +7,7 @@ any moment, sees the old state or the new one, never a part.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -55,6 +56,9 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
         fsync(temporary)
         temporary.replace(path)
         fsync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a library that wrote to a full disk does not say where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -80,6 +84,19 @@ def whole_folder(path: Path, writer: str = "") -> Iterator[Path]:
         fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_folder(path: Path, target: Path) -> None:
+    """Rename a folder; where `target` is on another file system, copy it whole, then remove `path`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with whole_folder(target) as temporary:
+            shutil.copytree(path, temporary, dirs_exist_ok=True)
+        shutil.rmtree(path)
 
 
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:

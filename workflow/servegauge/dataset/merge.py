@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json, whole_file, write_json
+from servegauge.base.files import move_folder, read_json, whole_file, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract import tables
 from servegauge.contract.records import base as records
@@ -249,8 +249,7 @@ class _Merge:
         number = 0
         while (target := self.results / "corrupt" / f"{cell}-{number}").exists():
             number += 1
-        target.parent.mkdir(parents=True, exist_ok=True)
-        (self.results / kind / cell).rename(target)
+        move_folder(self.results / kind / cell, target)
         write_json(target / "corrupt.json", {"cell": cell, "reason": reason, "found_utc": utc_now()})
         self.merged.corrupt[cell] = reason
 

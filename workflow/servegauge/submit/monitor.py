@@ -36,7 +36,7 @@ from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSile
 POLL_S = 30.0
 CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
 DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
-RESULT_S = 15.0  # a shared file system may take that long to show what a node wrote
+LATE_S = 60.0  # a shared file system may take that long to show what a node wrote
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Say = Callable[[str], None]
@@ -351,11 +351,16 @@ class Attempt:
 
     def _outcome(self, state: JobState) -> Outcome:
         """What the job says, corrected by what lies in `results/cells/`, with how the job ended."""
+        late = time.monotonic() + LATE_S
         result = self._result()
-        end = time.monotonic() + RESULT_S
-        while result is None and state.state in ("COMPLETED", "UNKNOWN") and time.monotonic() < end:
-            time.sleep(0.5)
+        if state.state in ("COMPLETED", "UNKNOWN"):
+            self._until(late, lambda: self._result() is not None, "its outcome")
             result = self._result()
+        if result is not None:
+            missing = [cell for cell, what in result.cells.items() if what.status == "ok"]
+            self._until(
+                late, lambda: all(is_measured(self.results, cell) for cell in missing), "cells that it measured"
+            )
         good = result is not None and state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED")
         reason = result.reason if result is not None and good else self._why(state)
         said = result or Outcome(
@@ -385,6 +390,18 @@ class Attempt:
             cells={cell.id: self._cell(cell.id, said, reason) for cell in self.order.cells},
             job=job,
         )
+
+    def _until(self, end: float, there: Callable[[], bool], what: str) -> None:
+        """Wait until `there`, or `end`: a shared file system shows late what a node wrote."""
+        said = False
+        while not there() and time.monotonic() < end and not self.signal:
+            if not said:
+                self.say(f"the job has ended; waiting up to {duration(LATE_S)} until this machine sees {what}")
+                said = True
+            for folder in (self.folder, self.results / "cells"):
+                with contextlib.suppress(OSError):
+                    os.listdir(folder)  # a client of NFS asks its server again for a folder that it lists
+            time.sleep(0.5)
 
     def _cell(self, cell: str, result: Outcome, reason: str | None) -> CellOutcome:
         if is_measured(self.results, cell):
