@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 from servegauge.base.errors import UserError
 from servegauge.base.files import whole_file
 from servegauge.compare.compare import compare
+from servegauge.compare.expectations import Checked, expectations
 from servegauge.compare.measured import parts
 from servegauge.compare.results import LEVELS, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence
@@ -31,21 +33,23 @@ OF_RATIO = (
 
 
 def write_tables(results: Path) -> list[str]:
-    """Write comparison.parquet and variance.parquet for every study of the dataset; returns what could not be compared.
+    """Write the tables of OF_COMPARISON for every study of the dataset; returns what could not be compared.
 
-    Both are a function of the other tables, so they are written whole.
+    They are a function of the other tables, so they are written whole.
     """
     compared: list[dict[str, Any]] = []
+    published: list[dict[str, Any]] = []
     scatter: list[dict[str, Any]] = []
     problems = []
     for name in merge.read(results, "studies")["study"].to_pylist():
         try:
             study = Study(results, name)
+            published += map(expectation_row, repeat(name), expectations(study))
             compared += comparison_rows(compare(study))
             scatter += variance_rows(study)
         except UserError as error:
             problems.append(f"the study {name} is not compared: {error}")
-    for table, rows in (("comparison", compared), ("variance", scatter)):
+    for table, rows in (("comparison", compared), ("expectations", published), ("variance", scatter)):
         with whole_file(results / "dataset" / f"{table}.parquet") as temporary:
             pq.write_table(tables.from_rows(rows, tables.TABLES[table]), temporary, compression="zstd")
     return problems
@@ -82,6 +86,19 @@ def _row(comparison: Comparison, one: Judged) -> dict[str, Any]:
         row |= {"flags": list(one.flags)}
     elif isinstance(one, Overall):
         row |= {"conditions": one.conditions}
+    return row
+
+
+def expectation_row(study: str, one: Checked) -> dict[str, Any]:
+    """The row of EXPECTATIONS of a published figure."""
+    names = ("position", "about", "metric", "kind", "unit", "where", "gpu", "cite", "stated", "wrong", "tolerance")
+    found, said = one.figure, one.outcome
+    row = {"study": study, **{name: getattr(one, name) for name in (*names, "measured", "launches")}}
+    row |= {"published_low": found.low, "published_high": found.high}
+    row |= {"published_deviation": found.deviation, "published_n": found.n}
+    row |= {name: getattr(said, name) for name in ("verdict", "reason", "difference", "low", "high")}
+    if one.pair:
+        row |= {"pair_p": one.pair.p, "pair_needed": one.pair.needed, "pair": one.pair.said}
     return row
 
 

@@ -65,6 +65,49 @@ COMPARISON = table_schema(
     ],
 )
 
+EXPECTATIONS = table_schema(
+    "expectations",
+    "Every published figure of a study beside the measured one, with its verdict. docs/studies.md says how.",
+    [
+        STUDY,
+        column("position", pa.int32(), "place in the study's `expects`, from 0; a pair of values has three rows"),
+        column("about", pa.string(), "what the figure is, in the study's words"),
+        column("metric", WORD, "what was published: a statistic of a cell, a probe's, or a model's", null=False),
+        column("kind", WORD, "value | ratio", null=False),
+        column("unit", WORD, "unit of published and measured; 1 for a ratio"),
+        column("where", pa.string(), "the cells, in words; of a ratio both sides"),
+        column("published_low", pa.float64(), "the published figure, or the lower end of its range, in unit"),
+        column("published_high", pa.float64(), "the same, or the upper end of its range, in unit"),
+        column("published_deviation", pa.float64(), "published standard deviation, in unit; null: not published"),
+        column("published_n", pa.int32(), "values that the published mean is of; null: not published", "values"),
+        column("gpu", WORD, "GPU that it was published for; null: not published, or it needs none"),
+        column("cite", pa.string(), "where it was published"),
+        column("stated", pa.bool_(), "published without a protocol of how it was measured"),
+        column("wrong", pa.string(), "why the published figure contradicts what is known for certain"),
+        column("tolerance", pa.float64(), "difference up to which it counts as reproduced", "1"),
+        column("measured", pa.float64(), "geometric mean over launches, a probe's median, or computed; in unit"),
+        column("launches", pa.int32(), "launches, or samples of a probe, that the measured figure is of"),
+        column("difference", pa.float64(), "measured / published - 1", "1"),
+        column("low", pa.float64(), "lower end of the difference's 95 % interval", "1"),
+        column("high", pa.float64(), "upper end of the difference's 95 % interval", "1"),
+        column(
+            "verdict",
+            WORD,
+            "reproduced | differs | undecided | not judged | not comparable | not measured",
+            null=False,
+        ),
+        column("reason", pa.string(), "why not reproduced or not judged"),
+        column("pair_p", pa.float64(), "of a ratio: Welch's p value of 'the two published means are equal'"),
+        column(
+            "pair_needed",
+            pa.int32(),
+            "of a ratio: fewest values a side at which the published pair could be told apart; null: not up to 1000",
+            "values",
+        ),
+        column("pair", pa.string(), "whether the published pair can be told apart, in words"),
+    ],
+)
+
 VARIANCE = table_schema(
     "variance",
     "Where each metric scatters, by study: parts of the variance of its logarithm. docs/statistics.md has the model.",

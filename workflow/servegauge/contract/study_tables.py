@@ -25,6 +25,7 @@ STUDIES = table_schema(
         column("compare_baseline", WORD, "level that the others are divided by"),
         column("compare_margin", pa.float64(), "difference that does not matter to the study; null: 0.02", "1"),
         column("compare_primary", WORDS, "metrics that the study is about; null: the report's own choice"),
+        column("expects", pa.string(), "published figures of the study as JSON; null where it has none"),
         column("slos", pa.string(), "named limits of the study as JSON"),
         column("matrix", pa.string(), "axes of the study as JSON"),
         column("launches", pa.int32(), "launches that the study asks for", "launches"),

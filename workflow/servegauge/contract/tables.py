@@ -18,7 +18,7 @@ from servegauge.contract.columns import KEYS, VERSION, WORD, WORDS, SchemaError,
 from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
-from servegauge.contract.comparison_tables import COMPARISON, VARIANCE
+from servegauge.contract.comparison_tables import COMPARISON, EXPECTATIONS, VARIANCE
 from servegauge.contract.economics_table import ECONOMICS
 from servegauge.contract.study_tables import STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
 from servegauge.contract.trace_tables import TRACED
@@ -359,6 +359,7 @@ TABLES: dict[str, pa.Schema] = {
     "probes": PROBES,
     "traces": TRACED,
     "comparison": COMPARISON,
+    "expectations": EXPECTATIONS,
     "variance": VARIANCE,
 }
 """Every table of results/dataset/, in the order of the data dictionary."""
@@ -366,5 +367,5 @@ TABLES: dict[str, pa.Schema] = {
 PARTED = ("requests", "server_metrics", "gpu", "node")
 """Tables that are folders of one Parquet file per launch; the others are one file."""
 
-OF_COMPARISON = ("comparison", "variance")
+OF_COMPARISON = ("comparison", "expectations", "variance")
 """Tables that are made from the others, after a merge."""

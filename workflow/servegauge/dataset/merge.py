@@ -361,6 +361,7 @@ class _Merge:
                     "path": None if study.get("path") is None else str(study["path"]),
                     "compare_factor": compare.get("factor"),
                     "compare_baseline": None if compare.get("baseline") is None else str(compare["baseline"]),
+                    "expects": canonical_json(study["expects"]) if study.get("expects") else None,
                     "compare_margin": compare.get("margin"),
                     "compare_primary": compare.get("primary"),
                     "slos": canonical_json(study.get("slo") or {}),

@@ -20,7 +20,9 @@ from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import SECRET, file_of, load_model, names, read_named, refuse_secrets, unknown_name
 from servegauge.node.expectations import check_expect
 from servegauge.plan import fit
+from servegauge.plan.bases import read_study
 from servegauge.plan.expand import LAUNCH_AXES
+from servegauge.plan.expected import expectation_mistakes
 
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
@@ -50,8 +52,8 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     `models`, `platforms` and `prompts` (name to the contents of its file, see `load_model` and its siblings), `shapes`
     (model name to what `fit.shape` says of it), `planning` (that part of config/config.yaml).
     """
-    path = file_of(root, "studies", name)
-    data, text = read_yaml(path)
+    data, text, files = read_study(root, name)
+    path = files[0]
     _with_lists(data)
     validate(data, "study", path, text)
     study = with_defaults(data, schema("study"))
@@ -62,6 +64,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
 
     mistakes = [*_unknown_names(root, data), *_unknown_probes(data)] or [
         *_load_mistakes(study),
+        *expectation_mistakes(study, list(schema("study")["$defs"]["axes"]["properties"]), root),
         *_comparison_mistakes(study),
         *_server_secrets(study["server"]),
     ]
@@ -69,7 +72,8 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     refuse_secrets(path, text)
 
     study.setdefault("compare", {"factor": "platform", "baseline": study["matrix"]["platform"][0]})
-    study["models"] = {name: load_model(root, name) for name in _asked(study, "model")}
+    asked = [*_asked(study, "model"), *(one["model"] for one in study.get("expects", ()) if "model" in one)]
+    study["models"] = {name: load_model(root, name) for name in dict.fromkeys(asked)}
     study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
     study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
     _refuse(_currency_mistakes(study), path, text)
@@ -77,7 +81,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     study["planning"] = load_config(root, {})["planning"]
     study.update(
         name=name,
-        files=[path.as_posix() for path in _files(root, study, path)],
+        files=[path.as_posix() for path in _files(root, study, files)],
         path=path.as_posix(),
         text=text,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
@@ -147,9 +151,9 @@ def _asked(study: Mapping[str, Any], axis: str) -> list[str]:
     return list(dict.fromkeys(value for entry in entries for value in entry.get(axis, ())))
 
 
-def _files(root: Path, study: Mapping[str, Any], path: Path) -> list[Path]:
+def _files(root: Path, study: Mapping[str, Any], own: list[Path]) -> list[Path]:
     named = [file_of(root, folder, name) for axis, folder in FOLDERS.items() for name in _asked(study, axis)]
-    return [path, *named]
+    return list(dict.fromkeys([*own, *named, *(file_of(root, "models", name) for name in study["models"])]))
 
 
 def _unknown_names(root: Path, study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

@@ -76,7 +76,7 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         known["weight_bytes"], known["how"] = stored, "config.json, safetensors"
     if "shape" in model and known["kv"] is None:
         given = model["shape"]
-        known["parameters"] = given.get("parameters")
+        known.update({name: given.get(name) for name in ("parameters", "heads", "kv_heads")})
         if "kv_values_per_token" in given:
             known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
         known["how"], known["reason"] = "the model's file", None

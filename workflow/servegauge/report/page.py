@@ -37,6 +37,7 @@ from servegauge.report.economics_section import economics_section
 from servegauge.report.figure import FIGURES, PLATFORMS
 from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection, platform_section
+from servegauge.report.published_section import PublishedSection
 from servegauge.report.trace_section import study_traces
 
 MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
@@ -49,18 +50,19 @@ def render(results: Path, name: str, out: Path) -> None:
     comparison = compare(study)
     platforms = platform_section(study, results, comparison)
     drawn = draw(study, comparison, platforms)
-    traces = study_traces(study)
-    economics = economics_section(study)
+    traces, economics, published = study_traces(study), economics_section(study), PublishedSection(study)
     folder = out.with_suffix("")
     for name, figure in (drawn | {figure.name: figure for figure in traces.figures}).items():
         write_text(folder / f"{name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
+    if published:
+        write_text(folder / "expectations.csv", published.csv)
     if traces:
         write_text(folder / "phases.csv", traces.phases_csv)
     if economics:
         write_text(folder / "economics.csv", economics.csv)
     context = _context(study, comparison, drawn, platforms, results)
-    context |= {"traces": traces, "economics": economics}
+    context |= {"traces": traces, "economics": economics, "published": published}
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")

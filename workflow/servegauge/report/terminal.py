@@ -53,6 +53,7 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
     """The summary as text, and how many cells failed. UserError where there is no dataset or no such study."""
     from servegauge.compare.compare import compare
     from servegauge.dataset.study_view import Study
+    from servegauge.report.published_section import PublishedSection
 
     study = Study(results, name)
     comparison = compare(study)
@@ -62,6 +63,7 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
     if study.ok:
         lines += [*_table(study, comparison), ""]
     lines += _notes(comparison)
+    lines += PublishedSection(study).lines()
     lines += [*_counts(study), *_failures(failed, name, profile)]
     dataset, page = results / "dataset", results / "report" / f"{name}.html"
     lines += ["", f"Dataset  {dataset}/  (cells.parquet, requests/*.parquet, ...)"]

@@ -1,0 +1,360 @@
+"""The published figures of a study (`expects:`) beside what was measured: one row for each, with its verdict.
+
+A number of cells is one number a launch, as in the comparison; that of a probe is its median with the interval of its
+samples, so of one run; that of a model is computed from its shape and has no scatter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from servegauge.compare.conditions import Condition, Row, condition, statistic
+from servegauge.compare.measured import NORMAL
+from servegauge.compare.published import (
+    NOT_COMPARABLE,
+    NOT_MEASURED,
+    Figure,
+    Outcome,
+    Pair,
+    exactly,
+    of_estimate,
+    outcome,
+    pair,
+)
+from servegauge.compare.student import Estimate, combined, estimate
+from servegauge.contract.spec import canonical_json
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import Metric, Study, axis_value, label
+from servegauge.inputs.model_numbers import MODEL_NUMBERS, model_number
+
+TOLERANCE = 0.1
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One published figure and what became of it. `kind`: value | ratio; `measured` in `unit`, null where it is not."""
+
+    position: int  # of the entry in `expects`
+    kind: str
+    about: str
+    metric: str
+    unit: str
+    where: str  # the cells, in words
+    figure: Figure
+    tolerance: float
+    cite: str
+    outcome: Outcome
+    measured: float | None = None
+    launches: int | None = None
+    pair: Pair | None = None
+    gpu: str | None = None
+    stated: bool = False
+    wrong: str | None = None
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Whose number is looked for: axes' values, the GPU that was published on, and what stands in for what."""
+
+    where: Mapping[str, Any]
+    gpu: str | None
+    stands_for: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A measured number, or why there is none.
+
+    Its logarithm: `logs`, one a launch, or `log`, an estimate of it; with neither it is exact, without any scatter.
+    """
+
+    value: float | None = None
+    log: Estimate | None = None
+    logs: Sequence[float] | None = None
+    launches: int | None = None
+    refusal: tuple[str, str] | None = None
+    note: str | None = None  # what was left out
+
+
+def expectations(study: Study) -> list[Checked]:
+    """Every published figure of the study, in the order of its file; empty where it has none."""
+    asked: list[dict[str, Any]] = json.loads(study.row.get("expects") or "[]")
+    if not asked:
+        return []
+    source = _Source(study)
+    return [one for position, entry in enumerate(asked) for one in _entry(source, position, entry)]
+
+
+def _entry(source: _Source, position: int, entry: Entry) -> Iterator[Checked]:
+    """A value alone; or a value, that it is over, and their ratio; or a ratio alone."""
+    over: Mapping[str, Any] = entry.get("over") or {}
+    sides = [_side(entry, entry)]
+    figures = [_figure(entry)]
+    if over:
+        sides.append(_side({**over, "where": {**entry.get("where", {}), **over.get("where", {})}}, over))
+        figures.append(_figure(over))
+    shared = {
+        "position": position,
+        "about": entry.get("about") or "",
+        "metric": ": ".join(filter(None, (entry.get("probe") or entry.get("model"), entry["metric"]))),
+        "tolerance": entry.get("tolerance", TOLERANCE),
+        "cite": entry["cite"],
+        "stated": entry.get("stated", False),
+        "wrong": entry.get("wrong"),
+    }
+    for side, figure in zip(sides, figures, strict=True):
+        if figure is not None:
+            found = source.value(entry, side)
+            yield Checked(
+                **shared, kind="value", unit=source.unit(entry), where=label(side.where), figure=figure, gpu=side.gpu,
+                outcome=_outcome(found, figure, shared["tolerance"], source.unlike(entry, [side])),
+                measured=found.value, launches=found.launches,
+            )  # fmt: skip
+    if not over:
+        return
+    told = None
+    ratio = _figure({**entry, "value": entry.get("ratio")})
+    if ratio is None and figures[0] is not None and figures[1] is not None:
+        ratio, told = figures[0].over(figures[1]), pair(figures[1], figures[0])
+    if ratio is None:
+        return
+    found = source.ratio(entry, *sides)
+    words = f"{label(sides[0].where)} / {label(over.get('where', {}))}"
+    gpu = " / ".join(dict.fromkeys(filter(None, (side.gpu for side in sides)))) or None
+    yield Checked(
+        **shared, kind="ratio", unit="1", where=words, figure=ratio, gpu=gpu, pair=told,
+        outcome=_outcome(found, ratio, shared["tolerance"], source.unlike(entry, sides)),
+        measured=found.value, launches=found.launches,
+    )  # fmt: skip
+
+
+def _side(entry: Entry, own: Entry) -> _Side:
+    return _Side(entry.get("where", {}), own.get("gpu"), own.get("stands_for") or {})
+
+
+def _figure(entry: Entry) -> Figure | None:
+    if entry.get("value") is None:
+        return None
+    return Figure.of(entry["value"], entry.get("deviation"), entry.get("n"))
+
+
+def _outcome(found: _Found, figure: Figure, tolerance: float, unlike: str | None) -> Outcome:
+    """What the numbers say, unless something else was measured or nothing."""
+    if found.value is None:
+        verdict, reason = found.refusal or (NOT_MEASURED, "")
+        return Outcome(verdict, reason)
+    if found.logs is not None:
+        told = outcome(found.logs, figure, tolerance)
+    elif found.log is not None:
+        told = of_estimate(found.log, found.launches or 0, figure, tolerance)
+    else:
+        told = exactly(found.value, figure, tolerance)
+    if unlike:
+        return replace(told, verdict=NOT_COMPARABLE, reason=unlike)
+    if found.refusal:
+        return replace(told, verdict=found.refusal[0], reason=found.refusal[1])
+    return replace(told, reason="; ".join(filter(None, (told.reason, found.note))) or None)
+
+
+class _Source:
+    """Where measured numbers come from: the study's cells, its platforms' probes, its models' shapes."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.metrics = {metric.name: metric for metric in study.metrics}
+        self.probes = merge.read(study.results, "probes").to_pylist()
+        own = [row for row in merge.read(study.results, "study_platforms").to_pylist() if row["study"] == study.name]
+        self.gpus = {row["platform"]: (json.loads(row["file"]).get("gpu") or {}).get("name") for row in own}
+
+    def unit(self, entry: Entry) -> str:
+        if entry.get("model"):
+            return MODEL_NUMBERS[entry["metric"]]
+        if entry.get("probe"):
+            return next((row["unit"] for row in self._probed(entry, {})), "")
+        metric = self.metrics.get(entry["metric"])
+        return metric.unit if metric else ""
+
+    def unlike(self, entry: Entry, sides: Sequence[_Side]) -> str | None:
+        """What was measured in place of what was published; null where it is the same as far as anyone can tell."""
+        if entry.get("model"):
+            return None
+        told: dict[str, None] = {}
+        for side in sides:
+            for axis, published in side.stands_for.items():
+                mine, theirs = label({axis: side.where.get(axis)}), label({axis: published})
+                told[f"{mine} in place of {theirs}"] = None
+            if side.gpu:
+                for platform in self._platforms(side.where):
+                    name = self.gpus.get(platform)
+                    if not name:
+                        told[f"{platform} has no GPU; published on {side.gpu}"] = None
+                    elif not re.search(re.escape(side.gpu), name, re.IGNORECASE):
+                        told[f"another GPU: {name} on {platform}, published on {side.gpu}"] = None
+        return "; ".join(told) or None
+
+    def _platforms(self, where: Mapping[str, Any]) -> list[str]:
+        return [where["platform"]] if "platform" in where else list(self.gpus)
+
+    # -- cells ----------------------------------------------------------------
+
+    def value(self, entry: Entry, side: _Side) -> _Found:
+        """The number itself: the geometric mean over launches."""
+        if entry.get("model"):
+            return self._computed(entry)
+        if entry.get("probe"):
+            return self._probe(entry, side.where)
+        metric = self.metrics.get(entry["metric"])
+        if metric is None:
+            return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
+        rows, why = self._rows(side.where)
+        if not rows:
+            return _refused(NOT_MEASURED, why)
+        refusals = [condition("", {}, None, [row], [row]).refused(metric) for row in rows]
+        kept = [row for row, refused in zip(rows, refusals, strict=True) if not refused]
+        by_launch: dict[str, list[float]] = defaultdict(list)
+        for row in kept or rows:
+            number = statistic(self.study, row, metric)
+            if number is None or number <= 0 or math.isinf(number):
+                return _refused(NOT_COMPARABLE, f"{row['cell']} has no finite value above 0")
+            by_launch[row["launch"]].append(math.log(number))
+        logs = [math.fsum(one) / len(one) for one in by_launch.values()]
+        refusal, left_out = (None if kept else refusals[0]), len(rows) - len(kept)
+        note = f"{left_out} of {len(rows)} cells are left out: {_first(refusals)}" if kept and left_out else None
+        return _Found(math.exp(math.fsum(logs) / len(logs)), None, logs, len(logs), refusal, note)
+
+    def ratio(self, entry: Entry, one: _Side, base: _Side) -> _Found:
+        """`one` over `base`, inside each condition, as the comparison takes it."""
+        if entry.get("probe"):
+            return self._probe_ratio(entry, one, base)
+        metric = self.metrics.get(entry["metric"])
+        if metric is None:
+            return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
+        varied = [axis for axis in {**one.where, **base.where} if one.where.get(axis) != base.where.get(axis)]
+        groups: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+        for place, side in enumerate((base, one)):
+            rows, why = self._rows(side.where)
+            if not rows:
+                return _refused(NOT_MEASURED, why)
+            for row in rows:
+                rest = {axis: value for axis, value in row["axes"].items() if axis not in varied}
+                groups[canonical_json(rest)][place].append(row)
+        pairs = [condition(key, {}, None, *sides) for key, sides in groups.items() if all(sides)]
+        if not pairs:
+            return _refused(NOT_MEASURED, "no condition was measured on both sides")
+        return self._ratio(metric, pairs)
+
+    def _ratio(self, metric: Metric, pairs: Sequence[Condition]) -> _Found:
+        refusals = [one.refused(metric) for one in pairs]
+        kept = [one for one, refused in zip(pairs, refusals, strict=True) if not refused]
+        refusal, left_out = (None if kept else refusals[0]), len(pairs) - len(kept)
+        note = f"{left_out} of {len(pairs)} conditions are left out: {_first(refusals)}" if kept and left_out else None
+        parts: list[tuple[list[float], list[float], Condition]] = []
+        for one in kept or pairs:
+            sides = [[statistic(self.study, row, metric) for row in rows] for rows in (one.base, one.other)]
+            if any(value is None or value <= 0 or math.isinf(value) for side in sides for value in side):
+                return _refused(NOT_COMPARABLE, "a side has no finite value above 0: too many requests failed")
+            base, other = ([math.log(value) for value in side if value is not None] for side in sides)
+            parts.append((base, other, one))
+        if all(one.paired for *_, one in parts):
+            by_repeat: dict[int, list[float]] = defaultdict(list)
+            for base, other, one in parts:
+                for row, below, above in zip(one.base, base, other, strict=True):
+                    by_repeat[row["repeat"]].append(above - below)
+            logs = [math.fsum(one) / len(one) for one in by_repeat.values()]
+            return _Found(math.exp(math.fsum(logs) / len(logs)), None, logs, len(logs), refusal, note)
+        fewest = min(min(len(base), len(other)) for base, other, _ in parts)
+        means = [math.fsum(other) / len(other) - math.fsum(base) / len(base) for base, other, _ in parts]
+        value = math.exp(math.fsum(means) / len(means))
+        if fewest < 2:
+            return _Found(value, None, [math.log(value)], 1, refusal, note)
+        each = [combined((estimate(base), estimate(other)), (-1.0, 1.0)) for base, other, _ in parts]
+        return _Found(value, combined(each, [1 / len(each)] * len(each)), None, fewest, refusal, note)
+
+    def _rows(self, where: Mapping[str, Any]) -> tuple[list[Row], str]:
+        """Measured cells that fit, or why there are none."""
+        asked = [row for row in self.study.cells if _fits(row, where)]
+        rows: list[Row] = [row for row in asked if row["status"] == "ok"]
+        if rows or not asked:
+            return rows, f"the study has no cell with {label(where)}"
+        row = asked[0]
+        return [], (row["reason"] or "not run yet").splitlines()[0]
+
+    # -- probes ---------------------------------------------------------------
+
+    def _probed(self, entry: Entry, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The newest row of each variant that fits."""
+        found: dict[str, dict[str, Any]] = {}
+        for row in sorted(self.probes, key=lambda row: row["started_utc"] or ""):
+            variant = json.loads(row["variant"] or "{}")
+            if (
+                (row["probe"], row["metric"]) == (entry["probe"], entry["metric"])
+                and where.get("platform", row["platform"]) == row["platform"]
+                and all(variant.get(name) == value for name, value in (entry.get("variant") or {}).items())
+            ):
+                found[canonical_json(variant)] = row
+        return list(found.values())
+
+    def _probe(self, entry: Entry, where: Mapping[str, Any]) -> _Found:
+        rows = self._probed(entry, where)
+        if not rows:
+            return _refused(NOT_MEASURED, f"the probe {entry['probe']} has no such number on {label(where)} (yet)")
+        measured = [row for row in rows if row["status"] == "ok" and row["value"]]
+        if not measured:
+            return _refused(NOT_MEASURED, rows[0]["reason"] or rows[0]["status"])
+        if len(measured) > 1:
+            some = ", ".join(row["variant"] for row in measured[:3])
+            return _refused(NOT_COMPARABLE, f"{len(measured)} variants fit, `variant` must name one: {some}")
+        (row,) = measured
+        if not row["low"] or not row["high"]:
+            return _Found(row["value"], None, [math.log(row["value"])], 1)
+        error = (math.log(row["high"]) - math.log(row["low"])) / (2 * NORMAL)
+        samples = len(row["samples"] or ())
+        return _Found(row["value"], Estimate(math.log(row["value"]), error, max(1, samples - 1)), None, samples)
+
+    def _probe_ratio(self, entry: Entry, one: _Side, base: _Side) -> _Found:
+        sides = [self._probe(entry, side.where) for side in (base, one)]
+        for found in sides:
+            if found.value is None:
+                return found
+        below, above = sides
+        value = (above.value or 0.0) / (below.value or 1.0)
+        if below.log is None or above.log is None:
+            return _Found(value, None, [math.log(value)], 1)
+        fewest = min(below.launches or 0, above.launches or 0)
+        return _Found(value, combined((below.log, above.log), (-1.0, 1.0)), None, fewest)
+
+    # -- models ---------------------------------------------------------------
+
+    def _computed(self, entry: Entry) -> _Found:
+        rows = merge.read(self.study.results, "study_models").to_pylist()
+        row = next((one for one in rows if (one["study"], one["model"]) == (self.study.name, entry["model"])), None)
+        if row is None:
+            return _refused(NOT_MEASURED, f"the study has no model {entry['model']}")
+        value = model_number(json.loads(row["file"]), json.loads(row["config"] or "null"), entry["metric"])
+        if not value:
+            return _refused(NOT_MEASURED, f"the shape of {entry['model']} is not known here")
+        return _Found(value)
+
+
+def _first(refusals: Sequence[tuple[str, str] | None]) -> str:
+    return next(reason for _, reason in filter(None, refusals))
+
+
+def _refused(verdict: str, reason: str) -> _Found:
+    return _Found(refusal=(verdict, reason))
+
+
+def _fits(row: Row, where: Mapping[str, Any]) -> bool:
+    return all(canonical_json(_plain(axis_value(row, axis))) == canonical_json(_plain(where[axis])) for axis in where)
+
+
+def _plain(value: Any) -> Any:
+    """4.0 as 4: a column of rates holds floating point numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

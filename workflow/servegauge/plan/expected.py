@@ -1,0 +1,81 @@
+"""What is wrong with the published figures of a study (`expects:`), beyond what the schema can say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import did_you_mean
+from servegauge.contract import metric_registry
+from servegauge.inputs.config_files import names, unknown_name
+from servegauge.inputs.model_numbers import MODEL_NUMBERS
+from servegauge.plan.expand import LAYOUT
+
+Mistake = tuple[list[str | int], str]
+
+
+def expectation_mistakes(study: Mapping[str, Any], axes: Sequence[str], root: Path) -> Iterator[Mistake]:
+    """(keys, message) of each; `axes` are the names that a matrix can have."""
+    for position, entry in enumerate(study.get("expects", ())):
+        here: list[str | int] = ["expects", position]
+        yield from _figures(entry, here)
+        yield from _metric(study, entry, here, root)
+        for part, keys in ((entry, here), (entry.get("over") or {}, [*here, "over"])):
+            yield from _chosen(study, part.get("where") or {}, [*keys, "where"], axes)
+
+
+def _figures(entry: Mapping[str, Any], here: list[str | int]) -> Iterator[Mistake]:
+    over = entry.get("over") or {}
+    if ("value" in entry) == ("ratio" in entry):
+        yield here, "give one of `value` (a number in the metric's unit) and `ratio` (of `where` to `over`)"
+    elif "ratio" in entry and not over:
+        yield [*here, "ratio"], "a ratio needs `over`: the cells that it is divided by"
+    elif over and ("value" in entry) != ("value" in over):
+        yield [*here, "over"], "give a `value` on both sides, or `ratio` alone"
+    for part, keys in ((entry, here), (over, [*here, "over"])):
+        if isinstance(part.get("value"), list) and ("deviation" in part or "n" in part):
+            yield [*keys, "value"], "a range has no deviation; give the mean, or leave `deviation` and `n` out"
+        if "n" in part and "deviation" not in part:
+            yield [*keys, "n"], "means nothing without `deviation`"
+    if entry.get("model") and (over or entry.get("where")):
+        yield here, "what is computed from a model's shape has no cells: leave `where` and `over` out"
+
+
+def _metric(study: Mapping[str, Any], entry: Mapping[str, Any], here: list[str | int], root: Path) -> Iterator[Mistake]:
+    if "probe" in entry:
+        from servegauge.probes import registry  # imports numpy, which a study without probes does not need
+
+        probes = registry()
+        if entry["probe"] not in probes:
+            message = f"there is no probe {entry['probe']!r}.{did_you_mean(entry['probe'], probes)}"
+            yield [*here, "probe"], f"{message} There are: {', '.join(probes)}"
+            return
+        known = list(probes[entry["probe"]].units)
+    elif "model" in entry:
+        if entry["model"] not in (models := names(root, "models")):
+            yield [*here, "model"], unknown_name(entry["model"], models, Path("config") / "models")
+        known = list(MODEL_NUMBERS)
+    else:
+        known = [one.name for one in metric_registry.compared()]
+        known += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
+    if entry["metric"] not in known:
+        message = f"there is no metric {entry['metric']!r} here.{did_you_mean(entry['metric'], known)}"
+        yield [*here, "metric"], f"{message} There are: {', '.join(known)}"
+
+
+def _chosen(
+    study: Mapping[str, Any], where: Mapping[str, Any], here: list[str | int], axes: Sequence[str]
+) -> Iterator[Mistake]:
+    """Axes that no study has, and values that this one does not measure."""
+    entries = [study["matrix"], *study["matrix"].get("include", ())]
+    for axis, value in where.items():
+        if axis not in axes or axis in ("repeat", "include", "exclude"):
+            yield [*here, axis], f"there is no axis {axis!r}.{did_you_mean(axis, axes)}"
+            continue
+        without = LAYOUT.get(axis, study["server"].get(axis))
+        known = [one for entry in entries for one in entry.get(axis, ())] or [without]
+        if value not in known:
+            choices = [str(one) for one in known]
+            near = did_you_mean(str(value), choices)
+            yield [*here, axis], f"{value!r} is not measured.{near} It has: {', '.join(choices)}"
