@@ -68,6 +68,9 @@ class SimulatedStudy(Study):
     def node_of(self, row: Mapping[str, Any]) -> str | None:
         return None
 
+    def place_of(self, row: Mapping[str, Any]) -> str | None:
+        return None
+
     def samples(self, row: Mapping[str, Any], families: Sequence[str]) -> dict[str, np.ndarray]:
         return {family: self.drawn[row["cell"]][family] for family in families}
 

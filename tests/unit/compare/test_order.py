@@ -17,6 +17,11 @@ class Placed(SimulatedStudy):
         return row["node"]
 
 
+class Joined(Placed):
+    def place_of(self, row):
+        return None if is_base(row) else "b"
+
+
 def placed(start, node) -> list[str]:
     study = simulated(np.random.default_rng(1), Setting(repeats=4))
     for row in study.cells:
@@ -44,6 +49,17 @@ def test_pairs_side_by_side_in_turn_on_the_same_nodes_are_nothing_to_say():
 def test_pairs_hours_apart_are_said():
     (said,) = placed(lambda row: 1 if first_in_turn(row) else 22, lambda row: "n1")
     assert said == "24 of 24 pairs were measured more than 6 hours apart, the farthest 21"
+
+
+def test_sides_that_were_joined_are_said_with_their_distance():
+    study = simulated(np.random.default_rng(1), Setting(repeats=4))
+    for row in study.cells:
+        row["started_utc"] = f"2026-11-{20 + row['repeat']}T{10 if first_in_turn(row) else 12:02d}:00:00Z"
+        row["node"] = f"n{row['repeat']}"
+    found = compare(Joined(study.cells, study.axes))
+    assert found
+    said = "the sides were measured apart and joined, one side here, the other in b; their pairs lie 2.0 hours apart"
+    assert any(warning.startswith(said) for warning in found.overall[0].warnings)
 
 
 def test_a_side_that_is_always_first_is_said():

@@ -13,6 +13,7 @@ import pytest
 from servegauge.base.errors import UserError
 from servegauge.contract import spec
 from servegauge.contract.spec import Cell
+from servegauge.plan.config import load_study
 from servegauge.plan.expand import Plan, expand
 from tests.unit.study_tree import FILES, REPOSITORY, Tree
 
@@ -321,3 +322,17 @@ def test_the_baseline_of_an_option_is_measured_again_as_the_option_is(tree: Tree
     again = [launch for launch in plan.launches if launch.platform["name"].endswith(".again")]
     assert {launch.options["prefix_cache"] for launch in again} == {False}
     assert {launch.platform["name"] for launch in again} == {"metal.again", "virtual.again"}
+
+
+def test_one_platform_of_a_study_is_planned_alone(tree: Tree) -> None:
+    tree.study(matrix={"platform": ["metal", "virtual"], "rate": [1, 2], "repeat": 2}, aa=True)
+    plan = expand(load_study(tree.root, "x"))
+    metal, virtual = plan.on_platforms("metal"), plan.on_platforms(["virtual"])
+    assert {launch.platform["name"] for launch in metal.launches} == {"metal", "metal.again"}
+    assert {launch.platform["name"] for launch in virtual.launches} == {"virtual"}
+    ids = [{planned.cell.id for planned in one.cells} for one in (metal, virtual, plan)]
+    assert not ids[0] & ids[1]
+    assert ids[0] | ids[1] == ids[2]
+    assert plan.on_platforms("") is plan
+    with pytest.raises(UserError, match=r"no platform 'vitual'.* Did you mean 'virtual'"):
+        plan.on_platforms("metal, vitual")

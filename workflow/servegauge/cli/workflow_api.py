@@ -38,7 +38,7 @@ class Pipeline:
         self.config = load_config(ROOT, dict(config))
         self.study = load_study(ROOT, self.config["study"])
         self.name: str = self.study["name"]
-        self.plan = expand.expand(self.study)
+        self.plan = expand.expand(self.study).on_platforms(self.config["platforms"])
         self.results = ROOT / "results"
         self.state = documents.state(self.plan, self.results)
         self.glob: str = self.config.get("cells") or "*"

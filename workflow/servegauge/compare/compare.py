@@ -330,7 +330,8 @@ def _judged(one: Any, family: str, size: int, p: float, p_equal: float, margin: 
 def _add_order_warnings(result: Comparison, found: Sequence[Condition]) -> None:
     """What really happened beside the verdicts over all conditions of a level."""
     for level in result.levels[1:]:
-        said = order.warnings([one for one in found if one.level == level], result.study.node_of, result.factor)
+        study, conditions = result.study, [one for one in found if one.level == level]
+        said = order.warnings(conditions, study.node_of, study.place_of, result.factor)
         if said:
             result.overall = [
                 replace(one, warnings=(*one.warnings, *said)) if one.level == level else one for one in result.overall

@@ -21,15 +21,18 @@ FEWEST_FOR_DRIFT = 5
 DRIFT_LEVEL = 0.01  # one of a hundred ratios is said to drift by chance
 
 
-def warnings(
-    conditions: Sequence[Condition], node_of: Callable[[Mapping[str, Any]], str | None], factor: str
-) -> tuple[str, ...]:
+Where = Callable[[Mapping[str, Any]], str | None]  # what a cell's row says of where it was measured
+
+
+def warnings(conditions: Sequence[Condition], node_of: Where, place_of: Where, factor: str) -> tuple[str, ...]:
     """Sentences without a full stop, on one level's conditions; none where nothing is to be said."""
-    return tuple(
-        text
-        for text in (_apart(conditions), _nodes(conditions, node_of, factor), _first(conditions))
-        if text is not None
+    said = (
+        _joined(conditions, place_of),
+        _apart(conditions),
+        _nodes(conditions, node_of, factor),
+        _first(conditions),
     )
+    return tuple(text for text in said if text is not None)
 
 
 def drifts(blocks: Sequence[Sequence[tuple[float, float]]]) -> str | None:
@@ -66,6 +69,20 @@ def _pairs(conditions: Sequence[Condition]) -> list[tuple[float, float]]:
     return found
 
 
+def _joined(conditions: Sequence[Condition], place_of: Where) -> str | None:
+    """Sides that come from two results folders: other nodes, another network, another time."""
+    base, other = (
+        {f"in {place}" if (place := place_of(row)) else "here" for one in conditions for row in getattr(one, side)}
+        for side in ("base", "other")
+    )
+    if base == other:
+        return None
+    places = f"one side {', '.join(sorted(base))}, the other {', '.join(sorted(other))}"
+    apart = sorted(abs(after - before) / 3600 for before, after in _pairs(conditions))
+    far = f"; their pairs lie {apart[len(apart) // 2]:.1f} hours apart, the farthest {apart[-1]:.1f}" if apart else ""
+    return f"the sides were measured apart and joined, {places}{far}"
+
+
 def _apart(conditions: Sequence[Condition]) -> str | None:
     pairs = _pairs(conditions)
     far = [abs(after - before) for before, after in pairs if abs(after - before) > FAR_APART_S]
@@ -74,9 +91,7 @@ def _apart(conditions: Sequence[Condition]) -> str | None:
     return f"{len(far)} of {len(pairs)} pairs were measured more than 6 hours apart, the farthest {max(far) / 3600:.0f}"
 
 
-def _nodes(
-    conditions: Sequence[Condition], node_of: Callable[[Mapping[str, Any]], str | None], factor: str
-) -> str | None:
+def _nodes(conditions: Sequence[Condition], node_of: Where, factor: str) -> str | None:
     base, other = (
         {node for one in conditions for row in getattr(one, side) if (node := node_of(row))}
         for side in ("base", "other")

@@ -51,6 +51,7 @@ LAUNCHES = _schema(
         _column("extra_args", WORDS, "arguments given to the server verbatim"),
         _column("environment", pa.string(), "environment variables that the study sets, as JSON"),
         _column("gpus", pa.int32(), "GPUs of the whole launch", "GPUs"),
+        _column("joined", WORD, "label of the place that `servegauge join` brought it from; null: measured here"),
         _column("status", WORD, "ok | failed | planned (no attempt yet)", null=False),
         _column("reason", pa.string(), "why the last attempt failed"),
         _column("attempts", pa.int32(), "finished attempts; `attempts` has a row for each", "attempts", null=False),

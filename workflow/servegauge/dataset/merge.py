@@ -35,6 +35,7 @@ from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, canonical_json
 from servegauge.dataset import economics, launch_parts, trace_parts
 from servegauge.dataset.catalogue import parted
+from servegauge.dataset.joined import labels
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
 from servegauge.dataset.study_inputs import model_rows, platform_rows
@@ -380,7 +381,7 @@ class _Merge:
         ]
 
     def _launch_rows(self) -> list[dict[str, Any]]:
-        rows = []
+        rows, joined = [], labels(self.results)
         for launch in dict.fromkeys([*self.launches, *self.attempts]):
             spec = self._spec(launch)
             if not spec or spec.get("trace"):  # what started under a profiler says nothing of what starts without
@@ -395,6 +396,7 @@ class _Merge:
                     "extra_args": list(spec.get("extra_args") or []),
                     "environment": canonical_json(spec.get("environment") or {}),
                     "gpus": Launch.from_dict(spec).layout.gpus,
+                    "joined": joined.get(launch),
                     "status": last.status if last else "planned",
                     "reason": last.reason if last else None,
                     "attempts": len(attempts),

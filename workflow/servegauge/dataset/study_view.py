@@ -196,6 +196,17 @@ class Study:
             self._nodes = {(one["launch"], one["attempt"]): one["hostname"] for one in attempts}
         return self._nodes.get((row["launch"], row.get("attempt")))
 
+    def place_of(self, row: Mapping[str, Any]) -> str | None:
+        """The label of the results folder that a cell was joined from; None where it was measured here."""
+        return self._places.get(row["launch"])
+
+    @cached_property
+    def _places(self) -> dict[str, str | None]:
+        launches = merge.read(self.results, "launches")
+        if "joined" not in launches.column_names:  # a dataset of an older version
+            return {}
+        return {one["launch"]: one["joined"] for one in launches.select(["launch", "joined"]).to_pylist()}
+
     def factor(self) -> tuple[str | None, Any]:
         """The compared factor and its baseline: as the study says, else the platform, first one first."""
         factor, baseline = self.row["compare_factor"], self.row["compare_baseline"]

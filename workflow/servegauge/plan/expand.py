@@ -98,10 +98,33 @@ class Plan:
         if not cells and not traces:
             some = ", ".join(planned.cell.id for planned in self.cells[:3])
             raise UserError(f"no cell of the study {self.study['name']!r} matches {pattern!r}; its ids are like {some}")
-        wanted = {planned.cell.launch for planned in (*cells, *traces)}
-        launches = [launch for launch in self.launches if launch.id in wanted]
+        return self._of_launches({planned.cell.launch for planned in (*cells, *traces)}, cells, traces)
+
+    def on_platforms(self, names: str | Iterable[str]) -> Plan:
+        """The plan with only the launches on these platforms (names with commas, or several); all where none is named.
+
+        UserError where the study has no such platform. A baseline's second name under `aa:` goes with it.
+        """
+        wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
+        if not wanted:
+            return self
+        known = self.study["platforms"]
+        for name in wanted:
+            if name not in known:
+                raise UserError(
+                    f"--config platforms: the study {self.study['name']!r} has no platform {name!r}; it has "
+                    f"{', '.join(known)}.{did_you_mean(name, known)}"
+                )
+        chosen = {one.id for one in self.every_launch if one.platform["name"].removesuffix(AGAIN) in wanted}
+        return self._of_launches(chosen, self.cells, self.traces)
+
+    def _of_launches(self, chosen: set[str], cells: list[PlannedCell], traces: list[PlannedCell]) -> Plan:
         return Plan(
-            self.study, launches, cells, [launch for launch in self.trace_launches if launch.id in wanted], traces
+            self.study,
+            [launch for launch in self.launches if launch.id in chosen],
+            [planned for planned in cells if planned.cell.launch in chosen],
+            [launch for launch in self.trace_launches if launch.id in chosen],
+            [planned for planned in traces if planned.cell.launch in chosen],
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,203 @@
+"""Bring in what the same study measured elsewhere: on another cluster, by another login node.
+
+Everything is verified before anything is copied: files against the hashes that their record keeps, and against what
+lies here under the same name. A name that is here with other contents is a conflict; then nothing is copied. Given
+again, after more was measured or an interruption, `join` brings what is new.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import sha256, whole_file, whole_folder, write_json
+from servegauge.base.progress import utc_now
+from servegauge.contract.records.cell import FileHash
+from servegauge.contract.records.order import RECORDS
+from servegauge.dataset.joined import FOLDER
+
+WHOLE = (*RECORDS, "workloads", "plan", "calibrations", "probes")
+"""Folders of results whose entries are taken whole, beside `launches`, which grow by attempts."""
+
+MADE_AGAIN = ("plan", "calibrations")
+"""Entries that each side makes for itself: ours stay where both have one."""
+
+
+class _Files(msgspec.Struct):
+    """What `cell.json` and `trace.json` say of the files beside them, and of the attempt that made them."""
+
+    launch: str
+    attempt: int
+    files: dict[str, FileHash] = {}
+
+
+@dataclass
+class Joined:
+    """What `join` found: paths below results/."""
+
+    new: list[Path] = field(default_factory=list)
+    same: int = 0
+    unfinished: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+    def names(self, kind: str) -> list[str]:
+        """Names in results/<kind>/ that are new."""
+        return sorted({path.parts[1] for path in self.new if path.parts[0] == kind})
+
+
+def join(other: Path, results: Path, label: str) -> Joined:
+    """Copy what `other`, a results folder, has and `results` lacks; `label` names it in the report.
+
+    UserError, with nothing copied: `other` is no results folder or is `results`; a file is damaged, a link, or here
+    with other contents. Attempts that have not ended, and their cells, are left for the next call.
+    """
+    _check(other, results)
+    found = Joined()
+    ended = {path.name for path in (other / "launches").glob("*/") if not path.is_symlink()}
+    for kind in WHOLE:
+        for entry in sorted((other / kind).glob("[!.]*")):
+            if kind in RECORDS and not _has_ended(other, entry / RECORDS[kind], found):
+                continue
+            _entry(other, results, entry, found)
+    for launch in sorted(ended):
+        for file in _finished(other / "launches" / launch):
+            _file(other, results, file, found)
+    if found.conflicts:
+        shown = "\n  ".join(found.conflicts[:20])
+        more = f"\n  and {len(found.conflicts) - 20} more" if len(found.conflicts) > 20 else ""
+        raise UserError(
+            f"{other} was not joined, and nothing was copied:\n  {shown}{more}\nKeep one of two that differ, and take "
+            "the other out of its results folder; a damaged cell is measured again where it was measured."
+        )
+    _copy(other, results, found)
+    if found.new:
+        record = {
+            "version": 1,
+            "label": label,
+            "joined_utc": utc_now(),
+            **{kind: found.names(kind) for kind in ("launches", "cells", "traces", "probes")},
+        }
+        number = len(list((results / FOLDER).glob("*.json")))
+        write_json(results / FOLDER / f"{number}.json", record)
+    return found
+
+
+def _check(other: Path, results: Path) -> None:
+    if not (other / "launches").is_dir():
+        inside = " It has a folder results/: name that." if (other / "results" / "launches").is_dir() else ""
+        raise UserError(
+            f"{other} is not a results folder: it has no folder launches/.{inside} Give the results/ of a clone of "
+            "servegauge in which the study was measured, on a disk that this machine sees, or a copy of it."
+        )
+    if other.resolve() == results.resolve():
+        raise UserError(f"{other} is this results folder; name the other one.")
+
+
+def _has_ended(other: Path, record: Path, found: Joined) -> bool:
+    """True where the attempt that made a cell or trace has ended. What cannot be read is found to be damaged later."""
+    try:
+        said = msgspec.json.decode(record.read_bytes(), type=_Files)
+    except (OSError, ValueError):
+        return True
+    if (other / "launches" / said.launch / f"attempt-{said.attempt}.json").is_file():
+        return True
+    found.unfinished.append(record.parent.name)
+    return False
+
+
+def _finished(launch: Path) -> Iterator[Path]:
+    """Files of a launch, but for attempts that have not ended; the files that say "ended" come last."""
+    ends = sorted(launch.glob("attempt-*.json"))
+    attempts = {end.with_suffix("") for end in ends}
+    for entry in sorted(launch.iterdir()):
+        if entry in attempts:
+            yield from _files(entry)
+        elif entry.is_file() and entry not in ends:
+            yield entry
+    yield from ends
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files below `folder`, itself if it is one; hidden ones are somebody's work in progress."""
+    if not folder.is_dir() or folder.is_symlink():
+        yield folder
+        return
+    for entry in sorted(folder.iterdir()):
+        if not entry.name.startswith("."):
+            yield from _files(entry)
+
+
+def _entry(other: Path, results: Path, entry: Path, found: Joined) -> None:
+    """Compare one entry of results/<kind>/; a folder that is not here is new as a whole."""
+    kind = entry.parent.name
+    here = results / entry.relative_to(other)
+    if kind in MADE_AGAIN and here.exists():
+        found.same += 1
+        return
+    before = len(found.conflicts)
+    if kind in RECORDS:
+        _verify(entry, RECORDS[kind], found)
+    if len(found.conflicts) > before:
+        return
+    if kind != "probes" and entry.is_dir() and not entry.is_symlink() and not _has_content(here):
+        links = [file for file in _files(entry) if file.is_symlink()]
+        found.conflicts += [f"{link.relative_to(other)} is a link; only files are copied" for link in links]
+        found.new.append(entry.relative_to(other))
+        return
+    for file in _files(entry):
+        _file(other, results, file, found)
+
+
+def _has_content(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
+
+
+def _verify(folder: Path, name: str, found: Joined) -> None:
+    """Hold the files of a cell or trace against the hashes in its record."""
+    where = f"{folder.parent.name}/{folder.name}"
+    try:
+        said = msgspec.json.decode((folder / name).read_bytes(), type=_Files)
+    except FileNotFoundError:
+        found.conflicts.append(f"{where} has no {name}")
+        return
+    except (OSError, ValueError) as error:
+        found.conflicts.append(f"{where}/{name} cannot be read: {error}")
+        return
+    for file, expected in said.files.items():
+        path = folder / file
+        if Path(file).name != file:
+            found.conflicts.append(f"{where}/{name} names a file outside its folder: {file!r}")
+        elif not path.is_file() or path.is_symlink():
+            found.conflicts.append(f"{where}/{file} is gone, or is a link")
+        elif path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
+            found.conflicts.append(f"{where}/{file} is not what {name} says: it is damaged")
+
+
+def _file(other: Path, results: Path, file: Path, found: Joined) -> None:
+    name = file.relative_to(other)
+    here = results / name
+    if file.is_symlink() or not file.is_file():
+        found.conflicts.append(f"{name} is a link or no ordinary file; only files are copied")
+    elif not here.exists():
+        found.new.append(name)
+    elif here.is_file() and here.stat().st_size == file.stat().st_size and sha256(here) == sha256(file):
+        found.same += 1
+    else:
+        found.conflicts.append(f"{name} is here too, with other contents")
+
+
+def _copy(other: Path, results: Path, found: Joined) -> None:
+    """Each entry whole or not at all, in the order found: what says that an attempt has ended comes after its files."""
+    for name in found.new:
+        source, target = other / name, results / name
+        if source.is_dir():
+            with whole_folder(target) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        else:
+            with whole_file(target, source.stat().st_mode & 0o777) as temporary:
+                shutil.copyfile(source, temporary)
