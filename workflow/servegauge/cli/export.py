@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections import Counter
 from pathlib import Path
 
+from servegauge.exchange.anonymise import anonymise, write_list
 from servegauge.exchange.exporters import exporters
 
 HELP = "Write a study of the dataset in another format."
 EXAMPLE = """
   servegauge export demo --format csv --out demo-csv
+  servegauge export demo --format parquet --anonymise --out demo-to-publish
 """
 
 
@@ -21,9 +25,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--format", choices=list(known), required=True, help=formats)
     add("--results", type=Path, default=Path("results"), help="folder with dataset/; default: results")
     add("--out", type=Path, required=True, help="folder for the files")
+    add(
+        "--anonymise",
+        action="store_true",
+        help="replace hosts, users, accounts, addresses, paths and UUIDs, each by the same word everywhere; what was "
+        "replaced stands in OUT.replaced.tsv, which only you can read",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    written = exporters()[arguments.format].export(arguments.results, arguments.study, arguments.out)
+    exporter, results, out = exporters()[arguments.format], arguments.results, arguments.out
+    if not arguments.anonymise:
+        print("\n".join(map(str, exporter.export(results, arguments.study, out))))
+        return 0
+    with tempfile.TemporaryDirectory(prefix="servegauge-export-") as name:
+        # The study alone first: the names of others do not reach the list.
+        alone, nameless = Path(name) / "alone", Path(name) / "nameless"
+        exporters()["parquet"].export(results, arguments.study, alone)
+        replaced = anonymise(alone / "dataset", nameless / "dataset")
+        written = exporter.export(nameless, arguments.study, out)
+    listed = out.with_name(f"{out.name}.replaced.tsv")
+    write_list(listed, replaced)
+    counts = Counter(kind for kind, *_ in replaced)
     print("\n".join(map(str, written)))
+    print(f"replaced: {', '.join(f'{count} {kind} names' for kind, count in counts.items()) or 'nothing'}; {listed}")
     return 0

@@ -1,0 +1,132 @@
+"""A dataset to publish: no name of a host, a person, a place or a device, and the same numbers."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from servegauge.base.errors import UserError
+from servegauge.base.files import read_json, write_json
+from servegauge.cli import main
+from servegauge.compare.tables import write_tables
+from servegauge.dataset import merge
+from servegauge.exchange.anonymise import anonymise
+from tests import synthetic
+
+NAMED = {
+    "hostname": "n017.cluster.uni.example",
+    "nodes": "n[017-018],gpu-login3",
+    "user": "alice.meier",
+    "HOME": "/lustre/hpc/home/bmuster",
+    "SLURM_JOB_ACCOUNT": "proj4711",
+    "SLURM_JOB_NODELIST": "n[017-018]",
+    "head": "10.17.3.4",
+    "mac": "3c:ec:ef:12:34:56",
+    "port_guid": "506b:4b03:00ab:cdef",
+    "gpu_uuids": {"value": ["GPU-1b2c3d4e-1111-2222-3333-abcdefabcdef"], "source": "nvidia-smi -q -x"},
+    "boot_id": "0aa0bb0c-dd0e-4f00-8000-111122223333",
+    "log": "bind to n018: NCCL eth0:10.17.3.5<0>, http://141.58.1.2:8000/v1/models, mail alice@uni.example, "
+    "fe80::3eec:efff:fe12:3456, /lustre/ws/proj4711-x/models/tiny/config.json, gpu-login3",
+    "kept": "nvidia-curand 10.4.0.35, cudnn 9.19.0.56, /usr/bin/python3, /proc/cpuinfo, http://127.0.0.1:8000/v1/x",
+}
+GONE = (
+    "n017", "n018", "cluster.uni", "gpu-login3", "alice", "meier", "bmuster", "proj4711", "10.17.3", "141.58", "3c:ec",
+    "506b", "1b2c3d4e", "0aa0bb0c", "uni.example", "fe80", "lustre",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose provenance holds names in every form; and the log of a cell that failed."""
+    root = tmp_path_factory.mktemp("named")
+    synthetic.make_results(root, requests=20)
+    results = root / "results"
+    for path in results.glob("launches/*/attempt-*/launch.json"):
+        write_json(path, {**read_json(path), "provenance": {"platform": {"value": NAMED}}})
+    for path in results.glob("launches/*/attempt-0.json"):
+        outcome = read_json(path)
+        for cell in outcome["cells"].values():
+            if cell["status"] == "failed":
+                cell["reason"] = "n017: cannot read /home/alice.meier/models/x of bmuster"
+        write_json(path, outcome)
+    merge.merge(results)
+    write_tables(results)
+    return results
+
+
+def texts(folder: Path) -> str:
+    """Everything that a reader of the tables sees, and their footers."""
+    found = []
+    for path in sorted(folder.rglob("*.parquet")):
+        found += [json.dumps(pq.read_table(path).to_pylist(), default=str), str(pq.read_metadata(path).metadata)]
+    return "\n".join(found)
+
+
+def test_no_name_stays_and_numbers_do(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = texts(results / "dataset")
+    assert [name for name in GONE if name not in before] == []
+    out = tmp_path / "out"
+    words = ["export", "demo", "--format", "parquet", "--anonymise", "--results", str(results), "--out", str(out)]
+    assert main.run(words) == 0
+    after = texts(out)
+    assert [name for name in GONE if name in after] == []
+    for kept in ("10.4.0.35", "9.19.0.56", "/usr/bin/python3", "/proc/cpuinfo", "127.0.0.1:8000", "nvidia-smi -q -x"):
+        assert kept in after, kept
+    for table in ("cells", "comparison", "launches"):
+        old, new = (merge.read(folder, table) for folder in (results, out))
+        assert old.schema.equals(new.schema)
+        for column, kind in zip(old.column_names, old.schema.types, strict=True):
+            if pa.types.is_floating(kind) or column in ("cell", "launch", "platform", "status"):
+                assert old[column].to_pylist() == new[column].to_pylist(), column
+    listed = tmp_path / "out.replaced.tsv"
+    assert stat.S_IMODE(listed.stat().st_mode) == 0o600
+    lines = [line.split("\t") for line in listed.read_text().splitlines()]
+    assert lines[0] == ["kind", "was", "is", "uses"]
+    was = {row[1]: row[2] for row in lines[1:]}
+    assert was["n017.cluster.uni.example"] == was["n017"] != was["n018"]
+    assert was["alice.meier"] != was["bmuster"]
+    assert str(listed) in capsys.readouterr().out
+
+
+def test_the_page_of_the_copy_says_the_same(results: Path, tmp_path: Path) -> None:
+    for name, anonymous in (("plain", []), ("nameless", ["--anonymise"])):
+        out = str(tmp_path / name)
+        words = ["export", "demo", "--format", "parquet", *anonymous, "--results", str(results), "--out", out]
+        assert main.run(words) == 0
+        assert main.run(["report", "demo", "--results", out, "--out", f"{out}.html"]) == 0
+    plain, nameless = ((tmp_path / f"{name}.html").read_text() for name in ("plain", "nameless"))
+    assert "alice" in plain
+    assert [name for name in GONE if name in nameless] == []
+    assert plain.count("<svg") == nameless.count("<svg") > 0
+
+
+def test_another_study_of_the_dataset_is_not_in_the_copy(results: Path, tmp_path: Path) -> None:
+    studies = merge.read(results, "studies")
+    other = tmp_path / "results"
+    (other / "dataset").mkdir(parents=True)
+    for path in (results / "dataset").rglob("*.parquet"):
+        target = other / "dataset" / path.relative_to(results / "dataset")
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    row = {**studies.to_pylist()[0], "study": "secret", "question": "of somebody else"}
+    pq.write_table(
+        pa.concat_tables([studies, pa.Table.from_pylist([row], studies.schema)]), other / "dataset/studies.parquet"
+    )
+    assert (
+        main.run(["export", "demo", "--format", "parquet", "--results", str(other), "--out", str(tmp_path / "o")]) == 0
+    )
+    assert "of somebody else" not in texts(tmp_path / "o")
+
+
+def test_a_folder_without_tables_and_one_in_use_are_refused(results: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no tables"):
+        anonymise(tmp_path, tmp_path / "x")
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        anonymise(results / "dataset", tmp_path / "used")
