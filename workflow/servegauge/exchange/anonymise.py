@@ -38,8 +38,10 @@ KINDS = {
 """Keys of JSON, and columns, whose value is a name of this kind."""
 
 ORDINARY = frozenset(
-    ["localhost", "none", "null", "unknown", "root", "node", "host", "head", "all", "here", "true", "false", "cpu"]
-    + ["gpu", "yes", "no", "n/a", "default", "self"]
+    {
+        *("localhost", "none", "null", "unknown", "root", "node", "host", "head", "all", "here", "true", "false"),
+        *("cpu", "gpu", "yes", "no", "n/a", "default", "self"),
+    }
 )
 """Words that stand where a name may stand and name nobody."""
 
