@@ -5,12 +5,13 @@
     python benchmarks/instrument/run.py --peers all          with those of vllm, sglang, aiperf, guidellm that install
     python benchmarks/instrument/run.py --peers all --ours 3 --docs docs/instrument.md
 
-The server (first token after 50 ms, then one each 10 ms) logs when it really sent each token; error = reported - true,
-of the same quantile. It has a CPU of its own; ours is pinned to another, the peers take what they like. Wants a machine
-that does nothing else; where there is none, `chrt -r 10 python ...` (as root) puts every tool and the server before the
-other work, and the table says so. A run of any tool from which the hypervisor took more CPU time than a cell may lose
-without a flag is done again, at most twice, and the one from which it took least counts. Writes every run to --out and,
-with --docs, the table into the page.
+The server (first token after 50 ms, then one each 10 ms; from 1,024 streams on each 50 or 100 ms) logs when it really
+sent each token; error = reported - true, of the same quantile. It has a CPU of its own; ours is pinned to another, the
+peers take what they like. Wants a machine that does nothing else; where there is none, `chrt -r 10 python ...` (as
+root) puts every tool and the server before the other work, and the table says so. A run of any tool from which the
+hypervisor took more CPU time than a cell may lose without a flag is done again, at most twice, and the one from which
+it took least counts. Writes every run to --out and, with --docs, the table into the page; `--loads "64 streams" --keep`
+measures a part and keeps the rest.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from table import heading, markdown, one_line
 from tools import OURS, PEERS, ROOT, Reported, Tool
 
 from servegauge.base.errors import UserError, did_you_mean, run_and_exit
-from servegauge.base.files import write_json, write_text
+from servegauge.base.files import read_json, write_json, write_text
 from servegauge.contract.flag_registry import thresholds
 from servegauge.instrument.calibrate import PacedServer, Point, paced_server, quantiles
 from servegauge.node.expectations import cpu_sample, steal_between
@@ -56,8 +57,13 @@ LOADS: dict[str, Point] = {
     "open 40/s": opened(40.0, 800, 128),
     "open 100/s": opened(100.0, 6000, 64),
     "64k prompts": Point(streams=16, requests=64, prompt_tokens=65536, output_tokens=128, first_s=FIRST_S, gap_s=GAP_S),
+    # 20,000 tokens/s: the server is one process that needs about 10 us a token.
+    "1024 streams": Point(streams=1024, requests=2048, output_tokens=64, first_s=FIRST_S, gap_s=0.05),
+    "2048 streams": Point(streams=2048, requests=4096, output_tokens=64, first_s=FIRST_S, gap_s=0.1),
+    "2048 streams by 2": Point(streams=2048, requests=4096, output_tokens=64, first_s=FIRST_S, gap_s=0.1, workers=2),
 }
-OURS_ONLY = "64k prompts"  # the peers' tokenizers take minutes to make such prompts
+# The peers' tokenizers take minutes to make long prompts, and beyond 512 streams the peers take minutes for a run.
+OURS_ONLY = "64k prompts,1024 streams,2048 streams,2048 streams by 2"
 
 
 def main() -> int:
@@ -71,6 +77,7 @@ def main() -> int:
         "--tokenizer", type=Path, default=TOKENIZER, help="the peers want one; default: the tiny model's"
     )
     options.add_argument("--out", type=Path, default=ROOT / "results" / "instrument.json", help="every run, as JSON")
+    options.add_argument("--keep", action="store_true", help="keep what --out holds of other loads and tools")
     options.add_argument("--docs", type=Path, help="page whose table is replaced")
     given = options.parse_args()
     loads, alone = _chosen(given.loads, LOADS), _chosen(given.ours_only, LOADS)
@@ -81,6 +88,7 @@ def main() -> int:
     pythons, missing = _installed(tools)
     machine = _machine()
     runs: list[dict[str, Any]] = []
+    kept: list[dict[str, Any]] = read_json(given.out)["runs"] if given.keep and given.out.exists() else []
     for number in range(given.repeat):
         for load in loads:
             for name in _turns([] if load in alone else [name for name in pythons if name != OURS.name], given.ours):
@@ -91,9 +99,14 @@ def main() -> int:
                     run["failed"] = str(error)
                 runs.append(run)
                 print(one_line(run), flush=True)
+    again = {(run["load"], run["tool"]) for run in runs}
+    runs += [run for run in kept if (run["load"], run["tool"]) not in again]
+    runs.sort(key=lambda run: list(LOADS).index(run["load"]))
     table = "\n".join([*heading(machine, runs, missing), *markdown(runs, LOADS)])
     print("\n" + table)
-    write_json(given.out, {"machine": machine, "loads": {name: asdict(LOADS[name]) for name in loads}, "runs": runs})
+    write_json(
+        given.out, {"machine": machine, "loads": {name: asdict(load) for name, load in LOADS.items()}, "runs": runs}
+    )
     if given.docs is not None:
         page = given.docs.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
@@ -129,7 +142,7 @@ def undisturbed(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[
 
 def measure(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[str, Any]:
     """One run of one tool against a fresh server: what it reports, what is true, and the difference."""
-    arguments = ["--first-s", str(FIRST_S), "--gap-s", str(GAP_S)]
+    arguments = ["--first-s", str(load.first_s), "--gap-s", str(load.gap_s)]
     with tempfile.TemporaryDirectory() as folder, paced_server(arguments, _server_cpu(), Path(folder)) as server:
         reported = tool.run(python, server.url, load, tokenizer)
         true = _truth(server, load)

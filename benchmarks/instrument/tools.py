@@ -163,6 +163,7 @@ def _ours(python: Path, url: str, load: Point, tokenizer: Path, folder: Path) ->
         "phase": "window",
         "mode": "open" if load.streams is None else "closed",
         "concurrency": load.streams,
+        "workers": load.workers,
         "cpus": [min(os.sched_getaffinity(0))],
     }
     (folder / "job.json").write_text(json.dumps(job))

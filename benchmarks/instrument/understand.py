@@ -58,6 +58,7 @@ def turn(kind: str, folder: Path) -> float:
     """CPU time a chunk of one turn, in microseconds."""
     columns = {
         "request": list(range(REQUESTS)),
+        "phase": ["window"] * REQUESTS,
         "prompt": ["x"] * REQUESTS,
         "prompt_tokens": [7] * REQUESTS,
         "output_tokens": [CHUNKS] * REQUESTS,

@@ -45,3 +45,28 @@ def test_another_policy_is_left_as_it_is():
     if "PermissionError" in asked.stderr:
         pytest.skip("this machine allows no batch policy")
     assert said("os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))")[2] == "3"
+
+
+FAULTS = """
+import resource
+from servegauge.base.linux import keep_memory
+{before}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for number in range(20):
+        pieces = [bytes(1 << 16) for _ in range(50)]
+        del pieces
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def page_faults(before: str) -> int:
+    """Of 20 times 50 reads of 64 KiB, kept together and then freed, after the first 20."""
+    return int(subprocess.check_output([sys.executable, "-c", FAULTS.format(before=before)], text=True))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only GNU's C library is asked")
+def test_memory_that_was_freed_is_used_again():
+    assert page_faults("keep_memory()") < 500 < page_faults("")

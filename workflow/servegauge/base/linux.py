@@ -16,6 +16,8 @@ _SCHED_SETATTR = {"x86_64": 314, "aarch64": 274, "ppc64le": 355}  # asm/unistd.h
 _ATTRIBUTES = struct.Struct("=IIQiIQQQ")  # struct sched_attr: size, policy, flags, nice, priority, runtime, ...
 _SLICE_NS = 100_000  # the shortest that there is
 
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of the GNU C library
+
 
 def run_soon() -> None:
     """Ask for exact timers, and for short time slices instead of long ones.
@@ -36,3 +38,16 @@ def hold_many_connections() -> None:
     """Raise the limit of open files as far as this user may."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def keep_memory() -> None:
+    """Keep freed memory, and ask for much at once, as who reads megabytes in a hurry must.
+
+    Memory that goes back to the kernel after each read comes as new pages with the next one, and each costs a page
+    fault: most of the time of reading a long prompt. Other C libraries than GNU's are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(_M_TOP_PAD, 1 << 24)

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servegauge.base.errors import UserError, run_and_exit
-from servegauge.base.linux import hold_many_connections, run_soon
+from servegauge.base.linux import hold_many_connections, keep_memory, run_soon
 from servegauge.inputs.engines.paced.options import Fault, Pace, parser
 from servegauge.inputs.engines.paced.wire import Wire, http_reply
 
@@ -40,7 +40,7 @@ _KEY = re.compile(rb"\r\nauthorization:[ \t]*bearer[ \t]+([^\r\n]*)", re.IGNOREC
 _TOKENS = re.compile(rb'"max_(?:completion_)?tokens":\s*(\d+)')
 _STREAM = re.compile(rb'"stream":\s*true')
 _USAGE = re.compile(rb'"include_usage":\s*true')
-_READ_BYTES = 1 << 16  # a larger buffer would be mapped and unmapped for each read
+_READ_BYTES = 1 << 20  # of a long prompt, most in one read
 _READS_KEPT = 16  # of one client and not looked at: what floods us waits in the kernel, not in our memory
 _ENDS_BYTES = 4096
 _SENDS_BETWEEN_READS = 16  # a burst of sends must not delay the stamp of a request that arrives meanwhile
@@ -389,6 +389,7 @@ def main() -> int:
         os.sched_setaffinity(0, {given.cpu})
     run_soon()
     hold_many_connections()
+    keep_memory()
     try:
         server = PacedServer(given.host, given.port, pace, os.environ.get("PACED_API_KEY", ""))
     except OSError as error:
