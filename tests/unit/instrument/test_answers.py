@@ -275,12 +275,12 @@ def test_an_event_wrapped_twice_is_read():
     assert (answer.status, at(answer)) == ("ok", [1, 2, 3, 4])
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "raw", "gzip, identity"])
 def test_a_compressed_stream_is_read_as_it_came(encoding):
-    bits = {"gzip": 31, "deflate": 15, "raw": -15}[encoding]
+    bits = {"gzip": 31, "gzip, identity": 31, "deflate": 15, "raw": -15}[encoding]
     packer = zlib.compressobj(wbits=bits)
     parts = [packer.compress(one) + packer.flush(zlib.Z_SYNC_FLUSH) for one in [*tokens(4), *END]]
-    name = b"gzip" if encoding == "gzip" else b"deflate"
+    name = b"deflate" if encoding == "raw" else encoding.encode()
     answer = sent(
         *parts, packer.flush(), head=HEAD.replace(b"Transfer", b"Content-Encoding: " + name + b"\r\nTransfer")
     )
@@ -342,6 +342,18 @@ def test_a_finish_reason_that_says_nothing_is_none(finish):
         b'{"error": {"code": 500, "message": "out of memory"}}\n\n',
         b'{\n "error": {\n  "message": "out of memory"\n }\n}\n\n',
         b"data: Error: out of memory\n\n",
+        b'data: {"status": "failed", "message": "out of memory"}\n\n',
+        b'data: {"success": false, "message": "out of memory"}\n\n',
+        b'data: {"statusCode": 503, "message": "out of memory"}\n\n',
+        b'data: {"error_message": "out of memory"}\n\n',
+        b'data: {"errorMessage": "out of memory", "id": 7}\n\n',
+        b'data: {"exception": "out of memory"}\n\n',
+        b'data: {"code": "RESOURCE_EXHAUSTED", "message": "out of memory"}\n\n',
+        b'data: {"type": "server_error", "message": "out of memory"}\n\n',
+        b'data: {"choices": [{"delta": {"error": "out of memory"}, "finish_reason": null}]}\n\n',
+        b'data: {"choices": [{"delta": {"content": "x", "error": "out of memory"}, "finish_reason": null}]}\n\n',
+        b"event: exception\ndata: out of memory\n\n",
+        b'event: generation_failed\ndata: {"message": "out of memory"}\n\n',
     ],
 )
 @pytest.mark.parametrize("before", [0, 3])
@@ -373,10 +385,33 @@ def test_an_error_as_a_document_is_a_failure_in_the_servers_words(data):
     assert (answer.status, "out of memory" in answer.error) == ("invalid", True)
 
 
+@pytest.mark.parametrize(
+    "quiet",
+    [
+        b'data: {"status": "processing", "code": 0, "success": true}\n\n',
+        b'data: {"type": "queue", "message": "place 3", "errors": 0, "error_count": 3, "error_code": "0"}\n\n',
+        b"event: progress\n\n",
+        b'data: {"choices": [null]}\n\n',
+        b'data: {"object": "chat.completion.chunk", "status": 200}\n\n',
+    ],
+)
+def test_an_event_that_tells_of_no_failure_is_none(quiet):
+    answer = sent(quiet, *tokens(4), quiet, *END)
+    assert (answer.status, answer.error, at(answer)) == ("ok", None, [2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(
+    "done", [b"data:[DONE]\n\n", b'data: "[DONE]"\n\n', b"data: [done]\n\n", b"data: [DONE] \r\n\r\n"]
+)
+def test_the_end_of_a_stream_as_servers_write_it(done):
+    assert sent(*tokens(4), usage(4), done).status == "ok"
+
+
 def test_a_429_that_says_when_to_come_again_is_an_outcome_of_its_own():
     limited = whole({"error": "slow down"}, status="429 Too Many Requests", more="Retry-After: 3\r\n")
     assert (limited.status, limited.http_status) == ("rate_limited", 429)
     assert limited.error == 'HTTP 429, Retry-After 3: {"error": "slow down"}'
+    assert whole({}, status="429 Too Many Requests", more="retry-after-ms: 300\r\n").status == "rate_limited"
     assert whole({}, status="429 Too Many Requests").status == "http_error"
 
 

@@ -22,6 +22,7 @@ from servegauge.instrument.completion_events import (
     finish_of,
     json_objects,
     piece_of,
+    says_failed,
 )
 from servegauge.instrument.http_stream import Message, line_events, sse_events
 
@@ -127,7 +128,8 @@ def understand(message: Message, end_ns: int) -> Answer:
 
 def _refused(message: Message, answer: Answer) -> None:
     words = message.body.decode("utf-8", "replace").strip()
-    later, place = message.headers.get("retry-after"), message.headers.get("location")
+    place = message.headers.get("location")
+    later = message.headers.get("retry-after") or message.headers.get("retry-after-ms")
     if message.status == 429 and later is not None:
         answer.fail("rate_limited", f"HTTP 429, Retry-After {later}: {words}")
     elif place is not None and message.status is not None and message.status < 400:
@@ -213,7 +215,7 @@ def _take_events(
         if data != b"[DONE]" and take(data, stamp):
             continue
         data, name = _unwrapped(data), getattr(data, "name", b"")
-        if data == b"[DONE]":
+        if data.strip(b'"').upper() == b"[DONE]":
             done = True
             continue
         if alone and name == b"" and b"\n{" in data:
@@ -237,7 +239,7 @@ def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> N
     """Take the data of any event. Of an event with a name, and of lines that are none, only an error is heard."""
     if not data and not name:  # a heartbeat
         return
-    failed = name is not None and b"error" in name.lower()
+    failed = name is not None and says_failed(name.decode("latin-1"))
     event, mistake = None, ""
     try:
         event = json.loads(data)

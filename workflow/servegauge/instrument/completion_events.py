@@ -7,6 +7,7 @@ token. Everything here reads one event that was decoded from JSON, and keeps not
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,13 @@ _BY_CALL = ("tool_calls", "tool_call", "tool_use", "function_call")
 _ENDS_WELL = frozenset((*_BY_LENGTH, *_BY_STOP, *_BY_CALL, "done", "finished"))
 _NOT_ENDED = frozenset(("", "none", "null", "not_finished"))
 _MOST_TOKENS = 1 << 31
+# In the names of events, in statuses and in codes, such as gRPC's.
+_FAILED = re.compile(
+    "error|fail|exception|fatal|abort|cancel|internal|unavailable|exhausted|exceeded|timeout|denied|overload", re.I
+)
+_FAILED_KEY = re.compile("error|exception", re.I)
+_OTHER_WORDS = ("error_message", "errorMessage", "error_msg", "exception")
+_CODES = ("code", "status_code", "statusCode", "error_code", "errorCode", "status", "type", "object")
 
 
 class Piece(NamedTuple):
@@ -55,6 +63,7 @@ class _Delta(msgspec.Struct, gc=False):
     function_call: None = None
     refusal: None = None
     thinking: None = None
+    error: None = None
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -82,6 +91,7 @@ def choices_of(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The choices of an event, one as a rule. TypeError for anything that cannot be choices."""
     choices = event.get("choices") or []
     choices = [choices] if isinstance(choices, dict) else choices
+    choices = [choice for choice in choices if choice is not None] if isinstance(choices, list) else choices
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise TypeError("its choices are no list of objects")
     return choices
@@ -140,7 +150,7 @@ def _words(value: Any) -> str:
 def _calls(delta: Mapping[str, Any]) -> tuple[str, str]:
     """Name and arguments of the tool calls in a delta; a name without arguments is only the opening of one."""
     calls = delta.get("tool_calls") or []
-    calls = [*(calls if isinstance(calls, list) else [calls])]
+    calls = [call for call in (calls if isinstance(calls, list) else [calls]) if call is not None]
     if delta.get("function_call"):
         calls.append({"function": delta["function_call"]})
     called = opening = ""
@@ -222,29 +232,44 @@ def error_of(event: Mapping[str, Any]) -> str | None:
             return error_words(event[key])
     choices = event.get("choices")
     if choices:
-        broken = next((one for one in choices if isinstance(one, dict) and one.get("error")), None)
-        return None if broken is None else error_words(broken["error"])
+        return next((words for one in choices if isinstance(one, dict) and (words := _broken(one))), None)
     if event.get("usage"):  # the counts at the end
         return None
-    if "error" in (event.get("object"), event.get("type"), event.get("status")):
+    for key, value in event.items():
+        # error_message, exception, ...: their words, not their number or code
+        if value and not isinstance(value, int | float) and key not in _CODES and _FAILED_KEY.search(key):
+            return error_words(event)
+    if event.get("detail") or event.get("success") is False or any(_bad_code(event.get(key)) for key in _CODES):
         return error_words(event)
-    coded = any(_bad_code(event.get(key)) for key in ("code", "status_code", "error_code", "status"))
-    return error_words(event) if event.get("detail") or coded else None
+    return None
+
+
+def _broken(choice: Mapping[str, Any]) -> str | None:
+    """The words of a choice that holds an error, or whose delta does; None for any other."""
+    for holder in (choice, choice.get("delta"), choice.get("message")):
+        if isinstance(holder, dict) and holder.get("error"):
+            return error_words(holder["error"])
+    return None
+
+
+def says_failed(text: str) -> bool:
+    """True for the name of an event, a status or a code, in words, that tells of a failure."""
+    return _FAILED.search(text) is not None
 
 
 def _bad_code(code: Any) -> bool:
-    """True for a code of failure: a number from 400 on, as HTTP's, or below 0; or a word with `error` in it."""
+    """True for a code of failure: a number from 400 on, as HTTP's, or below 0; or a word that tells of one."""
     try:
         number = int(code)
     except (TypeError, ValueError, OverflowError):
-        return isinstance(code, str) and "error" in code.lower()
+        return isinstance(code, str) and says_failed(code)
     return number < 0 or number >= 400
 
 
 def error_words(error: Any) -> str:
     """A server's own words in an error of any shape."""
     if isinstance(error, dict):
-        for key in ("message", "msg", "detail", "error", "errors", "description", "reason", "text"):
+        for key in ("message", "msg", "detail", "error", "errors", "description", "reason", "text", *_OTHER_WORDS):
             if error.get(key):
                 return error_words(error[key])
         return json.dumps(error, ensure_ascii=False)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 import httptools
 
+from servegauge.instrument.completion_events import says_failed
+
 Segment = tuple[bytes, int]  # body bytes of one read, and the read's stamp in ns
 MalformedResponse = httptools.HttpParserError
 _BOM = b"\xef\xbb\xbf"
@@ -88,10 +90,11 @@ class Message:
 
     def decompress(self) -> None:
         """Undo a content encoding; `malformed` says where that cannot be done."""
-        encoding = self.headers.get("content-encoding", "").strip().lower()
-        if encoding in ("", "identity") and self.segments and self.segments[0][0][:2] == _GZIP_MAGIC:
+        named = (name.strip() for name in self.headers.get("content-encoding", "").lower().split(","))
+        encoding = ", ".join(name for name in named if name not in ("", "identity"))
+        if not encoding and self.segments and self.segments[0][0][:2] == _GZIP_MAGIC:
             encoding = "gzip"
-        if encoding not in ("", "identity"):
+        if encoding:
             try:
                 self.segments = _decoded(self.segments, encoding)
             except ValueError as error:
@@ -241,7 +244,7 @@ def _event(block: bytes, stamp: int) -> Iterator[Segment]:
     if values:
         data = b"\n".join(values)
         yield (data if event_name in (b"", b"message") else Odd.of(data, event_name)), stamp
-    elif b"error" in event_name.lower():
+    elif says_failed(event_name.decode("latin-1")):
         yield Odd.of(b"", event_name), stamp
     for field_name in dict.fromkeys(name for name, _ in stray):
         yield Odd.of(b"\n".join(line for name, line in stray if name == field_name), field_name), stamp
