@@ -28,7 +28,8 @@ def numbers() -> dict[str, dict[str, Any]]:
         chunks = [number * 1000 * MS + (100 + 7 * number + 20 * chunk + number % 3) * MS for chunk in range(3)]
         rows.append(
             row(number, sent_ns=chunks[0] - 100 * MS, first_token_ns=chunks[0], first_answer_ns=chunks[1],
-                last_ns=chunks[-1], chunk_ns=chunks, cached_tokens=number % 4, end_ns=chunks[-1] + MS)
+                last_ns=chunks[-1], chunk_ns=chunks, cached_tokens=number % 4, end_ns=chunks[-1] + MS,
+                session=number // 2, turn=number % 2)
         )  # fmt: skip
     rows += [
         row(80, status="timeout", first_token_ns=None, last_ns=None, chunk_ns=[], output_tokens=None),

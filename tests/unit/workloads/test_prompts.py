@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from servegauge.base.errors import UserError
 from servegauge.plan import config
 from servegauge.workloads import tokenizer as tokens
-from servegauge.workloads.prompts import draw_prompts, exact_texts, lengths
+from servegauge.workloads.compile import draw
+from servegauge.workloads.prompts import Drawn, draw_prompts, exact_texts, lengths
 
 UNIFORM = {"distribution": "uniform", "min": 2, "max": 90}
 
@@ -265,5 +266,7 @@ def test_every_shipped_set_is_valid_and_can_be_drawn(tiny_model: Path, repositor
     for name in config.names(repository, "prompts"):
         spec = config.load_prompts(repository, name)
         if not spec.get("path") or (repository / spec["path"]).is_file():
-            drawn = draw_prompts(spec, tokens.load(tiny_model), 2, 0, root=repository)
-            assert encoded(tiny_model, drawn) == [prompt.prompt_tokens for prompt in drawn.prompts]
+            counts = {"warmup": 0, "window": 2, "ramp": 1, "tail": 0}
+            drawn = draw(spec, tokens.load(tiny_model), counts, 0, None, repository)
+            prompts = [prompt for session in drawn.sessions or [drawn.prompts] for prompt in session]
+            assert encoded(tiny_model, Drawn(prompts, {})) == [prompt.prompt_tokens for prompt in prompts]

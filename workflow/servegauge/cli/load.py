@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--duration", type=float, metavar="S", help="seconds; a closed loop stops sending then")
     add(
         "--arrival",
-        choices=arrivals.PROCESSES,
+        choices=[name for name in arrivals.PROCESSES if name != "trace"],
         default="poisson",
         help="arrival process of an open loop; default: poisson",
     )

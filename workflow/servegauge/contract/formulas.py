@@ -70,6 +70,42 @@ class Requests:
         keep[first[(first > 0) & (first < len(stamps))] - 1] = False
         return gaps[keep] / 1e9
 
+    def session_seconds(self, pauses: bool) -> pa.Array:
+        """Seconds of each session on the row of its first request, float64; null on others, and where one is not ok.
+
+        With `pauses` from the first request's schedule to the last token, else the time of its requests together.
+        """
+        rows = self.table.num_rows
+        if "session" not in self.table.column_names or self.table["session"].null_count == rows:
+            return pa.nulls(rows, pa.float64())
+        names = ("session", "turn", "scheduled_ns", "last_ns")
+        session, turn, scheduled, last = (
+            pc.fill_null(self.table[name], -1).to_numpy().astype(np.int64) for name in names
+        )
+        good = pc.equal(self.table["status"], "ok").to_numpy(zero_copy_only=False).astype(bool)
+        _, place = np.unique(session, return_inverse=True)
+        count = int(place.max()) + 1
+        whole = np.ones(count, bool)
+        np.logical_and.at(whole, place, good)
+        begin, end, took = np.full(count, 1 << 62), np.full(count, -(1 << 62)), np.zeros(count, np.int64)
+        np.minimum.at(begin, place, scheduled)
+        np.maximum.at(end, place, last)
+        np.add.at(took, place, last - scheduled)
+        value = (end - begin if pauses else took) / 1e9
+        return pa.array(value[place], mask=~((turn == 0) & (session >= 0) & whole[place]))
+
+    @property
+    def sessions(self) -> int:
+        """Sessions whose first request is among these."""
+        if "turn" not in self.table.column_names:
+            return 0
+        return pc.sum(pc.equal(self.table["turn"], 0)).as_py() or 0
+
+    @property
+    def sessions_answered(self) -> int:
+        """Of them, those of which every request is ok."""
+        return len(self.table["session_s"].drop_null()) if "session_s" in self.table.column_names else 0
+
     def total(self, column: str) -> int | None:
         """Sum of a column; null where no row has a value."""
         return pc.sum(self.table[column]).as_py()

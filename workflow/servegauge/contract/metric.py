@@ -64,6 +64,7 @@ class Metric:
     needs: tuple[str, ...] = ()  # columns of REQUESTS that `values` or `per_cell` reads beside status and phase
     per_cell: Callable[[Window], Any] | None = None
     per_slo: Callable[[Window, Attained], Any] | None = None  # the window, and what of it meets every limit
+    failed: Callable[[Requests], int] | None = None  # how many values are larger than all, where not one per request
     failed_is_infinite: bool = False  # a distribution in whose quantiles a failed request is larger than all others
     pooled: str = ""  # over what a cell's number is taken, in words
     stamps: str = ""  # the formula in columns of `requests`, for a metric that is stored there

@@ -95,7 +95,7 @@ def summarise(
     failed, ok = given.count - given.ok.count, given.ok.count
     for metric in metric_registry.distributions():
         values = np.sort(values_of(given.table, metric.name))
-        infinite = failed if metric.failed_is_infinite else 0
+        infinite = metric.failed(given) if metric.failed else failed if metric.failed_is_infinite else 0
         if infinite and metric.values and ok:  # as many values as an answered request has
             infinite = round(failed * len(values) / ok)
         summary[metric.column_of("mean")] = float(values.mean()) if len(values) else None

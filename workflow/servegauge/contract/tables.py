@@ -232,6 +232,8 @@ _REQUEST_RAW = (
     _column("tokens_source", pa.string(), "usage (the server says) | tokenizer (counted afterwards) | chunks"),
     _column("cached_tokens", pa.int32(), "prompt tokens that the server took from a prefix cache", "tokens"),
     _column("text_sha256", pa.string(), "SHA-256 of the output text in UTF-8"),
+    _column("session", pa.int32(), "number of the session that it is of, in the cell; null: it stands alone"),
+    _column("turn", pa.int32(), "its number in the session, from 0"),
 )
 
 DERIVED = tuple(

@@ -114,6 +114,8 @@ def _row_of(
         "output_tokens": answer.output_tokens,
         "tokens_source": source,
         "cached_tokens": answer.cached_tokens,
+        "session": columns["session"][flight.row] if "session" in columns else None,
+        "turn": columns["turn"][flight.row] if "turn" in columns else None,
         "text_sha256": answer.text_sha256,
     }
 

@@ -6,8 +6,8 @@ import asyncio
 import heapq
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic_ns
 from typing import Any
@@ -53,10 +53,23 @@ class Phase:
     ramp_ns: int = 0  # least length of the ramp
     window_ns: int = FAR  # length of the window; closed loop: at most
     starts_ns: Sequence[int] = ()  # closed loop: when each stream starts, from the start of the ramp; none: at once
+    # Sessions: place of a row -> the next one of its session, and how long after its answer that is sent, ns. The other
+    # fields hold the first row of each session.
+    follows: Mapping[int, tuple[Row, int]] = field(default_factory=dict)
 
     @property
     def closed_loop(self) -> bool:
         return bool(self.stream_instances)
+
+    @property
+    def quota(self) -> int:
+        """Requests of `rows`, those that follow in their sessions included."""
+        count = len(self.rows)
+        for row in self.rows if self.follows else ():
+            while row.place in self.follows:
+                row = self.follows[row.place][0]
+                count += 1
+        return count
 
 
 class Engine:
@@ -94,6 +107,8 @@ class Engine:
         self._awaited = False  # the window is over, and its last request is waited for
         self._holding = False
         self.exhausted_ns = 0  # when the load ran out before every request of the window had ended; 0: it did not
+        # Sessions that go on: place of the row that is sent, or waits for its pause to end -> start of the session, ns.
+        self._sessions: dict[int, int] = {}
         self._phase = Phase(())
         self._start_ns = 0
         self._finished: asyncio.Future[None] | None = None
@@ -128,7 +143,7 @@ class Engine:
         self.opened_in_window = 0
         self.exhausted_ns = 0
         self._finished = self.loop.create_future()
-        self._due, self._order, self._parked = [], 0, []
+        self._due, self._order, self._parked, self._sessions = [], 0, [], {}
         self._window_ns, self._steady, self._awaited, self._holding = [FAR, FAR], False, False, phase.held
         self._ramp = None
         if phase.closed_loop:
@@ -183,7 +198,8 @@ class Engine:
             self._push(start_ns, self._open_closed)
         else:
             self._window_ns[1] = start_ns + phase.window_ns
-            self._due = [entry for entry in self._due if entry[0] < start_ns]
+            # What is left of the ramp goes; what follows in a session that has begun is no InFlight yet, and stays.
+            self._due = [entry for entry in self._due if entry[0] < start_ns or not isinstance(entry[2], InFlight)]
             heapq.heapify(self._due)
             self._schedule(phase.rows, start_ns)
             self._schedule(phase.tail, start_ns)
@@ -191,7 +207,7 @@ class Engine:
 
     def _open_closed(self, when: int, now: int) -> None:
         """From here on, streams send the window's requests; those that found nothing to send go on, too."""
-        self._sending, self._quota = ("rows", "tail"), len(self._phase.rows)
+        self._sending, self._quota = ("rows", "tail"), self._phase.quota
         if self._phase.window_ns != FAR:
             self._push(self._window_ns[0] + self._phase.window_ns, self._out_of_time)
         parked, self._parked = self._parked, []
@@ -262,7 +278,9 @@ class Engine:
         self.flying.pop(flight, None)
         self.done.append(flight)
         think_ns = self._phase.think_ns
-        following = self._next_flight(flight.stream, now) if flight.stream >= 0 and not think_ns else None
+        goes_on = bool(self._phase.follows) and self._follow(flight, now)
+        free = flight.stream >= 0 and not goes_on
+        following = self._next_flight(flight.stream, now) if free and not think_ns else None
         if following is not None and usable is not None and not self._waiting:
             following.issued_ns = now
             self.flying[following] = usable
@@ -274,12 +292,41 @@ class Engine:
                 self._issue(self._waiting.popleft(), now)
             if following is not None:
                 self._issue(following, now)
-            elif flight.stream >= 0 and think_ns and not self._stopped:
+            elif free and think_ns and not self._stopped:
                 self._push(now + think_ns, partial(self._turn, flight.stream))
                 self._arm()
         self.on_landed(flight)
         if not self.flying:
             self._finish_if_done()
+
+    def _follow(self, flight: InFlight, now: int) -> bool:
+        """Have the next request of a session sent after its pause; False where the session is over.
+
+        It is over with its last request, with one that failed, and where nothing is to be sent any more.
+        """
+        began = self._sessions.pop(flight.row, flight.scheduled_ns)
+        following = self._phase.follows.get(flight.row)
+        answered = flight.outcome is None and any(part[9:12] == b"200" for part in flight.reads[:1])
+        if following is None or not answered or self._stopped or self._holding != self._phase.held:
+            return False
+        row, pause_ns = following
+        self._sessions[row.place] = began
+        self._push(now + pause_ns, partial(self._send_following, row, flight.stream))
+        self._arm()
+        return True
+
+    def _send_following(self, row: Row, stream: int, when: int, now: int) -> None:
+        if isinstance(self._ramp, ClosedRamp):
+            self._ramp.free(stream, when)
+        self._count_down()
+        self._issue(InFlight(row.place, row.payload, row.instance, when, stream), now)
+
+    def _count_down(self) -> None:
+        """A request of a closed loop's window is sent."""
+        if self._quota > 0:
+            self._quota -= 1
+            if not self._quota:
+                self.on_event("sent")
 
     def _turn(self, stream: int, when: int, now: int) -> None:
         """A stream may send: at its start, after thinking, or because there is something to send again."""
@@ -297,10 +344,7 @@ class Engine:
         for name in self._sending:
             if rows := self._pools[name][instance]:
                 row = rows.popleft()
-                if self._quota > 0:
-                    self._quota -= 1
-                    if not self._quota:
-                        self.on_event("sent")
+                self._count_down()
                 return InFlight(row.place, row.payload, instance, now, stream)
         self._parked.append(stream)
         return None
@@ -385,7 +429,10 @@ class Engine:
         elif now >= start and not self._awaited:
             if not self.exhausted_ns and self._out_of_rows():
                 self.exhausted_ns = now
-            if now >= end and not any(flight.scheduled_ns < end for flight in self._pending()):
+            awaited = any(flight.scheduled_ns < end for flight in self._pending())
+            # A session that began in the window is waited for to its end, whatever of it lies after the window.
+            awaited = awaited or any(start <= began < end for began in self._sessions.values())
+            if now >= end and not awaited:
                 self._awaited = True
                 self.on_event("drained")
 
@@ -399,6 +446,8 @@ class Engine:
         """True where nothing is left to keep the load on with."""
         if self._phase.closed_loop:
             return bool(self._parked)
+        if self._phase.follows:  # what follows in sessions that have begun keeps no load on
+            return not any(isinstance(what, InFlight) for _, _, what in self._due)
         return not self._due
 
     def _give_up(self, flight: InFlight, connection: Connection | None, outcome: str, error: str) -> None:

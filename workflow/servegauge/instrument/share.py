@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -16,26 +17,34 @@ PHASES = ("warmup", "ramp", "window", "tail")
 
 @dataclass
 class Share:
-    """This worker's part of the workload: rows of a table, taken by position modulo the number of workers."""
+    """This worker's part of the workload: rows of a table, taken by position modulo the number of workers.
+
+    Of a session, `phases` has its first row in a phase, and `follows` those that follow it there.
+    """
 
     columns: dict[str, list[Any]]
     phases: dict[str, list[int]]  # phase -> places in the columns
+    follows: dict[int, list[int]] = field(default_factory=dict)  # place -> places
 
     @classmethod
     def read(cls, job: LoadJob, worker: int) -> Share:
         import pyarrow.parquet as pq
 
         names = ["request", "phase", "scheduled_s", "prompt", "messages", "prompt_tokens", "output_tokens"]
+        schema = pq.read_schema(job.workload)
+        names += [name for name in ("session", "turn", "pause_s") if name in schema.names]
         columns = pq.read_table(job.workload, columns=names, use_threads=False).to_pydict()
+        follows = _follows(columns)
+        later = {place for places in follows.values() for place in places}
         mine: dict[str, list[int]] = {}
         for phase in PHASES:
-            places = [place for place, name in enumerate(columns["phase"]) if name == phase]
+            places = [place for place, name in enumerate(columns["phase"]) if name == phase and place not in later]
             if phase == "window" and job.mode == "open" and job.duration_s is not None:
                 places = [place for place in places if columns["scheduled_s"][place] < job.duration_s]
             if phase in ("ramp", "tail") and (job.plain or job.mode == "burst"):
                 places = []
             mine[phase] = list(islice(places, worker, None, job.workers))
-        return cls(columns, mine)
+        return cls(columns, mine, follows)
 
     def window_s(self, job: LoadJob) -> float:
         """Length of an open loop's window: as the job says, else until the tail begins, or would begin."""
@@ -46,7 +55,7 @@ class Share:
         pairs = list(zip(self.columns["scheduled_s"], self.columns["phase"], strict=True))
         if tail := [when for when, name in pairs if name == "tail" and when is not None]:
             return min(tail)
-        times = [when for when, name in pairs if name == "window"]
+        times = [when for when, name in pairs if name == "window" and when is not None]
         return max(times, default=0.0) * (1 + 1 / max(1, len(times) - 1)) + 1e-9
 
     def opening_s(self, earliest_s: float) -> float:
@@ -61,6 +70,17 @@ class Share:
     def timed(self, phase: str) -> bool:
         """True where every request of the phase has its own time."""
         return all(self.columns["scheduled_s"][place] is not None for place in self.phases[phase])
+
+
+def _follows(columns: Mapping[str, list[Any]]) -> dict[int, list[int]]:
+    """First row of each session in its phase -> the rows that follow it."""
+    found: dict[int, list[int]] = {}
+    first: dict[tuple[str, int], int] = {}
+    for place, session in enumerate(columns.get("session", ())):
+        head = first.setdefault((columns["phase"][place], session), place)
+        if head != place:
+            found.setdefault(head, []).append(place)
+    return found
 
 
 def understood(flight: InFlight) -> Answer:

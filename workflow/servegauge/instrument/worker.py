@@ -57,14 +57,23 @@ def stream_instances(job: LoadJob, share: Share, phase: str, worker: int) -> lis
     return [(stream * job.workers + worker) % len(job.base_urls) for stream in range(streams)]
 
 
-def build_rows(job: LoadJob, share: Share, name: str, worker: int, targets: list[Target], api_key: str) -> list[Row]:
-    """Requests of one phase with their bytes. Which goes to which instance is settled here, not by chance."""
+def build_rows(
+    job: LoadJob,
+    share: Share,
+    name: str,
+    worker: int,
+    targets: list[Target],
+    api_key: str,
+    follows: dict[int, tuple[Row, int]],
+) -> list[Row]:
+    """Requests of one phase with their bytes. Which goes to which instance is settled here, not by chance.
+
+    Those that follow in sessions, which stay on the instance of their first one, go into `follows`.
+    """
     streams = stream_instances(job, share, name, worker)
     columns = share.columns
-    rows = []
-    for position, place in enumerate(share.phases[name]):
-        turn = position * job.workers + worker
-        instance = streams[position % len(streams)] if streams else turn % len(targets)
+
+    def row_of(place: int, instance: int) -> Row:
         body = body_of(
             columns["prompt"][place],
             columns["messages"][place],
@@ -80,22 +89,34 @@ def build_rows(job: LoadJob, share: Share, name: str, worker: int, targets: list
         name_of_request = request_id(job.cell, name, columns["request"][place], job.run_id)
         path = job.path or PATHS[job.endpoint]
         payload = request_bytes(targets[instance], path, body, api_key, name_of_request, job.headers)
-        rows.append(Row(place, payload, instance, int((columns["scheduled_s"][place] or 0.0) * 1e9)))
+        return Row(place, payload, instance, int((columns["scheduled_s"][place] or 0.0) * 1e9))
+
+    rows = []
+    for position, place in enumerate(share.phases[name]):
+        turn = position * job.workers + worker
+        instance = streams[position % len(streams)] if streams else turn % len(targets)
+        rows.append(row_of(place, instance))
+        before = place
+        for later in share.follows.get(place, ()):
+            follows[before] = row_of(later, instance), int((columns["pause_s"][later] or 0.0) * 1e9)
+            before = later
     return rows
 
 
 def build_phases(job: LoadJob, share: Share, worker: int, targets: list[Target], api_key: str) -> dict[str, Phase]:
     """What is run, by name: the warm-up and the load, or each burst of it by its number."""
 
+    follows: dict[int, tuple[Row, int]] = {}  # by the places of rows, so that all phases can share it
+
     def rows(name: str) -> list[Row]:
-        return build_rows(job, share, name, worker, targets, api_key)
+        return build_rows(job, share, name, worker, targets, api_key, follows)
 
     limit = None if job.max_in_flight is None else part_of(job.max_in_flight, worker, job.workers)
     timeout_ns = int(job.timeout_s * 1e9)
     phases = {}
     if "warmup" in job.phases:
         streams = stream_instances(job, share, "warmup", worker)
-        phases["warmup"] = Phase(rows("warmup"), streams, limit=limit, timeout_ns=timeout_ns)
+        phases["warmup"] = Phase(rows("warmup"), streams, limit=limit, timeout_ns=timeout_ns, follows=follows)
     if "window" in job.phases and job.mode == "burst":
         all_rows = rows("window")
         size = math.ceil(len(all_rows) / job.bursts)
@@ -116,8 +137,22 @@ def build_phases(job: LoadJob, share: Share, worker: int, targets: list[Target],
             ramp=rows("ramp"),
             tail=rows("tail"),
             window_ns=FAR if longest_s is None else int(longest_s * 1e9),
+            follows=follows,
         )
     return phases
+
+
+def ended_in_s(job: LoadJob, share: Share, flights: Sequence[InFlight]) -> list[float]:
+    """End-to-end times of the warm-up's requests that were answered; of sessions in an open loop, of the sessions."""
+    good = [flight for flight in flights if flight.outcome is None]
+    if not share.follows or job.mode != "open":
+        return [(flight.end_ns - flight.sent_ns) / 1e9 for flight in good]
+    spans: dict[int, tuple[int, int]] = {}
+    for flight in good:
+        session = share.columns["session"][flight.row]
+        begin, end = spans.get(session, (flight.sent_ns, flight.end_ns))
+        spans[session] = min(begin, flight.sent_ns), max(end, flight.end_ns)
+    return [(end - begin) / 1e9 for begin, end in spans.values()]
 
 
 def with_ramp(phase: Phase, job: LoadJob, worker: int, e2e_s: Sequence[float]) -> Phase:
@@ -218,8 +253,7 @@ class Worker:
             if self.stopped:
                 break
             if phase.held:
-                warmup = [flight for flight in done["flights"].get("warmup", ()) if flight.outcome is None]
-                e2e_s = [(flight.end_ns - flight.sent_ns) / 1e9 for flight in warmup]
+                e2e_s = ended_in_s(job, share, done["flights"].get("warmup", ()))
                 phase = with_ramp(phase, job, self.worker, e2e_s)
             await self._phase(name, phase, order["start_ns"], done)
         done["stopped"] = self.stopped
@@ -230,7 +264,8 @@ class Worker:
     async def _phase(self, name: str, phase: Phase, start_ns: int, done: dict[str, Any]) -> None:
         """Run one phase with the collector off."""
         self.high_water, self.understood_in_window = self.retained, 0
-        self.landed, self.total, self._counted = 0, len(phase.rows), {row.place for row in phase.rows}
+        window = [place for row in phase.rows for place in (row.place, *done["share"].follows.get(row.place, ()))]
+        self.landed, self.total, self._counted = 0, len(window), set(window)
         self._now, self._share = phase, done["share"]
         self._start_ns, self._usage = start_ns, [usage()]
         self.window_ns = [0, 0]
@@ -262,7 +297,7 @@ class Worker:
                 "phase",
                 phase=name,
                 sends=sends,
-                quota=len(phase.rows),
+                quota=phase.quota,
                 opened_ns=opened,
                 closed_ns=self.window_ns[1],
                 landed_ns=max((flight.end_ns for flight in flights), default=0),

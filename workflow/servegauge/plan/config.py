@@ -49,7 +49,8 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
 
     Returns the file's keys with defaults filled in (`matrix` with a list for each axis, `load.arrival` as a mapping),
     and: `name`, `path`, `files` (paths of this and of every file that it names), `text`, `sha256` (of the text),
-    `models`, `platforms` and `prompts` (name to the contents of its file, see `load_model` and its siblings), `shapes`
+    `models`, `platforms` and `prompts` (name to the contents of its file, see `load_model` and its siblings),
+    `recorded_rps` (of a study with speeds: recorded prompt set to its requests a second), `shapes`
     (model name to what `fit.shape` says of it), `planning` (that part of config/config.yaml).
     """
     data, text, files = read_study(root, name)
@@ -77,6 +78,8 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
     study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
     _refuse(_currency_mistakes(study), path, text)
+    if _asked(study, "speed"):
+        study["recorded_rps"] = _recorded_rates(study, root)
     study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
     study["planning"] = load_config(root, {})["planning"]
     study.update(
@@ -190,6 +193,11 @@ def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> 
 
 def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     load, rates, streams = study["load"], _asked(study, "rate"), _asked(study, "concurrency")
+    speeds = _asked(study, "speed")
+    if speeds and load["arrival"]["process"] != "trace":
+        message = f"{load['arrival']['process']!r}, but `matrix.speed` is that of a recording's own times: give `trace`"
+        yield ["load", "arrival"], message
+    rates = [*rates, *speeds]
     if not rates and not streams and not _asked(study, "burst"):
         yield (
             ["matrix"],
@@ -274,6 +282,24 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
                     f"{name!r} is no metric that is compared.{did_you_mean(name, names)} There are: {_list(names)}"
                 )
                 yield ["compare", "primary", position], message
+
+
+def _recorded_rates(study: Mapping[str, Any], root: Path) -> dict[str, float]:
+    """The rate of each prompt set, which must be a recording; UserError names one that is none."""
+    from servegauge.workloads.recordings import formats  # imports numpy, which few studies need
+    from servegauge.workloads.replay import recording_of
+
+    found = {}
+    for name, prompts in study["prompts"].items():
+        recording = recording_of(prompts, root)
+        if recording is None or recording.rate_rps is None:
+            kinds = ", ".join(formats())
+            raise UserError(
+                f"matrix.speed: the prompt set {name} has no recorded times (its kind is {prompts['kind']}); speeds "
+                f"are for {kinds}. Give `rate`, or another set"
+            )
+        found[name] = recording.rate_rps
+    return found
 
 
 def _currency_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

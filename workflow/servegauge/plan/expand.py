@@ -26,6 +26,7 @@ from servegauge.plan.order import positions
 
 LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False}  # axis -> value without it
 SIZES = ("rate", "concurrency", "burst")  # how large a load is: a point has one of them
+SPEED = "speed"  # of a recording: a rate in other words
 LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
 CELL_AXES = ("prompts", "rate", "concurrency", "burst", "cache")  # what it is put under
 
@@ -212,7 +213,7 @@ class _Expansion:
         matrix = {key: value for key, value in self.study["matrix"].items() if key not in ("include", "exclude")}
         self.add(matrix, self.study["matrix"].get("exclude", []))
         for entry in self.study["matrix"].get("include", []):
-            replaced = set(SIZES) if entry.keys() & set(SIZES) else set()
+            replaced = {*SIZES, SPEED} if entry.keys() & {*SIZES, SPEED} else set()
             self.add({**{key: value for key, value in matrix.items() if key not in replaced}, **entry}, [])
 
         launches: list[Launch] = []
@@ -253,7 +254,7 @@ class _Expansion:
             )
             for entry in exclude
         ]
-        points = list(_points(matrix))
+        points = list(_points(matrix, self.study.get("recorded_rps") or {}))
         for combination in _combinations(matrix):
             out = [cell for launch, cell in split if _fits(combination, launch)]
             wanted = [point for point in points if not any(_fits(point, conditions) for conditions in out)]
@@ -362,9 +363,12 @@ def _combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(axes, values, strict=True))
 
 
-def _points(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    sizes = [(name, size) for name in SIZES for size in matrix.get(name, [])]
+def _points(matrix: Mapping[str, Any], recorded_rps: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    """Every load of a matrix. `recorded_rps`: the rate of each recorded prompt set, by which speeds become rates."""
+    sizes = [(name, size) for name in (*SIZES, SPEED) for size in matrix.get(name, [])]
     for prompts, (name, size), cache in itertools.product(matrix["prompts"], sizes, matrix.get("cache", ["cold"])):
+        if name == SPEED:
+            name, size = "rate", round(size * recorded_rps[prompts], 6)
         yield {"prompts": prompts, **dict.fromkeys(SIZES), name: size, "cache": cache}
 
 

@@ -290,17 +290,23 @@ def held_at_once(launch: Launch, load: Load) -> int | None:
 
 def longest_request(prompts: Data, load: Load) -> int | None:
     """Most tokens of one request of a prompt set; None where it has no limit or is known only from the data."""
-    total = 0
-    lengths = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
-    if "prefix" in prompts:
-        lengths.append(prompts["prefix"]["tokens"])
-    for length in lengths:
-        if isinstance(length, Mapping):
-            length = length.get("max") or length.get("value") or max(length.get("values", [0]))
-        if not length:
-            return None
-        total += length
-    return total
+    limit = (prompts.get("filters") or {}).get("max_total_tokens")
+    if prompts.get("kind") in ("conversations", "mooncake", "azure", "burstgpt") and limit:
+        return int(limit)
+    each = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
+    turns = _most(prompts["turns"]) if "turns" in prompts else 1
+    parts = [_most(length) for length in each]
+    if turns is None or None in parts:
+        return None
+    prefix = prompts["prefix"]["tokens"] if "prefix" in prompts else 0
+    return prefix + turns * sum(part or 0 for part in parts)
+
+
+def _most(length: int | Mapping[str, Any] | None) -> int | None:
+    """The largest number that a length can be; None where it has no limit."""
+    if isinstance(length, Mapping):
+        return length.get("max") or length.get("value") or max(length.get("values", [0])) or None
+    return length or None
 
 
 def shortage(

@@ -12,6 +12,7 @@ Time 0 is the start of the window. `rate_rps` is the mean rate of every process:
 - gamma: gaps of mean 1 / rate and coefficient of variation 1 / sqrt(shape); shape 1 is poisson.
 - burst: `size` requests at once, at 0 and then each size / rate.
 - replay: recorded times (a file's lines, in seconds) moved to 0 and stretched to the rate; used up, they start over.
+- trace: the times of the prompt set's recording, in the same way; a cell's `speed` is turned into its rate.
 - steps: a Poisson process whose rate is `factors` times the rate, each for an equal part of the window.
 - ramp: the same with a factor that goes evenly from the first to the second of two `factors`.
 
@@ -28,7 +29,7 @@ import numpy as np
 
 from servegauge.base.errors import UserError, did_you_mean
 
-PROCESSES = ("poisson", "constant", "gamma", "burst", "replay", "steps", "ramp")
+PROCESSES = ("poisson", "constant", "gamma", "burst", "replay", "trace", "steps", "ramp")
 CHUNK = 4096  # gaps drawn at a time; one stream whatever the size, so it does not show in the result
 
 _OWN = {"gamma": "shape", "burst": "size", "replay": "path", "steps": "factors", "ramp": "factors"}
@@ -47,12 +48,13 @@ def arrival_times(
     duration_s: float | None = None,
     seed: int = 0,
     root: Path = Path(),
+    recorded: Times | None = None,
 ) -> Times:
     """Times in seconds at which requests are sent, float64, never decreasing.
 
-    `arrival` is `{"process": one of PROCESSES, ...}`; `root` is where a replay's relative path starts. UserError for an
-    unknown process, for what a process needs and does not have or is no number for it (`wrong_arrival`), and where
-    neither `requests` nor `duration_s` is given.
+    `arrival` is `{"process": one of PROCESSES, ...}`; `root` is where a replay's relative path starts, `recorded` are
+    the times of `trace`, from 0. UserError for an unknown process, for what a process needs and does not have or is no
+    number for it (`wrong_arrival`), and where neither `requests` nor `duration_s` is given.
     """
     process = arrival.get("process")
     if process not in PROCESSES:
@@ -73,6 +75,12 @@ def arrival_times(
         return _regular(int(arrival["size"]), rate_rps, count, until)
     if process == "replay":
         return _replayed(recorded_times(Path(arrival["path"]), root), rate_rps, count, until)
+    if process == "trace":
+        if recorded is None:
+            raise UserError(
+                "arrival process trace: it needs a prompt set that is a recording (mooncake, azure, burstgpt)"
+            )
+        return _replayed(recorded, rate_rps, count, until)
     shape = float(arrival["shape"]) if process == "gamma" else 1.0
     return _renewal(shape, rate_rps, count, until, draw)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -27,9 +28,14 @@ from servegauge.contract.records.specs import WorkloadSpec
 from servegauge.contract.records.workload import Spread, WorkloadRecord
 from servegauge.contract.spec import Load, Workload
 from servegauge.inputs import models
+from servegauge.workloads import replay
 from servegauge.workloads import tokenizer as tokens
-from servegauge.workloads.load_times import LoadTimes, load_times
-from servegauge.workloads.prompts import Prompt, draw_prompts, unchanged_sha256
+from servegauge.workloads.load_times import OUTPUT_TOKENS, SPARE_S_PER_TOKEN, LoadTimes, load_times
+from servegauge.workloads.prompts import Drawn, Prompt, draw_prompts, unchanged_sha256
+from servegauge.workloads.recording import Recording
+from servegauge.workloads.recordings import formats
+from servegauge.workloads.replay import recording_of
+from servegauge.workloads.sessions import PHASES, generated, mean_pause_s, recorded_conversations, staggered
 
 PARQUET, JSON = "workload.parquet", "workload.json"
 FEW = 8  # workloads; below it, starting further processes takes longer than compiling
@@ -59,6 +65,20 @@ SCHEMA = pa.schema(
     ]
 )
 
+SESSION_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        _column("session", pa.int32(), "number of the session that the request is of"),
+        _column("turn", pa.int32(), "its number in the session, from 0"),
+        _column(
+            "pause_s", pa.float64(), "from the answer before it until it is sent; null: it has its own time", "s", True
+        ),
+    ]
+)
+"""Of a workload of sessions: their further requests have no time of their own, but a pause."""
+
+SESSION_KINDS = {"sessions": generated, "conversations": recorded_conversations}
+
 
 def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecord:
     """Compile `workload` into the folder `out / workload.id` and return its `workload.json`.
@@ -76,25 +96,29 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecor
     names = ("prompts", "warmup", "window", "ramp", "tail")
     states = np.random.SeedSequence(workload.seed).generate_state(len(names), np.uint64)
     seeds = {name: int(seed) for name, seed in zip(names, states, strict=True)}
-    times = load_times(load, seeds, root, mean_output_tokens(workload.prompts, load))
+    recording = recording_of(workload.prompts, root)
+    long = session_tokens(workload.prompts, load, recording)
+    times = load_times(load, seeds, root, long or mean_output_tokens(workload.prompts, load), recording)
     if not times.window:
         raise UserError(
             f"workload {workload.id}: no request arrives in {load.duration_s:g} s at {load.rate_rps:g} requests a "
             "second; lengthen the window"
         )
-    total = sum(map(len, times.phases.values()))
-    drawn = draw_prompts(workload.prompts, tokens.load(tokenizer), total, seeds["prompts"], load.output_tokens, root)
-    table = workload_table(times, drawn.prompts)
+    counts = {phase: len(when) for phase, when in times.phases.items()}
+    drawn = draw(workload.prompts, tokens.load(tokenizer), counts, seeds["prompts"], load.output_tokens, root)
+    closed = load.concurrency is not None
+    table = session_table(times, drawn.sessions, closed) if drawn.sessions else workload_table(times, drawn.prompts)
+    rows = Counter(table["phase"].to_pylist())
     try:
         with whole_folder(folder) as temporary:
             write_parquet(table, temporary / PARQUET)
             described = WorkloadRecord(
                 id=workload.id,
                 sha256=sha256(temporary / PARQUET),
-                requests=len(times.window),
-                warmup_requests=len(times.warmup),
-                ramp_requests=len(times.ramp),
-                tail_requests=len(times.tail),
+                requests=rows["window"],
+                warmup_requests=rows["warmup"],
+                ramp_requests=rows["ramp"],
+                tail_requests=rows["tail"],
                 window_s=times.window_s,
                 last_scheduled_s=times.window[-1],
                 prompt_tokens=_spread(table, "prompt_tokens"),
@@ -120,7 +144,7 @@ def read_workload(path: Path) -> pa.Table:
         raise UserError(f"there is no workload in {folder}: {error.filename} is missing. {_again(folder)}") from error
     if found != expected:
         raise UserError(f"{file} has SHA-256 {found}, but was frozen as {expected}. {_again(folder)}")
-    return pq.read_table(file, schema=SCHEMA)
+    return pq.read_table(file)
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
@@ -186,7 +210,11 @@ def _try_compile(workload: Workload, root: Path, folder: Path) -> WorkloadRecord
 
 def mean_output_tokens(prompts: Mapping[str, Any], load: Load) -> float | None:
     """Mean answer length that a prompt set asks for; None where only its data can tell."""
-    length = load.output_tokens or prompts.get("output_tokens")
+    return _mean(load.output_tokens or prompts.get("output_tokens"))
+
+
+def _mean(length: Any) -> float | None:
+    """Mean of a length's distribution; None where there is none."""
     if not isinstance(length, Mapping):
         return length
     if "values" in length:
@@ -210,6 +238,67 @@ def workload_table(times: LoadTimes, prompts: list[Prompt]) -> pa.Table:
         "output_tokens": [prompt.output_tokens for prompt in prompts],
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def draw(
+    spec: Mapping[str, Any],
+    tokenizer: tokens.Tokenizer,
+    counts: Mapping[str, int],
+    seed: int,
+    output_tokens: int | None,
+    root: Path,
+) -> Drawn:
+    """Prompts of any kind of set for `counts` requests (of a set of sessions: sessions) of each phase."""
+    if spec["kind"] in formats():
+        return replay.draw(spec, tokenizer, counts, seed, output_tokens, root)
+    if made := SESSION_KINDS.get(spec["kind"]):
+        return made(spec, tokenizer, counts, np.random.default_rng(seed), output_tokens, root)
+    return draw_prompts(spec, tokenizer, sum(counts.values()), seed, output_tokens, root)
+
+
+def session_table(times: LoadTimes, drawn: list[list[Prompt]], closed: bool) -> pa.Table:
+    """Rows in the order of the phases, of each session one after the other; only its first has a time of its own.
+
+    Streams of a closed loop start with sessions at every stage (`staggered`), as they stand later on.
+    """
+    phases = times.phases
+    order = [phase for phase in PHASES for _ in phases[phase]]
+    rows: list[tuple[str, float | None, int, Prompt]] = []
+    for phase, when in phases.items():
+        mine = [session for session, name in zip(drawn, order, strict=True) if name == phase]
+        mine = staggered(mine) if closed and phase == "ramp" else mine
+        begun = len({number for _, _, number, _ in rows})
+        for number, (session, time) in enumerate(zip(mine, when, strict=True), begun):
+            rows += [(phase, None if place else time, number, one) for place, one in enumerate(session)]
+    columns: dict[str, Any] = {
+        "request": range(len(rows)),
+        "phase": [phase for phase, *_ in rows],
+        "scheduled_s": [time for _, time, *_ in rows],
+        "session": [number for _, _, number, _ in rows],
+    }
+    named = ("messages", "prompt_tokens", "output_tokens", "turn", "pause_s")
+    columns |= {name: [getattr(one, name) for *_, one in rows] for name in named}
+    columns["prompt"] = [one.text for *_, one in rows]
+    return pa.table([pa.array(columns[field.name], field.type) for field in SESSION_SCHEMA], schema=SESSION_SCHEMA)
+
+
+def session_tokens(spec: Mapping[str, Any], load: Load, recording: Recording | None) -> float | None:
+    """About how long a session takes, in tokens of answer at `SPARE_S_PER_TOKEN`; None where there are no sessions.
+
+    Ramp and tail must hold whole sessions, so that theirs is twice the mean.
+    """
+    if recording is not None:
+        sessions = recording.sessions
+        took = [
+            sum((one.pause_s or 0.0) / SPARE_S_PER_TOKEN + (load.output_tokens or one.output_tokens) for one in session)
+            for session in sessions
+        ]
+        return 2 * float(np.mean(took))
+    if spec["kind"] not in SESSION_KINDS:
+        return None
+    turns = _mean(spec.get("turns")) or 4.0
+    answer = load.output_tokens or _mean(spec.get("output_tokens")) or OUTPUT_TOKENS
+    return 2 * turns * (mean_pause_s(spec.get("pause_s", 0.0)) / SPARE_S_PER_TOKEN + answer)
 
 
 def _spread(table: pa.Table, name: str) -> Spread:

@@ -18,9 +18,10 @@ from typing import Any
 from servegauge.base.errors import UserError
 from servegauge.contract.spec import Load
 from servegauge.workloads.arrivals import arrival_times
+from servegauge.workloads.recording import Recording
 
 SHAPED = ("steps", "ramp")
-WINDOW_ONLY = ("replay", *SHAPED)
+WINDOW_ONLY = ("replay", "trace", *SHAPED)
 SPARE_S = 3.0
 SPARE_S_PER_TOKEN = 0.05
 SPARE_ROUNDS, SPARE_LEAST = 4, 16  # of a closed loop: requests a stream, and further ones
@@ -45,8 +46,17 @@ class LoadTimes:
         return {"warmup": self.warmup, "ramp": self.ramp, "window": self.window, "tail": self.tail}
 
 
-def load_times(load: Load, seeds: Mapping[str, int], root: Path, output_tokens: float | None = None) -> LoadTimes:
-    """The times of `load`. `seeds` has one for warm-up, window and ramp; `output_tokens` is the mean answer length."""
+def load_times(
+    load: Load,
+    seeds: Mapping[str, int],
+    root: Path,
+    output_tokens: float | None = None,
+    recording: Recording | None = None,
+) -> LoadTimes:
+    """The times of `load`. `seeds` has one for warm-up, window and ramp; `output_tokens` is the mean answer length.
+
+    `recording` is that of the prompt set, whose times the process `trace` takes.
+    """
     if load.burst is not None:
         return LoadTimes([0.0] * load.warmup_requests, [], [0.0] * (load.burst * load.bursts), [], None)
     if load.concurrency is not None:
@@ -63,7 +73,15 @@ def load_times(load: Load, seeds: Mapping[str, int], root: Path, output_tokens: 
     def drawn(phase: str, process: Mapping[str, Any], rate: float, count: int) -> Times:
         return arrival_times(process, rate, count, None, seeds[phase], root).tolist() if count and rate else []
 
-    window = arrival_times(arrival, rate, load.requests, load.duration_s, seeds["window"], root)
+    own = None
+    if process == "trace":
+        if recording is None or recording.rate_rps is None:
+            raise UserError(
+                "load.arrival: trace takes the times of a recorded prompt set (mooncake, azure, burstgpt) with two or "
+                "more different ones; use another set, or another arrival process"
+            )
+        own = recording.times_s
+    window = arrival_times(arrival, rate, load.requests, load.duration_s, seeds["window"], root, own)
     count = len(window)
     if process in SHAPED:
         mean = sum(arrival["factors"]) / len(arrival["factors"])
@@ -71,7 +89,7 @@ def load_times(load: Load, seeds: Mapping[str, int], root: Path, output_tokens: 
         later = drawn("tail", before, rate * last, spare)
         tail: Times = [window_s + when for when in later if when is not None]
     else:
-        further = arrival_times(arrival, rate, count + spare, None, seeds["window"], root)
+        further = arrival_times(arrival, rate, count + spare, None, seeds["window"], root, own)
         window_s = load.duration_s or math.inf
         if load.requests is not None and count == load.requests:  # it ends where one more request would be due
             next_ones = further[further > window[-1]]

@@ -46,14 +46,20 @@ class Prompt:
     messages: str | None
     prompt_tokens: int
     output_tokens: int
+    turn: int | None = None  # of a session: its number in it, from 0
+    pause_s: float | None = None  # of a session: from the answer before it until it is sent
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Prompts in the order of their requests, and what is to be said of them (`source`: file, hash, entries used)."""
+    """Prompts in the order of their requests, and what is to be said of them (`source`: file, hash, entries used).
+
+    Of a set of sessions, `sessions` has the prompts instead, those of each session in their order.
+    """
 
     prompts: list[Prompt]
     source: Mapping[str, Any]
+    sessions: list[list[Prompt]] | None = None
 
 
 def draw_prompts(
@@ -295,25 +301,44 @@ def _counted(
     return Prompt(text, messages, prompt_tokens, asked) if kept and asked else None
 
 
-# Read once in this process as long as the file stays the same: one study has many workloads of one data set.
+def sharegpt_turns(path: Path) -> list[list[str]]:
+    """The texts of every conversation in ShareGPT's format, question first, up to its first turn without a text."""
+    found = []
+    for number, turns in enumerate(_conversations(path, path.stat().st_mtime_ns)):
+        texts = [_turn(turn, f"{path}: entry {number}, turn {position}") for position, turn in enumerate(turns)]
+        whole = texts[: texts.index(None)] if None in texts else texts
+        found.append([text for text in whole if text is not None])
+    return found
+
+
 @lru_cache(maxsize=2)
 def _sharegpt(path: Path, _mtime_ns: int) -> list[Entry]:
     """First and second turn of every conversation that has one."""
+    entries = []
+    for number, turns in enumerate(_conversations(path, _mtime_ns)):
+        texts = [_turn(turn, f"{path}: entry {number}, turn {position}") for position, turn in enumerate(turns[:2])]
+        if texts and texts[0]:
+            entries.append(Entry(texts[0], answer=texts[1] if len(texts) > 1 else None, turns=len(turns)))
+    return entries
+
+
+# Read once in this process as long as the file stays the same: one study has many workloads of one data set.
+@lru_cache(maxsize=2)
+def _conversations(path: Path, _mtime_ns: int) -> list[list[Any]]:
+    """The turns of every conversation, as they stand there."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, list):
         raise UserError(f"{path}: expected ShareGPT's format, a list of conversations, found {type(data).__name__}")
-    entries = []
+    found = []
     for number, item in enumerate(data):
         turns = item.get("conversations", item.get("messages")) if isinstance(item, dict) else None
         if not isinstance(turns, list):
             raise UserError(f"{path}: entry {number} has no list `conversations`")
-        texts = [_turn(turn, f"{path}: entry {number}, turn {position}") for position, turn in enumerate(turns[:2])]
-        if texts and texts[0]:
-            entries.append(Entry(texts[0], answer=texts[1] if len(texts) > 1 else None, turns=len(turns)))
-    return entries
+        found.append(turns)
+    return found
 
 
 @lru_cache(maxsize=2)
