@@ -95,6 +95,9 @@ def test_the_whole_study_has_the_phases_on_its_page_and_no_traced_latency_in_its
     assert all(step["cpu_ns"] > 0 for step in steps if not step["cut"])
     (capture,) = pq.read_table(tree.results / "dataset/trace_captures" / f"{row['trace']}.parquet").to_pylist()
     assert capture["clock_source"] == "epoch"
+    assert capture["clock_error_ns"] is not None, "the launch's calls to the profiler bound it"
+    told = pq.read_table(tree.results / "dataset/trace_request_ttft" / f"{row['trace']}.parquet").to_pylist()
+    assert [one for one in told if one["membership"]], "somebody's prefill is in the capture"
     assert 0.5 < capture["overhead_ratio"] < 20
     joined = pq.read_table(tree.results / "dataset/trace_request_steps" / f"{row['trace']}.parquet")
     assert joined.num_rows > STEPS, "two requests at a time"

@@ -9,7 +9,7 @@ from pathlib import Path
 from servegauge.base.errors import UserError
 from servegauge.base.files import whole_file
 from servegauge.base.text import csv_cell
-from servegauge.traces import build, phases, requests
+from servegauge.traces import build, phases, requests, ttft_means
 
 HELP = "Show where a traced server's time went: phases on CPU and GPU, kernels, copies, gaps."
 EXAMPLE = """
@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
             print("sampling is a part of the steps above it")
     for sentence in phases.sentences(rows):
         print(sentence)
+    for said in ttft_means.sentences([tables["request_ttft"]]):
+        print(said)
     if arguments.out is not None:
         build.write(tables, arguments.out)
         with whole_file(arguments.out / "phases.csv") as temporary, temporary.open("w", newline="") as file:

@@ -45,8 +45,15 @@ TRACES = table_schema(
             "graph_mode", WORD, "none | graph (a graph is one row) | node (a row per kernel); never compared", "", False
         ),
         column("ranks", pa.int32(), "processes with GPU work in the capture", "processes", null=False),
-        column("clock_source", WORD, "how its clock was joined to the requests: marker | epoch | none", null=False),
-        column("clock_error_ns", pa.int64(), "measured error of that join; null where it was not measured", "ns"),
+        column(
+            "clock_source", WORD, "how its clock was joined to the requests: marker | epoch | calls | none", null=False
+        ),
+        column(
+            "clock_error_ns",
+            pa.int64(),
+            "that join is off by no more than this; null where that was not measured",
+            "ns",
+        ),
         column("epoch_offset_ns", pa.int64(), "add to a time of these tables for Unix time; null where unknown", "ns"),
         column("steps", pa.int64(), "steps of the rank", "steps", null=False),
         column("kernels", pa.int64(), "kernels on the device; a graph that is one row counts once", "1", null=False),
@@ -200,6 +207,37 @@ REQUEST_STEPS = table_schema(
     ],
 )
 
+_PART_NS = "null where it cannot be told: its time is then in the part that `reason` names, or all are null"
+
+REQUEST_TTFT = table_schema(
+    "request_ttft",
+    "One row per request whose first token the capture saw: the parts of its TTFT, which add up to it exactly.",
+    [
+        key("trace", "name of the capture"),
+        column("rank", pa.int32(), "rank whose steps and device the parts are of"),
+        column("request", pa.int32(), "number of the request, as in requests", null=False),
+        column(
+            "membership",
+            WORD,
+            "how its steps were found: tokens (the labels' tokens, in the order of sending) | time (one step with "
+            "prefill between its sending and its first token); null: they were not",
+        ),
+        column("prefill_steps", pa.int32(), "steps that held its prefill", "steps"),
+        column("ttft_ns", pa.int64(), "first token - sent, of the traced run", "ns", null=False),
+        column("client_ns", pa.int64(), f"sent until the head of the answer came; {_PART_NS}", "ns"),
+        column("queue_ns", pa.int64(), "from there until the first step with its prefill began", "ns"),
+        column(
+            "cpu_ns", pa.int64(), "until its prefill's last operation: the GPU idle, the host late or waiting", "ns"
+        ),
+        column("launch_gap_ns", pa.int64(), "the GPU idle, its next operation being launched", "ns"),
+        column("kernels_ns", pa.int64(), "the GPU busy, but for sampling; other requests' work included", "ns"),
+        column("sampling_ns", pa.int64(), "sampling's operations, and the GPU idle before them", "ns"),
+        column("unattributed_ns", pa.int64(), "the GPU idle before operations whose call is not known", "ns"),
+        column("return_ns", pa.int64(), "from there until its first token was at the client", "ns"),
+        column("reason", pa.string(), "what cannot be told, and why"),
+    ],
+)
+
 TRACE_TABLES: dict[str, pa.Schema] = {
     "traces": TRACES,
     "steps": STEPS,
@@ -209,6 +247,7 @@ TRACE_TABLES: dict[str, pa.Schema] = {
     "gaps": GAPS,
     "launches": LAUNCHES,
     "request_steps": REQUEST_STEPS,
+    "request_ttft": REQUEST_TTFT,
 }
 """Every table of a capture, in the order of the documentation."""
 

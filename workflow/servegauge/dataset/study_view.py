@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.contract import flag_registry, metric_registry, metrics
@@ -163,11 +162,7 @@ class Study:
 
     def trace_tables(self, trace: str) -> dict[str, pa.Table]:
         """The tables of a measured trace, by their names in TRACE_TABLES."""
-        dataset = self.results / "dataset"
-        return {
-            file: pq.read_table(trace_parts.part_path(dataset, table, trace))
-            for file, table in trace_parts.FILES.items()
-        }
+        return trace_parts.read_tables(self.results / "dataset", trace)
 
     @property
     def everything(self) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ from servegauge.traces import build, requests
 
 FOOTER = b"servegauge_trace"
 CODE = digest([[name, column.name, str(column.type)] for name, schema in IN_DATASET.items() for column in schema], 12)
+LATER = ("request_ttft",)  # tables that traces of earlier versions do not have
 FILES = dict(zip(TRACE_TABLES, IN_DATASET, strict=True))  # <table>.parquet of a trace -> table of the dataset
 
 
@@ -43,6 +44,16 @@ class Traces:
 def part_path(dataset: Path, table: str, trace: str) -> Path:
     """Where a table of the dataset (a key of IN_DATASET) lies for one trace."""
     return dataset / table / f"{trace}.parquet"
+
+
+def read_tables(dataset: Path, trace: str) -> dict[str, pa.Table]:
+    """The tables of a measured trace, by their names in TRACE_TABLES."""
+    found = {}
+    for file, table in FILES.items():
+        path = part_path(dataset, table, trace)
+        late = file in LATER and not path.exists()  # merged by an earlier version
+        found[file] = TRACE_TABLES[file].empty_table() if late else pq.read_table(path)
+    return found
 
 
 def condition(spec: Mapping[str, Any]) -> str:
@@ -117,9 +128,12 @@ def _from_tables(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
     found = {}
     for file in FILES:
         said = record.files.get(f"{file}.parquet")
-        if said is None:
+        if said is None and file in LATER:
+            found[file] = TRACE_TABLES[file].empty_table()
+        elif said is None:
             raise CorruptCell(f"trace.json names no {file}.parquet")
-        found[file] = read_file(folder, f"{file}.parquet", {"bytes": said.bytes, "sha256": said.sha256})
+        else:
+            found[file] = read_file(folder, f"{file}.parquet", {"bytes": said.bytes, "sha256": said.sha256})
     return found
 
 

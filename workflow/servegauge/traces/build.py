@@ -12,11 +12,13 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import whole_file
 from servegauge.contract.columns import from_rows
 from servegauge.contract.trace_tables import TRACE_TABLES
+from servegauge.traces import clock as clocks
 from servegauge.traces import readers
 from servegauge.traces import requests as joining
 from servegauge.traces.activity import collective_rows, copy_rows, kernel_rows, launch_rows
 from servegauge.traces.capture import Capture, merged
 from servegauge.traces.gaps import gap_rows
+from servegauge.traces.request_ttft import request_ttft_rows
 from servegauge.traces.step_rows import step_rows, trace_rows
 from servegauge.traces.view import view
 
@@ -45,9 +47,9 @@ def name_of(path: Path) -> str:
 def tables(trace: str, capture: Capture, requests: joining.Requests | None = None) -> dict[str, pa.Table]:
     """Every table of TRACE_TABLES, conforming to its schema."""
     seen = view(trace, capture)
-    shift, clock = joining.join(capture, requests)
+    shift, clock = clocks.join(capture, requests.clock if requests else None)
     steps = step_rows(seen, shift)
-    joined = requests if clock["clock_source"] != "none" else None
+    joined = requests if clock["clock_source"] != clocks.NOTHING else None
     rows = {
         "traces": trace_rows(seen, clock),
         "steps": steps,
@@ -57,6 +59,7 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
         "gaps": gap_rows(seen),
         "launches": launch_rows(seen),
         "request_steps": joining.request_step_rows(seen, steps, joined) if joined is not None else [],
+        "request_ttft": request_ttft_rows(seen, shift, joined, clock["clock_error_ns"]) if joined is not None else [],
     }
     return {name: from_rows(rows[name], schema) for name, schema in TRACE_TABLES.items()}
 

@@ -106,6 +106,7 @@ class Capture:
     device_names: dict[int, str] = field(default_factory=dict)
     graph_mode: str = "none"  # none | graph | node
     epoch_zero_ns: int | None = None  # Unix time of the profiler's zero
+    recording_ns: int | None = None  # when the profiler began to record, inside the call that started it
     dropped: int | None = None
     notes: tuple[str, ...] = ()  # what cannot be answered, and why
 

@@ -1,8 +1,6 @@
-"""The requests beside a capture: whose clock is whose, and which steps overlap which request.
+"""The requests beside a capture, and which steps overlap which request.
 
-Requests are on CLOCK_MONOTONIC, 0 at the start of their window; what joins them to Unix time is `clock` as the load
-generator writes it: `window_start_ns` (monotonic) and `epoch_offset_start_ns`, `epoch_offset_end_ns` (Unix - monotonic
-time, before and after). A marker range named `servegauge:clock:<CLOCK_MONOTONIC in ns>` measures the join directly.
+Requests are on CLOCK_MONOTONIC, 0 at the start of their window; `clock` joins them to a capture.
 """
 
 from __future__ import annotations
@@ -14,26 +12,40 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.traces import labels
 from servegauge.traces.activity import phase_name
-from servegauge.traces.capture import Capture
+from servegauge.traces.clock import Clock
 from servegauge.traces.view import PHASES, View
 
 _COLUMNS = ("request", "sent_ns", "last_ns", "end_ns")
+_RECORDS = ("cell.json", "trace.json")  # beside the requests: they say what the stamps' clock was
+FIRST_INSTANCE = 0  # a launch traces its first one
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request on its way to the traced server, of whatever phase; ns on the requests' clock, None where not known."""
+
+    request: int
+    counted: bool  # of the window
+    sent: int
+    first_byte: int | None = None
+    first_token: int | None = None
+    tokens: int | None = None  # of its prompt, that a prefix cache did not have
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Requests of a window: int64 ns on their own clock, and what is known of that clock."""
+    """Requests of a window: int64 ns on their own clock; everything that was sent meanwhile; what the clock is."""
 
     request: np.ndarray
     sent: np.ndarray
     end: np.ndarray
-    window_start_ns: int | None  # CLOCK_MONOTONIC at their 0
-    epoch_offset_ns: int | None  # Unix - CLOCK_MONOTONIC
+    traffic: tuple[Sent, ...]  # by time of sending
+    clock: Clock
 
 
 def read(path: Path) -> Requests:
@@ -50,6 +62,10 @@ def read(path: Path) -> Requests:
         raise UserError(
             f"{path}: requests of {len(table['cell'].unique())} cells; give those of one, each has its clock"
         )
+    if wrong := [name for name in _COLUMNS if not _is_whole(table.schema.field(name).type)]:
+        raise UserError(f"{path}: no requests: column {', '.join(wrong)} holds no whole numbers (ns)")
+    if "instance" in table.column_names:
+        table = table.filter(pc.equal(table["instance"], FIRST_INSTANCE))
     end = [last if last is not None else ended for last, ended in zip(*_lists(table, "last_ns", "end_ns"), strict=True)]
     rows = [
         (number, sent, ended)
@@ -57,8 +73,24 @@ def read(path: Path) -> Requests:
         if sent is not None and ended is not None and phase == "window"
     ]
     values = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    clock = _clock(path, table)
-    return Requests(values[:, 0], values[:, 1], values[:, 2], *clock)
+    return Requests(values[:, 0], values[:, 1], values[:, 2], _traffic(table), _clock(path, table))
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_null(kind)
+
+
+def _traffic(table: pa.Table) -> tuple[Sent, ...]:
+    optional = ("first_byte_ns", "first_token_ns", "prompt_tokens", "cached_tokens")
+    columns = [table[name].to_pylist() if name in table.column_names else [None] * table.num_rows for name in optional]
+    found = [
+        Sent(number, phase == "window", sent, byte, token, None if tokens is None else tokens - (cached or 0))
+        for number, sent, phase, byte, token, tokens, cached in zip(
+            *_lists(table, "request", "sent_ns"), _phase(table), *columns, strict=True
+        )
+        if sent is not None
+    ]
+    return tuple(sorted(found, key=lambda one: one.sent))
 
 
 def _lists(table: pa.Table, *columns: str) -> list[list]:
@@ -69,18 +101,16 @@ def _phase(table: pa.Table) -> list[str]:
     return table["phase"].to_pylist() if "phase" in table.column_names else ["window"] * table.num_rows
 
 
-def _clock(path: Path, table: pa.Table) -> tuple[int | None, int | None]:
-    """Start of the window on CLOCK_MONOTONIC, and Unix - monotonic time: from the footer, or the record beside it."""
+def _clock(path: Path, table: pa.Table) -> Clock:
+    """The clock as the footer says it, else the record beside it; the stamps around a profiler from that record."""
     metadata = table.schema.metadata or {}
-    found: Any = None
+    beside = next((one for one in map(path.with_name, _RECORDS) if one.is_file()), None)
+    record = _json(beside.read_text(encoding="utf-8", errors="replace"), str(beside)) if beside else None
+    record = record if isinstance(record, dict) else {}
+    said = record.get("clock")
     if b"clock" in metadata:
-        found = _json(metadata[b"clock"].decode("utf-8", "replace"), f"{path}: metadata `clock`")
-    elif beside := next((one for one in map(path.with_name, ("cell.json", "trace.json")) if one.is_file()), None):
-        found = (_json(beside.read_text(encoding="utf-8"), str(beside)) or {}).get("clock")
-    if not isinstance(found, dict):
-        return None, None
-    start, offset = found.get("window_start_ns"), found.get("epoch_offset_start_ns")
-    return start if isinstance(start, int) else None, offset if isinstance(offset, int) else None
+        said = _json(metadata[b"clock"].decode("utf-8", "replace"), f"{path}: metadata `clock`")
+    return Clock.of(said, record.get("recorders"))
 
 
 def _json(text: str, where: str) -> Any:
@@ -88,51 +118,6 @@ def _json(text: str, where: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UserError(f"{where}: no JSON: {error}") from error
-
-
-def join(capture: Capture, requests: Requests | None) -> tuple[int, dict[str, Any]]:
-    """What to add to a time of the capture, and the clock's columns of TRACES with `reasons`."""
-    none: dict[str, Any] = {"clock_source": "none", "clock_error_ns": None, "reasons": []}
-    none["epoch_offset_ns"] = capture.epoch_zero_ns
-    if requests is None:
-        return 0, none
-    differences = _markers(capture)
-    if len(differences) and requests.window_start_ns is not None:
-        # A marker begins after its stamp was taken, so the smallest difference is the nearest to the truth.
-        offset = int(differences.min())
-        shift = -offset - requests.window_start_ns
-        epoch = None if requests.epoch_offset_ns is None else requests.window_start_ns + requests.epoch_offset_ns
-        error = int(differences.max()) - offset if len(differences) > 1 else None
-        reasons = [] if error is not None else ["clock error not measured: a single marker"]
-        return shift, none | {
-            "clock_source": "marker",
-            "clock_error_ns": error,
-            "epoch_offset_ns": epoch,
-            "reasons": reasons,
-        }
-    start, to_epoch = requests.window_start_ns, requests.epoch_offset_ns
-    if capture.epoch_zero_ns is not None and start is not None and to_epoch is not None:
-        zero = start + to_epoch
-        return capture.epoch_zero_ns - zero, none | {
-            "clock_source": "epoch",
-            "epoch_offset_ns": zero,
-            "reasons": ["clock error not measured: joined by Unix time, the capture has no marker range"],
-        }
-    lacking = "the requests say nothing of their clock (metadata `clock`, or cell.json beside them)"
-    if requests.window_start_ns is not None:
-        lacking = "the capture has neither a marker range nor the Unix time of its zero"
-    return 0, none | {"reasons": [f"not joined with the requests: {lacking}"]}
-
-
-def _markers(capture: Capture) -> np.ndarray:
-    """Time of the capture minus CLOCK_MONOTONIC, at each marker range."""
-    ranges = capture.ranges
-    found = [
-        int(start) - stamp
-        for start, name in zip(ranges.start, ranges.name, strict=True)
-        if (stamp := labels.clock_marker(capture.names[name])) is not None
-    ]
-    return np.array(found, dtype=np.int64)
 
 
 def request_step_rows(view: View, steps: list[dict[str, Any]], requests: Requests) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def _hosts(view: View) -> list[dict[str, Any]]:
         for key, which in named.items()
     }
     told = sampling_told(view)
-    covers = {process: _sampling(view, process) for process in {step.process for step in view.steps}}
+    covers = {process: sampling_ranges(view, process) for process in {step.process for step in view.steps}}
     out = []
     for index, step in enumerate(view.steps):
         end = view.bounds[index][1]
@@ -104,7 +104,8 @@ def sampling_told(view: View) -> set[int]:
     return set(np.unique(view.capture.calls.process[view.joined.after_of_call]).tolist())
 
 
-def _sampling(view: View, process: int) -> Cover:
+def sampling_ranges(view: View, process: int) -> Cover:
+    """The ranges of a process that are named after sampling."""
     ranges = view.capture.ranges
     if not len(ranges):
         return Cover(np.empty(0, np.int64), np.empty(0, np.int64))

@@ -35,6 +35,7 @@ class TorchProfiler(Recorder):
         self._live, self._folder = live, folder
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._stamps_ns: dict[str, list[int]] = {}  # CLOCK_MONOTONIC around each call: they bound the trace's clock
 
     def window_begins(self) -> None:
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -61,11 +62,13 @@ class TorchProfiler(Recorder):
             pass
         on_s = time.monotonic() - started
         if self._ask(framework.stop_profile, "stop"):
-            self.said = {"on_s": on_s}
+            self.said = {"on_s": on_s, "stamps_ns": self._stamps_ns}
 
     def _ask(self, ask: Callable[[Any], Reply | None], what: str) -> bool:
         """Ask the server; false, with its refusal in `said`."""
+        asked = time.monotonic_ns()
         reply = ask(self._live.servers[0].client)
+        self._stamps_ns[what] = [asked, time.monotonic_ns()]
         if reply is None or not reply.ok:
             said = "it has none" if reply is None else f"{reply.status} {reply.text[:300]}".strip()
             self.said = {"error": f"the server did not {what} its profiler: {self._live.without_secrets(said)}"}

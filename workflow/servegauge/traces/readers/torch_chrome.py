@@ -121,6 +121,7 @@ def read(source) -> Capture:
         graph_mode="node" if graph else "none",
         # Without a base, `ts` of old versions is Unix time itself.
         epoch_zero_ns=base + zero if base is not None else zero if zero > 1_000_000_000_000_000_000 else None,
+        recording_ns=min((_ns(event.ts) - zero for event in events if event.cat == "Trace"), default=None),
         notes=_notes(categories),
     )
 
