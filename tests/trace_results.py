@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -9,17 +11,30 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from servegauge.base.files import sha256, whole_folder, write_json
-from servegauge.traces import build
+from servegauge.traces import build, requests
 
 H100 = Path(__file__).parent / "unit/traces/captures/vllm_h100_eager.sqlite.gz"
+H100_FIT_NS = 1_255_000_000  # the requests' zero on the capture's clock: captures/README.md
 
 
 @cache
 def h100() -> dict[str, pa.Table]:
     """The tables of vLLM's capture on an H100: its decode steps wait for the CPU."""
     return build.tables("h100", build.read([H100]))
+
+
+@cache
+def h100_joined() -> dict[str, pa.Table]:
+    """The same beside the requests of its window, whose clocks are joined by fit, to 1 ms."""
+    capture, table = build.read([H100]), pq.read_table(H100.with_name("requests_nsys.parquet"))
+    clock = {"window_start_ns": 1, "epoch_offset_start_ns": (capture.epoch_zero_ns or 0) + H100_FIT_NS - 1}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "requests.parquet"
+        pq.write_table(table.replace_schema_metadata({"clock": json.dumps(clock)}), path)
+        return build.tables("h100", capture, requests.read(path))
 
 
 def slower(tables: Mapping[str, pa.Table], kind: str, factor: int) -> dict[str, pa.Table]:

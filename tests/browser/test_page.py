@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from servegauge.dataset.merge import merge
+from servegauge.dataset.merge import merge, read
 from servegauge.report.page import render
-from tests import synthetic
+from tests import synthetic, trace_results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REQUIRED = os.environ.get("SERVEGAUGE_REQUIRE_BROWSER") == "1"
@@ -90,10 +90,15 @@ def chromium(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a made-up study with a flagged, a failed and a skipped cell."""
+    """The report of a made-up study with a flagged, a failed and a skipped cell, and traces of some."""
     folder = tmp_path_factory.mktemp("browser")
     results = folder / "results"
     synthetic.make_results(folder)
+    merge(results)
+    cells = [row for row in read(results, "cells").to_pylist() if row["repeat"] == 1 and row["concurrency"] == 1]
+    for cell in cells:
+        if cell["status"] == "ok":
+            trace_results.write_trace(results, f"t-{cell['cell']}", cell, trace_results.h100_joined())
     merge(results)
     target = results / "report" / "demo.html"
     render(results, "demo", target)

@@ -103,7 +103,7 @@ def test_the_whole_study_has_the_phases_on_its_page_and_no_traced_latency_in_its
     assert joined.num_rows > STEPS, "two requests at a time"
     assert set(pq.read_table(tree.results / "dataset/requests")["cell"].unique().to_pylist()) == {row["cell"]}
     page = (tree.results / "report/traced.html").read_text(encoding="utf-8")
-    assert '<figure id="figure-trace_phases">' in page
+    assert '<figure id="figure-trace-phases">' in page
     assert "no GPU work" in page
     assert (tree.results / "report/traced/phases.csv").read_text().count("decode") == 1
 

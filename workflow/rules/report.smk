@@ -51,6 +51,13 @@ rule render_report:
             category="{study}",
             labels={"what": "every ratio"},
         ),
+        phases=report(
+            "results/report/{study}/phase-table.csv",
+            caption="../report/phases.rst",
+            category="{study}",
+            labels={"what": "phases on CPU and GPU, as a table"},
+        ),
+        traces="results/report/{study}/phases.csv",
     log:
         "logs/render_report/{study}.log",
     conda:

@@ -164,8 +164,8 @@ def test_the_page_says_that_decode_waits_for_the_cpu(results: Path) -> None:
     section = text.partition('<section id="traces">')[2].partition("</section>")[0]
     said = "prompts short" if "prompts short" in section else "short"
     assert f"{said}, concurrency 1, own-cpu: decode waits for the CPU: GPU busy 33 % of a step" in section
-    assert '<figure id="figure-trace_phases">' in section
-    assert '<figure id="figure-trace_idle">' in section
+    assert '<figure id="figure-trace-phases">' in section
+    assert '<figure id="figure-trace-idle">' in section
     assert "the profiler &lt;did not&gt; end within 60 s" in section
     kernels = section.partition("Kernels whose time differs most")[2]
     assert kernels.count(">2.00<") >= 1
@@ -175,10 +175,13 @@ def test_the_page_says_that_decode_waits_for_the_cpu(results: Path) -> None:
         (p, q) for p in ("own-cpu", "shared-cpu") for q in PHASES
     ]
     assert float(found[2]["gpu_share"]) == pytest.approx(0.3275, abs=5e-4)
-    assert {path.name for path in (results / "report/demo").glob("trace_*.svg")} == {
-        "trace_phases.svg",
-        "trace_idle.svg",
-    }
+    names = {path.name for path in (results / "report/demo").glob("trace-*.svg")}
+    assert names == {"trace-phases.svg", "trace-ttft.svg", "trace-idle.svg"}
+    table = list(csv.DictReader(io.StringIO((results / "report/demo/phase-table.csv").read_text())))
+    assert [(row["side"], row["level"]) for row in table] == [
+        (s, p) for s in ("CPU", "GPU") for p in ("own-cpu", "shared-cpu")
+    ]
+    assert (table[1]["decode_ratio"], table[0]["decode_ratio"]) == ("1.0", "")
 
 
 def test_a_study_that_traced_nothing_has_no_section(results: Path) -> None:
@@ -188,7 +191,8 @@ def test_a_study_that_traced_nothing_has_no_section(results: Path) -> None:
     text = (results / "report/demo.html").read_text(encoding="utf-8")
     assert 'href="#traces"' not in text
     assert 'id="traces"' not in text
-    assert not (results / "report/demo/phases.csv").exists()
+    for name in ("phases.csv", "phase-table.csv"):  # outputs of the rule, whatever was traced
+        assert len((results / "report/demo" / name).read_text().splitlines()) == 1
 
 
 def test_a_dataset_of_before_there_were_traces_is_still_shown(results: Path) -> None:

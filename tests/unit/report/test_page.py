@@ -167,14 +167,16 @@ def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variab
     results, _, _ = made
     files = sorted(path.name for path in (results / "report/demo").glob("*.svg"))
     expected = ["distribution-e2e", "distribution-tpot", "distribution-ttft"]
-    expected += ["ratios", "roofline", "shift-ttft", "throughput", "tpot", "ttft"]
+    expected += ["ratios", "roofline", "shift-ttft", "throughput", "tpot", "trace-idle", "trace-phases", "trace-ttft"]
+    expected += ["ttft"]
+    no_data = ("ratios", "roofline", "trace-idle", "trace-phases", "trace-ttft")  # verdicts; no probe; no trace
     assert files == [f"{name}.svg" for name in expected] == sorted(f"{name}.svg" for name in figures())
     for path in (results / "report/demo").glob("*.svg"):
         text = path.read_text(encoding="utf-8")
         ET.fromstring(text)
         assert "#0a0b" not in text
         assert "#01020" not in text
-        assert (figure_style.COLOURS[1] in text) == (path.stem not in ("ratios", "roofline"))  # verdicts; no probe
+        assert (figure_style.COLOURS[1] in text) == (path.stem not in no_data)
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "#0a0b" not in html
     assert "var(--s1)" in html

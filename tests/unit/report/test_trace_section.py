@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from servegauge.report.trace_section import Traced, idle_parts, trace_section
+from servegauge.report.figures import figures
+from servegauge.report.plots import traces as plots
+from servegauge.report.trace_section import trace_section
+from servegauge.report.traced import TABLE_COLUMNS, Traced, idle_parts, phases_csv, table_csv
 from servegauge.traces import build
+from tests import trace_results
 from tests.unit.traces import made_up_captures as made_up
 
 
@@ -37,14 +41,19 @@ def test_nothing_traced_is_no_section() -> None:
     assert not trace_section([])
 
 
+def drawn(name: str, traced: list[Traced]) -> str:
+    """The SVG of a figure of the section."""
+    figure = figures()[f"trace-{name}"]
+    return getattr(plots, f"{name}_figure")(figure.name, figure.what, figure.caption, traced).svg
+
+
 def test_phases_as_one_figure_and_one_csv(tmp_path: Path) -> None:
     conditions = ("short", "long")
     some = [traced(tmp_path, level, condition=c) for c in conditions for level in ("bare", "vm")]
-    section = trace_section(some, "bare")
-    assert [figure.name for figure in section.figures] == ["trace_phases", "trace_idle"]
+    svg = drawn("phases", some)
     for word in ("short", "long", "bare, CPU", "vm, GPU busy", "sampling", "ms a step"):
-        assert word in section.figures[0].svg, word
-    rows = list(csv.DictReader(io.StringIO(section.phases_csv)))
+        assert word in svg, word
+    rows = list(csv.DictReader(io.StringIO(phases_csv(some))))
     assert [(row["condition"], row["level"], row["phase"]) for row in rows] == [
         (c, level, phase)
         for c in conditions
@@ -52,6 +61,49 @@ def test_phases_as_one_figure_and_one_csv(tmp_path: Path) -> None:
         for phase in ("prefill", "mixed", "decode", "sampling")
     ]
     assert (rows[0]["cpu_ns"], rows[0]["gpu_busy_ns"], rows[0]["step_ns"]) == ("400000.0", "250000.0", "500000.0")
+
+
+def test_the_table_is_prompt_times_process_times_platform(tmp_path: Path) -> None:
+    """prefill, sampling and decode on CPU and GPU of each platform, a short and a long prompt: one row each."""
+    slow = [made_up.rank()]
+    slow[0].ranges[0] = replace(slow[0].ranges[0], end=1_420_000 - 1)  # the label of step 0, 400 us before
+    slow[0].ops[1] = replace(slow[0].ops[1], end=1_145_000)  # hidden behind the all-reduce
+    some = [
+        traced(tmp_path, level, slow if level == "vm" else None, condition=c)
+        for c in ("short", "long")
+        for level in ("bare", "vm")
+    ]
+    rows = list(csv.DictReader(io.StringIO(table_csv(some, "bare"))))
+    assert list(rows[0]) == list(TABLE_COLUMNS)
+    assert [(row["condition"], row["side"], row["level"], row["traces"]) for row in rows] == [
+        (c, side, level, "1") for c in ("short", "long") for side in ("CPU", "GPU") for level in ("bare", "vm")
+    ]
+    (bare_cpu, vm_cpu, bare_gpu, vm_gpu) = rows[:4]
+    assert (bare_cpu["prefill_ms"], vm_cpu["prefill_ms"]) == ("0.4", "0.419999")
+    assert (bare_cpu["prefill_ratio"], float(vm_cpu["prefill_ratio"])) == ("", pytest.approx(0.419999 / 0.4))
+    assert (bare_gpu["prefill_ms"], vm_gpu["prefill_ms"], vm_gpu["prefill_ratio"]) == ("0.25", "0.25", "1.0")
+    assert (bare_gpu["sampling_ms"], bare_gpu["mixed_ms"]) == ("0.0025", "0.14")
+    # Repeats are averaged; what was recorded differently has no ratio.
+    more = [*some, Traced("short", "bare", some[1].tables)]
+    assert table_csv(more, None).splitlines()[1].split(",")[:5] == ["short", "CPU", "bare", "2", "0.4099995"]
+    (tmp_path / "torch").mkdir()
+    torch = traced(tmp_path / "torch", "vm", chrome=True)
+    apart = list(csv.DictReader(io.StringIO(table_csv([some[0], torch], "bare"))))
+    assert {row["prefill_ratio"] for row in apart} == {""}
+
+
+def test_the_way_to_a_first_token_is_drawn_level_beside_level() -> None:
+    joined = trace_results.h100_joined()
+    untold = {**joined, "request_ttft": joined["request_ttft"].slice(0, 0)}
+    svg = drawn("ttft", [Traced("short", "bare", joined), Traced("short", "vm", joined), Traced("long", "vm", untold)])
+    words = ("bare", "vm", "client", "queue", "CPU", "launch gap", "kernels", "sampling", "return", "TTFT", ">73.4<")
+    for word in words:
+        assert word in svg, word
+    assert "long" not in svg
+    assert "no trace tells the parts" in drawn("ttft", [Traced("long", "vm", untold)])
+    assert "nothing was traced" in drawn("ttft", [])
+    said = trace_section([Traced("short", "bare", joined)])
+    assert any("short, bare: time to first token of 6 requests, 73.40 ms on average" in one for one in said.sentences)
 
 
 def test_idle_time_by_cause_is_that_of_the_gaps(tmp_path: Path) -> None:
@@ -68,7 +120,7 @@ def test_idle_time_by_cause_is_that_of_the_gaps(tmp_path: Path) -> None:
         }
     )
     assert idle_parts(one.tables, "nothing") is None
-    assert "host late" in trace_section([one]).figures[1].svg
+    assert "host late" in drawn("idle", [one])
 
 
 def test_kernels_that_differ_most_come_first(tmp_path: Path) -> None:
@@ -97,7 +149,9 @@ def test_what_was_recorded_differently_is_not_compared(tmp_path: Path) -> None:
 
 def test_what_a_trace_cannot_answer_is_said(tmp_path: Path) -> None:
     path = made_up.write_nsys(tmp_path / "made.sqlite", made_up.ranks(count=1), without=("NVTX_EVENTS",))
-    section = trace_section([Traced("", "bare", build.tables("made", build.read([path])))])
-    assert section.figures == []
+    one = Traced("", "bare", build.tables("made", build.read([path])))
+    section = trace_section([one])
+    assert "no trace tells the phases" in drawn("phases", [one])
+    assert section.table == []
     assert "no phases" in section.reasons[0]
     assert section

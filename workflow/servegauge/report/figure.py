@@ -6,7 +6,7 @@ A declaration imports no plotting library: the Snakefile reads all of them to kn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from servegauge.report.figure_style import Drawn
     from servegauge.report.platform_section import PlatformSection
     from servegauge.report.plots.series import Series
+    from servegauge.report.traced import Traced
 
-FIGURES, PLATFORMS = "figures", "platforms"  # sections of the page
+FIGURES, PLATFORMS, TRACES = "figures", "platforms", "traces"  # sections of the page
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a figure is drawn from: a study, its comparison (None: nothing is compared), its platforms, its series."""
+    """What a figure is drawn from: a study, its comparison (None: nothing is compared), platforms, series, traces."""
 
     study: Study
     comparison: Comparison | None
     platforms: PlatformSection
     series: Series
+    traced: Sequence[Traced] = ()
 
 
 @dataclass(frozen=True)

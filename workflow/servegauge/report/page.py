@@ -34,11 +34,13 @@ from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubt
 from servegauge.report import figure_style, provenance_diff
 from servegauge.report.drawing import draw
 from servegauge.report.economics_section import economics_section
-from servegauge.report.figure import FIGURES, PLATFORMS
+from servegauge.report.figure import FIGURES, PLATFORMS, TRACES
 from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection, platform_section
 from servegauge.report.published_section import PublishedSection
-from servegauge.report.trace_section import study_traces
+from servegauge.report.trace_section import trace_section
+from servegauge.report.traced import baseline_of, of_study, phases_csv, table_csv
+from servegauge.traces.phases import ORDER
 
 MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
 MOST_CELLS = 500
@@ -49,16 +51,21 @@ def render(results: Path, name: str, out: Path) -> None:
     study = Study(results, name)
     comparison = compare(study)
     platforms = platform_section(study, results, comparison)
-    drawn = draw(study, comparison, platforms)
-    traces, economics, published = study_traces(study), economics_section(study), PublishedSection(study)
+    traced = of_study(study)
+    drawn = draw(study, comparison, platforms, traced)
+    baseline = baseline_of(study, traced)
+    failed = [row for row in study.traces if row["status"] != "ok"]
+    probes = merge.read(results, "probes").to_pylist() if traced else []
+    traces = trace_section(traced, baseline, probes, platforms.by_cell, failed)
+    economics, published = economics_section(study), PublishedSection(study)
     folder = out.with_suffix("")
-    for name, figure in (drawn | {figure.name: figure for figure in traces.figures}).items():
+    for name, figure in drawn.items():
         write_text(folder / f"{name}.svg", figure.standalone)
     write_text(folder / "comparison.csv", comparison_csv(comparison))
+    write_text(folder / "phases.csv", phases_csv(traced))
+    write_text(folder / "phase-table.csv", table_csv(traced, baseline))
     if published:
         write_text(folder / "expectations.csv", published.csv)
-    if traces:
-        write_text(folder / "phases.csv", traces.phases_csv)
     if economics:
         write_text(folder / "economics.csv", economics.csv)
     context = _context(study, comparison, drawn, platforms, results)
@@ -107,6 +114,8 @@ def _context(
         "table": _table(comparison),
         "figures": _inline(drawn, FIGURES),
         "platform_figures": [one for one in _inline(drawn, PLATFORMS) if not one[0].empty],
+        "trace_figures": [one for one in _inline(drawn, TRACES) if not one[0].empty],
+        "phase_names": ORDER,
         "statuses": Counter(row["status"] for row in study.everything),
         "problems": [row for row in study.everything if row["status"] in ("failed", "skipped", "planned")][:MOST_CELLS],
         "flags": flag_table(study),

@@ -27,6 +27,7 @@ class PlatformSection:
     not_run: list[dict[str, Any]] = field(default_factory=list)
     used: list[dict[str, Any]] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)  # what the roofline is drawn from
+    by_cell: dict[str, Utilisation] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.ratios or self.not_run or self.used or self.probed)
@@ -49,6 +50,9 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
         section.sentences = sentences(section.ratios)
     shapes = _shapes(_own(study, results, "study_models"))
     section.panels = _panels(study, rows, _own(study, results, "study_platforms"), shapes)
+    for panel in section.panels:
+        mine = _with_shape(study, panel.ceilings.platform, shapes)
+        section.by_cell |= {row["cell"]: used for row, used in zip(mine, panel.cells, strict=True)}
     if section.probed:
         section.used = _used(study, section.panels, shapes)
     return section
