@@ -33,6 +33,7 @@ from tools import OURS, PEERS, ROOT, Reported, Tool
 from servegauge.base.errors import UserError, did_you_mean, run_and_exit
 from servegauge.base.files import read_json, write_json, write_text
 from servegauge.contract.flag_registry import thresholds
+from servegauge.contract.records.base import plain
 from servegauge.instrument.calibrate import PacedServer, Point, paced_server, quantiles
 from servegauge.node.expectations import cpu_sample, steal_between
 
@@ -104,9 +105,8 @@ def main() -> int:
     runs.sort(key=lambda run: list(LOADS).index(run["load"]))
     table = "\n".join([*heading(machine, runs, missing), *markdown(runs, LOADS)])
     print("\n" + table)
-    write_json(
-        given.out, {"machine": machine, "loads": {name: asdict(load) for name, load in LOADS.items()}, "runs": runs}
-    )
+    described = {name: plain(load) for name, load in LOADS.items()}
+    write_json(given.out, {"machine": machine, "loads": described, "runs": runs})
     if given.docs is not None:
         page = given.docs.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)

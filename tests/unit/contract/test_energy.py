@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pyarrow as pa
 import pytest
 
 from servegauge.contract import energy, metrics
+from servegauge.contract.records.cell import CellRecord, Window
+from servegauge.contract.records.specs import CellSpec
+from servegauge.contract.spec import Cell, Launch, Load
 from servegauge.contract.tables import GPU_RAW
 from servegauge.dataset import launch_parts
 from tests.unit.contract.test_metrics import MS, row, table
@@ -88,16 +92,18 @@ def test_energy_per_request_and_per_output_token():
 
 
 def test_a_cell_says_from_what_its_energy_is_known():
-    record = {
-        "attempt": 1, "window": {"duration_s": 10.0}, "protocol": 2,
-        "spec": {"load": {"concurrency": 1}, "prompts": {"name": "p"}, "workload": {"id": "w"}},
-        "recorders": {"sampler": {"launch_gpus": ["0"]}},
-    }  # fmt: skip
+    cell = Cell.of(Launch("paced", {"name": "m"}, {"name": "p"}), {"name": "p"}, Load(concurrency=1, requests=1))
+    record = CellRecord(
+        cell="c", launch="l", attempt=1, window=Window(duration_s=10.0), protocol=2, files={}, spec=CellSpec.of(cell),
+        recorders={"sampler": {"launch_gpus": ["0"]}},
+    )  # fmt: skip
     given = metrics.derive(requests())
     known = launch_parts.measured(record, given, samples({"counter": 60.0}))
     assert (known["energy_source"], known["energy_per_request_j"]) == ("counter", pytest.approx(300.0))
-    for other in ({}, {"recorders": {"sampler": {"error": "it died"}}}, {"recorders": {}}):
-        unknown = launch_parts.measured({**record, "recorders": {}, **other}, given, samples({"counter": 60.0}))
+    for recorders in ({"sampler": {"error": "it died"}}, {}):
+        unknown = launch_parts.measured(
+            msgspec.structs.replace(record, recorders=recorders), given, samples({"counter": 60.0})
+        )
         assert (unknown["energy_source"], unknown["energy_per_request_j"]) == (None, None)
     assert launch_parts.measured(record, given)["energy_source"] is None
 

@@ -10,8 +10,10 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, Record, plain, read, write
+from servegauge.contract.records.calibration import Calibration
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.job import JobRecord, Running
+from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import JobSettings, Order
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import PlanDocument
@@ -28,6 +30,8 @@ KINDS: dict[str, type[Record]] = {
     "launches/*/attempt-0/running.json": Running,
     "launches/*/attempt-0/outcome.json": Outcome,
     "launches/*/attempt-0.json": Outcome,
+    "launches/*/attempt-0/launch.json": LaunchRecord,
+    "launches/*/attempt-0/calibration.json": Calibration,
     "cells/*/cell.json": CellRecord,
     "workloads/*/workload.json": WorkloadRecord,
 }
@@ -41,6 +45,13 @@ def test_documents_of_version_1_are_read(pattern: str, tmp_path: Path) -> None:
         record = read(path, KINDS[pattern])
         write(tmp_path / "again.json", record)
         assert read(tmp_path / "again.json", KINDS[pattern]) == record
+
+
+def test_a_cell_of_version_1_keeps_what_its_recorders_said() -> None:
+    path = sorted(OLD.glob("cells/*/cell.json"))[0]
+    old = json.loads(path.read_text())
+    assert read(path, CellRecord).recorders == {"scraper": old["scraper"], "sampler": old["sampler"]}
+    assert convert({**old, "recorders": {"sampler": {"a": 1}}}, CellRecord).recorders["sampler"] == {"a": 1}
 
 
 @pytest.mark.parametrize("pattern", KINDS)

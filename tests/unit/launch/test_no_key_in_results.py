@@ -16,6 +16,7 @@ import pytest
 
 from servegauge.base import redact, supervisor
 from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
 from servegauge.frameworks.base import Evidence
@@ -31,7 +32,7 @@ from tests.pretend.clone import Clone
 KEY = "sesame-open/4711+xyz"
 TOKEN = "another-secret-of-the-site"  # in the job's environment
 FORBIDDEN = [*redact.spellings([KEY]), *redact.spellings([TOKEN])]  # as they are, in URLs, base64, ...
-CALIBRATION = {"points": [], "cpus": None, "limits": {"rate_rps": 100.0, "streams": 100}}
+CALIBRATION = Calibration(limits=Limits(rate_rps=100.0, streams=100))
 # Prints what servers print, answers as the paced server does, and dies with its options on its lips.
 LEAK = """
 import base64, os, signal, subprocess, sys, urllib.parse

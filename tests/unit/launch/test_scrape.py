@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
+from servegauge.contract.records.cell import Measured
 from servegauge.frameworks import frameworks
 from servegauge.launch.cell import Measurement
 from servegauge.launch.recorders.scrape import COMMON, Scraper, Watch, parse, snapshot
@@ -210,9 +211,9 @@ def test_a_page_that_cannot_be_read_costs_nothing_but_the_metrics(page: str, mon
     reply = SimpleNamespace(ok=True, text=page)
     measurement.run = SimpleNamespace(servers=[SimpleNamespace(client=SimpleNamespace(get=lambda path: reply))])
     measurement.framework = SimpleNamespace(metrics_path="/metrics", metrics=MAPPING)
-    measurement.record = {}
+    measurement.record = Measured()
     assert measurement._metrics() is None
-    assert "not a page of metrics" in measurement.record["metrics_unreadable"]
+    assert "not a page of metrics" in (measurement.record.metrics_unreadable or "")
 
 
 def test_an_answer_that_is_no_http_is_an_error_of_that_scrape_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 from servegauge.base import supervisor
 from servegauge.base.files import read_json, write_json
 from servegauge.contract.records.base import read
+from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.contract.records.outcome import CellOutcome
 from servegauge.contract.records.trace import TraceRecord
@@ -32,7 +33,7 @@ from servegauge.workloads.compile import compile_plan
 from tests.pretend.clone import Clone
 from tests.unit.traces import made_up_captures as made_up
 
-CALIBRATION = {"points": [], "cpus": None, "limits": {"rate_rps": 100.0, "streams": 100}}
+CALIBRATION = Calibration(limits=Limits(rate_rps=100.0, streams=100))
 TRACE = {"profiler": "torch", "steps": 3, "after_s": 0.2, "most_s": 0.2, "cells": "*-rate4-*"}
 
 
@@ -111,7 +112,7 @@ def test_a_trace_is_kept_whole_away_from_the_cells_and_read_by_the_merge(traced:
     for path in Path("results").glob("cells/*/cell.json"):
         assert set(read_json(path)["recorders"]) == {"scraper", "sampler"}, "no profiler beside a timed cell"
     assert traced.rows()[0]["status"] == "planned"
-    assert {one.status for one in traced.measure(traced.trace.launch).values()} == {"ok"}
+    assert {(one.status, one.reason) for one in traced.measure(traced.trace.launch).values()} == {("ok", None)}
     folder = Path("results/traces") / traced.trace.id
     record = read(folder / "trace.json", TraceRecord)
     assert record.captures == ("capture-0.json.gz", "capture-1.json.gz")

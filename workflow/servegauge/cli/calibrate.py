@@ -6,11 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.calibration import CalibratedPoint, Limits
 from servegauge.instrument.calibrate import calibrate
 
 HELP = "Measure the load generator's own error on this node, against the paced server, over a grid of loads."
@@ -47,14 +48,14 @@ def measure(short: bool, cpus: str | None, server_cpus: str | None, out: Path, a
         cpu_list(cpus, "--cpus"),
         out,
         cpu_list(server_cpus, "--server-cpus"),
-        on_point=lambda number, total, point: None if as_json else print(_line(cells(point)), flush=True),
+        on_point=lambda point: None if as_json else print(_line(cells(point)), flush=True),
     )
     if as_json:
-        json.dump(result, sys.stdout, indent=1)
+        json.dump(plain(result), sys.stdout, indent=1)
         print()
     else:
-        print(said(result["limits"]))
-        print(f"written to {out} after {result['seconds']:.0f} s")
+        print(said(result.limits))
+        print(f"written to {out} after {result.seconds:.0f} s")
     return 0
 
 
@@ -72,24 +73,23 @@ def cpu_list(text: str | None, option: str) -> list[int] | None:
     return cpus
 
 
-def cells(point: Mapping[str, Any]) -> Sequence[str]:
+def cells(point: CalibratedPoint) -> Sequence[str]:
     """The columns of one point."""
-    load = point["load"]
-    size = f"{load['streams']} streams" if load["streams"] is not None else f"{load['rate_rps']:g} req/s"
-    extra = f" x {load['output_tokens']}"
-    if load["prompt_tokens"] >= 1024:
-        extra += f", {load['prompt_tokens'] // 1024}k prompt"
-    if load["tokens_per_chunk"] > 1:
-        extra += f", {load['tokens_per_chunk']} a chunk"
-    if load["gap_s"] != 0.01:
-        extra += f", gap {load['gap_s'] * 1e3:g} ms"
-    errors = [point[f"{metric}_error_s"].get(key) for metric, key in _SHOWN]
-    per_token = point["cpu_s_per_token"]
+    load = point.load
+    extra = f" x {load.output_tokens}"
+    if load.prompt_tokens >= 1024:
+        extra += f", {load.prompt_tokens // 1024}k prompt"
+    if load.tokens_per_chunk > 1:
+        extra += f", {load.tokens_per_chunk} a chunk"
+    if load.gap_s != 0.01:
+        extra += f", gap {load.gap_s * 1e3:g} ms"
+    errors = [getattr(point, f"{metric}_error_s").get(key) for metric, key in _SHOWN]
+    per_token = point.cpu_s_per_token
     return (
-        size + extra,
-        f"{point['tokens_per_s'] or 0:.0f}",
+        load.size + extra,
+        f"{point.tokens_per_s or 0:.0f}",
         *("-" if error is None else f"{error * 1e3:+.2f}" for error in errors),
-        f"{(point['lateness_s']['p99'] or 0) * 1e3:.2f}",
+        f"{(point.lateness_s.get('p99') or 0) * 1e3:.2f}",
         "-" if per_token is None else f"{per_token * 1e6:.1f}",
     )
 
@@ -97,15 +97,15 @@ def cells(point: Mapping[str, Any]) -> Sequence[str]:
 _SHOWN = (("ttft", "p50"), ("ttft", "p99"), ("ttft", "max"), ("itl", "p99"), ("e2e", "p99"))
 
 
-def said(limits: Mapping[str, Any]) -> str:
+def said(limits: Limits) -> str:
     """What this node's instrument carries, in one line a kind of load."""
     lines = []
     for kind, unit in (("streams", "streams"), ("rate_rps", "req/s")):
-        tried = limits[f"{kind}_tried"]
+        tried = getattr(limits, f"{kind}_tried")
         if tried is None:
             continue
-        most = limits["ttft_p99_error_s"] * 1e3
-        found = limits[kind]
+        most = limits.ttft_p99_error_s * 1e3
+        found = getattr(limits, kind)
         what = "not even the lowest load" if found is None else f"{found:g} {unit}"
         lines.append(f"p99 TTFT error below {most:g} ms: {what} (tried up to {tried:g} {unit})")
     return "\n".join(lines)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from servegauge.contract.economics import of_cell
+from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.spec import AGAIN, Layout
 
 
 def rows(
     plans: Iterable[Mapping[str, Any]],
     cells: Mapping[str, Mapping[str, Any]],
-    record_of: Callable[[str, int], Mapping[str, Any]],
+    record_of: Callable[[str, int], LaunchRecord | None],
 ) -> Iterator[dict[str, Any]]:
     """A row per study and measured cell.
 
@@ -34,7 +35,8 @@ def rows(
             per_node = platform.get("gpus_per_node") or 0
             gpus = Layout(**launch["layout"]).gpus if per_node else 0
             nodes = math.ceil(gpus / per_node) if per_node else 1
-            idle = (record_of(launch["id"], row["attempt"]).get("idle") or {}).get("power_w")
+            record = record_of(launch["id"], row["attempt"])
+            idle = record.idle.power_w if record and record.idle else None
             worked_out = of_cell(row, platform, gpus, nodes, idle, api)
             keys = {"study": study["name"], "cell": cell["id"], "launch": launch["id"]}
             yield {**keys, **worked_out, "reasons": json.dumps(worked_out["reasons"], ensure_ascii=False)}

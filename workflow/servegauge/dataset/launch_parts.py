@@ -20,11 +20,10 @@ import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
 from servegauge.contract import energy, metric_registry, metrics, tables
-from servegauge.contract.records.base import DamagedRecord, decode
-from servegauge.contract.records.cell import CellRecord
+from servegauge.contract.records.base import DamagedRecord, decode, plain
+from servegauge.contract.records.cell import CellRecord, Clock, FileHash
 from servegauge.contract.spec import canonical_json, digest
 from servegauge.dataset.catalogue import parted
-from servegauge.dataset.spec_columns import load_factors
 
 FOOTER = "servegauge_part"
 ROW_GROUP = 1 << 20  # rows; a cell begins a row group of its own
@@ -35,6 +34,8 @@ _SUMMARISED = [
     name for name in tables.REQUESTS.names if name in _NEEDED or name not in ("chunk_tokens", "cell", "launch", "error")
 ]
 """What a summary may need: without the other lists, taking the window's rows costs half."""
+
+_KEPT = ("attempt", "protocol", "workload_sha256", "started_utc", "finished_utc")  # of cell.json as it is
 
 FORMAT = 3
 """Of a part: raise it when `measured` gives other numbers for the same cell. Metrics have versions of their own."""
@@ -193,38 +194,33 @@ class _Writer:
             self.path.unlink(missing_ok=True)
 
 
-def read_cell(folder: Path, cell_sha256: str) -> dict[str, Any]:
+def read_cell(folder: Path, cell_sha256: str) -> CellRecord:
     """The cell.json in `folder`; CorruptCell where it is not one."""
     data = (folder / "cell.json").read_bytes()
     if hashlib.sha256(data).hexdigest() != cell_sha256:
         raise CorruptCell("cell.json changed while it was read")
     try:
-        record = json.loads(data)
-        missing = {"cell", "launch", "attempt", "spec", "window", "files"} - record.keys()
-    except (ValueError, AttributeError) as error:
-        raise CorruptCell(f"cell.json is not a JSON object: {error}") from error
-    if missing:
-        raise CorruptCell(f"cell.json has no {', '.join(sorted(missing))}")
-    try:
-        decode(data, CellRecord, folder / "cell.json")
+        record = decode(data, CellRecord, folder / "cell.json")
     except DamagedRecord as error:
-        raise CorruptCell(f"cell.json is damaged: {error.reason}") from error
-    if record["cell"] != folder.name:
-        raise CorruptCell(f"cell.json is of another cell, {record['cell']}")
-    if "requests.parquet" not in record["files"]:
+        raise CorruptCell(f"cell.json is not readable: {error.reason}") from error
+    if record.cell != folder.name:
+        raise CorruptCell(f"cell.json is of another cell, {record.cell}")
+    if record.window is None:
+        raise CorruptCell("cell.json has no window")
+    if "requests.parquet" not in record.files:
         raise CorruptCell("cell.json names no requests.parquet")
     return record
 
 
-def read_file(folder: Path, name: str, said: Mapping[str, Any]) -> pa.Table:
+def read_file(folder: Path, name: str, said: FileHash) -> pa.Table:
     """One Parquet file of a cell, if its bytes are those that were written."""
     try:
         data = (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise CorruptCell(f"{name} is gone") from error
-    if len(data) != said["bytes"]:
-        raise CorruptCell(f"{name} has {len(data)} bytes, {said['bytes']} were written")
-    if hashlib.sha256(data).hexdigest() != said["sha256"]:
+    if len(data) != said.bytes:
+        raise CorruptCell(f"{name} has {len(data)} bytes, {said.bytes} were written")
+    if hashlib.sha256(data).hexdigest() != said.sha256:
         raise CorruptCell(f"{name} does not have the SHA-256 with which it was written")
     try:
         return pq.read_table(pa.BufferReader(data))
@@ -242,11 +238,11 @@ def _add(
 ) -> Entry:
     """Verify one cell, append it to the parts, and summarise it."""
     record = read_cell(folder, cell_sha256)
-    if record["launch"] != launch:
-        raise CorruptCell(f"cell.json is of the launch {record['launch']}, expected {launch}")
+    if record.launch != launch:
+        raise CorruptCell(f"cell.json is of the launch {record.launch}, expected {launch}")
     found = {
         name.removesuffix(".parquet"): read_file(folder, name, said)
-        for name, said in record["files"].items()
+        for name, said in record.files.items()
         if name.endswith(".parquet")
     }
     try:
@@ -285,30 +281,25 @@ def texts_sha256(window: pa.Table) -> str | None:
     return hashlib.sha256("\n".join(text or "-" for text in texts.to_pylist()).encode()).hexdigest()
 
 
-def measured(record: Mapping[str, Any], requests: pa.Table, gpu: pa.Table | None = None) -> dict[str, Any]:
+def measured(record: CellRecord, requests: pa.Table, gpu: pa.Table | None = None) -> dict[str, Any]:
     """Columns of CELLS that a measured cell has beside its factors. `gpu`: the samples of its GPUs, if any."""
     load = requests.select(_SUMMARISED).filter(metrics.in_load(requests))
     window = load.filter(metrics.in_window(load))
-    window_s, protocol = record["window"]["duration_s"], record.get("protocol", 1)
-    loop = load_factors(record["spec"])["loop"]
-    clock, instrument = record.get("clock") or {}, record.get("instrument") or {}
-    zero, start, end = (clock.get(f"{name}_ns") for name in ("window_start", "epoch_offset_start", "epoch_offset_end"))
-    flags = record.get("flags") or []
-    known = ((record.get("recorders") or {}).get("sampler") or {}).get("launch_gpus") or ()
+    window_s = record.window.duration_s if record.window else None
+    loop = record.spec.load.loop
+    clock, instrument = record.clock or Clock(), record.instrument or {}
+    zero, start, end = clock.window_start_ns, clock.epoch_offset_start_ns, clock.epoch_offset_end_ns
+    known = record.recorders.get("sampler", {}).get("launch_gpus") or ()
     used = energy.used(gpu, known, window_s)
     joules = None if used is None else used.joules
-    summary = metrics.summarise(load, window_s, loop, to_last_answer=protocol < 2, joules=joules)
+    summary = metrics.summarise(load, window_s, loop, to_last_answer=record.protocol < 2, joules=joules)
     row = {
-        "attempt": record["attempt"],
-        "protocol": protocol,
+        **{name: getattr(record, name) for name in _KEPT},
         "loop": loop,
-        "workload_sha256": record.get("workload_sha256"),
-        "started_utc": record.get("started_utc"),
-        "finished_utc": record.get("finished_utc"),
         "epoch_offset_ns": None if start is None or zero is None else zero + start,
         "clock_drift_ns": None if start is None or end is None else end - start,
-        "flags": sorted({flag["flag"] for flag in flags}),
-        "flag_details": flags,
+        "flags": sorted({flag.flag for flag in record.flags}),
+        "flag_details": plain(record.flags),
         "texts_sha256": texts_sha256(window),
         "energy_source": None if used is None else used.source,
         "energy_error": None if used is None else used.error,

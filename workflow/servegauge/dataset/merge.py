@@ -28,6 +28,7 @@ from servegauge.contract import tables
 from servegauge.contract.records import base as records
 from servegauge.contract.records.base import DamagedRecord, R, plain
 from servegauge.contract.records.cell import CellRecord
+from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import attempt_folder
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import PlanDocument
@@ -141,7 +142,7 @@ class _Merge:
         self._write("cells", rows)
         self._write("cell_slos", self._slo_rows())
         measured_cells = {row["cell"]: row for row in rows}
-        self._write("economics", list(economics.rows(self.plans, measured_cells, self._launch_json)))
+        self._write("economics", list(economics.rows(self.plans, measured_cells, self._launch_record)))
         self._write("probes", self._probe_rows())
         self._write("traces", self._trace_rows(rows))
         return self.merged
@@ -334,20 +335,21 @@ class _Merge:
 
     def _add_launch_flags(self, row: dict[str, Any]) -> None:
         """What the server said of itself against what was asked concerns every cell that it served."""
-        flags = self._launch_json(row["launch"], row["attempt"]).get("flags") or []
-        if flags:
-            row["flags"] = sorted({*row["flags"], *(flag["flag"] for flag in flags)})
-            row["flag_details"] = [*row["flag_details"], *flags]
+        record = self._launch_record(row["launch"], row["attempt"])
+        if record and record.flags:
+            row["flags"] = sorted({*row["flags"], *(flag.flag for flag in record.flags)})
+            row["flag_details"] = [*row["flag_details"], *plain(record.flags)]
 
-    def _launch_json(self, launch: str, attempt: int) -> dict[str, Any]:
+    def _launch_record(self, launch: str, attempt: int) -> LaunchRecord | None:
         key = (launch, attempt)
         if key not in self._launch_records:
-            path = self.results / "launches" / launch / f"attempt-{attempt}" / "launch.json"
-            self._launch_records[key] = (self._json(path) if path.exists() else None) or {}
+            self._launch_records[key] = self._document(
+                attempt_folder(self.results, launch, attempt) / "launch.json", LaunchRecord
+            )
         return self._launch_records[key]
 
     @cached_property
-    def _launch_records(self) -> dict[tuple[str, int], dict[str, Any]]:
+    def _launch_records(self) -> dict[tuple[str, int], LaunchRecord | None]:
         return {}
 
     def _study_rows(self) -> list[dict[str, Any]]:
@@ -388,7 +390,7 @@ class _Merge:
                 continue
             attempts = self.attempts.get(launch, [])
             last = attempts[-1] if attempts else None
-            started = attempt_columns(self._launch_json(launch, last.number)) if last else {}
+            started = attempt_columns(self._launch_record(launch, last.number)) if last else {}
             rows.append(
                 {
                     "launch": launch,
@@ -413,7 +415,7 @@ class _Merge:
                 said = {name: getattr(outcome, name, None) for name in ("study", "started_utc", "finished_utc")}
                 said |= {"attempt": attempt.number, "status": attempt.status, "reason": attempt.reason}
                 said["job"] = canonical_json(plain(outcome.job)) if outcome and outcome.job else None
-                record = self._launch_json(launch, attempt.number)
+                record = self._launch_record(launch, attempt.number)
                 rows.append({"launch": launch, **said, **attempt_columns(record)})
         return rows
 

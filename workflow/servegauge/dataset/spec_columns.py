@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.spec import Launch, canonical_json
 
 LOOPS = {"open": "rate_rps", "closed": "concurrency", "burst": "burst"}
@@ -42,19 +44,20 @@ def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def attempt_columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns of ATTEMPTS from launch.json; all null where there is none."""
-    starts = record.get("server_starts") or []
-    instances = starts[0].get("instances") or [] if starts else []
-    evidence = (instances[0].get("evidence") or {}) if instances else {}
+def attempt_columns(record: LaunchRecord | None) -> dict[str, Any]:
+    """Columns of ATTEMPTS from launch.json; where there is none, the server was not started."""
+    if record is None:
+        return {"server_starts": 0, "flags": []}
+    starts = record.server_starts
+    evidence = starts[0].instances[0].evidence if starts and starts[0].instances else {}
     return {
-        "hostname": _hostname(record.get("provenance") or {}),
+        "hostname": _hostname(record.provenance),
         "framework_version": evidence.get("version"),
         "server_starts": len(starts),
-        "startup_s": starts[0].get("ready_s") if starts else None,
+        "startup_s": starts[0].ready_s if starts else None,
         "startup_parts": canonical_json(evidence["startup_s"]) if evidence.get("startup_s") else None,
-        "flags": sorted({flag["flag"] for flag in record.get("flags") or []}),
-        "provenance": canonical_json(record) if record else None,
+        "flags": sorted({flag.flag for flag in record.flags}),
+        "provenance": canonical_json(plain(record)),
     }
 
 

@@ -133,7 +133,7 @@ def _from_tables(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
         elif said is None:
             raise CorruptCell(f"trace.json names no {file}.parquet")
         else:
-            found[file] = read_file(folder, f"{file}.parquet", {"bytes": said.bytes, "sha256": said.sha256})
+            found[file] = read_file(folder, f"{file}.parquet", said)
     return found
 
 

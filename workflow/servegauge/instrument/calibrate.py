@@ -17,20 +17,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import write_json
 from servegauge.base.http import direct_opener
+from servegauge.contract.records.base import write
+from servegauge.contract.records.calibration import Beyond, CalibratedPoint, Calibration, Limits, Nearest, Point
 from servegauge.contract.spec import Load
 from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
 
-VERSION = 2  # 1: first published form; 2: with ramp, window and tail, as cells are measured
 TTFT_ERROR_LIMIT_S = 0.001  # what "carries a load" means: the p99 TTFT error stays below
 RAMP_S = 0.3  # of an open loop's point: several of its answers
 NOISY, TRIES = 0.5, 3  # a point with an error of more than this part of the limit is measured so often
@@ -38,35 +39,6 @@ REACH = 2.0  # a load up to this many times a calibrated one is taken to be as w
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _START_S = 20.0
 _TOKEN = "word "  # about one token of prompt
-
-
-@dataclass(frozen=True)
-class Point:
-    """One load: closed loop with `streams`, or open loop with `rate_rps`. Times in seconds."""
-
-    streams: int | None = None
-    rate_rps: float | None = None
-    requests: int = 16
-    output_tokens: int = 16
-    prompt_tokens: int = 64
-    first_s: float = 0.02
-    gap_s: float = 0.01
-    tokens_per_chunk: int = 1
-    workers: int = 1
-
-    @property
-    def e2e_s(self) -> float:
-        """How long the paced server takes for a request, in seconds."""
-        return self.first_s + self.gap_s * (self.output_tokens - 1)
-
-    @property
-    def pace(self) -> tuple[float, float, int]:
-        return self.first_s, self.gap_s, self.tokens_per_chunk
-
-    @property
-    def words(self) -> str:
-        load = f"{self.streams} streams" if self.streams is not None else f"{self.rate_rps:g} req/s"
-        return f"{load}, {self.prompt_tokens} + {self.output_tokens} tokens"
 
 
 def _closed(streams: int, rounds: int, **fields: Any) -> Point:
@@ -169,7 +141,7 @@ def write_workload(point: Point, path: Path, seed: int = 1) -> Path:
     return path
 
 
-def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | None) -> dict[str, Any]:
+def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | None) -> CalibratedPoint:
     """Run one point and compare with the server's log."""
     job = LoadJob(
         base_urls=[server.url],
@@ -189,31 +161,32 @@ def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | N
     )
     server.truth()
     result = run_load(job)
-    return {"load": asdict(point), **compare(result, server.truth(), point)}
+    return compare(result, server.truth(), point)
 
 
-def steadily(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def steadily(measured: Callable[[], CalibratedPoint]) -> CalibratedPoint:
     """What `measured` gives; where that is noisy, the one of `TRIES` with the median of the p99 TTFT errors.
 
     A point of a short calibration rests on a hundred requests: one of them that something else held up is its p99.
     `tries` has the error of each.
     """
     found = [measured()]
-    said = found[0].get("ttft_error_s") or {}
     # Where nine in ten are off as well, that is no noise, and trying again would only take longer.
-    noisy = not carries(found[0], NOISY * TTFT_ERROR_LIMIT_S) and abs(said.get("p90") or 0.0) < TTFT_ERROR_LIMIT_S
+    noisy = (
+        not carries(found[0], NOISY * TTFT_ERROR_LIMIT_S)
+        and abs(found[0].ttft_error_s.get("p90", 0.0)) < TTFT_ERROR_LIMIT_S
+    )
     while noisy and len(found) < TRIES:
         found.append(measured())
 
-    def error(point: Mapping[str, Any]) -> float:
-        said = (point.get("ttft_error_s") or {}).get("p99")
-        return math.inf if said is None else abs(said)
+    def error(point: CalibratedPoint) -> float:
+        return math.inf if point.ttft_p99_error_s is None else abs(point.ttft_p99_error_s)
 
     chosen = sorted(found, key=error)[(len(found) - 1) // 2]
-    return {**chosen, "tries": [(one.get("ttft_error_s") or {}).get("p99") for one in found]}
+    return msgspec.structs.replace(chosen, tries=tuple(one.ttft_p99_error_s for one in found))
 
 
-def compare(result: LoadResult, truth: Mapping[str, Mapping[str, Any]], point: Point) -> dict[str, Any]:
+def compare(result: LoadResult, truth: Mapping[str, Mapping[str, Any]], point: Point) -> CalibratedPoint:
     """Reported against true: see the module's text."""
     import pyarrow.parquet as pq
 
@@ -236,23 +209,25 @@ def compare(result: LoadResult, truth: Mapping[str, Mapping[str, Any]], point: P
         plan_ns = (point.first_s + point.gap_s * point.tokens_per_chunk * np.arange(len(sends))) * 1e9
         slips.extend(sends - said["received_ns"] - plan_ns)
     cpu_s, window_s = result.instrument["cpu_s"], result.window_s
-    outcome: dict[str, Any] = {
-        "requests_ok": len(rows),
-        "counts": result.counts,
-        "tokens_per_s": tokens / window_s if window_s else None,
-        "server_slip_s": quantiles(slips),
-        "lateness_s": {key: result.instrument[f"lateness_{key}_s"] for key in ("p50", "p99", "max")},
-        "window_s": window_s,
-        "cpu_s": cpu_s,
-        "cpu_s_per_token": cpu_s / tokens if tokens else None,
-        "busiest_cpu_share": result.instrument["busiest_cpu_share"],
-    }
+    errors: dict[str, Any] = {}
     for metric in reported:
         said, real = quantiles(reported[metric]), quantiles(true[metric])
-        outcome[f"{metric}_error_s"] = {key: said[key] - real[key] for key in said} if rows and said and real else {}
-        outcome[f"{metric}_paired_error_s"] = quantiles(np.subtract(reported[metric], true[metric]))
-        outcome[f"{metric}_reported_s"], outcome[f"{metric}_true_s"] = said, real
-    return outcome
+        errors[f"{metric}_error_s"] = {key: said[key] - real[key] for key in said} if rows and said and real else {}
+        errors[f"{metric}_paired_error_s"] = quantiles(np.subtract(reported[metric], true[metric]))
+        errors[f"{metric}_reported_s"], errors[f"{metric}_true_s"] = said, real
+    return CalibratedPoint(
+        load=point,
+        requests_ok=len(rows),
+        counts=result.counts,
+        tokens_per_s=tokens / window_s if window_s else None,
+        server_slip_s=quantiles(slips),
+        lateness_s={key: result.instrument[f"lateness_{key}_s"] for key in ("p50", "p99", "max")},
+        window_s=window_s,
+        cpu_s=cpu_s,
+        cpu_s_per_token=cpu_s / tokens if tokens else None,
+        busiest_cpu_share=result.instrument["busiest_cpu_share"],
+        **errors,
+    )
 
 
 def quantiles(values_ns: Sequence[float] | np.ndarray) -> dict[str, float]:
@@ -262,29 +237,25 @@ def quantiles(values_ns: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {key: float(np.quantile(values_ns, share)) / 1e9 for key, share in QUANTILES.items()}
 
 
-def limits(points: Sequence[Mapping[str, Any]], most_s: float = TTFT_ERROR_LIMIT_S) -> dict[str, Any]:
-    """The highest load of each kind up to which every measured point keeps its p99 TTFT error below `most_s`.
-
-    None where not even the lowest one does. `*_tried` is the highest that was measured.
-    """
+def limits(points: Sequence[CalibratedPoint], most_s: float = TTFT_ERROR_LIMIT_S) -> Limits:
+    """Up to which load of each kind every measured point keeps its p99 TTFT error below `most_s`."""
     found: dict[str, Any] = {"ttft_p99_error_s": most_s, "tokens_per_s": None}
     for kind in ("streams", "rate_rps"):
-        family = sorted((point for point in points if point["load"][kind] is not None), key=lambda p: p["load"][kind])
+        family = sorted((point for point in points if _axis(point, kind)), key=lambda point: _axis(point, kind) or 0)
         carried = None
         for point in family:
             if not carries(point, most_s):
                 break
-            carried = point["load"][kind]
-            found["tokens_per_s"] = max(found["tokens_per_s"] or 0.0, point["tokens_per_s"] or 0.0)
+            carried = _axis(point, kind)
+            found["tokens_per_s"] = max(found["tokens_per_s"] or 0.0, point.tokens_per_s or 0.0)
         found[kind] = carried
-        found[f"{kind}_tried"] = family[-1]["load"][kind] if family else None
-    return found
+        found[f"{kind}_tried"] = _axis(family[-1], kind) if family else None
+    return Limits(**found)
 
 
-def carries(point: Mapping[str, Any], most_s: float = TTFT_ERROR_LIMIT_S) -> bool:
+def carries(point: CalibratedPoint, most_s: float = TTFT_ERROR_LIMIT_S) -> bool:
     """True where the instrument's p99 TTFT error at this point is below `most_s`, in either direction."""
-    error = (point.get("ttft_error_s") or {}).get("p99")
-    return error is not None and abs(error) < most_s
+    return point.ttft_p99_error_s is not None and abs(point.ttft_p99_error_s) < most_s
 
 
 def calibrate(
@@ -293,8 +264,8 @@ def calibrate(
     out: Path | None = None,
     server_cpus: Sequence[int] | None = None,
     points: Sequence[Point] | None = None,
-    on_point: Callable[[int, int, dict[str, Any]], None] = lambda number, total, point: None,
-) -> dict[str, Any]:
+    on_point: Callable[[CalibratedPoint], None] = lambda point: None,
+) -> Calibration:
     """Measure the generator on this node, pinned to `cpus`; writes the result to `out` (JSON) and returns it.
 
     The paced server is pinned to the first of `server_cpus`, or else to a CPU outside `cpus`.
@@ -312,18 +283,17 @@ def calibrate(
                 for point in (point for point in grid if point.pace == pace):
                     one = partial(measure, point, server, folder, list(cpus) if cpus else None)
                     done.append(steadily(one))
-                    on_point(len(done), len(grid), done[-1])
-    result = {
-        "version": VERSION,
-        "short": short,
-        "cpus": list(cpus) if cpus else None,
-        "server_cpu": server_cpu,
-        "seconds": time.monotonic() - began,
-        "limits": limits(done),
-        "points": done,
-    }
+                    on_point(done[-1])
+    result = Calibration(
+        short=short,
+        cpus=tuple(cpus) if cpus else None,
+        server_cpu=server_cpu,
+        seconds=time.monotonic() - began,
+        limits=limits(done),
+        points=tuple(done),
+    )
     if out is not None:
-        write_json(out, result)
+        write(out, result)
     return result
 
 
@@ -335,61 +305,58 @@ def _server_cpu(cpus: Sequence[int] | None, server_cpus: Sequence[int] | None) -
 
 
 def nearest(
-    calibration: Mapping[str, Any] | None,
+    calibration: Calibration | None,
     load: Load,
     tokens_per_s: float | None = None,
     prompt_tokens: float | None = None,
-) -> dict[str, Any] | None:
-    """The calibrated point nearest to `load`, on logarithmic scales; None without calibration.
+) -> Nearest | None:
+    """The calibrated point nearest to `load`, on logarithmic scales; None where no point has this kind of load.
 
     Axes: streams or rate (of a burst: its size, as streams), and as far as they are known tokens per second and prompt
-    length. The farthest axis says how far a point is. Two keys are added: `beyond`, true where the instrument did not
-    carry that point on this node, or where an axis of the load is more than `REACH` times the highest at which it was
-    seen to carry; `beyond_axis`, the name of that axis, its value and the highest carried one.
+    length. The farthest axis says how far a point is. `beyond` is true where the instrument did not carry that point on
+    this node, or where an axis of the load is more than `REACH` times the highest at which it was seen to carry.
     """
     size, kind = _size(load)
-    points = list((calibration or {}).get("points", ()))
-    family = [point for point in points if point["load"][kind] is not None]
+    points = calibration.points if calibration else ()
+    family = [point for point in points if _axis(point, kind)]
     if calibration is None or not family:
         return None
     asked: dict[str, float] = {kind: size}
     asked |= {"tokens_per_s": tokens_per_s} if tokens_per_s else {}
     asked |= {"prompt_tokens": prompt_tokens} if prompt_tokens else {}
 
-    def distance(point: Mapping[str, Any]) -> float:
+    def distance(point: CalibratedPoint) -> float:
         known = {name: _axis(point, name) for name in asked}
         return max(abs(math.log(asked[name] / value)) for name, value in known.items() if value)
 
     point = min(family, key=distance)
-    highest = {kind: calibration["limits"][kind]}
+    highest: dict[str, float | None] = {kind: getattr(calibration.limits, kind)}
     for name in asked.keys() - {kind}:  # of any kind of load: tokens and bytes are the same in both
-        seen = [_axis(one, name) for one in points]
-        carried = [value for one, value in zip(points, seen, strict=True) if value and carries(one)]
-        # A calibration of an older version says nothing of this axis.
-        highest[name] = max(carried) if carried else None if any(seen) else asked[name]
-    over = {
-        name: (asked[name], highest[name]) for name in asked if not highest[name] or asked[name] > REACH * highest[name]
-    }
-    worst = max(over, key=lambda name: over[name][0] / (over[name][1] or 1e-9), default=None)
-    axis = None if worst is None else {"axis": worst, "value": over[worst][0], "carried": over[worst][1]}
-    return {**point, "beyond": axis is not None or not carries(point), "beyond_axis": axis}
+        highest[name] = max((_axis(one, name) or 0.0 for one in points if carries(one)), default=None)
+    over = [
+        Beyond(axis=name, value=asked[name], carried=most)
+        for name, most in highest.items()
+        if not most or asked[name] > REACH * most
+    ]
+    worst = max(over, key=lambda one: one.value / (one.carried or 1e-9), default=None)
+    return Nearest(**msgspec.structs.asdict(point), beyond=worst is not None or not carries(point), beyond_axis=worst)
 
 
-def _axis(point: Mapping[str, Any], name: str) -> float | None:
-    """Where a point stands on an axis; None where it does not tell."""
-    return point.get(name) if name == "tokens_per_s" else point["load"].get(name)
+def _axis(point: CalibratedPoint, name: str) -> float | None:
+    """Where a point stands on an axis; None where it has none."""
+    found: float | None = point.tokens_per_s if name == "tokens_per_s" else getattr(point.load, name)
+    return found
 
 
-def workers_needed(calibration: Mapping[str, Any] | None, load: Load) -> int:
+def workers_needed(calibration: Calibration | None, load: Load) -> int:
     """How many generator processes carry `load`, by calibration: one, or more where it and the CPUs say so."""
     if calibration is None:
         return 1
     size, kind = _size(load)
-    carried = calibration["limits"][kind]
-    cpus = calibration["cpus"]
-    if carried is None or cpus is None:
+    carried = getattr(calibration.limits, kind)
+    if carried is None or calibration.cpus is None:
         return 1
-    return max(1, min(len(cpus), math.ceil(size / carried)))
+    return max(1, min(len(calibration.cpus), math.ceil(size / carried)))
 
 
 def _size(load: Load) -> tuple[float, str]:

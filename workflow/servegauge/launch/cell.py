@@ -7,22 +7,25 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import sha256, whole_folder, write_json
+from servegauge.base.files import sha256, whole_folder
 from servegauge.base.progress import utc_now
 from servegauge.contract.flags import cell_flags
 from servegauge.contract.metrics import summarise
 from servegauge.contract.records import base as records
+from servegauge.contract.records.cell import CellRecord, Clock, FileHash, Flag, Window
 from servegauge.contract.records.outcome import CellOutcome
+from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import PROTOCOL, Cell, Load
 from servegauge.frameworks.base import Reset
@@ -93,7 +96,7 @@ def measure(
         print(run.without_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
         reason = f"a defect of the pipeline: {type(error).__name__}: {error}; the traceback is in the job's log"
         return CellOutcome(status="failed", reason=run.without_secrets(reason))
-    return CellOutcome(status="ok", flags=tuple(flag["flag"] for flag in record["flags"]))
+    return CellOutcome(status="ok", flags=tuple(flag.flag for flag in record.flags))
 
 
 class Measurement:
@@ -119,20 +122,24 @@ class Measurement:
             raise CellFailed(
                 f"its workload {workload} cannot be read: {error}. Remove it and compile it again."
             ) from error
-        self.record: dict[str, Any] = {
-            "version": 1,
-            "cell": cell.id,
-            "launch": cell.launch,
-            "attempt": run.attempt,
-            "study": run.study,
-            "protocol": cell.protocol,
-            "workload": cell.workload.id,
-            "workload_sha256": self.workload.sha256,
-            "spec": cell.to_dict(),
-            "started_utc": utc_now(),
-        }
+        self.record = CellRecord(
+            cell=cell.id,
+            launch=cell.launch,
+            attempt=run.attempt,
+            study=run.study,
+            protocol=cell.protocol,
+            workload=cell.workload.id,
+            workload_sha256=self.workload.sha256,
+            spec=CellSpec.of(cell, thresholds=dict(thresholds)),
+            started_utc=utc_now(),
+            files={},
+        )
 
-    def into(self, folder: Path) -> dict[str, Any]:
+    def _note(self, **fields: Any) -> None:
+        """Add to the record what is known now."""
+        self.record = msgspec.structs.replace(self.record, **fields)
+
+    def into(self, folder: Path) -> CellRecord:
         """Fill `folder` with everything of this cell; CellFailed or CellNotRun otherwise."""
         self._reset_cache()
         if self.load.cache == "warm":
@@ -157,21 +164,22 @@ class Measurement:
             summarise(requests, result.window_s, self.load.loop)["output_tokens_per_s"],
             self.workload.prompt_tokens.mean,
         )
-        self.record |= {
-            "clock": result.clock,
-            "window": {"duration_s": result.window_s, **result.load},
-            "cache_reset": asdict(self.reset) if self.reset else None,
-            "instrument": {**result.instrument, "calibration": nearest},
-            "recorders": recording.said,
-            "node": recording.said.get("sampler", {}).get("node"),
-            "metrics_before": before,
-            "metrics_after": after,
-        }
+        self._note(
+            clock=Clock(**result.clock),
+            window=Window(duration_s=result.window_s, **result.load),
+            cache_reset=asdict(self.reset) if self.reset else None,
+            instrument={**result.instrument, "calibration": records.plain(nearest)},
+            recorders=recording.said,
+            node=recording.said.get("sampler", {}).get("node"),
+            metrics_before=before,
+            metrics_after=after,
+        )
         self._refuse(requests)
-        self.record["prompt_opening_tokens"] = self._opening_tokens()
+        self._note(prompt_opening_tokens=self._opening_tokens())
         gpu = folder / "gpu.parquet"
         samples = pq.read_table(gpu) if gpu.exists() else None
-        self.record["flags"] = cell_flags(requests, self.cell, self.record, self.thresholds, samples)
+        flags = cell_flags(requests, self.cell, records.plain(self.record), self.thresholds, samples)
+        self._note(flags=msgspec.convert(flags, tuple[Flag, ...]))
         self._seal(folder, "ok", None)
         return self.record
 
@@ -200,7 +208,7 @@ class Measurement:
             try:
                 page = scrape.snapshot(reply.text, self.framework.metrics)
             except ValueError as error:  # it costs the metrics, and nothing else
-                self.record["metrics_unreadable"] = str(error)
+                self._note(metrics_unreadable=str(error))
                 return None
             for name, value in page.items():
                 values.setdefault(name, []).append(value)
@@ -296,17 +304,22 @@ class Measurement:
 
     def _seal(self, folder: Path, status: str, reason: str | None) -> None:
         """Write `cell.json` last, with the hash of every file that it vouches for."""
+        self._finish(folder, status, reason)
+        records.write(folder / "cell.json", self.record)
+
+    def _finish(self, folder: Path, status: str, reason: str | None, captures: Collection[str] = ()) -> None:
+        """Leave the tables and `captures` in `folder` alone, and note their hashes."""
         for scratch in folder.iterdir():
-            if scratch.suffix != ".parquet":
+            if scratch.suffix != ".parquet" and scratch.name not in captures:
                 scratch.unlink()
-        files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())}
-        self.record |= {"status": status, "reason": reason, "finished_utc": utc_now(), "files": files}
-        write_json(folder / "cell.json", self.record)
+        files = {
+            path.name: FileHash(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(folder.iterdir())
+        }
+        self._note(status=status, reason=reason, finished_utc=utc_now(), files=files)
 
     def keep_failed(self, folder: Path, reason: str) -> None:
         """Keep what there is of a failed cell with its attempt: its reason, and the requests that did come back."""
         target = self.run.folder / "failed" / self.cell.id
-        self.record.setdefault("flags", [])
         self._seal(folder, "failed", reason)
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder, target)

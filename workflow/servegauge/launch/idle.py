@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from servegauge.contract import energy
+from servegauge.contract.records.launch import Idle
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders.gpu_sample import SAMPLE_HZ, Sampler
 
@@ -18,13 +18,13 @@ MEASURE_S = 3.0
 AFTER_S = 1.0  # a sample after the end, from whatever reads twice a second
 
 
-def idle_power(live: LiveLaunch) -> dict[str, Any] | None:
-    """`{"power_w", "source", "error", "duration_s"}`, or `{"reason"}`; None where the launch has no GPU to read."""
+def idle_power(live: LiveLaunch) -> Idle | None:
+    """Measure it; None where the launch has no GPU to read."""
     gpus = sorted({gpu for server in live.servers for gpu in server.context.gpus})
     if not gpus:
         return None
     if any(server.context.nodes > 1 for server in live.servers):
-        return {"reason": "GPUs of other nodes are not sampled"}
+        return Idle(reason="GPUs of other nodes are not sampled")
     sampler = Sampler()
     with tempfile.TemporaryDirectory(dir=live.work) as folder:
         started_ns = time.monotonic_ns()
@@ -37,10 +37,5 @@ def idle_power(live: LiveLaunch) -> dict[str, Any] | None:
         used = energy.used(pq.read_table(file) if file else None, gpus, MEASURE_S)
     if used is None:
         said = sampler.said.get("error") or sampler.said.get("gpu_reason")
-        return {"reason": said or "the samples of these GPUs do not cover the time"}
-    return {
-        "power_w": used.joules / MEASURE_S,
-        "source": used.source,
-        "error": used.error,
-        "duration_s": MEASURE_S,
-    }
+        return Idle(reason=said or "the samples of these GPUs do not cover the time")
+    return Idle(power_w=used.joules / MEASURE_S, source=used.source, error=used.error, duration_s=MEASURE_S)

@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from servegauge.base.progress import duration, utc_now
+from servegauge.contract.records.cell import Flag
+from servegauge.contract.records.launch import Instance, ServerStart
 from servegauge.contract.records.order import Node
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Context, Evidence, Framework
@@ -78,14 +82,14 @@ class Instances:
     def alive(self) -> bool:
         return all(one.alive() for one in self.running)
 
-    def evidence(self, say: Callable[[str], None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def evidence(self, say: Callable[[str], None]) -> tuple[ServerStart, list[Flag]]:
         """What the servers say of themselves, for `launch.json`, and flags where that is not what was asked."""
         slowest = max(one.ready_s or 0.0 for one in self.running)
         say(f"ready after {duration(slowest)}")
         said = [self.framework.evidence(one.client, one.said()) for one in self.running]
-        flags = [flag for one in said for flag in evidence_flags(self.launch, one)]
-        described = [_describe(one, evidence) for one, evidence in zip(self.running, said, strict=True)]
-        return {"utc": utc_now(), "ready_s": slowest, "instances": described}, flags
+        flags = [msgspec.convert(flag, Flag) for one in said for flag in evidence_flags(self.launch, one)]
+        described = tuple(_describe(one, evidence) for one, evidence in zip(self.running, said, strict=True))
+        return ServerStart(utc=utc_now(), ready_s=slowest, instances=described), flags
 
     def _variables(self) -> dict[str, str]:
         """Environment of the platform, then of the study: the study wins."""
@@ -136,7 +140,7 @@ class Instances:
         return replace(context, api_key_file=key_file)
 
 
-def _describe(running: server.Server, evidence: Evidence) -> dict[str, Any]:
+def _describe(running: server.Server, evidence: Evidence) -> Instance:
     described = {
         "argv": list(running.argv),
         "environment": dict(running.environment),
@@ -144,4 +148,4 @@ def _describe(running: server.Server, evidence: Evidence) -> dict[str, Any]:
         "version": evidence.version,
         "evidence": asdict(evidence),
     }
-    return provenance.without_secrets(described, [running.context.api_key])
+    return msgspec.convert(provenance.without_secrets(described, [running.context.api_key]), Instance)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.progress import Progress
+from servegauge.contract.records.calibration import Calibration
 from servegauge.contract.records.order import JobSettings
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import Framework
@@ -26,7 +27,7 @@ class LiveLaunch:
     job: JobSettings
     framework: Framework
     instances: Instances
-    calibration: Mapping[str, Any]
+    calibration: Calibration
     api_key: str
     root: Path
     results: Path

@@ -18,14 +18,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import msgspec
+
 from servegauge import __version__
 from servegauge.base import forkserver
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import Progress, duration, utc_now
-from servegauge.contract.records.base import plain, read
+from servegauge.contract.records.base import plain, read, write
+from servegauge.contract.records.calibration import Calibration
+from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import JobContext, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome, Status
+from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, digest
 from servegauge.frameworks import framework
@@ -75,16 +80,13 @@ class LaunchRun:
         self.outcomes: dict[str, CellOutcome] = {}
         self.started_utc = utc_now()
         self.expected_s = 30.0  # of a closed-loop cell, until one was measured
-        self.record: dict[str, Any] = {
-            "version": 1,
-            "launch": self.launch.id,
-            "attempt": order.attempt,
-            "study": order.study,
-            "spec": self.launch.to_dict(),
-            "started_utc": self.started_utc,
-            "server_starts": [],
-            "flags": [],
-        }
+        self.record = LaunchRecord(
+            launch=self.launch.id,
+            attempt=order.attempt,
+            study=order.study,
+            spec=LaunchSpec.of(self.launch),
+            started_utc=self.started_utc,
+        )
 
     def run(self) -> Outcome | None:
         """The whole life; never raises for anything that the launch itself did wrong."""
@@ -167,12 +169,12 @@ class LaunchRun:
         kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus, len(points))}.json"
         if self.job.calibrate == "once" and kept.is_file():
             self.progress.say("using this node's calibration of the load generator again")
-            self.calibration = read_json(kept)
-            write_json(file, self.calibration)
+            self.calibration = read(kept, Calibration)
+            write(file, self.calibration)
             return
         self.progress.say("calibrating the load generator on this node")
         self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points)
-        write_json(kept, self.calibration)
+        write(kept, self.calibration)
 
     def _longest_prompt(self) -> float | None:
         """Mean prompt length, in tokens, of the cells that have the longest; None where no workload tells."""
@@ -189,7 +191,7 @@ class LaunchRun:
         boot = Path("/proc/sys/kernel/random/boot_id")
         started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
         allowed = sorted(os.sched_getaffinity(0))
-        return digest([os.uname().nodename, started, allowed, what, __version__, calibrate.VERSION], 12)
+        return digest([os.uname().nodename, started, allowed, what, __version__, Calibration.VERSION], 12)
 
     # -- the servers --------------------------------------------------------
 
@@ -212,9 +214,12 @@ class LaunchRun:
         self.instances.start(ready_s, self._give_up, self.progress.say)
         if self._is_head:
             start, flags = self.instances.evidence(self.progress.say)
-            self.record["server_starts"].append(start)
             # A server that was started again may differ from the one before it; both served cells of this attempt.
-            self.record["flags"] += [flag for flag in flags if flag not in self.record["flags"]]
+            self.record = msgspec.structs.replace(
+                self.record,
+                server_starts=(*self.record.server_starts, start),
+                flags=(*self.record.flags, *(flag for flag in flags if flag not in self.record.flags)),
+            )
             self._write_record()
 
     def _give_up(self) -> bool:
@@ -246,7 +251,7 @@ class LaunchRun:
             else:
                 todo.append((cell, thresholds))
         if todo and (idle := idle_power(self._live_launch())):
-            self.record["idle"] = idle
+            self.record = msgspec.structs.replace(self.record, idle=idle)
             self._write_record()
         for index, (cell, thresholds) in enumerate(todo):
             expected = [cell_run.expected_s(other.load, self.expected_s) for other, _ in todo[index:]]
@@ -337,7 +342,9 @@ class LaunchRun:
             finished_utc=utc_now(),
         )
         counts = {status: sum(cell.status == status for cell in self.outcomes.values()) for status in get_args(Status)}
-        self.record.update(plain(outcome))
+        self.record = msgspec.structs.replace(
+            self.record, **{name: getattr(outcome, name) for name in ("status", "reason", "cells", "finished_utc")}
+        )
         with contextlib.suppress(OSError):  # the disk is full: the job's end says so
             self._write_record()
             self.progress.say("done: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
@@ -345,11 +352,11 @@ class LaunchRun:
 
     def _write_record(self) -> None:
         """`launch.json`: what happened here, alone enough to answer what made a number."""
-        instances = self.record["server_starts"][-1]["instances"] if self.record["server_starts"] else []
-        if "provenance" not in self.record or len(self.record["provenance"]["servers"]["value"] or []) != len(
-            instances
-        ):
-            self.record["provenance"] = provenance.gather(
-                self.root, self.order, self.launch, self.facts, servers=instances, secrets=[self.api_key]
+        instances = self.record.server_starts[-1].instances if self.record.server_starts else ()
+        known = self.record.provenance
+        if not known or len(known["servers"]["value"] or ()) != len(instances):
+            found = provenance.gather(
+                self.root, self.order, self.launch, self.facts, servers=plain(instances), secrets=[self.api_key]
             )
-        write_json(self.folder / "launch.json", self.record)
+            self.record = msgspec.structs.replace(self.record, provenance=found)
+        write(self.folder / "launch.json", self.record)

@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from servegauge.base.files import sha256, write_json
-from servegauge.base.progress import utc_now
 from servegauge.contract import metrics
+from servegauge.contract.records.base import write
+from servegauge.contract.records.cell import Measured
 from servegauge.contract.records.outcome import CellOutcome
+from servegauge.contract.records.trace import TraceRecord
 from servegauge.contract.spec import Cell
 from servegauge.launch import cell as cell_run
 from servegauge.launch.live import LiveLaunch
@@ -31,6 +32,8 @@ def measure(run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title:
 class Trace(cell_run.Measurement):
     """One trace being taken. Without its profiler's files it has failed, however well the load went."""
 
+    tpot_p50_s: float | None = None
+
     def _end(self) -> bool:
         """Also where the profiler failed: there is nothing to wait for."""
         return super()._end() or bool(self.recording and self.recording.trouble)
@@ -39,7 +42,7 @@ class Trace(cell_run.Measurement):
     def _profiler(self) -> Mapping[str, Any]:
         """What the profiler says of itself."""
         asked = (self.run.launch.trace or {})["profiler"]
-        said = self.record.get("recorders") or {}
+        said = self.record.recorders
         found = [said[name] for name, kind in cell_run.of_launch(self.run.launch).items() if kind.profiler == asked]
         return found[0] if found else {"error": f"there is no recorder for the profiler {asked!r}"}
 
@@ -48,24 +51,24 @@ class Trace(cell_run.Measurement):
             raise cell_run.CellFailed(wrong)
         super()._refuse(requests)
         derived = metrics.derive(requests).filter(pc.equal(requests["phase"].cast(pa.string()), "window"))
-        self.record["tpot_p50_s"] = pc.quantile(derived["tpot_s"], 0.5)[0].as_py()
+        self.tpot_p50_s = pc.quantile(derived["tpot_s"], 0.5)[0].as_py()
 
     def _seal(self, folder: Path, status: str, reason: str | None) -> None:
         """Write `trace.json` last, with the hash of every file that it vouches for."""
         captures = self._profiler.get("captures", []) if status == "ok" else []
-        for scratch in folder.iterdir():
-            if scratch.suffix != ".parquet" and scratch.name not in captures:
-                scratch.unlink()
-        files = {path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for path in sorted(folder.iterdir())}
-        trace = dict(self.run.launch.trace or {})
-        self.record |= {
-            "trace": self.record.pop("cell", self.cell.id),
-            "cell": trace["cell"],
-            "platform": self.run.platform["name"],
-            "condition": f"{self.cell.prompts['name']}, {self.load.words()}",
-            "profiler": trace["profiler"],
-            "asked": trace,
-            "captures": captures,
-        }
-        self.record |= {"status": status, "reason": reason, "finished_utc": utc_now(), "files": files}
-        write_json(folder / RECORD, self.record)
+        self._finish(folder, status, reason, captures)
+        asked = dict(self.run.launch.trace or {})
+        of_a_cell = {name: getattr(self.record, name) for name in Measured.__struct_fields__ if name != "version"}
+        trace = TraceRecord(
+            **of_a_cell,
+            trace=self.cell.id,
+            cell=asked["cell"],
+            launch=self.record.launch,
+            platform=self.run.platform["name"],
+            condition=f"{self.cell.prompts['name']}, {self.load.words()}",
+            profiler=asked["profiler"],
+            asked=asked,
+            tpot_p50_s=self.tpot_p50_s,
+            captures=tuple(captures),
+        )
+        write(folder / RECORD, trace)

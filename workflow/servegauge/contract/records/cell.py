@@ -7,16 +7,16 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from servegauge.contract.records.base import Record
+from servegauge.contract.records.base import Migration, Record
 from servegauge.contract.records.specs import CellSpec
 
 
 class Flag(msgspec.Struct, frozen=True, kw_only=True):
-    """A doubt: `value` crossed `threshold`, and `detail` says so in words."""
+    """A doubt: `value` (a number, or what a server reports) crossed `threshold`; `detail` says so in words."""
 
     flag: str
-    value: float | None = None
-    threshold: float | None = None
+    value: Any = None
+    threshold: Any = None
     detail: str = ""
 
 
@@ -47,36 +47,54 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     exhausted_ns: int | None = None
 
 
-class CellRecord(Record, frozen=True, kw_only=True):
-    """A measured cell, or one that failed: then what was not reached is null.
+class Measured(Record, frozen=True, kw_only=True):
+    """What every cell leaves, timed or traced; where it failed, what was not reached is None.
 
-    `instrument`, `scraper`, `sampler` and `node` are what those say of themselves; nothing but people depends on more
-    than the dataset takes of them.
+    `instrument`, `recorders` and `node` are what those say of themselves; nothing but people depends on more than the
+    flags and the dataset take of them.
     """
 
-    WHAT: ClassVar[str] = "the record of a cell"
-    REMEDY: ClassVar[str] = "Remove the folder {folder} and give the same command again: the cell is measured again."
-
-    cell: str
-    launch: str
-    attempt: int
+    attempt: int = 0
     study: str = ""
     protocol: int = 1
     workload: str = ""
     workload_sha256: str | None = None
-    spec: CellSpec
+    spec: CellSpec | None = None
     status: Literal["ok", "failed"] = "ok"
     reason: str | None = None
     started_utc: str | None = None
     finished_utc: str | None = None
     flags: tuple[Flag, ...] = ()
-    files: dict[str, FileHash]
+    files: dict[str, FileHash] = msgspec.field(default_factory=dict)
     clock: Clock | None = None
     window: Window | None = None
     cache_reset: Mapping[str, Any] | None = None
     instrument: Mapping[str, Any] | None = None
-    scraper: Mapping[str, Any] | None = None
-    sampler: Mapping[str, Any] | None = None
+    recorders: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     node: Mapping[str, Any] | None = None
     metrics_before: dict[str, float | None] | None = None
     metrics_after: dict[str, float | None] | None = None
+    metrics_unreadable: str | None = None
+    prompt_opening_tokens: int | None = None
+
+
+def _with_recorders(document: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 had a field for each of its two recorders at first."""
+    old = {name: document[name] for name in ("scraper", "sampler") if document.get(name)}
+    return {**document, "recorders": {**old, **(document.get("recorders") or {})}}
+
+
+class CellRecord(Measured, frozen=True, kw_only=True):
+    """A measured cell, or one that failed."""
+
+    WHAT: ClassVar[str] = "the record of a cell"
+    REMEDY: ClassVar[str] = "Remove the folder {folder} and give the same command again: the cell is measured again."
+    VERSION: ClassVar[int] = 2
+    MIGRATIONS: ClassVar[Mapping[int, Migration]] = {1: _with_recorders}
+
+    version: int = 2
+    cell: str
+    launch: str
+    attempt: int
+    spec: CellSpec
+    files: dict[str, FileHash]
