@@ -161,7 +161,16 @@ def test_requests_that_say_nothing_of_their_clock_are_not_joined(tmp_path: Path)
     assert tables["steps"][0]["start_ns"] == 1_000_000
 
 
-@pytest.mark.parametrize("content", ["text", "other columns", "two cells", "texts", "absent"])
+def test_requests_of_another_window_are_said_to_be(tmp_path: Path) -> None:
+    for number, (wrong, said) in enumerate(((10**10, "10.0 s before it"), (-(10**10), "10.0 s after its end"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        tables = read(folder, window(folder, clock(EPOCH_OFFSET_NS - wrong)))
+        assert tables["request_steps"] == []
+        assert f"no request was under way during the capture, the nearest {said}" in tables["traces"][0]["reason"]
+
+
+@pytest.mark.parametrize("content", ["text", "other columns", "two cells", "texts", "token", "absent"])
 def test_files_that_are_no_requests_of_one_window(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.parquet"
     if content == "text":
@@ -173,5 +182,8 @@ def test_files_that_are_no_requests_of_one_window(tmp_path: Path, content: str) 
         pq.write_table(pa.table(columns | {"cell": ["a", "b"]}), path)
     elif content == "texts":
         pq.write_table(pa.table({name: ["a", "b"] for name in ("request", "sent_ns", "last_ns", "end_ns")}), path)
+    elif content == "token":
+        columns = {name: [1] for name in ("request", "sent_ns", "last_ns", "end_ns")}
+        pq.write_table(pa.table(columns | {"first_token_ns": ["soon"]}), path)
     with pytest.raises(UserError, match=r"run\.parquet"):
         requests.read(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +28,16 @@ SUFFIXES = (".gz", ".sqlite", ".nsys-rep", ".json", ".trace", ".pt")
 
 def read(paths: Sequence[Path]) -> Capture:
     """The capture in one file, or in the files of several ranks: of one profiler, on one clock."""
+    whole = [path.resolve() for path in paths]
+    if twice := sorted({str(path) for path, one in zip(paths, whole, strict=True) if whole.count(one) > 1}):
+        raise UserError(f"{', '.join(twice)}: given twice; give the file of each rank once")
     captures = [readers.read(path) for path in paths]
+    for capture in captures:
+        if not (len(capture.operations) or len(capture.calls) or len(capture.ranges)):
+            raise UserError(
+                f"{capture.file}: no GPU work, no API calls and no labels of steps: the profiler recorded nothing of a "
+                "server; was it on while the server worked?"
+            )
     if len({capture.profiler for capture in captures}) > 1:
         kinds = ", ".join(f"{capture.file}: {capture.profiler}" for capture in captures)
         raise UserError(f"the files are of different profilers ({kinds}); give those of one capture")
@@ -50,6 +60,8 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
     shift, clock = clocks.join(capture, requests.clock if requests else None)
     steps = step_rows(seen, shift)
     joined = requests if clock["clock_source"] != clocks.NOTHING else None
+    if joined is not None and len(joined.sent) and (apart := _apart(steps, joined)):
+        clock = {**clock, "reasons": [*clock["reasons"], apart]}
     rows = {
         "traces": trace_rows(seen, clock),
         "steps": steps,
@@ -62,6 +74,22 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
         "request_ttft": request_ttft_rows(seen, shift, joined, clock["clock_error_ns"]) if joined is not None else [],
     }
     return {name: from_rows(rows[name], schema) for name, schema in TRACE_TABLES.items()}
+
+
+def _apart(steps: list[dict[str, Any]], requests: joining.Requests) -> str | None:
+    """What is to be said where no request was under way during any step."""
+    if not steps:
+        return None
+    begin, end = min(row["start_ns"] for row in steps), max(row["end_ns"] for row in steps)
+    if ((requests.sent <= end) & (requests.end >= begin)).any():
+        return None
+    late = int(requests.sent.min()) - end
+    far = (
+        f"{late / 1e9:,.1f} s after its end"
+        if late > 0
+        else f"{(begin - int(requests.end.max())) / 1e9:,.1f} s before it"
+    )
+    return f"no request was under way during the capture, the nearest {far}: are they those of the traced window?"
 
 
 def write(found: dict[str, pa.Table], folder: Path) -> list[Path]:

@@ -231,6 +231,8 @@ def _ranges(export: Export, names: _Names, dialect: Dialect, codes: Codes, last:
     thread = "globalTid" if export.has(name, "globalTid") else "0"
     query = f'SELECT start, "end", {thread}, {text} FROM {name} WHERE {kind} start IS NOT NULL AND {wanted}'
     rows = [row for row in export.rows(query) if row[3]]
+    if any(not isinstance(value, int | None) for row in rows for value in row[:3]):
+        raise UserError(export.no_integer(name, "start, end, globalTid"))
     if not rows:
         return []
     ends = [row[1] for row in rows]
@@ -285,7 +287,9 @@ def _epoch(export: Export) -> int | None:
     if not export.has("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"):
         return None
     found = export.value("SELECT utcEpochNs FROM TARGET_INFO_SESSION_START_TIME")
-    return int(found) if found else None
+    if not isinstance(found, int | None):
+        raise UserError(export.no_integer("TARGET_INFO_SESSION_START_TIME", "utcEpochNs"))
+    return found or None
 
 
 def _notes(export: Export) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from servegauge.traces.clock import Clock
 from servegauge.traces.view import PHASES, View
 
 _COLUMNS = ("request", "sent_ns", "last_ns", "end_ns")
+_OPTIONAL = ("first_byte_ns", "first_token_ns", "prompt_tokens", "cached_tokens")
 _RECORDS = ("cell.json", "trace.json")  # beside the requests: they say what the stamps' clock was
 FIRST_INSTANCE = 0  # a launch traces its first one
 
@@ -62,8 +63,9 @@ def read(path: Path) -> Requests:
         raise UserError(
             f"{path}: requests of {len(table['cell'].unique())} cells; give those of one, each has its clock"
         )
-    if wrong := [name for name in _COLUMNS if not _is_whole(table.schema.field(name).type)]:
-        raise UserError(f"{path}: no requests: column {', '.join(wrong)} holds no whole numbers (ns)")
+    numbers = [name for name in (*_COLUMNS, *_OPTIONAL, "instance") if name in table.column_names]
+    if wrong := [name for name in numbers if not _is_whole(table.schema.field(name).type)]:
+        raise UserError(f"{path}: no requests: column {', '.join(wrong)} holds no whole numbers")
     if "instance" in table.column_names:
         table = table.filter(pc.equal(table["instance"], FIRST_INSTANCE))
     end = [last if last is not None else ended for last, ended in zip(*_lists(table, "last_ns", "end_ns"), strict=True)]
@@ -81,8 +83,7 @@ def _is_whole(kind: pa.DataType) -> bool:
 
 
 def _traffic(table: pa.Table) -> tuple[Sent, ...]:
-    optional = ("first_byte_ns", "first_token_ns", "prompt_tokens", "cached_tokens")
-    columns = [table[name].to_pylist() if name in table.column_names else [None] * table.num_rows for name in optional]
+    columns = [table[name].to_pylist() if name in table.column_names else [None] * table.num_rows for name in _OPTIONAL]
     found = [
         Sent(number, phase == "window", sent, byte, token, None if tokens is None else tokens - (cached or 0))
         for number, sent, phase, byte, token, tokens, cached in zip(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -44,9 +45,9 @@ class Export:
 
     @property
     def version(self) -> tuple[int, int]:
-        """Major and minor of the schema; (0, 0) where the file has no version."""
+        """Major and minor of the schema; (0, 0) where the file has no version, beyond all where it is no version."""
         found = re.match(r"(\d+)\.(\d+)", str(self.schema or "0.0"))
-        return (int(found[1]), int(found[2])) if found else (0, 0)
+        return (int(found[1]), int(found[2])) if found else (sys.maxsize, 0)
 
     def has(self, table: str, *columns: str) -> bool:
         return table in self.columns and set(columns) <= self.columns[table]
@@ -75,16 +76,17 @@ class Export:
                 for batch in cursor.fetch_record_batch():
                     wrong = [name for name in columns if batch[name].type != pa.int64() or batch[name].null_count]
                     if wrong and batch.num_rows:
-                        raise UserError(self._no_integer(table, ", ".join(wrong)))
+                        raise UserError(self.no_integer(table, ", ".join(wrong)))
                     if batch.num_rows:
                         yield {name: batch[name].to_numpy(zero_copy_only=False) for name in columns}
         except (dbapi.Error, pa.ArrowException, OSError) as error:
             said = str(error)
             if "[SQLite]" in said and "type" in said:
-                raise UserError(self._no_integer(table, ", ".join(columns))) from error
+                raise UserError(self.no_integer(table, ", ".join(columns))) from error
             raise damaged(self.path, error) from error
 
-    def _no_integer(self, table: str, columns: str) -> str:
+    def no_integer(self, table: str, columns: str) -> str:
+        """The message for a value that is no integer."""
         return (
             f"{self.path}: table {table} holds a value that is no integer in {columns}; export the report again with "
             "`nsys export --type sqlite`"

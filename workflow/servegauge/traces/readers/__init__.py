@@ -72,9 +72,12 @@ def read(path: Path) -> Capture:
 @contextmanager
 def _source(path: Path) -> Iterator[Source]:
     """What lies at `path`; a gzipped sqlite is unpacked beside the temporary files for as long as it is needed."""
+    if path.is_dir():
+        inside = sorted(one.name for one in path.iterdir() if one.is_file())
+        example = f", for example {path / inside[0]}" if inside else "; it holds none"
+        raise UserError(f"{path}: a folder; give the profiler's files, one a rank{example}")
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}; give one file of a profiler: .sqlite, .nsys-rep, .json or .json.gz")
+        raise UserError(f"{path}: no such file; give what a profiler wrote: .sqlite, .nsys-rep, .json or .json.gz")
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -113,6 +116,9 @@ def _described(path: Path, name: str, kind: str) -> Source:
 
 def _text(head: bytes) -> str:
     try:
-        return f"text that begins {head[:24].decode('utf-8')!r}"
+        text = head[:24].decode("utf-8")
     except UnicodeDecodeError:
-        return f"bytes that begin {head[:8].hex()}"
+        text = "\0"
+    return (
+        f"text that begins {text!r}" if text.split()[:1] and "\0" not in text else f"bytes that begin {head[:8].hex()}"
+    )

@@ -40,6 +40,7 @@ _KINDS = {"kernel": KERNEL, "gpu_memcpy": MEMCPY, "gpu_memset": MEMSET}
 _CALLS = ("cuda_runtime", "cuda_driver", "hip_runtime", "hip_driver")
 _OURS = {*_KINDS, *_CALLS, "user_annotation", "cpu_op", "python_function", "gpu_user_annotation"}
 _DIRECTIONS = {"HtoD": 1, "DtoH": 2, "DtoD": 3, "HtoH": 4, "PtoP": 5}
+_MOST_US = 4e15
 _MEMORIES = {"pinned": 1, "pageable": 2, "managed": 3}
 
 
@@ -93,10 +94,10 @@ def read(source) -> Capture:
         raise UserError(f"{source.name}: a trace without a single complete event (ph X): the profiler recorded nothing")
     categories = {event.cat for event in events}
     if not categories & _OURS:
-        found = ", ".join(sorted(str(category) for category in categories)[:6])
+        found = ", ".join(sorted(str(category) for category in categories if category)[:6])
         raise UserError(
-            f"{source.name}: a Chrome trace, but not of PyTorch's profiler: its categories are {found}; known are "
-            f"{', '.join(sorted(_OURS))}"
+            f"{source.name}: a Chrome trace, but not of PyTorch's profiler: its events have "
+            f"{f'the categories {found}' if found else 'no category'}; known are {', '.join(sorted(_OURS))}"
         )
     zero = min((_ns(event.ts) for event in events if event.cat != "Trace"), default=0)
     names: dict[str, int] = {}
@@ -162,9 +163,10 @@ def _packed(path) -> bool:
 
 
 def _number(value: Any) -> bool:
+    """Whether it is a time in microseconds whose nanoseconds fit into int64, twice."""
     try:
-        return math.isfinite(float(value))
-    except (TypeError, ValueError):
+        return abs(float(value)) < _MOST_US  # NaN is not
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -177,11 +179,13 @@ def _ns(value: Any) -> int:
     return whole * 1000 + round((value - whole) * 1000)
 
 
-def _int(value: Any, default: int = -1) -> int:
+def _int(value: Any, default: int = -1, most: int = np.iinfo(np.int64).max) -> int:
+    """The number; `default` where it is none, or none of -1 ... `most`."""
     try:
-        return int(value)
+        found = int(value)
     except (TypeError, ValueError, OverflowError):
         return default
+    return found if -1 <= found <= most else default
 
 
 def _span(event: _Event, zero: int) -> tuple[int, int]:
@@ -230,7 +234,7 @@ def _operations(
         for key, value in (
             ("start", start),
             ("end", end),
-            ("device", _int(args.device if args.device is not None else event.pid, 0)),
+            ("device", _int(args.device if args.device is not None else event.pid, 0, np.iinfo(np.int16).max)),
             ("correlation", correlation),
             ("kind", kind),
             ("name", names.setdefault(name, len(names))),
@@ -258,7 +262,7 @@ def _copy(name: str) -> tuple[int, int]:
 def _message(name: str, args: _Args) -> int:
     """Bytes of a collective's message: the larger of what goes in and what comes out; -1 where it is not written."""
     size = element_bytes(args.dtype) if args.dtype is not None and is_collective(name) else None
-    elements = max(_int(args.in_elements), _int(args.out_elements))
+    elements = max(_int(count, most=1 << 50) for count in (args.in_elements, args.out_elements))
     return elements * size if size and elements >= 0 else -1
 
 
@@ -297,7 +301,8 @@ def _ranges(events: list[_Event], zero: int, names: dict[str, int]) -> Ranges:
 
 
 def _rank(info: Any) -> int | None:
-    return info.get("rank") if isinstance(info, dict) and isinstance(info.get("rank"), int) else None
+    rank = info.get("rank") if isinstance(info, dict) else None
+    return rank if isinstance(rank, int) and 0 <= rank <= np.iinfo(np.int32).max else None
 
 
 def _pid(events: list[_Event]) -> int:
