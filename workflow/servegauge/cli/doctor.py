@@ -336,7 +336,7 @@ def version(launch: Launch, root: Path) -> Found:
     one = framework(launch.framework)
     if not one.version_argv:
         return None, "it has no way to say its version", ""
-    python = framework_python(one.name, launch.platform, root)
+    python = framework_python(launch.framework, launch.platform, root)
     argv = contained([word.replace("{python}", python) for word in one.version_argv], one.name, launch.platform, root)
     remedy = f"python scripts/build_environment.py {one.name}, or `frameworks:` of the platform"
     if shutil.which(argv[0]) is None:

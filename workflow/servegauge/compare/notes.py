@@ -63,6 +63,7 @@ def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], fou
             f"{split} launch{'es were' if split > 1 else ' was'} measured by several attempts, that is by servers "
             "started anew; each counts as one launch."
         )
+    told += _versions(result, found)
     base = canonical_json(result.baseline)
     compared = {(one.key, canonical_json(one.level)) for one in found}
     wanted = [(key, canonical_json(level)) for key in groups for level in result.levels[1:]]
@@ -71,4 +72,25 @@ def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], fou
         which = f", in {without} of them the baseline" if without else ""
         count = f"{len(lost)} comparisons are" if len(lost) > 1 else "1 comparison is"
         told.append(f"{count} missing because a side was not measured{which}.")
+    return told
+
+
+def _versions(result: Comparison, found: Sequence[Condition]) -> list[str]:
+    """What builds of one framework say that they are, where such are compared; that they are the same is a doubt."""
+    if result.factor != "framework" or not any("@" in str(level) for level in result.levels):
+        return []
+    said: dict[str, set[str]] = defaultdict(set)
+    for one in found:
+        for row in one.rows:
+            said[row["framework"]].add(result.study.version_of(row) or "no version")
+    if not said:
+        return []
+    told = [f"{name} says {' and '.join(sorted(versions))}" for name, versions in said.items()]
+    names: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name, versions in said.items():
+        names[(name.partition("@")[0], *sorted(versions))].append(name)
+    told = [f"Versions, as the servers say: {', '.join(told)}."]
+    for (_, *told_by), same in names.items():
+        if len(same) > 1 and told_by != ["no version"]:
+            told.append(f"{' and '.join(same)} say the same version: what differs is the build, or chance.")
     return told

@@ -117,7 +117,8 @@ class Launch:
     @cached_property
     def identity(self) -> Data:
         """What makes this server another server. Where Slurm runs it, and for how long, does not."""
-        where = {key: self.platform.get(key) for key in ("name", "placement", "environment", "frameworks")}
+        where = {key: self.platform.get(key) for key in ("name", "placement", "environment")}
+        where["frameworks"] = self._frameworks
         what = {key: self.model.get(key) for key in ("name", "source", "gguf", "revision")}
         return {
             "version": SPEC_VERSION,
@@ -131,6 +132,13 @@ class Launch:
             "repeat": self.repeat,
             **({"trace": self.trace} if self.trace else {}),  # a timed launch is called what it was before traces
         }
+
+    @property
+    def _frameworks(self) -> Data | None:
+        """How frameworks are started on the platform, without other builds: adding one must not rename the others."""
+        known: Data | None = self.platform.get("frameworks")
+        others = [name for name in known or () if "@" in name and name != self.framework]
+        return {name: how for name, how in (known or {}).items() if name not in others} or None if others else known
 
     @cached_property
     def configuration(self) -> str:

@@ -79,7 +79,7 @@ class Study:
     def __init__(self, results: Path, name: str) -> None:
         self.results, self.name = results, name
         self._parts: dict[str, launch_parts.Part | None] = {}
-        self._nodes: dict[tuple[str, int | None], str | None] | None = None
+        self._attempts: dict[tuple[str, int | None], Mapping[str, Any]] | None = None
         studies = {row["study"]: row for row in merge.read(results, "studies").to_pylist()}
         if name not in studies:
             raise UserError(f"the dataset holds no study {name!r}; it holds {', '.join(studies) or 'none'}")
@@ -186,10 +186,18 @@ class Study:
 
     def node_of(self, row: Mapping[str, Any]) -> str | None:
         """The node that measured a cell; null where that is not known."""
-        if self._nodes is None:
-            attempts = merge.read(self.results, "attempts").select(["launch", "attempt", "hostname"]).to_pylist()
-            self._nodes = {(one["launch"], one["attempt"]): one["hostname"] for one in attempts}
-        return self._nodes.get((row["launch"], row.get("attempt")))
+        return self._attempt_of(row).get("hostname")
+
+    def version_of(self, row: Mapping[str, Any]) -> str | None:
+        """What the server that a cell was measured on says of its version; null where it says none."""
+        return self._attempt_of(row).get("framework_version")
+
+    def _attempt_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._attempts is None:
+            wanted = ["launch", "attempt", "hostname", "framework_version"]
+            attempts = merge.read(self.results, "attempts").select(wanted).to_pylist()
+            self._attempts = {(one["launch"], one["attempt"]): one for one in attempts}
+        return self._attempts.get((row["launch"], row.get("attempt")), {})
 
     def place_of(self, row: Mapping[str, Any]) -> str | None:
         """The label of the results folder that a cell was joined from; None where it was measured here."""

@@ -26,8 +26,8 @@ def frameworks() -> dict[str, Framework]:
 
 
 def framework(name: str) -> Framework:
-    """The framework called `name`; UserError lists the ones that exist."""
-    known = frameworks()
+    """The framework called `name`, or of the build `name@build`; UserError lists the ones that exist."""
+    known, name = frameworks(), name.partition("@")[0]
     if name not in known:
         raise UserError(f"unknown framework {name!r}; there are: {', '.join(known)}.{did_you_mean(name, known)}")
     return known[name]

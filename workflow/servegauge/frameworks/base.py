@@ -301,9 +301,14 @@ class Framework:
         given = {name: how for name, how in self.layout.items() if how.startswith("-") and " " not in how}
         return [word for name, how in given.items() for word in (how, str(getattr(launch.layout, name)))]
 
+    @staticmethod
+    def here(launch: Launch) -> Mapping[str, Any]:
+        """How the launch's framework, or the build of it that it names, is started on its platform."""
+        return (launch.platform.get("frameworks") or {}).get(launch.framework) or {}
+
     def program(self, ctx: Context, *default: str) -> list[str]:
         """What to run: the platform's `executable` for this framework, or else `default`."""
-        how = (ctx.launch.platform.get("frameworks") or {}).get(self.name) or {}
+        how = self.here(ctx.launch)
         return [how["executable"]] if how.get("executable") else list(default)
 
     def preferred(self, launch: Launch, variables: Mapping[str, str]) -> dict[str, str]:
@@ -318,10 +323,10 @@ class Framework:
         """
         scratch = ctx.launch.platform.get("scratch")
         parent = os.path.expandvars(scratch) if scratch else str(ctx.work)
-        made_of = [ctx.python, (ctx.launch.platform.get("frameworks") or {}).get(self.name)]
+        made_of = [ctx.python, self.here(ctx.launch) or None]
         return os.path.join(parent, "servegauge-cache", f"{self.name}-{digest(made_of)}")
 
     def on_cpu(self, launch: Launch) -> bool:
         """True where the platform has no GPU, or says that its build of this framework is one for CPUs."""
-        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
+        how = self.here(launch)
         return how.get("device") == "cpu" or not launch.platform.get("gpus_per_node")

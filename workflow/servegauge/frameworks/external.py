@@ -68,4 +68,4 @@ class External(Framework):
 
 def place(launch: Launch) -> Mapping[str, Any]:
     """Where and what the server is, from the platform's file."""
-    return (launch.platform.get("frameworks") or {}).get(External.name) or {}
+    return Framework.here(launch)

@@ -180,7 +180,7 @@ def _kv_dtype(name: str) -> str:
 
 def _program(ctx: Context) -> list[str]:
     """A site's own program, the image's program, or the wheel's server under our interpreter."""
-    how = (ctx.launch.platform.get("frameworks") or {}).get(LlamaCpp.name) or {}
+    how = Framework.here(ctx.launch)
     if how.get("executable"):
         return [how["executable"]]
     return ["llama-server"] if how.get("container") else [ctx.python, str(DOOR)]

@@ -95,11 +95,15 @@ def framework_environment(framework: str, platform: Mapping[str, Any], root: Pat
     """The environment of ours that runs `framework` on `platform`; None where the site provides the framework.
 
     The site does when the platform's `frameworks: <name>:` has a `venv`, a `container` or an `executable`, or when
-    there is no lock file: `envs/<name>-cpu.txt` where there is no GPU (or `device: cpu`), else `envs/<name>.txt`.
+    there is no lock file: that of its `lock`, else `envs/<name>-cpu.txt` where there is no GPU (or `device: cpu`), else
+    `envs/<name>.txt`. A build, `<name>@<build>`, has an entry of its own, and the lock files of its framework.
     """
     how = (platform.get("frameworks") or {}).get(framework) or {}
     if any(how.get(key) for key in ("venv", "container", "executable")):
         return None
+    if how.get("lock"):
+        return str(how["lock"])
+    framework = framework.partition("@")[0]
     on_cpu = how.get("device") == "cpu" or not platform.get("gpus_per_node")
     names = [f"{framework}-cpu", framework] if on_cpu else [framework]
     return next((name for name in names if (root / "envs" / f"{name}.txt").is_file()), None)

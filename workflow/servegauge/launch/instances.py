@@ -125,7 +125,7 @@ class Instances:
             instance=instance,
             served_name=self.launch.model["name"],
             api_key=self.api_key,
-            python=environments.framework_python(self.framework.name, self.platform, self.root),
+            python=environments.framework_python(self.launch.framework, self.platform, self.root),
             work=private,
             gpus=self._gpus(instance),
             node_rank=self.node.rank,

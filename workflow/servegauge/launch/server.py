@@ -186,7 +186,9 @@ def marked(mark: str) -> list[int]:
 def command(framework: Framework, context: Context) -> list[str]:
     """The framework's argv, run the way its platform says: plain, or inside a container."""
     variables = sorted(framework.environment(context))
-    return contained(framework.argv(context), framework.name, context.launch.platform, context.work, variables)
+    return contained(
+        framework.argv(context), context.launch.framework, context.launch.platform, context.work, variables
+    )
 
 
 def start(

@@ -30,6 +30,7 @@ NOT_AXES = ("repeat", "include", "exclude")
 # Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
 # files that hold one (HF_TOKEN_PATH: ~/.token).
 _PLAIN = re.compile(r"(?!.{8})[+-]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?)|true|false|none|null|on|off|yes|no|", re.IGNORECASE)
+_BUILD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _PLACE_NAME = re.compile(r"(?:file|path|dir|map)$", re.IGNORECASE)
 _PLACE = re.compile(r"(?:[~/.]|\$\w+/|\$\{\w+\}/)[^\s:=@]*")
 Keys = list[str | int]
@@ -77,7 +78,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     study["models"] = {name: load_model(root, name) for name in dict.fromkeys(asked)}
     study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
     study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
-    _refuse(_currency_mistakes(study), path, text)
+    _refuse([*_currency_mistakes(study), *_unknown_builds(study)], path, text)
     if _asked(study, "speed"):
         study["recorded_rps"] = _recorded_rates(study, root)
     study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
@@ -185,8 +186,11 @@ def _unknown_probes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
 
 def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> Iterator[tuple[Keys, str]]:
     known = frameworks()
-    for key, name in found:
-        if name not in known:
+    for key, named in found:
+        name, at, build = named.partition("@")
+        if at and not _BUILD.fullmatch(build):
+            yield [*where, key], f"{named!r}: a build is a name of letters, digits, dots, + and -, as in {name}@nightly"
+        elif name not in known:
             choices = ", ".join(known) or "none"
             yield [*where, key], f"there is no framework {name!r}.{did_you_mean(name, known)} There are: {choices}"
 
@@ -300,6 +304,18 @@ def _recorded_rates(study: Mapping[str, Any], root: Path) -> dict[str, float]:
             )
         found[name] = recording.rate_rps
     return found
+
+
+def _unknown_builds(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """A build that no platform of the study says how to start; where one does, the others skip it."""
+    known = sorted({name for one in study["platforms"].values() for name in one.get("frameworks", {}) if "@" in name})
+    for name in _asked(study, "framework"):
+        if "@" in name and name not in known:
+            message = (
+                f"no platform of the study says how to start {name!r}.{did_you_mean(name, known)} Add it to "
+                "`frameworks:` of config/platforms/NAME.yaml, with a venv, container, executable or lock of its own"
+            )
+            yield ["matrix", "framework"], message
 
 
 def _currency_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

@@ -117,7 +117,9 @@ def serves(plan: Plan, launch: Launch) -> str:
         if name in launch.options and any(name in axes for axes in _axes(plan.study))
     ]
     options = f" ({', '.join(varied)})" if varied else ""
-    what = f"{framework(launch.framework).title} serves {launch.model['name']} {launch.layout.words()}"
+    build = launch.framework.partition("@")[2]
+    engine = framework(launch.framework).title + (f" ({build})" if build else "")
+    what = f"{engine} serves {launch.model['name']} {launch.layout.words()}"
     traced = f", traced with {launch.trace['profiler']}" if launch.trace else ""
     return f"{what} on {launch.platform['name']}{options}{traced}, repeat {launch.repeat}"
 

@@ -300,14 +300,16 @@ class _Expansion:
         options = {name: defaults[name] for name in defaults if name in adapter.supported}
         options |= {name: server[name] for name in server if name in OPTIONS}
         options |= {name: combination[name] for name in combination if name in OPTIONS}
-        extra = server.get("extra_args", [])
+        extra: Any = server.get("extra_args", [])
+        if isinstance(extra, dict):  # for a build where it has its own, else for its framework
+            extra = extra.get(combination["framework"], extra.get(adapter.name, []))
         return Launch(
             framework=combination["framework"],
             model=model,
             platform=self.study["platforms"][combination["platform"]],
             layout=Layout(**{name: combination[name] for name in LAYOUT if name in combination}),
             options={name: value for name, value in sorted(options.items()) if value is not None},
-            extra_args=tuple(extra.get(adapter.name, []) if isinstance(extra, dict) else extra),
+            extra_args=tuple(extra),
             environment=server.get("environment", {}),
             repeat=repeat,
         )
@@ -388,6 +390,8 @@ def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
     per_node, nodes = platform["gpus_per_node"], platform["nodes"]
     shape = study["shapes"][launch.model["name"]]
     here = platform.get("frameworks", {}).get(launch.framework, {})
+    if "@" in launch.framework and launch.framework not in platform.get("frameworks", {}):
+        return f"the platform {platform['name']} does not say how to start {launch.framework} (its `frameworks`)"
     if adapter.needs_gpu and not per_node and here.get("device") != "cpu":
         return f"{adapter.title} needs a GPU, the platform {platform['name']} has none"
     if per_node and layout.gpus > per_node * nodes:
