@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from servegauge.contract import metric_registry
+from servegauge.contract.activity import COLUMNS as ACTIVITY
 from servegauge.contract.columns import KEYS, VERSION, WORD, WORDS, SchemaError, conform, from_rows
 from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
@@ -175,6 +176,7 @@ CELLS = _schema(
             "1",
         ),
         *SUMMARY,
+        *ACTIVITY,
         *INSTRUMENT,
     ],
 )

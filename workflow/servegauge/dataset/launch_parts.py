@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
-from servegauge.contract import energy, metric_registry, metrics, tables
+from servegauge.contract import activity, energy, metric_registry, metrics, tables
 from servegauge.contract.records.base import DamagedRecord, decode, plain
 from servegauge.contract.records.cell import CellRecord, Clock, FileHash
 from servegauge.contract.spec import canonical_json, digest
@@ -37,7 +37,7 @@ _SUMMARISED = [
 
 _KEPT = ("attempt", "protocol", "workload_sha256", "started_utc", "finished_utc")  # of cell.json as it is
 
-FORMAT = 3
+FORMAT = 4
 """Of a part: raise it when `measured` gives other numbers for the same cell. Metrics have versions of their own."""
 
 CODE = digest(
@@ -257,6 +257,8 @@ def _add(
         except tables.SchemaError as error:  # beside the measurement: it is left out, the measurement is not
             warnings.append(f"{folder}/{name}.parquet is left out: {error}")
     row = measured(record, requests, rest.get("gpu"))
+    window_s = record.window.duration_s if record.window else None
+    row |= activity.during(window_s, rest.get("server_metrics"), rest.get("gpu"), rest.get("node"))
     groups = writers["requests"].write(requests)
     for name, table in rest.items():
         writers[name].write(table)

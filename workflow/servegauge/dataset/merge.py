@@ -458,13 +458,20 @@ class _Merge:
 
 
 def read(results: Path, table: str) -> pa.Table:
-    """A table of the dataset; UserError where it was not merged yet."""
+    """A table of the dataset; UserError where it was not merged yet.
+
+    Columns that a dataset of an older version lacks are null.
+    """
     path = results / "dataset" / f"{table}.parquet"
     if not path.exists() and (results / "dataset" / "studies.parquet").exists():
         return tables.from_rows([], tables.TABLES[table])  # a dataset of before there was this table
     if not path.exists():
         raise UserError(f"there is no {path}: run `python scripts/merge_dataset.py --results {results}` first")
-    return pq.read_table(path)
+    found = pq.read_table(path)
+    for column in tables.TABLES.get(table, ()):
+        if column.name not in found.column_names:
+            found = found.append_column(column.with_nullable(True), pa.nulls(found.num_rows, column.type))
+    return found
 
 
 def sentences(merged: Merged) -> Iterator[str]:

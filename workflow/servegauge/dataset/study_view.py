@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.contract import flag_registry, metric_registry, metrics
+from servegauge.contract import activity, flag_registry, metric_registry, metrics
 from servegauge.contract.economics import STATISTICS as ECONOMICS
 from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
@@ -199,16 +200,31 @@ class Study:
             self._attempts = {(one["launch"], one["attempt"]): one for one in attempts}
         return self._attempts.get((row["launch"], row.get("attempt")), {})
 
+    def activity(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What server, GPUs and node did in a cell's window: its columns, or the samples where these are null."""
+        names = [field.name for field in activity.COLUMNS]
+        if any(row[name] is not None for name in names):
+            return {name: row[name] for name in names}
+        tables = {}
+        for table in ("server_metrics", "gpu", "node"):
+            path = launch_parts.part_path(self.results / "dataset", table, row["launch"])
+            rows = pq.read_table(path, filters=[("cell", "=", row["cell"])]) if path.is_file() else None
+            tables[table] = rows if rows is not None and rows.num_rows else None
+        return activity.during(row["window_s"], tables["server_metrics"], tables["gpu"], tables["node"])
+
+    def has_gpus(self, platform: str) -> bool:
+        """True where the platform's file says that its nodes have GPUs."""
+        files = {row["platform"]: row["file"] for row in merge.read(self.results, "study_platforms").to_pylist()}
+        return bool(json.loads(files.get(platform) or "{}").get("gpus_per_node"))
+
     def place_of(self, row: Mapping[str, Any]) -> str | None:
         """The label of the results folder that a cell was joined from; None where it was measured here."""
         return self._places.get(row["launch"])
 
     @cached_property
     def _places(self) -> dict[str, str | None]:
-        launches = merge.read(self.results, "launches")
-        if "joined" not in launches.column_names:  # a dataset of an older version
-            return {}
-        return {one["launch"]: one["joined"] for one in launches.select(["launch", "joined"]).to_pylist()}
+        launches = merge.read(self.results, "launches").select(["launch", "joined"])
+        return {one["launch"]: one["joined"] for one in launches.to_pylist()}
 
     def factor(self) -> tuple[str | None, Any]:
         """The compared factor and its baseline: as the study says, else the platform, first one first."""
@@ -231,19 +247,26 @@ class Study:
 
     def samples(self, row: Mapping[str, Any], families: Iterable[str]) -> dict[str, np.ndarray]:
         """Latency -> sorted values of the window's ok requests of one cell, seconds (ITL: all gaps)."""
-        if row["launch"] not in self._parts:
-            self._parts[row["launch"]] = launch_parts.open_part(
-                self.results / "dataset", row["launch"], by_this_code=False
-            )
-        part = self._parts[row["launch"]]
-        if part is None or row["cell"] not in part.entries:
-            raise UserError(f"the dataset has no requests of {row['cell']}: run scripts/merge_dataset.py again")
         families = list(families)
         asked = [metric_registry.metrics()[one] for one in families]
         columns = [name for one in asked for name in ((one.column,) if one.per_request else one.needs)]
-        table = part.read(row["cell"], list(dict.fromkeys(["phase", "status", *columns])))
+        table = self._requests(row, list(dict.fromkeys(["phase", "status", *columns])))
         table = table.filter(pc.and_(pc.equal(table["phase"], "window"), pc.equal(table["status"], "ok")))
         return {one: np.sort(metrics.values_of(table, one)) for one in families}
+
+    def _requests(self, row: Mapping[str, Any], columns: list[str]) -> pa.Table:
+        """Columns of a cell's requests, by its part's footer; by the cell's name where other tools rewrote the part."""
+        launch, cell, dataset = row["launch"], row["cell"], self.results / "dataset"
+        if launch not in self._parts:
+            self._parts[launch] = launch_parts.open_part(dataset, launch, by_this_code=False)
+        if part := self._parts[launch]:
+            if cell in part.entries:
+                return part.read(cell, columns)
+        elif (path := launch_parts.part_path(dataset, "requests", launch)).is_file():
+            table = pq.read_table(path, columns=columns, filters=[("cell", "=", cell)])
+            if table.num_rows:
+                return table
+        raise UserError(f"the dataset has no requests of {cell}: run scripts/merge_dataset.py again")
 
 
 def doubts(row: Mapping[str, Any]) -> list[str]:

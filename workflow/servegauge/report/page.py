@@ -36,6 +36,7 @@ from servegauge.report.drawing import draw
 from servegauge.report.economics_section import economics_section
 from servegauge.report.figure import FIGURES, PLATFORMS, TRACES
 from servegauge.report.figures import figures
+from servegauge.report.limits import limits
 from servegauge.report.platform_section import PlatformSection, platform_section
 from servegauge.report.published_section import PublishedSection
 from servegauge.report.trace_section import trace_section
@@ -70,6 +71,7 @@ def render(results: Path, name: str, out: Path) -> None:
         write_text(folder / "economics.csv", economics.csv)
     context = _context(study, comparison, drawn, platforms, results)
     context |= {"traces": traces, "economics": economics, "published": published}
+    context["limits"] = limits(study, platforms.used)
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -84,7 +86,13 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        quantity=quantity, quantities=quantities, ratio=ratio_text, level=level_text, share=share_text, p=p_text
+        quantity=quantity,
+        quantities=quantities,
+        ratio=ratio_text,
+        level=level_text,
+        share=share_text,
+        p=p_text,
+        count=lambda value: "–" if value is None else f"{value:.3g}",
     )
     return environment
 

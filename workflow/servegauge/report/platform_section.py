@@ -34,18 +34,17 @@ class PlatformSection:
 
     @property
     def probed(self) -> bool:
-        """True where a platform has both ceilings of a roofline."""
-        return any(panel.ceilings.memory_gb_s and panel.ceilings.tflops for panel in self.panels)
+        """True where a platform has both ceilings of a roofline, its own or the vendor's."""
+        known = [panel.ceilings for panel in self.panels]
+        return any((one.memory_gb_s and one.tflops) or (one.vendor_memory_gb_s and one.vendor_tflops) for one in known)
 
 
 def platform_section(study: Study, results: Path, comparison: Comparison | None) -> PlatformSection:
-    """What the probes of the study's platforms say; empty where none was run."""
+    """What the probes of the study's platforms say, and what the cells used of them, or of the vendor's figures."""
     names = study.levels("platform")
     rows = [row for row in merge.read(results, "probes").to_pylist() if row["platform"] in names]
-    if not rows:
-        return PlatformSection()
     section = PlatformSection(not_run=[_told(row) for row in rows if row["status"] != "ok"])
-    if comparison and comparison.factor == "platform":
+    if rows and comparison and comparison.factor == "platform":
         section.ratios = probe_comparison(rows, comparison.baseline, study.ok)
         section.sentences = sentences(section.ratios)
     shapes = _shapes(_own(study, results, "study_models"))

@@ -12,8 +12,11 @@ from servegauge.contract.spec import canonical_json
 
 LONGEST = 300  # characters of a value; the whole one is in attempts.parquet
 _SKIPPED = ("time", "study", "spec", "submission", "version")  # each launch's own by nature, or said elsewhere
-_SAID_OTHERWISE = re.compile(  # the commit and diff_sha256 say it shorter; the platform's name heads the column
-    r"workflow: (changed|untracked|untracked_count|described)$|platform file: name$|servers: .*evidence\.raw\."
+_SAID_OTHERWISE = re.compile(
+    # The commit and diff_sha256 say it shorter; the platform's name heads the column, its description is a person's
+    # words; how a hash was come by says nothing of the bytes.
+    r"workflow: (changed|untracked|untracked_count|described)$|platform file: (name|description)$"
+    r"|servers: .*evidence\.raw\.|models: .*\.how$"
 )
 _MOMENTARY = re.compile(  # another value at every look
     r"load_average|uptime|available|free|since_boot|temperature|clock.*mhz|power|startup_s|ready_s|monotonic|processes|\bpid\b|\bport\b"

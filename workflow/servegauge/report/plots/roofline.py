@@ -23,13 +23,18 @@ CAPTION = (
 )
 
 
+VENDOR = "vendor"
+
+
 def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> figure_style.Drawn:
     """The figure of all panels on common axes; it says so where no platform has both ceilings."""
     title = "Roofline"
-    drawn = [panel for panel in panels if panel.ceilings.memory_gb_s and panel.ceilings.arithmetic(panel.dtype)]
+    drawn = [panel for panel in panels if _roofs(panel)]
     with mpl.rc_context(figure_style.STYLE):
         if not drawn:
-            return figure_style.nothing(name, title, "no platform was probed for both gemm and memory bandwidth")
+            return figure_style.nothing(
+                name, title, "no platform was probed for both gemm and memory bandwidth, or has the vendor's"
+            )
         columns = min(COLUMNS, len(drawn))
         lines = -(-len(drawn) // columns)
         canvas = Canvas(figsize=(PANEL_IN[0] * columns, PANEL_IN[1] * lines + 0.5), layout="constrained")
@@ -77,7 +82,7 @@ def _roofs(panel: Panel) -> list[tuple[Ceiling, Ceiling]]:
     peak = known.arithmetic(panel.dtype)
     roofs = [(known.memory_gb_s, peak)] if known.memory_gb_s and peak else []
     if known.vendor_tflops and known.vendor_memory_gb_s:
-        roofs.append((Ceiling(known.vendor_memory_gb_s, "vendor"), Ceiling(known.vendor_tflops, "vendor")))
+        roofs.append((Ceiling(known.vendor_memory_gb_s, VENDOR), Ceiling(known.vendor_tflops, VENDOR)))
     return roofs
 
 
@@ -85,18 +90,16 @@ def _draw(axes: Axes, panel: Panel, limits: tuple[float, float, float, float]) -
     left, right, bottom, top = limits
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(bottom, top))
     x = np.geomspace(left, right, 200)
-    for index, (memory, peak) in enumerate(_roofs(panel)):
+    for memory, peak in _roofs(panel):
+        vendor = memory.source == VENDOR
         style: dict[str, Any] = {
-            "color": figure_style.INK if index == 0 else figure_style.MUTED,
-            "linestyle": "-" if index == 0 else ":",
+            "color": figure_style.MUTED if vendor else figure_style.INK,
+            "linestyle": ":" if vendor else "-",
         }
-        axes.plot(
-            x, np.minimum(peak.value, x * memory.value / 1e3), label="measured" if index == 0 else "vendor", **style
-        )
-    measured = _roofs(panel)[0]
-    axes.set_title(
-        f"{panel.ceilings.platform}: {measured[1].value:.3g} TFLOP/s, {measured[0].value:.4g} GB/s", loc="left"
-    )
+        axes.plot(x, np.minimum(peak.value, x * memory.value / 1e3), label=VENDOR if vendor else "measured", **style)
+    memory, peak = _roofs(panel)[0]
+    whose = f" ({VENDOR})" if memory.source == VENDOR else ""
+    axes.set_title(f"{panel.ceilings.platform}: {peak.value:.3g} TFLOP/s, {memory.value:.4g} GB/s{whose}", loc="left")
     products = _products(panel)
     for index, dtype in enumerate(sorted({dtype for dtype, _, _ in products})):
         mine = [(intensity, tflops) for kind, intensity, tflops in products if kind == dtype]
