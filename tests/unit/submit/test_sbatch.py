@@ -12,7 +12,7 @@ from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, Layout
 from servegauge.inputs.containers import contained
-from servegauge.submit import sbatch, slurm_commands, slurm_request
+from servegauge.submit import probe_order, sbatch, slurm_commands, slurm_request
 from servegauge.submit.backends.slurm import SlurmBackend
 from servegauge.submit.slurm_commands import JobState, Queue
 
@@ -77,6 +77,15 @@ def test_the_batch_script_of_a_platform(tmp_path, monkeypatch, name):
 def test_failed_nodes_are_excluded_beside_the_platforms(tmp_path, monkeypatch):
     platform, layout = PLATFORMS["one-gpu"]
     assert "--exclude='bad[01-02],bm01'" in text(tmp_path, monkeypatch, order(platform, layout), ["bm01"])
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_probes_of_several_nodes_ask_for_them_with_and_without_gpus(tmp_path, monkeypatch, gpus):
+    platform = {"name": "p", "gpus_per_node": gpus, "slurm": {"gres": "gpu:{gpus}"}}
+    asked = probe_order.make_order(platform, "network", tmp_path / "out", tmp_path, size="quick", nodes=3)
+    written = text(tmp_path, monkeypatch, asked)
+    assert "#SBATCH --nodes=3\n" in written
+    assert ("--gres=gpu:2" in written) == (gpus == 2)
 
 
 @pytest.mark.parametrize(("minutes", "limit", "asked"), [(60, None, 60), (60, 30, 30), (20, 30, 20), (None, 45, 45)])

@@ -58,7 +58,7 @@ def make_order(
         study=name,
         launch=LaunchSpec(id=name, framework="probes", model={"name": "probes"}, platform=platform, layout=layout),
         attempt=0,
-        job=JobSettings(minutes=MINUTES[size]),
+        job=JobSettings(minutes=MINUTES[size], nodes=nodes),
         root=str(root.resolve()),
         results="results/probes",
         run=RUN,

@@ -31,6 +31,7 @@ def parameters(order: Order, exclude: Sequence[str] = ()) -> dict[str, Any]:
     launch, platform = order.launch, order.launch.platform
     slurm = platform.get("slurm") or {}
     nodes, gpus = shape(order.layout, platform)
+    nodes = order.job.nodes or nodes
     asked: dict[str, Any] = {
         "job_name": launch.id,
         "comment": order.study,

@@ -29,6 +29,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_hz: float = 2.0
     calibrate: str = "always"
     exclude_failed_nodes: bool = False
+    nodes: int | None = None  # of probes; a launch's follow from its GPUs
 
 
 def _without_deadline(order: dict[str, Any]) -> dict[str, Any]:

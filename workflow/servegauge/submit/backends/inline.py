@@ -27,6 +27,7 @@ class InlineBackend(ProcessBackend):
         ]
         environment = allocation.without_rank(dict(os.environ))
         nodes, _ = slurm_request.shape(self.order.layout, self.order.launch.platform)
+        nodes = self.order.job.nodes or nodes
         if nodes > 1:
             if not allocation.job():
                 raise UserError(
