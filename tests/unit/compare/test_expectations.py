@@ -96,7 +96,7 @@ def test_something_else_is_not_compared_and_says_why_and_is_shown(checked: list[
 def test_what_is_not_there_is_not_measured_and_says_why(checked: list[list[Checked]]) -> None:
     for (one,), reason in zip(
         (checked[6], checked[7], checked[10], checked[11]),
-        ("", "no cell with burst 10", "no model unheard-of", "the probe gemm has no such number on own-cpu"),
+        ("", "no cell with burst 10", "no model unheard-of", "the probe gemm has no such number with own-cpu"),
         strict=True,
     ):
         assert (one.outcome.verdict, one.measured) == ("not measured", None)

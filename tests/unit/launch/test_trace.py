@@ -74,7 +74,7 @@ class Traced:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clone = Clone(folder / "clone", folder)
         (self.clone.results / "calibrations").unlink()
-        self.clone.study(trace=TRACE)
+        self.clone.study(trace=TRACE, job={"quality_items": 2})
         self.framework = Traceable()
         for place in (run, planning):
             monkeypatch.setattr(place, "framework", lambda name: self.framework)
@@ -127,6 +127,9 @@ def test_a_trace_is_kept_whole_away_from_the_cells_and_read_by_the_merge(traced:
     assert captures[0]["overhead_ratio"] == pytest.approx(row["tpot_p50_s"] / cell["tpot_p50_s"])
     kept = pq.read_table("results/dataset/requests")
     assert traced.trace.id not in kept["cell"].unique().to_pylist()
+    answers = merge.read(Path("results"), "quality").to_pylist()
+    assert [(one["launch"], one["item"], one["correct"]) for one in answers] == [(timed, 0, False), (timed, 1, False)]
+    assert all(one["text"] for one in answers), "the paced server says something, though nothing right"
     order = make_order(read_plan(traced.file), traced.trace.launch, 1, Path("results"), traced.clone.root)
     assert order.cells == (), "what is traced is not traced again"
 

@@ -40,6 +40,8 @@ def test_what_stands_in_replaces_the_matrix_the_baseline_and_the_cells_of_publis
     assert study["compare"]["baseline"] == "cpu"
     (entry,) = study["expects"]
     assert (entry["where"], entry["stands_for"]) == ({"platform": "virtual", "rate": 3}, {"rate": 1})
+    study = tree.study({"base": "full", "stand_ins": {"model": {"small": "large"}, "rate": {1: 3}}}, "other")
+    assert study["expects"][0]["stands_for"] == {"model": ["small"], "rate": 1}, "though the figure names no model"
     assert entry["over"] == {"where": {"platform": "cpu"}, "stands_for": {"platform": "metal"}}
 
 

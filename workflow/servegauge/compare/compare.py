@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from servegauge.base.errors import UserError, did_you_mean
-from servegauge.compare import order
+from servegauge.compare import order, quality
 from servegauge.compare.conditions import Condition, Row, condition, statistic
 from servegauge.compare.effect import Effect, paired_effect, unpaired_effect
 from servegauge.compare.families import benjamini_hochberg, holm
@@ -62,7 +62,8 @@ def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison 
         names = {metric.name for metric in wanted}
         result.ratios = [one for one in result.ratios if one.metric.name in names]
         result.overall = [one for one in result.overall if one.metric.name in names]
-    result.notes = notes(result, groups, found)
+    result.quality = quality.canaries(study, factor, baseline)
+    result.notes = [*quality.notes(result.quality), *notes(result, groups, found)]
     return result
 
 

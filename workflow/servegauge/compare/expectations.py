@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,9 +30,11 @@ from servegauge.compare.published import (
 )
 from servegauge.compare.student import Estimate, combined, estimate
 from servegauge.contract.spec import canonical_json
+from servegauge.contract.trace_tables import STEP_COLUMNS
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Metric, Study, axis_value, label
 from servegauge.inputs.model_numbers import MODEL_NUMBERS, model_number
+from servegauge.probes import get
 
 TOLERANCE = 0.1
 Entry = Mapping[str, Any]
@@ -66,6 +69,7 @@ class _Side:
     where: Mapping[str, Any]
     gpu: str | None
     stands_for: Mapping[str, Any]
+    variant: Mapping[str, Any]  # of a probe
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,8 @@ def _entry(source: _Source, position: int, entry: Entry) -> Iterator[Checked]:
     sides = [_side(entry, entry)]
     figures = [_figure(entry)]
     if over:
-        sides.append(_side({**over, "where": {**entry.get("where", {}), **over.get("where", {})}}, over))
+        both = {name: {**entry.get(name, {}), **over.get(name, {})} for name in ("where", "variant")}
+        sides.append(_side({**over, **both}, {"gpu": over.get("gpu", entry.get("gpu")), **over}))
         figures.append(_figure(over))
     shared = {
         "position": position,
@@ -113,7 +118,7 @@ def _entry(source: _Source, position: int, entry: Entry) -> Iterator[Checked]:
         if figure is not None:
             found = source.value(entry, side)
             yield Checked(
-                **shared, kind="value", unit=source.unit(entry), where=label(side.where), figure=figure, gpu=side.gpu,
+                **shared, kind="value", unit=source.unit(entry), where=_words(side), figure=figure, gpu=side.gpu,
                 outcome=_outcome(found, figure, shared["tolerance"], source.unlike(entry, [side])),
                 measured=found.value, launches=found.launches,
             )  # fmt: skip
@@ -126,7 +131,7 @@ def _entry(source: _Source, position: int, entry: Entry) -> Iterator[Checked]:
     if ratio is None:
         return
     found = source.ratio(entry, *sides)
-    words = f"{label(sides[0].where)} / {label(over.get('where', {}))}"
+    words = f"{_words(sides[0])} / {label({**over.get('where', {}), **over.get('variant', {})})}"
     gpu = " / ".join(dict.fromkeys(filter(None, (side.gpu for side in sides)))) or None
     yield Checked(
         **shared, kind="ratio", unit="1", where=words, figure=ratio, gpu=gpu, pair=told,
@@ -136,7 +141,7 @@ def _entry(source: _Source, position: int, entry: Entry) -> Iterator[Checked]:
 
 
 def _side(entry: Entry, own: Entry) -> _Side:
-    return _Side(entry.get("where", {}), own.get("gpu"), own.get("stands_for") or {})
+    return _Side(entry.get("where", {}), own.get("gpu"), own.get("stands_for") or {}, entry.get("variant", {}))
 
 
 def _figure(entry: Entry) -> Figure | None:
@@ -176,8 +181,10 @@ class _Source:
     def unit(self, entry: Entry) -> str:
         if entry.get("model"):
             return MODEL_NUMBERS[entry["metric"]]
+        if entry.get("phase"):
+            return "s"
         if entry.get("probe"):
-            return next((row["unit"] for row in self._probed(entry, {})), "")
+            return get(entry["probe"]).units[entry["metric"]]
         metric = self.metrics.get(entry["metric"])
         return metric.unit if metric else ""
 
@@ -186,10 +193,16 @@ class _Source:
         if entry.get("model"):
             return None
         told: dict[str, None] = {}
+        if entry.get("unit_unknown") and len(sides) == 1:
+            told["its unit is not published"] = None
         for side in sides:
             for axis, published in side.stands_for.items():
-                mine, theirs = label({axis: side.where.get(axis)}), label({axis: published})
-                told[f"{mine} in place of {theirs}"] = None
+                if entry.get("probe") and axis != "platform":  # a probe serves nothing
+                    continue
+                own = [side.where[axis]] if axis in side.where else self.study.levels(axis)
+                theirs = published if isinstance(published, list) else [published]
+                mine, other = (", ".join(label({axis: value}) for value in values) for values in (own, theirs))
+                told[f"{mine} in place of {other}"] = None
             if side.gpu:
                 for platform in self._platforms(side.where):
                     name = self.gpus.get(platform)
@@ -209,7 +222,9 @@ class _Source:
         if entry.get("model"):
             return self._computed(entry)
         if entry.get("probe"):
-            return self._probe(entry, side.where)
+            return self._probe(entry, side)
+        if entry.get("phase"):
+            return self._phase(entry, side.where)
         metric = self.metrics.get(entry["metric"])
         if metric is None:
             return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
@@ -233,6 +248,8 @@ class _Source:
         """`one` over `base`, inside each condition, as the comparison takes it."""
         if entry.get("probe"):
             return self._probe_ratio(entry, one, base)
+        if entry.get("phase"):
+            return _independent(self._phase(entry, base.where), self._phase(entry, one.where))
         metric = self.metrics.get(entry["metric"])
         if metric is None:
             return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
@@ -288,47 +305,60 @@ class _Source:
 
     # -- probes ---------------------------------------------------------------
 
-    def _probed(self, entry: Entry, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _probed(self, entry: Entry, side: _Side) -> list[dict[str, Any]]:
         """The newest row of each variant that fits."""
         found: dict[str, dict[str, Any]] = {}
         for row in sorted(self.probes, key=lambda row: row["started_utc"] or ""):
             variant = json.loads(row["variant"] or "{}")
             if (
                 (row["probe"], row["metric"]) == (entry["probe"], entry["metric"])
-                and where.get("platform", row["platform"]) == row["platform"]
-                and all(variant.get(name) == value for name, value in (entry.get("variant") or {}).items())
+                and side.where.get("platform", row["platform"]) == row["platform"]
+                and all(variant.get(name) == value for name, value in side.variant.items())
             ):
                 found[canonical_json(variant)] = row
         return list(found.values())
 
-    def _probe(self, entry: Entry, where: Mapping[str, Any]) -> _Found:
-        rows = self._probed(entry, where)
+    def _probe(self, entry: Entry, side: _Side) -> _Found:
+        rows = self._probed(entry, side)
         if not rows:
-            return _refused(NOT_MEASURED, f"the probe {entry['probe']} has no such number on {label(where)} (yet)")
+            return _refused(NOT_MEASURED, f"the probe {entry['probe']} has no such number with {_words(side)} (yet)")
         measured = [row for row in rows if row["status"] == "ok" and row["value"]]
         if not measured:
             return _refused(NOT_MEASURED, rows[0]["reason"] or rows[0]["status"])
-        if len(measured) > 1:
-            some = ", ".join(row["variant"] for row in measured[:3])
-            return _refused(NOT_COMPARABLE, f"{len(measured)} variants fit, `variant` must name one: {some}")
-        (row,) = measured
+        row = (min if _is_time(measured[0]) else max)(measured, key=lambda one: float(one["value"]))
+        note = f"the best of {len(measured)} variants: {row['variant']}" if len(measured) > 1 else None
         if not row["low"] or not row["high"]:
-            return _Found(row["value"], None, [math.log(row["value"])], 1)
+            return _Found(row["value"], None, [math.log(row["value"])], 1, None, note)
         error = (math.log(row["high"]) - math.log(row["low"])) / (2 * NORMAL)
         samples = len(row["samples"] or ())
-        return _Found(row["value"], Estimate(math.log(row["value"]), error, max(1, samples - 1)), None, samples)
+        return _Found(
+            row["value"], Estimate(math.log(row["value"]), error, max(1, samples - 1)), None, samples, None, note
+        )
 
     def _probe_ratio(self, entry: Entry, one: _Side, base: _Side) -> _Found:
-        sides = [self._probe(entry, side.where) for side in (base, one)]
-        for found in sides:
-            if found.value is None:
-                return found
-        below, above = sides
-        value = (above.value or 0.0) / (below.value or 1.0)
-        if below.log is None or above.log is None:
-            return _Found(value, None, [math.log(value)], 1)
-        fewest = min(below.launches or 0, above.launches or 0)
-        return _Found(value, combined((below.log, above.log), (-1.0, 1.0)), None, fewest)
+        return _independent(self._probe(entry, base), self._probe(entry, one))
+
+    # -- traces ---------------------------------------------------------------
+
+    def _phase(self, entry: Entry, where: Mapping[str, Any]) -> _Found:
+        """The median step of each trace, over traces: each is of a launch of its own."""
+        columns = STEP_COLUMNS[entry["phase"]][entry["metric"]]
+        phase = "prefill" if entry["phase"] == "sampling" else entry["phase"]
+        fitting = {row["cell"] for row in self.study.cells if _fits(row, where)}
+        traces = [row for row in self.study.traces if row["cell"] in fitting]
+        logs = []
+        for row in traces:
+            if row["status"] != "ok":
+                continue
+            steps = [one for one in self.study.trace_tables(row["trace"])["steps"].to_pylist() if not one["cut"]]
+            steps = [one for one in steps if one["phase"] == phase and all(one[name] for name in columns)]
+            lengths = [one[columns[0]] - sum(one[name] for name in columns[1:]) for one in steps]
+            if lengths:
+                logs.append(math.log(statistics.median(lengths) / 1e9))
+        if not logs:
+            told = next((row["reason"] for row in traces if row["reason"]), None)
+            return _refused(NOT_MEASURED, told or f"no trace with {label(where)} has such a step (yet)")
+        return _Found(math.exp(math.fsum(logs) / len(logs)), None, logs, len(logs))
 
     # -- models ---------------------------------------------------------------
 
@@ -341,6 +371,32 @@ class _Source:
         if not value:
             return _refused(NOT_MEASURED, f"the shape of {entry['model']} is not known here")
         return _Found(value)
+
+
+def _is_time(row: Mapping[str, Any]) -> bool:
+    """Whether less is better of a probe's number."""
+    return row["unit"] in ("us", "s")
+
+
+def _words(side: _Side) -> str:
+    """`shared-cpu, burst 10, dtype bf16`; the kind of device and of library of a probe go without saying."""
+    told = {name: value for name, value in side.variant.items() if name not in ("device", "backend")}
+    return label({**side.where, **told})
+
+
+def _independent(below: _Found, above: _Found) -> _Found:
+    """The ratio of two numbers that share nothing."""
+    for found in (below, above):
+        if found.value is None:
+            return found
+    value, fewest = (above.value or 0.0) / (below.value or 1.0), min(below.launches or 0, above.launches or 0)
+    logs = [
+        found.log or (estimate(found.logs) if found.logs and len(found.logs) > 1 else None) for found in (below, above)
+    ]
+    note = "; ".join(filter(None, (below.note, above.note))) or None
+    if logs[0] is None or logs[1] is None:
+        return _Found(value, None, [math.log(value)], 1, None, note)
+    return _Found(value, combined((logs[0], logs[1]), (-1.0, 1.0)), None, fewest, None, note)
 
 
 def _first(refusals: Sequence[tuple[str, str] | None]) -> str:
@@ -356,5 +412,7 @@ def _fits(row: Row, where: Mapping[str, Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """4.0 as 4: a column of rates holds floating point numbers."""
+    """4.0 as 4: a column of rates holds floating point numbers. An option that is not given is none."""
+    if value is None:
+        return "none"
     return int(value) if isinstance(value, float) and value.is_integer() else value

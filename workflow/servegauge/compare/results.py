@@ -7,6 +7,7 @@ from typing import Any
 
 from servegauge.compare.conditions import Condition
 from servegauge.compare.effect import FEWEST_FOR_VERDICT
+from servegauge.compare.quality import Canary
 from servegauge.contract.metric import PRIMARY, TABLE
 from servegauge.dataset.study_view import Metric, Study, label
 
@@ -101,6 +102,7 @@ class Comparison:
     sides: list[Condition] = field(default_factory=list)  # the cells that stand against each other
     families: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    quality: list[Canary] = field(default_factory=list)  # how the levels answered graded questions
 
     def of(self, metric: str, condition: str | None = None, level: Any = None) -> list[Ratio]:
         """The ratios of a metric, of one condition and level where given."""

@@ -62,3 +62,17 @@ STUDY_PLATFORMS = table_schema(
         column("file", pa.string(), "the platform's file, resolved, as JSON"),
     ],
 )
+
+QUALITY = table_schema(
+    "quality",
+    "The graded questions that launches answered after their cells (`job.quality_items`): one row per launch and item.",
+    [
+        LAUNCH,
+        column("item", pa.int32(), "number of the item, from 0; the same number is the same question", null=False),
+        column("kind", WORD, "how it is graded: number | copy | json", null=False),
+        column("prompt_sha256", WORD, "SHA-256 of the question, in UTF-8"),
+        column("text", pa.string(), "the answer; null: there was none"),
+        column("correct", pa.bool_(), "it gives the right answer; null: there was none"),
+        column("reason", pa.string(), "why there was no answer"),
+    ],
+)

@@ -21,7 +21,7 @@ from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
 from servegauge.contract.comparison_tables import COMPARISON, EXPECTATIONS, VARIANCE
 from servegauge.contract.economics_table import ECONOMICS
-from servegauge.contract.study_tables import STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
+from servegauge.contract.study_tables import QUALITY, STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
 from servegauge.contract.trace_tables import TRACED
 
 __all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
@@ -363,6 +363,7 @@ TABLES: dict[str, pa.Schema] = {
     "node": NODE,
     "probes": PROBES,
     "traces": TRACED,
+    "quality": QUALITY,
     "comparison": COMPARISON,
     "expectations": EXPECTATIONS,
     "variance": VARIANCE,

@@ -7,6 +7,8 @@ everywhere when less than 70 % of the kernels belong to a step; `traces.reason` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from servegauge.contract.columns import WORD, column, key, table_schema
@@ -274,3 +276,10 @@ IN_DATASET: dict[str, pa.Schema] = {
     f"trace_{'captures' if name == 'traces' else name}": schema for name, schema in TRACE_TABLES.items()
 }
 """The same tables as results/dataset/ names them, each a folder of one Parquet file per trace."""
+
+STEP_COLUMNS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "prefill": {"cpu_s": ("cpu_ns",), "gpu_s": ("gpu_end_ns", "gpu_start_ns")},
+    "decode": {"cpu_s": ("cpu_ns",), "gpu_s": ("gpu_end_ns", "gpu_start_ns")},
+    "sampling": {"cpu_s": ("sampling_cpu_ns",), "gpu_s": ("sampling_gpu_ns",)},
+}
+"""Phase -> duration of a step that is published of it -> its column of STEPS, or the two whose difference it is."""

@@ -38,6 +38,7 @@ from servegauge.dataset import economics, launch_parts, trace_parts
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.joined import labels
 from servegauge.dataset.launch_parts import Part
+from servegauge.dataset.quality import quality_rows
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
 from servegauge.dataset.study_inputs import model_rows, platform_rows
 from servegauge.dataset.text_agreement import compare_texts
@@ -145,6 +146,7 @@ class _Merge:
         self._write("economics", list(economics.rows(self.plans, measured_cells, self._launch_record)))
         self._write("probes", self._probe_rows())
         self._write("traces", self._trace_rows(rows))
+        self._write("quality", quality_rows(self.results, self._json))
         return self.merged
 
     def _json(self, path: Path) -> dict[str, Any] | None:

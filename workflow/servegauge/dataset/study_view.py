@@ -67,6 +67,8 @@ def label(axes: Mapping[str, Any]) -> str:
 
 def level_text(level: Any) -> str:
     """A level of a factor as a person writes it."""
+    if level is None:
+        return "none"
     if isinstance(level, bool):
         return "on" if level else "off"
     if isinstance(level, float | int):
@@ -152,6 +154,17 @@ class Study:
     def shown(self, view: str) -> list[Metric]:
         """What a view (`contract.metric.VIEWS`) shows of this study."""
         return [metric for metric in self.metrics if view in metric.views]
+
+    @cached_property
+    def quality(self) -> list[dict[str, Any]]:
+        """Answers to graded questions of this study's launches, each with its launch's `axes` and repeat."""
+        of_launch = {row["launch"]: row for row in self.ok}
+        found = []
+        for row in merge.read(self.results, "quality").to_pylist():
+            if (cell := of_launch.get(row["launch"])) is not None:
+                axes = {axis: value for axis, value in cell["axes"].items() if axis in SERVER_AXES}
+                found.append({**row, "axes": axes, "repeat": cell["repeat"]})
+        return found
 
     @cached_property
     def traces(self) -> list[dict[str, Any]]:

@@ -18,8 +18,8 @@ CACHE_BYTES = 2
 def model_number(file: Mapping[str, Any], config: Mapping[str, Any] | None, name: str) -> float | None:
     """One of MODEL_NUMBERS from a model's config.json or, without it, from `shape` in its file; null where unknown.
 
-    `file`: the model's file as `load_model` gives it. `weight_bytes` are those of the file's data type, else of the
-    config's; quantized weights are not counted.
+    `file`: the model's file as `load_model` gives it. `weight_bytes` are those that the file gives, else of the file's
+    data type, else of the config's.
     """
     known = dict(file.get("shape") or {})
     dtype = file.get("dtype")
@@ -37,7 +37,7 @@ def model_number(file: Mapping[str, Any], config: Mapping[str, Any] | None, name
     if name == "parameters":
         return parameters
     if name == "weight_bytes":
-        return parameters * bytes_of(dtype) if parameters and dtype else None
+        return known.get("weight_bytes") or (parameters * bytes_of(dtype) if parameters and dtype else None)
     if name == "kv_bytes_per_token":
         return None if values is None else values * CACHE_BYTES
     return heads / kv_heads if heads and kv_heads else None

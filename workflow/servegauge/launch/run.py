@@ -36,7 +36,7 @@ from servegauge.contract.spec import Cell, digest
 from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
 from servegauge.launch import cell as cell_run
-from servegauge.launch import provenance, server, trace
+from servegauge.launch import provenance, quality, server, trace
 from servegauge.launch.idle import idle_power
 from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
@@ -129,6 +129,7 @@ class LaunchRun:
             self._calibrate()
             self._start_servers()
             self._measure_cells()
+            self._ask_questions()
         finally:
             self.instances.stop()
 
@@ -266,6 +267,18 @@ class LaunchRun:
             title = f"cell {index + 1}/{len(todo)} {cell.id}"
             self.progress.say(f"{title} ({duration(sum(expected))} left in this launch)")
             self._measure(cell, thresholds, title)
+
+    def _ask_questions(self) -> None:
+        """The graded questions, where the study has them; evidence, so that whatever is wrong with it fails no cell."""
+        count, cells = self.job.quality_items, self.order.cells
+        if not count or not cells or self.launch.trace or self.stop() or not self.instances.alive():
+            return
+        self.progress.say(f"asking {count} graded questions")
+        rows = quality.ask(self._live_launch(), count, cells[0].cell.load.endpoint)
+        correct = sum(bool(row["correct"]) for row in rows)
+        self.progress.say(f"{correct} of {len(rows)} answers are correct")
+        with contextlib.suppress(OSError):
+            write_json(self.folder / quality.FILE, {"version": 1, "items": rows})
 
     def _live_launch(self) -> LiveLaunch:
         return LiveLaunch(

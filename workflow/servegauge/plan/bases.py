@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,15 @@ def _replaced(study: Mapping[str, Any], stand_ins: Mapping[str, Any], where: str
     found = dict(study)
     matrix = dict(found.get("matrix") or {})
     entries = [matrix, *(one for key in ("include", "exclude") for one in _entries(matrix.get(key)))]
+    measured: dict[str, list[Any]] = {}
     for axis, instead in stand_ins.items():
         known = [value for entry in entries for value in _entries(entry.get(axis))]
         for value in instead if isinstance(instead, Mapping) else ():
             if value not in known:
                 choices = ", ".join(str(one) for one in known) or "nothing"
                 raise UserError(f"{where}.{axis}: the base has no {axis} {value!r}; it has {choices}")
+        own = {canonical_json(value): value for value in known if _instead(value, instead) != value}
+        measured[axis] = list(own.values())
     found["matrix"] = _axes(matrix, stand_ins)
     for key in ("include", "exclude"):
         if key in matrix:
@@ -68,7 +71,7 @@ def _replaced(study: Mapping[str, Any], stand_ins: Mapping[str, Any], where: str
         instead = stand_ins.get(str(compare.get("factor")), {})
         found["compare"] = {**compare, "baseline": _instead(compare["baseline"], instead)}
     if isinstance(found.get("expects"), list):
-        found["expects"] = [_expected(one, stand_ins) for one in found["expects"]]
+        found["expects"] = [_expected(one, stand_ins, measured) for one in found["expects"]]
     return found
 
 
@@ -81,23 +84,25 @@ def _axes(entry: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, A
     return told
 
 
-def _expected(entry: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, Any]:
-    """A published figure whose cells are other ones now, with what they stand for."""
+def _expected(entry: Mapping[str, Any], stand_ins: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
+    """A published figure whose cells are other ones now, with what they stand for.
+
+    `measured`: axis -> the base's values that something stands in for: a figure that names no such axis was published
+    for those.
+    """
     told = dict(entry)
-    where = dict(told.get("where") or {})
-    mine = dict(_changed(where, stand_ins))
-    if mine:
-        told["where"] = {axis: _instead(value, stand_ins.get(axis, {})) for axis, value in where.items()}
-        told["stands_for"] = {**mine, **(told.get("stands_for") or {})}
-    if isinstance(told.get("over"), Mapping):
-        told["over"] = _expected(told["over"], stand_ins)
+    if "model" in told:  # computed from its shape, whatever is served
+        return told
+    where, over = dict(told.get("where") or {}), told.get("over")
+    told["where"] = {axis: _instead(value, stand_ins.get(axis, {})) for axis, value in where.items()}
+    replaced = {axis: value for axis, value in where.items() if told["where"][axis] != value}
+    named = {*where, *((over or {}).get("where") or {})} if isinstance(over, Mapping) else {*where}
+    replaced |= {axis: values for axis, values in measured.items() if values and axis not in named}
+    if replaced:
+        told["stands_for"] = {**replaced, **(told.get("stands_for") or {})}
+    if isinstance(over, Mapping):
+        told["over"] = _expected({"where": {}, **over}, stand_ins, {})
     return told
-
-
-def _changed(where: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for axis, value in where.items():
-        if _instead(value, stand_ins.get(axis, {})) != value:
-            yield axis, value
 
 
 def _instead(value: Any, instead: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import economics, metric_registry
+from servegauge.contract.spec import canonical_json
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import SECRET, file_of, load_model, names, read_named, refuse_secrets, unknown_name
@@ -152,7 +153,7 @@ def _axes(data: Mapping[str, Any]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
 def _asked(study: Mapping[str, Any], axis: str) -> list[str]:
     """Values of `axis` in the matrix and in include, each once, in order."""
     entries = [study["matrix"], *study["matrix"].get("include", ())]
-    return list(dict.fromkeys(value for entry in entries for value in entry.get(axis, ())))
+    return list({canonical_json(value): value for entry in entries for value in entry.get(axis, ())}.values())
 
 
 def _files(root: Path, study: Mapping[str, Any], own: list[Path]) -> list[Path]:

@@ -193,6 +193,11 @@ def with_traces(plan: Plan) -> Plan:
 MOST_LETTERS = 200  # of a cell's id; 255 is what file systems take, and a cell in the making has a longer name
 
 
+def _left_out(name: str, value: Any) -> bool:
+    """Whether an option is not given: `none` where the others are mappings is so on an axis."""
+    return value is None or (name in ("speculative", "lora") and value == "none")
+
+
 class _Expansion:
     """One expansion: the study, and what its many cells share."""
 
@@ -308,7 +313,7 @@ class _Expansion:
             model=model,
             platform=self.study["platforms"][combination["platform"]],
             layout=Layout(**{name: combination[name] for name in LAYOUT if name in combination}),
-            options={name: value for name, value in sorted(options.items()) if value is not None},
+            options={name: value for name, value in sorted(options.items()) if not _left_out(name, value)},
             extra_args=tuple(extra),
             environment=server.get("environment", {}),
             repeat=repeat,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import did_you_mean
-from servegauge.contract import metric_registry
+from servegauge.contract import economics, metric_registry
+from servegauge.contract.trace_tables import STEP_COLUMNS
 from servegauge.inputs.config_files import names, unknown_name
 from servegauge.inputs.model_numbers import MODEL_NUMBERS
 from servegauge.plan.expand import LAYOUT
@@ -56,8 +57,12 @@ def _metric(study: Mapping[str, Any], entry: Mapping[str, Any], here: list[str |
         if entry["model"] not in (models := names(root, "models")):
             yield [*here, "model"], unknown_name(entry["model"], models, Path("config") / "models")
         known = list(MODEL_NUMBERS)
+    elif "phase" in entry:
+        known = list(STEP_COLUMNS[entry["phase"]])
+        if not study.get("trace"):
+            yield [*here, "phase"], "the study has no traces: it needs `trace`"
     else:
-        known = [one.name for one in metric_registry.compared()]
+        known = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS)]
         known += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
     if entry["metric"] not in known:
         message = f"there is no metric {entry['metric']!r} here.{did_you_mean(entry['metric'], known)}"

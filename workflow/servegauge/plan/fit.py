@@ -77,6 +77,7 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
     if "shape" in model and known["kv"] is None:
         given = model["shape"]
         known.update({name: given.get(name) for name in ("parameters", "heads", "kv_heads")})
+        known["weight_bytes"] = known["weight_bytes"] or given.get("weight_bytes")
         if "kv_values_per_token" in given:
             known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
         known["how"], known["reason"] = "the model's file", None

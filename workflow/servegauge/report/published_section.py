@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Iterator, Sequence
 
 from servegauge.base.text import csv_cell, quantity, ratio_text
@@ -39,7 +40,10 @@ class PublishedSection:
         for row in shown:
             cells = [row["what"].ljust(widths["what"])]
             cells += [row[name].rjust(widths[name]) for name in ("published", "measured")]
-            yield "  ".join([*cells, row["verdict"]])
+            said = row["verdict"].partition(": ")[0]
+            yield "  ".join([*cells, said])
+            if rest := row["verdict"].removeprefix(said).removeprefix(": "):
+                yield from textwrap.wrap(rest, 110, initial_indent="    ", subsequent_indent="    ")
         if len(self.rows) > MOST_LINES:
             yield f"... and {len(self.rows) - MOST_LINES} more, see the report"
         yield ""

@@ -63,6 +63,8 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
     if study.ok:
         lines += [*_table(study, comparison), ""]
     lines += _notes(comparison)
+    for one in comparison.quality if comparison else ():
+        lines += textwrap.wrap(f"graded questions, {one.words}", 110, subsequent_indent="      ")
     lines += PublishedSection(study).lines()
     lines += [*_counts(study), *_failures(failed, name, profile)]
     dataset, page = results / "dataset", results / "report" / f"{name}.html"

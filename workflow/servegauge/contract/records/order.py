@@ -30,6 +30,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
     calibrate: str = "always"
     exclude_failed_nodes: bool = False
     nodes: int | None = None  # of probes; a launch's follow from its GPUs
+    quality_items: int = 0
 
 
 def _without_deadline(order: dict[str, Any]) -> dict[str, Any]:

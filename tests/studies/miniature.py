@@ -1,0 +1,52 @@
+"""Running a study as it is, in this process and fast: no Snakemake, no jobs, a calibration that is not measured."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import pytest
+
+from servegauge.base.files import write_json
+from servegauge.compare.tables import write_tables
+from servegauge.contract.records.order import JobContext
+from servegauge.dataset.merge import merge
+from servegauge.launch import run, server
+from servegauge.plan.config import load_study
+from servegauge.plan.documents import state
+from servegauge.plan.expand import Plan, expand
+from servegauge.submit.attempts import Run
+from servegauge.submit.orders import make_order, read_plan
+from servegauge.workloads.compile import compile_plan
+
+CALIBRATION = {"points": [], "cpus": None, "limits": {"rate_rps": 100.0, "streams": 100}}
+RESULTS = Path("results")
+
+
+def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No calibration, and no long goodbye for servers."""
+    monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
+    monkeypatch.setattr(server, "GRACE_S", 0.5)
+
+
+def measure(name: str) -> Plan:
+    """Every cell of the study `name` that is not measured yet, in the working folder; then the dataset's tables."""
+    plan = expand(load_study(Path(), name))
+    file = RESULTS / "plan" / f"{name}.json"
+    write_json(file, plan.to_dict())
+    compile_plan(file, RESULTS / "workloads" / f"{name}.json", RESULTS, Path())
+    said = io.StringIO()
+    for launch, now in state(plan, RESULTS).items():
+        if not now.missing:
+            continue
+        order = make_order(read_plan(file), launch, now.attempts, RESULTS, Path())
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            outcome = run.run_launch(order, JobContext())
+        assert outcome is not None
+        Run(file, launch, "local", RESULTS, "x:y")._write(now.attempts, outcome)
+        wrong = {cell: one.reason for cell, one in outcome.cells.items() if one.status != "ok"}
+        assert not wrong, f"{wrong}\n{said.getvalue()[-2000:]}"
+    merge(RESULTS)
+    assert write_tables(RESULTS) == []
+    return plan

@@ -1,0 +1,134 @@
+"""Every study that rebuilds a publication: it can be planned as it is, and its variant for a CPU runs and is judged.
+
+`pytest -m studies` runs the variants in miniature; `--fix` writes what they gave to docs/studies.json and the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from servegauge.base.files import read_json, write_json, write_text
+from servegauge.base.text import quantity, ratio_text
+from servegauge.cli.docs import studies
+from servegauge.compare.compare import compare
+from servegauge.compare.expectations import expectations
+from servegauge.compare.published import DIFFERS, NOT_COMPARABLE, NOT_MEASURED, OUTCOMES, REPRODUCED
+from servegauge.dataset.study_view import Study, level_text
+from servegauge.plan import documents
+from servegauge.plan.config import load_study
+from servegauge.plan.expand import expand
+from servegauge.report import terminal
+from tests.pretend.tree import copy_of_the_tree
+from tests.studies import miniature
+
+ROOT = Path(__file__).parents[2]
+NAMES = studies.rebuilt(ROOT)
+# Some of what these ask for cannot work, as their files say: two servers of 7B do not fit on 24 GB
+PARTLY = {"llmperf-instances-gpu": "does not fit"}
+ASKED = {
+    *("hlrs-vgpu-ttft", "hlrs-gemm", "hlrs-phases", "hlrs-two-gpus", "hlrs-allreduce", "hlrs-next"),
+    *("llmperf-gpu", "llmperf-interconnect", "llmperf-radix", "llmperf-frameworks", "llmperf-tp"),
+    *("llmperf-instances-host", "llmperf-instances-gpu"),
+    *("hpc-llamacpp", "hpc-efficiency", "hpc-flat-gemm", "hpc-scaling", "hpc-allocation"),
+    *("guide-kv", "guide-quantization", "guide-kv-dtype", "guide-prefix-cache", "guide-chunked-prefill"),
+    *("guide-speculative", "guide-parallel", "guide-lora", "guide-vision", "guide-knee", "guide-memory"),
+    *("guide-breakeven", "uvm-blocks"),
+}
+
+
+def test_every_study_is_there_with_its_variant() -> None:
+    assert set(NAMES) == ASKED
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_planned_on_its_platforms_within_its_budget(name: str, tmp_path: Path) -> None:
+    study = load_study(ROOT, name)
+    assert all(platform["gpus_per_node"] for platform in study["platforms"].values())
+    plan = expand(study)
+    now = documents.state(plan, tmp_path)
+    skipped = {one.skipped for one in plan.cells if one.skipped}
+    assert all(PARTLY.get(name, "nothing") in reason for reason in skipped), skipped
+    assert "GPU hours to come" in documents.total(plan, now, tmp_path), "a plan beyond its budget is refused"
+    for launch in plan.launches:
+        assert study["shapes"][launch.model["name"]]["weight_bytes"], "so that the plan knows what fits"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_variant_costs_no_gpu_and_has_something_to_measure(name: str) -> None:
+    study = load_study(ROOT, f"{name}{studies.CPU}")
+    assert study["base"] == name
+    assert not any(platform["gpus_per_node"] for platform in study["platforms"].values())
+    plan = expand(study)
+    assert any(one.skipped is None for one in plan.cells)
+    assert len(plan.cells) <= 16, "miniature"
+    published = load_study(ROOT, name).get("expects", [])
+    assert len(study.get("expects", [])) == len(published)
+    for one in study.get("expects", []):
+        assert one.get("model") or one.get("stands_for"), "a CPU reproduces nothing that was published for a GPU"
+
+
+def test_the_page_lists_them() -> None:
+    page = (ROOT / studies.PAGE).read_text(encoding="utf-8")
+    assert page == studies.filled(page, ROOT), "write it anew with: python -m servegauge.cli.docs.studies"
+    assert set(read_json(ROOT / studies.FIGURES)) == {f"{name}{studies.CPU}" for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory, tiny_model: Path, llamacpp_python: str) -> Iterator[Path]:
+    """A copy of the repository, in which variants share what they measure; the working folder."""
+    root = tmp_path_factory.mktemp("studies") / "tree"
+    copy_of_the_tree(root)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        miniature.quicken(monkeypatch)
+        monkeypatch.chdir(root)
+        yield root
+
+
+@pytest.mark.studies
+@pytest.mark.parametrize("name", NAMES)
+def test_its_variant_runs_and_its_figures_are_judged(name: str, tree: Path, request: pytest.FixtureRequest) -> None:
+    variant = f"{name}{studies.CPU}"
+    miniature.measure(variant)
+    study = Study(miniature.RESULTS, variant)
+    assert {row["status"] for row in study.cells} <= {"ok", "skipped"}
+    checked = expectations(study)
+    text, failed = terminal.summarise(miniature.RESULTS, variant)
+    assert failed == 0
+    for one in checked:
+        said = one.outcome
+        assert said.verdict in OUTCOMES
+        assert said.verdict in text
+        if one.metric.partition(": ")[0] in study_models(study):  # computed from a shape, wherever it runs
+            assert said.verdict == (DIFFERS if one.wrong else REPRODUCED), one
+        else:
+            assert said.verdict in (NOT_COMPARABLE, NOT_MEASURED), one
+            assert said.reason
+            assert (one.measured is None) == (said.verdict == NOT_MEASURED)
+            assert said.verdict != NOT_COMPARABLE or "in place of" in said.reason or "unit" in said.reason
+    if request.config.getoption("--fix"):
+        found = read_json(ROOT / studies.FIGURES) if (ROOT / studies.FIGURES).exists() else {}
+        found[variant] = {"figure": figure(study), "verdicts": [one.outcome.verdict for one in checked]}
+        write_json(ROOT / studies.FIGURES, dict(sorted(found.items())))
+        page = ROOT / studies.PAGE
+        write_text(page, studies.filled(page.read_text(encoding="utf-8"), ROOT))
+
+
+def study_models(study: Study) -> set[str]:
+    return {one["model"] for one in json.loads(study.row["expects"] or "[]") if "model" in one}
+
+
+def figure(study: Study) -> str:
+    """What the variant's own comparison says first; without one, what its first cell measured."""
+    comparison = compare(study)
+    overall: list[Any] = [one for one in comparison.overall if one.ratio is not None] if comparison else []
+    if overall and comparison:
+        one = overall[0]
+        level, base = level_text(one.level), level_text(comparison.baseline)
+        return f"{one.metric.title} of {comparison.factor} {level} / {base}: {ratio_text(one.ratio)}"
+    row = study.ok[0]
+    return f"TTFT p50: {quantity(row['ttft_p50_s'], 's')}"

@@ -1,0 +1,61 @@
+"""The table of docs/studies.md, of config/studies/ and docs/studies.json: `python -m servegauge.cli.docs.studies`.
+
+docs/studies.json holds what the CPU variants gave when they were last run: `make test-studies` checks them, and
+`pytest --fix -m studies` writes it anew.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from servegauge.base.errors import run_and_exit
+from servegauge.base.files import read_json, write_text
+from servegauge.contract.yaml_schema import read_yaml
+from servegauge.inputs.config_files import file_of, names
+from servegauge.plan import documents
+from servegauge.plan.config import load_study
+from servegauge.plan.expand import expand
+
+PAGE = Path("docs/studies.md")
+FIGURES = Path("docs/studies.json")
+CPU = "-cpu"
+_MARKED = re.compile(r"(<!-- studies -->\n).*(<!-- end of studies -->\n)", re.DOTALL)
+
+
+def rebuilt(root: Path) -> list[str]:
+    """Names of the studies with a variant for a CPU in which something stands in for what was published."""
+    known = names(root, "studies")
+    variants = [name for name in known if f"{name}{CPU}" in known]
+    return [name for name in variants if "stand_ins" in read_yaml(file_of(root, "studies", f"{name}{CPU}"))[0]]
+
+
+def table(root: Path, figures: dict[str, Any]) -> str:
+    """A row for each study: question, published figures, cost, and one figure of its CPU variant."""
+    lines = ["| study | asks | published | launches, cells | GPU hours | on a CPU |", "|---|---|---|---|---|---|"]
+    for name in rebuilt(root):
+        study = load_study(root, name)
+        plan = expand(study)
+        nothing = Path("no-results")  # the plan of what was never measured, whatever lies in results/
+        now = documents.state(plan, nothing)
+        sums = documents.totals(plan, now, documents.estimate(plan, now, nothing), nothing)
+        published = len(study.get("expects", ()))
+        told = [f"`{name}`", study["question"], str(published or "–"), f"{sums['launches']}, {sums['cells']}"]
+        told += [f"{sums['gpu_hours']:.0f}", figures.get(f"{name}{CPU}", {}).get("figure", "not run yet")]
+        lines.append(f"| {' | '.join(told)} |")
+    return "\n".join(lines) + "\n"
+
+
+def filled(page: str, root: Path) -> str:
+    """`page` with its table made anew."""
+    figures = read_json(root / FIGURES) if (root / FIGURES).exists() else {}
+    return _MARKED.sub(lambda mark: f"{mark[1]}{table(root, figures)}{mark[2]}", page)
+
+
+def main() -> None:
+    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), Path()))
+
+
+if __name__ == "__main__":
+    run_and_exit(main)
