@@ -81,7 +81,7 @@ lint: dev  ## what the pre-commit hooks run, without the tests
 	$(BIN)/snakemake --profile profiles/local --lint
 
 lock:  ## write the hashed locks of envs/ anew from their .in files (needs `pip install uv`)
-	scripts/lock.sh
+	envs/lock.sh
 
 clean:  ## remove the environments and caches; results/ stays
 	rm -rf $(VENV) .cache .snakemake

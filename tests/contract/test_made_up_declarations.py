@@ -46,6 +46,7 @@ def test_a_metric_is_compared_and_shown(seen) -> None:
     assert ",made_up_reuse,requests," in seen["comparison.csv"]
     for name in ("Made-up byte p50", "Made-up reuse"):
         assert name in seen["page"]
+        assert f'<th class="n">{name}</th>' in seen["page"], "in the table of cells"
         assert name in seen["terminal"]
     assert "made_up_byte, ms" in seen["load"]
     assert "Made-up reuse" in seen["load"]

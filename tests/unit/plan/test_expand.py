@@ -12,6 +12,7 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.contract import spec
+from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.spec import Cell
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import Plan, expand
@@ -237,7 +238,9 @@ def test_a_cpu_build_needs_no_gpu(tree: Tree) -> None:
 
 def test_a_plan_survives_json(tree: Tree) -> None:
     plan = expand(tree.study(**STUDIES["wide"]))
-    back = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    written = json.loads(json.dumps(plan.to_dict()))
+    assert written["version"] == PlanDocument.VERSION
+    back = Plan.from_dict(written)
     assert _listing(back) == _listing(plan)
 
 

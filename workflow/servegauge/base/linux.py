@@ -22,7 +22,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # malloc.h of the
 def run_soon() -> None:
     """Ask for exact timers, and for short time slices instead of long ones.
 
-    Who has shorter slices is let in sooner when it wakes while another runs on its CPU, and gets no more of the CPU.
+    A process with shorter slices runs sooner when it wakes while another runs on its CPU, and gets no more of the CPU.
     Linux takes a slice from 6.12 on; what is refused or not known is left as it was.
     """
     with contextlib.suppress(OSError):

@@ -203,7 +203,7 @@ def partition(platform: Mapping[str, Any]) -> Found:
 
 
 def clock(node_started: float, node_ended: float, before: float, after: float) -> Found:
-    """The node's clock against ours: it started after we submitted and ended before we heard of it, in seconds."""
+    """The node's clock against ours: it started after we submitted and ended before we knew of it, in seconds."""
     if node_started < before - CLOCK_S:
         return False, f"the node's clock is behind by at least {before - node_started:.1f} s", "ask for NTP on the node"
     if node_ended > after + CLOCK_S:

@@ -58,7 +58,7 @@ class CellCase:
     record: Mapping[str, Any]
     thresholds: Mapping[str, float]
     gpu: pa.Table | None = None
-    load: Requests | None = None  # the requests of ramp, window and tail; null: the window's are all there are
+    load: Requests | None = None  # the requests of ramp, window and tail; None: the window's are all there are
 
     @property
     def around(self) -> Requests:
@@ -67,7 +67,7 @@ class CellCase:
 
     @property
     def window_ns(self) -> int | None:
-        """Length of the window, ns; null where it is not known."""
+        """Length of the window, ns; None where it is not known."""
         seconds = (self.record.get("window") or {}).get("duration_s")
         return None if not seconds else int(seconds * 1e9)
 

@@ -1,6 +1,6 @@
 """What the formulas of metrics are given: requests and windows, with the arithmetic on them.
 
-Undefined is null: a method returns None where there is nothing to count, and never 0 or NaN.
+Undefined is None: a method returns None where there is nothing to count, and never 0 or NaN.
 """
 
 from __future__ import annotations
@@ -107,16 +107,16 @@ class Requests:
         return len(self.table["session_s"].drop_null()) if "session_s" in self.table.column_names else 0
 
     def total(self, column: str) -> int | None:
-        """Sum of a column; null where no row has a value."""
+        """Sum of a column; None where no row has a value."""
         return pc.sum(self.table[column]).as_py()
 
     def mean(self, column: str) -> float | None:
-        """Mean of a column; null where no row has a value."""
+        """Mean of a column; None where no row has a value."""
         return pc.mean(self.table[column]).as_py()
 
     @property
     def cached_share(self) -> float | None:
-        """Prompt tokens from a prefix cache / prompt tokens, over requests whose server tells; null if none does."""
+        """Prompt tokens from a prefix cache / prompt tokens, over requests whose server tells; None if none does."""
         return self.cached_share_beyond(0)
 
     def cached_share_beyond(self, opening: int) -> float | None:
@@ -178,14 +178,14 @@ class Requests:
 
 @dataclass(frozen=True)
 class Window(Requests):
-    """The requests of one measured window, and how long it lasted, in seconds; null where nothing ended.
+    """The requests of one measured window, and how long it lasted, in seconds; None where nothing ended.
 
     Rates are events inside [0, duration], whoever they belong to: `around` has the requests of the ramp, too, whose
     answers reach into the window. Of a burst, which is its own window, every event counts.
     """
 
     duration_s: float | None = None
-    around: Requests | None = None  # null: the window's own
+    around: Requests | None = None  # None: the window's own
     loop: str = "open"  # "open" | "closed" | "burst"
     to_last_answer: bool = False  # the duration holds the time in which the last answers came (measuring protocol 1)
     joules: float | None = None  # energy of the launch's GPUs in the window; None where it is not known
@@ -213,20 +213,20 @@ class Window(Requests):
 
     @property
     def answers(self) -> int | None:
-        """Answers that ended in the window; null without any request."""
+        """Answers that ended in the window; None without any request."""
         answered = self.answered
         return pc.sum(self.inside(answered.table["last_ns"])).as_py() or 0 if self.count else None
 
     @property
     def prompt_tokens(self) -> int | None:
-        """Tokens of the prompts whose first token of answer came in the window; null where unknown."""
+        """Tokens of the prompts whose first token of answer came in the window; None where unknown."""
         table = self.answered.table
         came = pc.coalesce(table["first_token_ns"], table["last_ns"])
         return pc.sum(table.filter(self.inside(came))["prompt_tokens"]).as_py()
 
     @property
     def output_tokens(self) -> float | None:
-        """Tokens that came in the window; null where unknown. What chunks hold is told, else they share the tokens."""
+        """Tokens that came in the window; None where unknown. What chunks hold is told, else they share the tokens."""
         table = self.answered.table
         table = table.filter(pc.is_valid(table["output_tokens"]))
         if not table.num_rows:

@@ -35,7 +35,7 @@ VIEWS: Mapping[str, str] = {
     COMPARED: "the comparison: every ratio, `comparison.csv`",
     PRIMARY: "the first verdicts, where a study has no `compare.primary`",
     CARD: "the cards at the top of the report and the figure of ratios",
-    TABLE: "the report's table of ratios",
+    TABLE: "the report's tables of ratios and of cells",
     TERMINAL: "the table at the end of a run",
     LOAD: "what `servegauge load` prints",
 }
@@ -58,7 +58,7 @@ class Metric:
     formula: str
     unit: str
     position: int = 1000
-    better: str | None = None  # LESS | MORE; null: neither, it describes the load
+    better: str | None = None  # LESS | MORE; None: neither, it describes the load
     per_request: Callable[[Requests], Any] | None = None
     values: Callable[[Requests], Any] | None = None
     needs: tuple[str, ...] = ()  # columns of REQUESTS that `values` or `per_cell` reads beside status and phase
@@ -143,7 +143,7 @@ class Statistic:
     title: str
     unit: str
     column: str
-    family: str | None = None  # distribution whose quantile it is; null: one number a cell
+    family: str | None = None  # distribution whose quantile it is; None: one number a cell
     quantile: float | None = None
     more_is_better: bool = False
     error_column: str | None = None  # the instrument's own error of this statistic

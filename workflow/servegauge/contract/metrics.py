@@ -1,7 +1,7 @@
 """The metrics of the registry, computed: per request (`derive`), per cell (`summarise`) and per SLO (`goodput`).
 
 What each metric is stands in its declaration in `metric_registry/`; docs/data-dictionary.md prints them all. A quantile
-is numpy's (linear between order statistics), its interval that of `quantiles.py`; an end is null where the sample is
+is numpy's (linear between order statistics), its interval that of `quantiles.py`; an end is None where the sample is
 too small for it (`required_sample`: 6 requests for a median, 36 for p90, 72 for p95, 368 for p99).
 """
 
@@ -54,7 +54,7 @@ def in_window(requests: pa.Table) -> pa.ChunkedArray:
 
 
 def window_s(requests: pa.Table) -> float | None:
-    """Seconds from the start of the window to the end of its last answer; null where nothing ended."""
+    """Seconds from the start of the window to the end of its last answer; None where nothing ended."""
     last = pc.max(requests.filter(in_window(requests))["end_ns"]).as_py()
     return None if last is None else last / 1e9
 
@@ -82,11 +82,11 @@ def summarise(
     to_last_answer: bool = False,
     joules: float | None = None,
 ) -> dict[str, Any]:
-    """The columns of `tables.SUMMARY` for a window that lasted `duration_s`, and `censored`. Undefined is null.
+    """The columns of `tables.SUMMARY` for a window that lasted `duration_s`, and `censored`. Undefined is None.
 
     `requests` are those of the window and, for the rates, of the ramp. `loop` is "open", "closed" or "burst";
     `to_last_answer` is how measuring protocol 1 counted; `joules` is what the launch's GPUs used in the window.
-    `censored` names the statistics that are null because more requests failed than they leave out: with a failed
+    `censored` names the statistics that are None because more requests failed than they leave out: with a failed
     request as +infinity, they are infinite.
     """
     given = replace(_window(requests, duration_s, loop, to_last_answer), joules=joules)
@@ -135,7 +135,7 @@ def _window(requests: pa.Table, duration_s: float | None, loop: str, to_last_ans
 
 
 def cached_share(requests: pa.Table) -> float | None:
-    """Prompt tokens from a prefix cache / prompt tokens, over requests whose server tells; null if none does."""
+    """Prompt tokens from a prefix cache / prompt tokens, over requests whose server tells; None if none does."""
     return Requests(requests).cached_share
 
 

@@ -17,7 +17,7 @@ from servegauge.contract.metric import CONFIDENCE
 def quantile(ordered: np.ndarray, share: float, infinite: int = 0) -> tuple[float | None, float | None, float | None]:
     """Quantile of `ordered` (ascending, shape (n,)) and both ends of its distribution-free 95 % interval.
 
-    `infinite` further values are larger than all of them: what would need one of those is null (`is_censored`).
+    `infinite` further values are larger than all of them: what would need one of those is None (`is_censored`).
     """
     count = len(ordered) + infinite
     if not count:

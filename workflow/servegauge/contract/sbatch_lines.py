@@ -63,7 +63,7 @@ class Refused(ValueError):
 
 
 def options(lines: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """(long name, value or null) of every option in `lines`, in order. Refused for what is no option."""
+    """(long name, value or None) of every option in `lines`, in order. Refused for what is no option."""
     for line in lines:
         text = line.strip().removeprefix("#SBATCH")
         try:

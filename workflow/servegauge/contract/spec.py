@@ -175,8 +175,8 @@ class Load:
     `arrival` is `{"process": P, ...}` with P one of poisson, constant, gamma, burst, replay, steps, ramp, closed.
     The window of an open loop lasts `duration_s` or `requests`; that of a closed loop holds `requests`, and ends at
     `duration_s` if given. `burst` requests are sent at once to an idle server, `bursts` times. `start` is how the
-    streams of a closed loop start, `ramp_s` the least length of the ramp (null: by the rule of docs/instrument.md).
-    `output_tokens` null means: as the prompt set says. Times in seconds.
+    streams of a closed loop start, `ramp_s` the least length of the ramp (None: by the rule of docs/instrument.md).
+    `output_tokens` None means: as the prompt set says. Times in seconds.
     """
 
     rate_rps: float | None = None
@@ -232,7 +232,7 @@ class Workload:
     prompts: Data
     tokenizer: Data  # {"name": model name, "source": folder with tokenizer.json, "revision": ...}
     load: Data  # the fields of Load that shape it, see WORKLOAD_FIELDS
-    repeat: int | None = None  # null: one draw for every repeat
+    repeat: int | None = None  # None: one draw for every repeat
     version: int = 2  # of what is compiled: 1 had no ramp and no tail
 
     @cached_property
@@ -322,7 +322,7 @@ class Cell:
 
     @property
     def earlier(self) -> Cell | None:
-        """The same cell as measuring protocol 1 would have measured it; null where that had no such load."""
+        """The same cell as measuring protocol 1 would have measured it; None where that had no such load."""
         new = Load()
         if self.protocol == 1 or any(getattr(self.load, name) != getattr(new, name) for name in SINCE_2):
             return None

@@ -88,7 +88,7 @@ class Part:
 
 @dataclass
 class Made:
-    """What came of making a part: null where no cell is sound; the corrupt cells, in no part, with the reason."""
+    """What came of making a part: None where no cell is sound; the corrupt cells, in no part, with the reason."""
 
     part: Part | None = None
     corrupt: dict[str, str] = field(default_factory=dict)
@@ -101,7 +101,7 @@ def part_path(dataset: Path, table: str, launch: str) -> Path:
 
 
 def open_part(dataset: Path, launch: str, by_this_code: bool = True) -> Part | None:
-    """The part of `launch`, or null where there is none (that this code made, unless any will do)."""
+    """The part of `launch`, or None where there is none (that this code made, unless any will do)."""
     path = part_path(dataset, "requests", launch)
     try:
         footer = (pq.read_metadata(path).metadata or {}).get(FOOTER.encode())
@@ -276,7 +276,7 @@ def _with_keys(table: pa.Table, cell: str, launch: str, schema: pa.Schema) -> pa
 
 
 def texts_sha256(window: pa.Table) -> str | None:
-    """One digest of the window's output texts in the order of the requests; null where no text was kept."""
+    """One digest of the window's output texts in the order of the requests; None where no text was kept."""
     texts = window.select(["request", "text_sha256"]).sort_by("request")["text_sha256"]
     if texts.null_count == len(texts):
         return None

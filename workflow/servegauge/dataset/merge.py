@@ -49,7 +49,7 @@ ATTEMPT = re.compile(r"attempt-(\d+)\.json")
 
 @dataclass(frozen=True)
 class Attempt:
-    """A finished attempt of a launch: its outcome, or null with what is wrong with its file."""
+    """A finished attempt of a launch: its outcome, or None with what is wrong with its file."""
 
     number: int
     outcome: Outcome | None
@@ -150,7 +150,7 @@ class _Merge:
         return self.merged
 
     def _json(self, path: Path) -> dict[str, Any] | None:
-        """The JSON object at `path`; null and a warning where it is none, so that one bad file holds nothing back."""
+        """The JSON object at `path`; None and a warning where it is none, so that one bad file holds nothing back."""
         try:
             data = read_json(path)
         except (OSError, ValueError) as error:
@@ -162,7 +162,7 @@ class _Merge:
         return data
 
     def _document(self, path: Path, kind: type[R]) -> R | None:
-        """The document at `path`; null and a warning where it is damaged, null where there is none."""
+        """The document at `path`; None and a warning where it is damaged, None where there is none."""
         try:
             return records.read(path, kind)
         except FileNotFoundError:

@@ -23,7 +23,7 @@ def model_rows(plans: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str,
 
 
 def _config(model: Mapping[str, Any]) -> str | None:
-    """The model's config.json as canonical JSON; null where it is not here, or is none."""
+    """The model's config.json as canonical JSON; None where it is not here, or is none."""
     try:
         text = (source_folder(model) / "config.json").read_text(encoding="utf-8")
         return canonical_json(json.loads(text))

@@ -190,7 +190,7 @@ class Study:
 
     @property
     def margin(self) -> float | None:
-        """Difference that does not matter to the study, as it says; null where it says nothing."""
+        """Difference that does not matter to the study, as it says; None where it says nothing."""
         return self.row.get("compare_margin")
 
     @property
@@ -199,11 +199,11 @@ class Study:
         return list(self.row.get("compare_primary") or [])
 
     def node_of(self, row: Mapping[str, Any]) -> str | None:
-        """The node that measured a cell; null where that is not known."""
+        """The node that measured a cell; None where that is not known."""
         return self._attempt_of(row).get("hostname")
 
     def version_of(self, row: Mapping[str, Any]) -> str | None:
-        """What the server that a cell was measured on says of its version; null where it says none."""
+        """What the server that a cell was measured on says of its version; None where it says none."""
         return self._attempt_of(row).get("framework_version")
 
     def _attempt_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -42,7 +42,6 @@ class Config:
         self.text = _language_part(data)
         self.nested = self.text is not data
         self.family = str(self.text.get("model_type") or f"{data.get('model_type', '')}")
-        self.family_of_file = str(data.get("model_type") or "")
         if self.nested and not self.text.get("model_type") and defaults and f"{self.family}_text" in defaults:
             self.family += "_text"  # gemma3 -> gemma3_text: the name of a nested part that its file leaves out
         self.defaults = (defaults or {}).get(self.family, {}) if self.nested else {}

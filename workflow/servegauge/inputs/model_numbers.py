@@ -16,7 +16,7 @@ CACHE_BYTES = 2
 
 
 def model_number(file: Mapping[str, Any], config: Mapping[str, Any] | None, name: str) -> float | None:
-    """One of MODEL_NUMBERS from a model's config.json or, without it, from `shape` in its file; null where unknown.
+    """One of MODEL_NUMBERS from a model's config.json or, without it, from `shape` in its file; None where unknown.
 
     `file`: the model's file as `load_model` gives it. `weight_bytes` are those that the file gives, else of the file's
     data type, else of the config's.

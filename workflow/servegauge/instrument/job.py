@@ -35,8 +35,8 @@ class LoadJob:
     mode: str = "open"  # "open", "closed" or "burst"
     concurrency: int | None = None
     bursts: int = 1
-    window_s: float | None = None  # length of an open loop's window; null: until its last request is due
-    ramp_s: float | None = None  # least length of the ramp; null: an open loop's is 2 s, or a third of a short window
+    window_s: float | None = None  # length of an open loop's window; None: until its last request is due
+    ramp_s: float | None = None  # least length of the ramp; None: an open loop's is 2 s, or a third of a short window
     start: str = "staggered"  # closed loop: streams start spread over one end-to-end time, or "together"
     expected_e2e_s: float | None = None  # of a request, where no warm-up tells it
     plain: bool = False  # no ramp and no tail

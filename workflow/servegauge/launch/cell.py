@@ -92,7 +92,7 @@ def measure(
         why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         return CellOutcome(status="failed", reason=f"the cell could not be saved: {why}")
     except Exception as error:
-        # The boundary of rule 9: a mistake of ours in one cell must not take the others with it. The job's log has it.
+        # A mistake of ours in one cell must not take the others with it. The job's log has it.
         print(run.without_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
         reason = f"a defect of the pipeline: {type(error).__name__}: {error}; the traceback is in the job's log"
         return CellOutcome(status="failed", reason=run.without_secrets(reason))

@@ -41,7 +41,7 @@ def group(source: str, read: Callable[[], Any]) -> Group:
         value = read()
     except Unreadable as refused:
         return {"value": None, "source": refused.source or source, "reason": str(refused)}
-    # The boundary of rule 9: provenance may fail, measurements may not.
+    # Provenance may fail, measurements may not.
     except Exception as error:
         return {"value": None, "source": source, "reason": f"could not be read: {type(error).__name__}: {error}"}
     if value is None:

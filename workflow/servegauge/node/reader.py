@@ -203,7 +203,7 @@ def read_fact(spec: Spec, node: Node) -> dict[str, Any]:
         value, source = spec.read(node)
     except Unreadable as refused:
         return {"value": None, "source": refused.source, "reason": str(refused)}
-    # The boundary of rule 9: provenance may fail, measurements may not. Kernels, drivers and hypervisors differ in
+    # Provenance may fail, measurements may not. Kernels, drivers and hypervisors differ in
     # ways that no list of exceptions foresees; the fact is lost, with the reason, and nothing else is.
     except Exception as error:
         return {"value": None, "source": None, "reason": f"could not be understood: {type(error).__name__}: {error}"}

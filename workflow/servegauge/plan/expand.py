@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.spec import AGAIN, Cell, Data, Launch, Layout, Load, Workload, canonical_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
@@ -136,6 +137,7 @@ class Plan:
             return [{**one.cell.to_dict(), "skipped": one.skipped, "thresholds": thresholds} for one in cells]
 
         data = {
+            "version": PlanDocument.VERSION,
             "study": self.study,
             "launches": [launch.to_dict() for launch in self.launches],
             "cells": plain(self.cells),

@@ -26,7 +26,7 @@ from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison,
 from servegauge.compare.sentences import sentence, short, spread, words
 from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import COLOURS, VERDICTS
-from servegauge.contract import flag_registry
+from servegauge.contract import flag_registry, metric_registry
 from servegauge.contract.comparison_tables import COMPARISON
 from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
@@ -129,6 +129,7 @@ def _context(
         "flags": flag_table(study),
         "instrument": instrument(study),
         "cells": study.cells[:MOST_CELLS],
+        "columns": _columns(study),
         "cells_left_out": max(0, len(study.cells) - MOST_CELLS),
         "slos": study.slos,
         "label": lambda row: label({axis: value for axis, value in row["axes"].items() if axis != factor}),
@@ -151,6 +152,18 @@ def _inline(drawn: Mapping[str, figure_style.Drawn], section: str) -> list[tuple
     """The figures of a section of the page, each with its SVG for the page."""
     wanted = [name for name, figure in figures().items() if figure.section == section]
     return [(drawn[name], Markup(drawn[name].inline)) for name in wanted if name in drawn]
+
+
+def _columns(study: Study) -> list[tuple[Statistic, str, str]]:
+    """What the table of cells shows: each statistic that some cell has, with the columns of its interval."""
+    found = []
+    for one in study.metrics:
+        if TABLE in one.views and any(row.get(one.column) is not None for row in study.cells):
+            metric = metric_registry.metrics().get(one.family or "")
+            which = one.name.removeprefix(f"{one.family}_")
+            low, high = (metric.column_of(f"{which}_{end}") if metric else "" for end in ("low", "high"))
+            found.append((one, low, high))
+    return found
 
 
 # -- words and numbers --------------------------------------------------------

@@ -39,7 +39,7 @@ HEAD_WAIT_S = 120.0  # for the first node of a launch that spans several to say 
 
 
 Run = Callable[[Order, JobContext], Outcome | None]
-"""What measures on a node, as `Order.run` names it: null on a node that is not the first."""
+"""What measures on a node, as `Order.run` names it: None on a node that is not the first."""
 
 
 class Interrupted(Exception):

@@ -38,7 +38,7 @@ class LoadTimes:
     ramp: Times
     window: Times
     tail: Times
-    window_s: float | None  # length of an open loop's window; null for the others, which end with their requests
+    window_s: float | None  # length of an open loop's window; None for the others, which end with their requests
 
     @property
     def phases(self) -> Mapping[str, Times]:

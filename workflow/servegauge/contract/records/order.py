@@ -34,7 +34,7 @@ class JobSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _without_deadline(order: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 kept `deadline_utc`, always null, the probes beside the launch, and their launch without a model."""
+    """Version 1 kept `deadline_utc`, always None, the probes beside the launch, and their launch without a model."""
     kept = {key: value for key, value in order.items() if key not in ("deadline_utc", "probes", "launches")}
     asked = {key: order[key] for key in ("probes", "launches") if key in order}
     bare = {"framework": "probes", "model": {"name": "probes"}}
@@ -101,5 +101,5 @@ class JobContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a running job knows of itself: how often it was started before, when it ends, which node this is."""
 
     start: int = 0
-    deadline_s: float | None = None  # seconds since the epoch; null: no limit
+    deadline_s: float | None = None  # seconds since the epoch; None: no limit
     node: Node = Node()

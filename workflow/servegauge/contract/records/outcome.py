@@ -12,7 +12,7 @@ Status = Literal["ok", "failed", "not_run"]
 
 
 class CellOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one cell: `reason` is null for one that is ok; `flags` are names of its flags."""
+    """What became of one cell: `reason` is None for one that is ok; `flags` are names of its flags."""
 
     status: Status
     reason: str | None = None
@@ -33,7 +33,7 @@ class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Record, frozen=True, kw_only=True):
-    """Every cell that was ordered, ok, failed or not run, each with its reason. `job` is null in what a job leaves."""
+    """Every cell that was ordered, ok, failed or not run, each with its reason. `job` is None in what a job leaves."""
 
     WHAT: ClassVar[str] = "the outcome of an attempt"
     REMEDY: ClassVar[str] = (

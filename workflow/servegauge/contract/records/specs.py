@@ -76,7 +76,7 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A cell with its id. `skipped` is why it cannot work, or null; `thresholds` are those of its flags."""
+    """A cell with its id. `skipped` is why it cannot work, or None; `thresholds` are those of its flags."""
 
     id: str
     launch: str

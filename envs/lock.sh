@@ -3,7 +3,7 @@
 # A line `# uv: ...` in an .in file gives further arguments. PyTorch's CPU builds must be in an index or a folder that
 # UV_FIND_LINKS (or PIP_FIND_LINKS) names.
 set -euo pipefail
-cd "$(dirname "$0")/../envs"
+cd "$(dirname "$0")"
 links="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
 if [ $# -eq 0 ]; then set -- *.in extra/*.in; fi
 for input in "$@"; do
