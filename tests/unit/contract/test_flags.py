@@ -65,6 +65,8 @@ def test_a_load_that_the_calibration_does_not_carry():
     flag = raised(record={"instrument": {"calibration": point}}, concurrency=64)["generator_limited"]
     assert flag["value"] == pytest.approx(0.004)
     assert "64 streams" in flag["detail"]
+    held_up = {**point, "beyond": False, "disturbed": True}  # other work had the node while it was calibrated
+    assert "generator_limited" not in raised(record={"instrument": {"calibration": held_up}}, concurrency=64)
     axis = {"axis": "streams", "value": 512, "carried": 64}
     far = {**point, "ttft_error_s": {"p99": 0.0001}, "beyond_axis": axis}
     flag = raised(record={"instrument": {"calibration": far}}, concurrency=512)["generator_limited"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -111,9 +112,77 @@ def test_a_noisy_point_is_measured_again_and_the_median_counts():
     assert calibrate.steadily(lambda: off).tries == (0.004,)
 
 
-def test_a_launch_with_long_prompts_is_calibrated_with_long_prompts():
-    assert calibrate.short_points(None) == calibrate.short_points(10_000) == calibrate.SHORT
-    assert calibrate.short_points(60_000.5)[-1].prompt_tokens == 60_001
+def test_what_was_noisy_while_other_work_had_the_node_says_nothing_of_the_instrument():
+    busy = msgspec.structs.replace(point(0.004, streams=1), others_share=0.4)
+    node = calibration(busy, point(0.0001, streams=64))
+    assert node.limits.streams == 64
+    near = nearest(node, Load(concurrency=2))
+    assert (near.load.streams, near.disturbed, near.beyond) == (1, True, False)
+    # More than what was carried is still beyond it, and where all was disturbed nobody knows.
+    assert nearest(node, Load(concurrency=512)).beyond is True
+    assert nearest(calibration(busy), Load(concurrency=2), 5000.0, 90.0).beyond is False
+    # A quiet node and the same error: the instrument's.
+    quiet = msgspec.structs.replace(busy, others_share=0.02)
+    near = nearest(calibration(quiet, point(0.0001, streams=64)), Load(concurrency=2))
+    assert (near.disturbed, near.beyond) == (False, True)
+
+
+def test_a_launch_is_calibrated_at_its_own_loads():
+    def added(*loads: tuple[Load, float | None]) -> list[tuple]:
+        points = calibrate.short_points(loads)
+        assert points[: len(calibrate.SHORT)] == calibrate.SHORT
+        return [(one.streams, one.rate_rps, one.prompt_tokens) for one in points[len(calibrate.SHORT) :]]
+
+    assert added() == added((Load(concurrency=2), 700.0), (Load(rate_rps=60.0), None), (Load(burst=100), 90.0)) == []
+    assert added((Load(concurrency=16), 512.0), (Load(concurrency=12), 512.0)) == [(16, None, 512)]
+    assert added((Load(burst=1000), 64.0)) == [(1000, None, 64)]
+    assert added((Load(concurrency=64), 60_000.5)) == [(64, None, 60_001)]  # as many bytes at once as the cell has
+    assert added((Load(rate_rps=0.5), 64.0), (Load(rate_rps=300.0), 64.0)) == [(None, 300.0, 64), (None, 20.0, 64)]
+    many = added(*((Load(concurrency=600 * 3**power), 64.0) for power in range(8)))
+    assert [streams for streams, *_ in many] == [600 * 3**power for power in range(7, 1, -1)]
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """What calibrations measure instead of loads: the list of points, with errors from the list `errors`."""
+    points: list[Point] = []
+    errors: list[float] = []
+
+    def measure(one: Point, *_: object) -> CalibratedPoint:
+        points.append(one)
+        return msgspec.structs.replace(point(errors.pop(0) if errors else 0.0001), load=one)
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(calibrate, "paced_server", lambda *_: contextlib.nullcontext())
+    return points, errors
+
+
+def test_a_point_that_was_held_up_is_measured_again_when_the_others_are_done(measured):
+    points, errors = measured
+    errors += [0.004, 0.003, 0.005, 0.0001, 0.0002]
+    first, second = Point(streams=1), Point(streams=64)
+    result = calibrate.calibrate(points=[first, second])
+    assert points == [first] * 3 + [second, first]
+    assert [one.ttft_p99_error_s for one in result.points] == [0.0002, 0.0001]
+    assert result.limits.streams == 64
+    assert result.points[0].tries == (0.004, 0.003, 0.005, 0.0002)
+
+
+def test_what_is_known_is_not_measured_again_unless_it_was_not_carried(measured):
+    points, errors = measured
+    grid = [Point(streams=1), Point(streams=64)]
+    errors += [0.0001, *[0.004] * 4]
+    known = calibrate.calibrate(points=grid)
+    assert known.limits.streams == 1
+    points.clear()
+    more = calibrate.calibrate(points=[*grid, Point(rate_rps=50.0)], known=known)
+    assert points == [Point(streams=64), Point(rate_rps=50.0)]
+    assert more.limits.streams == 64
+    points.clear()
+    kept = calibrate.merged(more, calibrate.calibrate(points=[Point(streams=8)], known=more))
+    assert points == [Point(streams=8)]
+    calibrate.calibrate(points=[*grid, Point(streams=8), Point(rate_rps=50.0)], known=kept)
+    assert points == [Point(streams=8)]
 
 
 def test_more_processes_where_one_does_not_carry_the_load():
@@ -135,4 +204,6 @@ def test_a_real_point_is_measured_and_written(tmp_path):
         # Wide, for machines that are busy with other tests: a client that stamps whole seconds late would fail.
         assert abs(measured.ttft_error_s["p50"]) < 0.05
         assert measured.cpu_s
+        assert measured.others_share is not None
+        assert 0 <= measured.others_share <= 1
     assert result.limits.streams_tried == 2

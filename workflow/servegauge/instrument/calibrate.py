@@ -28,14 +28,33 @@ import numpy as np
 from servegauge.base.errors import UserError
 from servegauge.base.http import direct_opener
 from servegauge.contract.records.base import write
-from servegauge.contract.records.calibration import Beyond, CalibratedPoint, Calibration, Limits, Nearest, Point
+from servegauge.contract.records.calibration import CalibratedPoint, Calibration, Point
 from servegauge.contract.spec import Load
+from servegauge.instrument.carried import (
+    REACH,
+    TTFT_ERROR_LIMIT_S,
+    carries,
+    disturbed,
+    error_of,
+    limits,
+    merged,
+    nearest,
+    size_of,
+    workers_needed,
+)
 from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
+from servegauge.node import process_tree
+from servegauge.node.expectations import cpu_sample
 
-TTFT_ERROR_LIMIT_S = 0.001  # what "carries a load" means: the p99 TTFT error stays below
+__all__ = [
+    "FULL", "REACH", "SHORT", "PacedServer", "calibrate", "carries", "compare", "disturbed", "limits",
+    "measure", "merged", "nearest", "paced_server", "quantiles", "short_points", "steadily", "workers_needed",
+    "write_workload",
+]  # fmt: skip
 RAMP_S = 0.3  # of an open loop's point: several of its answers
+MOST_OWN = 6  # points beside the short ones that a launch's own loads may add, the largest first
+LEAST_RATE, LEAST_PROMPT = 20.0, 2048  # requests/s and tokens below which a load makes no difference to the instrument
 NOISY, TRIES = 0.5, 3  # a point with an error of more than this part of the limit is measured so often
-REACH = 2.0  # a load up to this many times a calibrated one is taken to be as well measured
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 _START_S = 20.0
 _TOKEN = "word "  # about one token of prompt
@@ -61,11 +80,31 @@ FULL: tuple[Point, ...] = (
 )
 
 
-def short_points(prompt_tokens: float | None = None) -> tuple[Point, ...]:
-    """The points of a short calibration, with one more where prompts of `prompt_tokens` are beyond the reach of all."""
-    if not prompt_tokens or prompt_tokens <= REACH * max(point.prompt_tokens for point in SHORT):
-        return SHORT
-    return (*SHORT, _closed(8, 3, prompt_tokens=math.ceil(prompt_tokens)))
+def short_points(loads: Sequence[tuple[Load, float | None]] = ()) -> tuple[Point, ...]:
+    """The points of a short calibration: `SHORT`, and those of a launch's own `loads` that none of them is near to.
+
+    A load comes with its mean prompt length in tokens, None where that is not known. Near is within a factor of `REACH`
+    in streams (or rate) and prompt length; rates and prompts below those that tell are taken to be those.
+    """
+    points = list(SHORT)
+    for load, prompt in sorted(loads, key=lambda one: -size_of(one[0])[0]):
+        size, kind = size_of(load)
+        tokens = math.ceil(prompt or SHORT[0].prompt_tokens)
+        if kind == "streams":
+            own = _closed(int(size), 3 if size > 16 else 5, prompt_tokens=tokens)
+        else:
+            rate = max(size, LEAST_RATE)
+            own = Point(rate_rps=rate, requests=max(30, min(100, math.ceil(rate))), prompt_tokens=tokens)
+        if len(points) < len(SHORT) + MOST_OWN and not any(_near(own, point, kind) for point in points):
+            points.append(own)
+    return tuple(points)
+
+
+def _near(one: Point, other: Point, kind: str) -> bool:
+    """True where two points of one kind are as good as one."""
+    sizes = getattr(one, kind), getattr(other, kind)
+    prompts = max(one.prompt_tokens, LEAST_PROMPT), max(other.prompt_tokens, LEAST_PROMPT)
+    return all(sizes) and all(max(pair) <= REACH * min(pair) for pair in (sizes, prompts))
 
 
 @dataclass
@@ -160,8 +199,27 @@ def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | N
         run_id="",  # the paced server forgets what it did before
     )
     server.truth()
+    before = _cpu_times()
     result = run_load(job)
-    return compare(result, server.truth(), point)
+    others = _others_share(before, _cpu_times())
+    return msgspec.structs.replace(compare(result, server.truth(), point), others_share=others)
+
+
+def _cpu_times() -> tuple[dict[str, int] | None, int | None]:
+    """Ticks of all CPUs so far, and those of this process and what it started; None where they cannot be read."""
+    every = cpu_sample()
+    return every["cpu"] if every else None, process_tree.cpu_ticks(os.getpid())
+
+
+def _others_share(before: tuple[Any, Any], after: tuple[Any, Any]) -> float | None:
+    """Share of the node's CPU time between two `_cpu_times` that processes had which are not ours."""
+    (all_before, ours_before), (all_after, ours_after) = before, after
+    if None in (all_before, ours_before, all_after, ours_after):
+        return None
+    ticks = {kind: all_after[kind] - all_before[kind] for kind in all_after}
+    total = sum(ticks.values())
+    busy = ticks["user"] + ticks["nice"] + ticks["system"] - (ours_after - ours_before)
+    return max(0.0, busy / total) if total > 0 else None
 
 
 def steadily(measured: Callable[[], CalibratedPoint]) -> CalibratedPoint:
@@ -179,10 +237,7 @@ def steadily(measured: Callable[[], CalibratedPoint]) -> CalibratedPoint:
     while noisy and len(found) < TRIES:
         found.append(measured())
 
-    def error(point: CalibratedPoint) -> float:
-        return math.inf if point.ttft_p99_error_s is None else abs(point.ttft_p99_error_s)
-
-    chosen = sorted(found, key=error)[(len(found) - 1) // 2]
+    chosen = sorted(found, key=error_of)[(len(found) - 1) // 2]
     return msgspec.structs.replace(chosen, tries=tuple(one.ttft_p99_error_s for one in found))
 
 
@@ -237,27 +292,6 @@ def quantiles(values_ns: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {key: float(np.quantile(values_ns, share)) / 1e9 for key, share in QUANTILES.items()}
 
 
-def limits(points: Sequence[CalibratedPoint], most_s: float = TTFT_ERROR_LIMIT_S) -> Limits:
-    """Up to which load of each kind every measured point keeps its p99 TTFT error below `most_s`."""
-    found: dict[str, Any] = {"ttft_p99_error_s": most_s, "tokens_per_s": None}
-    for kind in ("streams", "rate_rps"):
-        family = sorted((point for point in points if _axis(point, kind)), key=lambda point: _axis(point, kind) or 0)
-        carried = None
-        for point in family:
-            if not carries(point, most_s):
-                break
-            carried = _axis(point, kind)
-            found["tokens_per_s"] = max(found["tokens_per_s"] or 0.0, point.tokens_per_s or 0.0)
-        found[kind] = carried
-        found[f"{kind}_tried"] = _axis(family[-1], kind) if family else None
-    return Limits(**found)
-
-
-def carries(point: CalibratedPoint, most_s: float = TTFT_ERROR_LIMIT_S) -> bool:
-    """True where the instrument's p99 TTFT error at this point is below `most_s`, in either direction."""
-    return point.ttft_p99_error_s is not None and abs(point.ttft_p99_error_s) < most_s
-
-
 def calibrate(
     short: bool = True,
     cpus: Sequence[int] | None = None,
@@ -265,25 +299,36 @@ def calibrate(
     server_cpus: Sequence[int] | None = None,
     points: Sequence[Point] | None = None,
     on_point: Callable[[CalibratedPoint], None] = lambda point: None,
+    known: Calibration | None = None,
 ) -> Calibration:
     """Measure the generator on this node, pinned to `cpus`; writes the result to `out` (JSON) and returns it.
 
-    The paced server is pinned to the first of `server_cpus`, or else to a CPU outside `cpus`.
+    The paced server is pinned to the first of `server_cpus`, or else to a CPU outside `cpus`. Points that an earlier
+    calibration, `known`, saw the instrument carry are not measured again.
     """
     grid = list(points if points is not None else SHORT if short else FULL)
     server_cpu = _server_cpu(cpus, server_cpus)
-    began, done = time.monotonic(), []
+    found = {point.load: point for point in (known.points if known else ()) if carries(point) and point.load in grid}
+    missing = [point for point in grid if point not in found]
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="servegauge-calibration-") as name:
         folder = Path(name)
         # A server keeps one pace; points that share one share a server.
-        for pace in dict.fromkeys(point.pace for point in grid):
+        for pace in dict.fromkeys(point.pace for point in missing):
             first_s, gap_s, size = pace
             arguments = ["--first-s", str(first_s), "--gap-s", str(gap_s), "--tokens-per-chunk", str(size)]
             with paced_server(arguments, server_cpu, folder) as server:
-                for point in (point for point in grid if point.pace == pace):
-                    one = partial(measure, point, server, folder, list(cpus) if cpus else None)
-                    done.append(steadily(one))
-                    on_point(done[-1])
+                here = [point for point in missing if point.pace == pace]
+                for point in here:
+                    found[point] = steadily(partial(measure, point, server, folder, list(cpus) if cpus else None))
+                    on_point(found[point])
+                # What was held up is measured once more when the others are done: what did that may be over.
+                for point in (point for point in here if not carries(found[point])):
+                    again = measure(point, server, folder, list(cpus) if cpus else None)
+                    tries = (*found[point].tries, again.ttft_p99_error_s)
+                    found[point] = msgspec.structs.replace(min(found[point], again, key=error_of), tries=tries)
+                    on_point(found[point])
+    done = [found[point] for point in grid]
     result = Calibration(
         short=short,
         cpus=tuple(cpus) if cpus else None,
@@ -302,65 +347,3 @@ def _server_cpu(cpus: Sequence[int] | None, server_cpus: Sequence[int] | None) -
         return server_cpus[0]
     others = sorted(os.sched_getaffinity(0) - set(cpus or ()))
     return others[-1] if others and len(os.sched_getaffinity(0)) > 1 else None
-
-
-def nearest(
-    calibration: Calibration | None,
-    load: Load,
-    tokens_per_s: float | None = None,
-    prompt_tokens: float | None = None,
-) -> Nearest | None:
-    """The calibrated point nearest to `load`, on logarithmic scales; None where no point has this kind of load.
-
-    Axes: streams or rate (of a burst: its size, as streams), and as far as they are known tokens per second and prompt
-    length. The farthest axis says how far a point is. `beyond` is true where the instrument did not carry that point on
-    this node, or where an axis of the load is more than `REACH` times the highest at which it was seen to carry.
-    """
-    size, kind = _size(load)
-    points = calibration.points if calibration else ()
-    family = [point for point in points if _axis(point, kind)]
-    if calibration is None or not family:
-        return None
-    asked: dict[str, float] = {kind: size}
-    asked |= {"tokens_per_s": tokens_per_s} if tokens_per_s else {}
-    asked |= {"prompt_tokens": prompt_tokens} if prompt_tokens else {}
-
-    def distance(point: CalibratedPoint) -> float:
-        known = {name: _axis(point, name) for name in asked}
-        return max(abs(math.log(asked[name] / value)) for name, value in known.items() if value)
-
-    point = min(family, key=distance)
-    highest: dict[str, float | None] = {kind: getattr(calibration.limits, kind)}
-    for name in asked.keys() - {kind}:  # of any kind of load: tokens and bytes are the same in both
-        highest[name] = max((_axis(one, name) or 0.0 for one in points if carries(one)), default=None)
-    over = [
-        Beyond(axis=name, value=asked[name], carried=most)
-        for name, most in highest.items()
-        if not most or asked[name] > REACH * most
-    ]
-    worst = max(over, key=lambda one: one.value / (one.carried or 1e-9), default=None)
-    return Nearest(**msgspec.structs.asdict(point), beyond=worst is not None or not carries(point), beyond_axis=worst)
-
-
-def _axis(point: CalibratedPoint, name: str) -> float | None:
-    """Where a point stands on an axis; None where it has none."""
-    found: float | None = point.tokens_per_s if name == "tokens_per_s" else getattr(point.load, name)
-    return found
-
-
-def workers_needed(calibration: Calibration | None, load: Load) -> int:
-    """How many generator processes carry `load`, by calibration: one, or more where it and the CPUs say so."""
-    if calibration is None:
-        return 1
-    size, kind = _size(load)
-    carried = getattr(calibration.limits, kind)
-    if carried is None or calibration.cpus is None:
-        return 1
-    return max(1, min(len(calibration.cpus), math.ceil(size / carried)))
-
-
-def _size(load: Load) -> tuple[float, str]:
-    """How large a load is, and in which measure."""
-    if load.rate_rps is not None:
-        return load.rate_rps, "rate_rps"
-    return load.concurrency or load.burst or 1, "streams"

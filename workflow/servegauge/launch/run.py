@@ -32,7 +32,7 @@ from servegauge.contract.records.order import JobContext, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome, Status
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.records.workload import WorkloadRecord
-from servegauge.contract.spec import Cell, digest
+from servegauge.contract.spec import Cell, Load, digest
 from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
 from servegauge.launch import cell as cell_run
@@ -166,29 +166,26 @@ class LaunchRun:
         """The instrument's own error on this node, before anything is measured with it."""
         file = self.folder / "calibration.json"
         cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
-        points = calibrate.short_points(self._longest_prompt())
-        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus, len(points))}.json"
-        if self.job.calibrate == "once" and kept.is_file():
-            self.progress.say("using this node's calibration of the load generator again")
-            self.calibration = read(kept, Calibration)
-            write(file, self.calibration)
-            return
-        self.progress.say("calibrating the load generator on this node")
-        self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points)
-        write(kept, self.calibration)
+        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
+        known = read(kept, Calibration) if self.job.calibrate == "once" and kept.is_file() else None
+        said = "calibrating the load generator on this node"
+        self.progress.say(said if known is None else f"{said}, where launches before have not")
+        points = calibrate.short_points(list(self._loads()))
+        self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points, known=known)
+        write(kept, calibrate.merged(known, self.calibration))
 
-    def _longest_prompt(self) -> float | None:
-        """Mean prompt length, in tokens, of the cells that have the longest; None where no workload tells."""
-        means = []
+    def _loads(self) -> Iterator[tuple[Load, float | None]]:
+        """The load of each cell with its mean prompt length in tokens; None where the workload does not tell."""
         for cell in self.order.cells:
+            prompt = None
             with contextlib.suppress(OSError, UserError):
                 workload = read(self.results / "workloads" / cell.workload.id / "workload.json", WorkloadRecord)
-                means.append(workload.prompt_tokens.mean)
-        return max(means, default=None)
+                prompt = workload.prompt_tokens.mean
+            yield cell.load, prompt
 
     @staticmethod
     def _instrument(*what: Any) -> str:
-        """What a calibration holds for: this node since its boot, CPUs and points, this version of the generator."""
+        """What a calibration holds for: this node since its boot, CPUs, this version of the generator."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
         allowed = sorted(os.sched_getaffinity(0))

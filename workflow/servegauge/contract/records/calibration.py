@@ -45,7 +45,7 @@ class CalibratedPoint(msgspec.Struct, frozen=True, kw_only=True):
     differences, request by request (or chunk by chunk).
 
     `server_slip_s` is how late the paced server was against its own plan; `tries` has the p99 TTFT error of each time
-    that a noisy point was measured.
+    that a noisy point was measured. `others_share` is the share of the node's CPU time that processes of others had.
     """
 
     load: Point
@@ -71,6 +71,7 @@ class CalibratedPoint(msgspec.Struct, frozen=True, kw_only=True):
     e2e_reported_s: Quantiles = msgspec.field(default_factory=dict)
     e2e_true_s: Quantiles = msgspec.field(default_factory=dict)
     tries: tuple[float | None, ...] = ()
+    others_share: float | None = None
 
     @property
     def ttft_p99_error_s(self) -> float | None:
@@ -86,10 +87,14 @@ class Beyond(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Nearest(CalibratedPoint, frozen=True, kw_only=True):
-    """The calibrated point nearest to a cell's load; `beyond`: the instrument is not known to carry that load."""
+    """The calibrated point nearest to a cell's load; `beyond`: the instrument is not known to carry that load.
+
+    `disturbed`: the point was not carried, but other work had the node, so that it says nothing of the instrument.
+    """
 
     beyond: bool
     beyond_axis: Beyond | None = None
+    disturbed: bool = False
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
