@@ -38,7 +38,7 @@ def test_raw_requests_are_as_the_load_generator_writes_them():
         *("scheduled_ns", "sent_ns", "first_byte_ns", "first_token_ns", "first_answer_ns", "last_ns", "end_ns"),
         *("chunk_ns", "chunk_tokens", "connection_reused", "http_status", "status", "error", "finish_reason"),
         *("prompt_tokens_asked", "output_tokens_asked", "prompt_tokens", "output_tokens", "tokens_source"),
-        *("cached_tokens", "text_sha256", "session", "turn"),
+        *("cached_tokens", "text_sha256", "session", "turn", "adapter"),
     ]
     derived = ["ttft_s", "ttfat_s", "ttft_scheduled_s", "tpot_s", "e2e_s", "e2e_scheduled_s"]
     derived += ["lateness_s", "session_s", "session_answers_s"]

@@ -200,6 +200,13 @@ class Load:
     bursts: int = 1
     start: str = "staggered"  # or "together"
     ramp_s: float | None = None
+    input_tokens: int | None = None  # prompt length of every request; null: as the prompt set says
+    sampling: Data | None = None  # fields of requests beside the temperature: top_p, top_k, ...
+    lora_mix: Data | None = None  # adapter -> weight of its requests, "base" for those without one
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields; those that came after the first loads were named are left out where they say nothing."""
+        return {name: value for name, value in _fields(self).items() if name not in LATER or value is not None}
 
     @property
     def loop(self) -> str:
@@ -209,12 +216,12 @@ class Load:
     @cached_property
     def canonical(self) -> str:
         """Canonical JSON of every field; cached, because the cells of a study share their loads."""
-        return canonical_json(_fields(self))
+        return canonical_json(self.to_dict())
 
     @cached_property
     def canonical_1(self) -> str:
         """The same with the fields that a load had under measuring protocol 1."""
-        return canonical_json({name: value for name, value in _fields(self).items() if name not in SINCE_2})
+        return canonical_json({name: value for name, value in self.to_dict().items() if name not in SINCE_2})
 
     def words(self) -> str:
         """`rate4`, `conc8` or `burst64`, with `-warm` for a warm prefix cache."""
@@ -264,6 +271,8 @@ class Workload:
         """The workload of `prompts` under `load` for `model`'s tokenizer, in a launch of this `repeat`."""
         shaping = {name: getattr(load, name) for name in WORKLOAD_FIELDS}
         shaping |= {"burst": load.burst, "bursts": load.bursts} if load.burst is not None else {}
+        given = {name: getattr(load, name) for name in ("input_tokens", "lora_mix")}
+        shaping |= {name: value for name, value in given.items() if value is not None}
         source = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
         return cls(prompts=prompts, tokenizer=source, load=shaping, repeat=None if load.draw == "fixed" else repeat)
 
@@ -275,6 +284,7 @@ class Workload:
         return cls(**{"version": 1, **{name: data[name] for name in cls.__dataclass_fields__ if name in data}})
 
 
+LATER = ("input_tokens", "sampling", "lora_mix")  # fields of a load that are no part of its name where they are null
 SINCE_2 = ("burst", "bursts", "start", "ramp_s")  # fields of a load that came with measuring protocol 2
 WORKLOAD_FIELDS = (
     "rate_rps", "concurrency", "arrival", "requests", "duration_s", "warmup_requests", "output_tokens", "seed",

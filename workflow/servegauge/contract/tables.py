@@ -137,6 +137,7 @@ CELLS = _schema(
             "arrival", WORD, "arrival process: poisson | constant | gamma | burst | replay | steps | ramp | closed"
         ),
         _column("cache", WORD, "prefix cache at the start of the window: cold | warm"),
+        _column("sampling", WORD, "sampling settings of the requests as JSON, keys sorted: temperature, top_p, ..."),
         _column("load", pa.string(), "the whole load as JSON, keys sorted"),
         _column("workload", WORD, "id of the frozen workload that was replayed"),
         _column("workload_sha256", pa.string(), "SHA-256 of the workload's bytes"),
@@ -236,6 +237,7 @@ _REQUEST_RAW = (
     _column("text_sha256", pa.string(), "SHA-256 of the output text in UTF-8"),
     _column("session", pa.int32(), "number of the session that it is of, in the cell; null: it stands alone"),
     _column("turn", pa.int32(), "its number in the session, from 0"),
+    _column("adapter", WORD, "LoRA adapter that it asked for; null: none"),
 )
 
 DERIVED = tuple(

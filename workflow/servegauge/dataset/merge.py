@@ -365,7 +365,7 @@ class _Merge:
                     "study": study["name"],
                     "path": None if study.get("path") is None else str(study["path"]),
                     "compare_factor": compare.get("factor"),
-                    "compare_baseline": None if compare.get("baseline") is None else str(compare["baseline"]),
+                    "compare_baseline": _baseline(study),
                     "expects": canonical_json(study["expects"]) if study.get("expects") else None,
                     "compare_margin": compare.get("margin"),
                     "compare_primary": compare.get("primary"),
@@ -457,6 +457,15 @@ class _Merge:
             if document and "rows" in document:
                 rows += dataset_rows(document, str(path))
         return rows
+
+
+def _baseline(study: Mapping[str, Any]) -> str | None:
+    """The baseline as a text; a mapping as canonical JSON, sampling settings with the temperature that they lack."""
+    compare = study.get("compare") or {}
+    baseline = compare.get("baseline")
+    if isinstance(baseline, Mapping) and compare.get("factor") == "sampling":
+        baseline = {"temperature": (study.get("load") or {}).get("temperature", 0), **baseline}
+    return canonical_json(baseline) if isinstance(baseline, Mapping) else None if baseline is None else str(baseline)
 
 
 def read(results: Path, table: str) -> pa.Table:

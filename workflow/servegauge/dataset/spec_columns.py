@@ -7,7 +7,7 @@ from typing import Any
 
 from servegauge.contract.records.base import plain
 from servegauge.contract.records.launch import LaunchRecord
-from servegauge.contract.spec import Launch, canonical_json
+from servegauge.contract.spec import LATER, Launch, canonical_json
 
 LOOPS = {"open": "rate_rps", "closed": "concurrency", "burst": "burst"}
 """How requests are sent -> the field of a load that says how many."""
@@ -39,7 +39,8 @@ def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
         "protocol": protocol,
         "loop": loop,
         "arrival": (load.get("arrival") or {}).get("process"),
-        "load": canonical_json(load),
+        "sampling": canonical_json({"temperature": load.get("temperature", 0), **(load.get("sampling") or {})}),
+        "load": canonical_json({name: value for name, value in load.items() if name not in LATER or value is not None}),
         "workload": spec["workload"]["id"],
     }
 

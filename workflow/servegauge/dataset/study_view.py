@@ -24,7 +24,7 @@ from servegauge.dataset import launch_parts, merge, trace_parts
 from servegauge.frameworks.base import OPTIONS
 
 SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share_gpu", *OPTIONS, "platform")
-LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "cache", "protocol")
+LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "cache", "sampling", "protocol")
 
 
 SAMPLE_FLAGS = flag_registry.of_severity(SAMPLE)
@@ -291,6 +291,8 @@ def axis_value(row: Mapping[str, Any], axis: str) -> Any:
     """The value of an axis in a row of CELLS: a column, or one of the neutral server options."""
     if axis == "rate":
         return row["rate_rps"]
+    if axis == "sampling":  # of a dataset of before there was this column, null
+        return json.loads(row.get("sampling") or "null")
     if axis in row:
         return row[axis]
     return json.loads(row["options"] or "{}").get(axis)

@@ -169,6 +169,8 @@ class Framework:
     api_key: ClassVar[str] = "none"
     # profilers that the server is started with and switches on when asked, as studies name them
     profilers: ClassVar[Sequence[str]] = ()
+    # field of a request that names a LoRA adapter; empty where a request cannot choose one
+    adapter_field: ClassVar[str] = ""
     # neutral option -> how it is given; options absent here are not supported. "--flag" is followed by the value,
     # "--on / --off" are words for true and false (either may be empty), anything else is up to the file's own code
     supported: ClassVar[Mapping[str, str]] = {}

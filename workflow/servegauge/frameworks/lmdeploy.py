@@ -14,6 +14,7 @@ class LmDeploy(Framework):
     source = "LMDeploy 0.18.0, its own argument parser"
     exercised = "own parser"
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('lmdeploy'))")
+    adapter_field = "model"
     supported: ClassVar = {
         "context_tokens": "--session-len",
         "kv_cache_dtype": "--quant-policy",

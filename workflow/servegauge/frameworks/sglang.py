@@ -40,6 +40,7 @@ class Sglang(Framework):
     needs_gpu = False
     api_key = "private file"
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('sglang'))")
+    adapter_field = "lora_path"
     supported: ClassVar = {
         "context_tokens": "--context-length",
         "kv_cache_dtype": "--kv-cache-dtype",

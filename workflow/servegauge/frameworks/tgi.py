@@ -15,6 +15,7 @@ class Tgi(Framework):
     exercised = "not exercised"
     api_key = "environment"
     version_argv = ("text-generation-launcher", "--version")
+    adapter_field = "model"
     supported: ClassVar = {
         "context_tokens": "--max-total-tokens --max-input-tokens",
         "kv_cache_dtype": "--kv-cache-dtype",

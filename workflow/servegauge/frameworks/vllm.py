@@ -29,6 +29,7 @@ class Vllm(Framework):
     api_key = "environment"
     profilers = ("torch",)
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('vllm'))")
+    adapter_field = "model"
     supported: ClassVar = {
         "context_tokens": "--max-model-len",
         "kv_cache_dtype": "--kv-cache-dtype",

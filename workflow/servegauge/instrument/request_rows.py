@@ -115,6 +115,7 @@ def _row_of(
         "tokens_source": source,
         "cached_tokens": answer.cached_tokens,
         "session": columns["session"][flight.row] if "session" in columns else None,
+        "adapter": columns["adapter"][flight.row] if "adapter" in columns else None,
         "turn": columns["turn"][flight.row] if "turn" in columns else None,
         "text_sha256": answer.text_sha256,
     }

@@ -73,7 +73,10 @@ def build_rows(
     streams = stream_instances(job, share, name, worker)
     columns = share.columns
 
+    adapters = columns.get("adapter")
+
     def row_of(place: int, instance: int) -> Row:
+        adapter = {job.adapter_field: adapters[place]} if adapters and adapters[place] else {}
         body = body_of(
             columns["prompt"][place],
             columns["messages"][place],
@@ -83,7 +86,7 @@ def build_rows(
             stream=job.stream,
             temperature=job.temperature,
             ignore_eos=job.ignore_eos,
-            extra=job.extra_body,
+            extra={**job.extra_body, **adapter},
             length_field=job.length_field,
         )
         name_of_request = request_id(job.cell, name, columns["request"][place], job.run_id)

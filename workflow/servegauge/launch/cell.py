@@ -243,7 +243,9 @@ class Measurement:
             extra_body={
                 **self.framework.request_extras(run.launch),
                 **(self.framework.ignore_eos if load.ignore_eos else {}),
+                **(load.sampling or {}),
             },
+            adapter_field=self.framework.adapter_field or "model",
             api_key=run.api_key,
             cpus=list(run.platform.get("placement", {}).get("load_cpus") or []) or None,
             workers=calibrate.workers_needed(run.calibration, load),

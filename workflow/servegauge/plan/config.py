@@ -27,6 +27,7 @@ from servegauge.plan.expected import expectation_mistakes
 
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
+GENERATED = ("synthetic", "shared_prefix", "sessions")  # prompt sets whose lengths are drawn
 NOT_AXES = ("repeat", "include", "exclude")
 # Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
 # files that hold one (HF_TOKEN_PATH: ~/.token).
@@ -82,6 +83,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     _refuse([*_currency_mistakes(study), *_unknown_builds(study)], path, text)
     if _asked(study, "speed"):
         study["recorded_rps"] = _recorded_rates(study, root)
+    _refuse([*_input_mistakes(study), *_lora_mistakes(study)], path, text)
     study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
     study["planning"] = load_config(root, {})["planning"]
     study.update(
@@ -305,6 +307,30 @@ def _recorded_rates(study: Mapping[str, Any], root: Path) -> dict[str, float]:
             )
         found[name] = recording.rate_rps
     return found
+
+
+def _input_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """A prompt length for texts that are as long as they are."""
+    if "input_tokens" in study["load"]:
+        for name, prompts in study["prompts"].items():
+            if prompts["kind"] not in GENERATED:
+                message = (
+                    f"the prompts of {name} are of the kind {prompts['kind']}, whose length is that of its data; this "
+                    f"is for {', '.join(GENERATED)}"
+                )
+                yield ["load", "input_tokens"], message
+
+
+def _lora_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Requests for adapters that no server is given."""
+    entries = [study["matrix"], *study["matrix"].get("include", ())]
+    given = [study["server"].get("lora"), *(value for entry in entries for value in entry.get("lora", ()))]
+    known = sorted({name for adapters in given for name in adapters or ()})
+    for name in study["load"].get("lora_mix") or {}:
+        if name != "base" and name not in known:
+            have = _list(known) or "none"
+            message = f"the server has no adapter of this name.{did_you_mean(name, known)} `server.lora` has: {have}"
+            yield ["load", "lora_mix", name], message
 
 
 def _unknown_builds(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

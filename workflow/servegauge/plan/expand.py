@@ -29,7 +29,7 @@ LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False
 SIZES = ("rate", "concurrency", "burst")  # how large a load is: a point has one of them
 SPEED = "speed"  # of a recording: a rate in other words
 LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
-CELL_AXES = ("prompts", "rate", "concurrency", "burst", "cache")  # what it is put under
+CELL_AXES = ("prompts", "rate", "concurrency", "burst", "cache", "sampling")  # what it is put under
 
 
 @dataclass(frozen=True)
@@ -325,13 +325,16 @@ class _Expansion:
         return self.study["prompts"][point["prompts"]]
 
     def load(self, point: Mapping[str, Any]) -> Load:
-        key = tuple(point[name] for name in (*SIZES, "cache"))
+        sampling = dict(point["sampling"] or {})
+        key = (*(point[name] for name in (*SIZES, "cache")), canonical_json(sampling))
         if key not in self.loads:
             # What says nothing of a load must not be in its identity.
             without = {"arrival"}
             without |= set() if point["concurrency"] is not None else {"start"}
             without |= {"bursts"} if point["burst"] is None else {"requests", "duration_s", "ramp_s"}
             values = {name: value for name, value in self.study["load"].items() if name not in without}
+            if "temperature" in sampling:
+                values["temperature"] = sampling.pop("temperature")
             arrival = self.study["load"]["arrival"]
             if point["rate"] is None:
                 arrival = {"process": "closed" if point["burst"] is None else "burst"}
@@ -342,6 +345,7 @@ class _Expansion:
                 burst=point["burst"],
                 arrival=arrival,
                 cache=point["cache"],
+                sampling=sampling or None,
             )
         return self.loads[key]
 
@@ -375,10 +379,11 @@ def _combinations(matrix: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _points(matrix: Mapping[str, Any], recorded_rps: Mapping[str, float]) -> Iterator[dict[str, Any]]:
     """Every load of a matrix. `recorded_rps`: the rate of each recorded prompt set, by which speeds become rates."""
     sizes = [(name, size) for name in (*SIZES, SPEED) for size in matrix.get(name, [])]
-    for prompts, (name, size), cache in itertools.product(matrix["prompts"], sizes, matrix.get("cache", ["cold"])):
+    caches, samplings = matrix.get("cache", ["cold"]), matrix.get("sampling", [None])
+    for prompts, (name, size), cache, sampling in itertools.product(matrix["prompts"], sizes, caches, samplings):
         if name == SPEED:
             name, size = "rate", round(size * recorded_rps[prompts], 6)
-        yield {"prompts": prompts, **dict.fromkeys(SIZES), name: size, "cache": cache}
+        yield {"prompts": prompts, **dict.fromkeys(SIZES), name: size, "cache": cache, "sampling": sampling}
 
 
 def _fits(values: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
@@ -421,6 +426,11 @@ def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
     adapter = framework(launch.framework)
     if load.endpoint not in adapter.endpoints:
         return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"
+    if load.lora_mix and set(load.lora_mix) != {"base"}:
+        if not adapter.adapter_field:
+            return f"a request to {adapter.title} cannot choose a LoRA adapter"
+        if missing := sorted(set(load.lora_mix) - {"base", *(launch.options.get("lora") or {})}):
+            return f"this server is started without the LoRA adapter {', '.join(missing)}"
     if load.cache == "warm" and launch.options.get("prefix_cache") is False:
         return "cache: warm needs the server option prefix_cache: true"
     context = launch.options.get("context_tokens")

@@ -294,7 +294,7 @@ def longest_request(prompts: Data, load: Load) -> int | None:
     limit = (prompts.get("filters") or {}).get("max_total_tokens")
     if prompts.get("kind") in ("conversations", "mooncake", "azure", "burstgpt") and limit:
         return int(limit)
-    each = [prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
+    each = [load.input_tokens or prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
     turns = _most(prompts["turns"]) if "turns" in prompts else 1
     parts = [_most(length) for length in each]
     if turns is None or None in parts:

@@ -92,6 +92,7 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecor
         return _present(folder, root)
     tokenizer = models.workload_tokenizer(workload.tokenizer, root)
     load = Load(**workload.load)
+    spec = {**workload.prompts, **({"input_tokens": load.input_tokens} if load.input_tokens else {})}
     # One seed for each thing that is drawn: another arrival process leaves the prompts as they are drawn.
     names = ("prompts", "warmup", "window", "ramp", "tail")
     states = np.random.SeedSequence(workload.seed).generate_state(len(names), np.uint64)
@@ -105,9 +106,11 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecor
             "second; lengthen the window"
         )
     counts = {phase: len(when) for phase, when in times.phases.items()}
-    drawn = draw(workload.prompts, tokens.load(tokenizer), counts, seeds["prompts"], load.output_tokens, root)
+    drawn = draw(spec, tokens.load(tokenizer), counts, seeds["prompts"], load.output_tokens, root)
     closed = load.concurrency is not None
     table = session_table(times, drawn.sessions, closed) if drawn.sessions else workload_table(times, drawn.prompts)
+    if load.lora_mix:
+        table = with_adapters(table, load.lora_mix, workload.seed)
     rows = Counter(table["phase"].to_pylist())
     try:
         with whole_folder(folder) as temporary:
@@ -280,6 +283,18 @@ def session_table(times: LoadTimes, drawn: list[list[Prompt]], closed: bool) -> 
     columns |= {name: [getattr(one, name) for *_, one in rows] for name in named}
     columns["prompt"] = [one.text for *_, one in rows]
     return pa.table([pa.array(columns[field.name], field.type) for field in SESSION_SCHEMA], schema=SESSION_SCHEMA)
+
+
+def with_adapters(table: pa.Table, mix: Mapping[str, float], seed: int) -> pa.Table:
+    """`table` with the LoRA adapter that each request (of a session: each of its requests) asks for; null: none."""
+    names = sorted(mix)  # as a workload is named, whatever the order in its file
+    weights = np.asarray([mix[name] for name in names], float)
+    groups = table["session" if "session" in table.column_names else "request"].to_numpy()
+    draw = np.random.default_rng([seed, 1])
+    drawn = draw.choice(len(names), size=int(groups.max()) + 1, p=weights / weights.sum())
+    chosen = [names[index] for index in drawn[groups]]
+    column = pa.array([None if name == "base" else name for name in chosen], pa.string())
+    return table.append_column(_column("adapter", pa.string(), "LoRA adapter; null: the base model", "", True), column)
 
 
 def session_tokens(spec: Mapping[str, Any], load: Load, recording: Recording | None) -> float | None:
