@@ -11,7 +11,7 @@ PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-studies test-browser test-frameworks test-slurm lint slurm-up slurm-down lock clean
+.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-studies test-browser test-containers test-frameworks test-slurm lint slurm-up slurm-down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,7 +49,7 @@ run: venv  ## run STUDY=name with PROFILE=profiles/...
 	$(BIN)/snakemake --profile $(PROFILE) --config study=$(STUDY)
 
 test: dev  ## all tests that need nothing but this machine; under 10 minutes on 2 cores
-	$(BIN)/pytest $(PARALLEL) -m "not slurm and not frameworks and not heavy and not browser and not studies"
+	$(BIN)/pytest $(PARALLEL) -m "not slurm and not frameworks and not heavy and not browser and not containers and not studies"
 
 test-heavy: dev  ## the tests that take minutes each: faults under the whole workflow
 	$(BIN)/pytest $(PARALLEL) -m heavy
@@ -59,6 +59,9 @@ test-studies: dev  ## the CPU variant of every study that rebuilds a publication
 
 test-browser: dev  ## the report in a real browser (needs Chromium: apt-get install chromium)
 	SERVEGAUGE_REQUIRE_BROWSER=1 $(BIN)/pytest -m browser
+
+test-containers: dev  ## real servers in containers (apt-get install charliecloud podman runc)
+	SERVEGAUGE_REQUIRE_CONTAINERS=1 $(BIN)/pytest -m containers
 
 test-frameworks: dev  ## the contract tests with the heavier engines (several GB), then one study of all of them
 	SERVEGAUGE_REQUIRE_FRAMEWORKS=1 $(BIN)/pytest -m frameworks

@@ -1,4 +1,4 @@
-"""A framework in a container of the site: the command line that runs it there, for Apptainer and for Pyxis (enroot).
+"""A framework in a container of the site: the command line that runs it there; `runtimes/` has a file for each runtime.
 
 The driver itself never runs in a container: it starts the server's command through the runtime, as its own child, so
 that signals and the log are the same as without one.
@@ -6,10 +6,12 @@ that signals and the log are the same as without one.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from servegauge.inputs.runtime import Inside
+from servegauge.inputs.runtimes import DEFAULT, runtime
 
 
 def contained(
@@ -21,19 +23,18 @@ def contained(
     `environment`: names of variables that the server must see; values never stand in the command line.
     """
     how = (platform.get("frameworks") or {}).get(framework) or {}
-    image = how.get("container")
-    if not image:
+    if not how.get("container"):
         return list(argv)
-    seen = list(dict.fromkeys([str(work), str(Path.cwd())]))
-    extra = list(how.get("container_args") or ())
-    if how.get("runtime", "apptainer") == "pyxis":
-        mounts = ",".join(f"{path}:{path}" for path in seen)
-        named = [f"--container-env={','.join(environment)}"] if environment else []
-        # A step of its own inside the job, beside the one that we are in, on this node only.
-        node = [f"--nodelist={os.environ['SLURMD_NODENAME']}"] if "SLURMD_NODENAME" in os.environ else []
-        step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", *node, "--cpu-bind=none", "--kill-on-bad-exit=1"]
-        where = [f"--container-image={image}", f"--container-mounts={mounts}", f"--container-workdir={work}"]
-        return [*step, *where, *named, *extra, *argv]
-    gpu = ["--nv"] if platform.get("gpus_per_node") and how.get("device") != "cpu" else []
-    bind = [word for path in seen for word in ("--bind", path)]
-    return ["apptainer", "exec", *gpu, *bind, "--pwd", str(work), *extra, image, *argv]
+    inside = Inside(
+        image=how["container"],
+        folders=list(dict.fromkeys([str(work), str(Path.cwd())])),
+        variables=list(environment),
+        gpus=vendor(platform) if platform.get("gpus_per_node") and how.get("device") != "cpu" else None,
+        arguments=list(how.get("container_args") or ()),
+    )
+    return runtime(how.get("runtime", DEFAULT)).argv(argv, inside)
+
+
+def vendor(platform: Mapping[str, Any]) -> Literal["nvidia", "amd"]:
+    """Who made the platform's GPUs."""
+    return "amd" if (platform.get("gpu") or {}).get("vendor") == "amd" else "nvidia"

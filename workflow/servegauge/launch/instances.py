@@ -19,6 +19,7 @@ from servegauge.frameworks.base import Context, Evidence, Framework
 from servegauge.frameworks.reported_config import evidence_flags
 from servegauge.inputs import environments, models
 from servegauge.launch import provenance, server
+from servegauge.node import gpus
 
 
 @dataclass
@@ -98,8 +99,7 @@ class Instances:
 
     def _gpus(self, instance: int) -> tuple[str, ...]:
         """The GPUs of one instance: its part of what Slurm gave the job, in order; none on a CPU platform."""
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        given = [name for name in visible.split(",") if name]
+        _, given = gpus.visible()
         if not given:
             given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
         if not given:

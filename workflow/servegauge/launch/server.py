@@ -24,7 +24,8 @@ from servegauge.base.files import write_text
 from servegauge.base.http import direct_opener
 from servegauge.base.text import visible
 from servegauge.frameworks.base import Context, Framework, Reply
-from servegauge.inputs.containers import contained
+from servegauge.inputs.containers import contained, vendor
+from servegauge.node import gpus
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
 MARK = "SERVEGAUGE_SERVER"
@@ -185,10 +186,15 @@ def marked(mark: str) -> list[int]:
 
 def command(framework: Framework, context: Context) -> list[str]:
     """The framework's argv, run the way its platform says: plain, or inside a container."""
-    variables = sorted(framework.environment(context))
-    return contained(
-        framework.argv(context), context.launch.framework, context.launch.platform, context.work, variables
-    )
+    launch, platform = context.launch, context.launch.platform
+    own = {*framework.environment(context), *(platform.get("environment") or {}), *launch.environment}
+    variables = sorted({*own, MARK, *([visible_variable(platform)] if context.gpus else [])})
+    return contained(framework.argv(context), launch.framework, platform, context.work, variables)
+
+
+def visible_variable(platform: Mapping[str, Any]) -> str:
+    """The variable that names a server's GPUs: the one that the job has, else that of the GPUs' maker."""
+    return gpus.visible()[0] or f"{'HIP' if vendor(platform) == 'amd' else 'CUDA'}_VISIBLE_DEVICES"
 
 
 def start(
@@ -202,7 +208,7 @@ def start(
     argv = command(framework, context)
     added = dict(framework.environment(context))
     if context.gpus:
-        added.setdefault("CUDA_VISIBLE_DEVICES", ",".join(context.gpus))
+        added.setdefault(visible_variable(context.launch.platform), ",".join(context.gpus))
     mark = f"{MARK}={secrets.token_hex(8)}"
     environment = {**(os.environ if base_env is None else base_env), **added, **dict([mark.split("=")])}
     if shutil.which(argv[0], path=environment.get("PATH")) is None:

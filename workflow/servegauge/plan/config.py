@@ -19,6 +19,7 @@ from servegauge.contract.spec import canonical_json
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import SECRET, file_of, load_model, names, read_named, refuse_secrets, unknown_name
+from servegauge.inputs.runtimes import DEFAULT, runtime
 from servegauge.node.expectations import check_expect
 from servegauge.plan import fit
 from servegauge.plan.bases import read_study
@@ -103,6 +104,11 @@ def load_platform(root: Path, name: str) -> dict[str, Any]:
     _refuse(_platform_secrets(platform), path, path.read_text(encoding="utf-8"))
     refuse_secrets(path, path.read_text(encoding="utf-8"))
     check_expect(platform.get("expect"), f"{path}: expect")
+    for framework, how in (platform.get("frameworks") or {}).items():
+        try:
+            runtime(how.get("runtime", DEFAULT))
+        except UserError as error:
+            raise UserError(f"{path}: frameworks: {framework}: {error}") from error
     placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
 

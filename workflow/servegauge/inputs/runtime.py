@@ -1,0 +1,44 @@
+"""What a container runtime is. `runtimes/` holds one file for each, found by looking into that folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a command needs in its container.
+
+    `image`: as the platform's file has it. `folders`: absolute paths that must be seen under the same names; the first
+    is the working directory. `variables`: names of variables to pass; values never stand on a command line. `gpus`: the
+    maker of the GPUs that must be seen, None for none. `arguments`: the platform's own, for the runtime.
+    """
+
+    image: str
+    folders: Sequence[str]
+    variables: Sequence[str] = ()
+    gpus: Literal["nvidia", "amd"] | None = None
+    arguments: Sequence[str] = ()
+
+
+class Runtime:
+    """A way to run a command in a container. Subclass it once in `runtimes/<name>.py`."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]  # what it is, and what `container:` names, in a line
+
+    def argv(self, argv: Sequence[str], inside: Inside) -> list[str]:
+        """The command line that runs `argv` in the container, as a child of whoever starts it.
+
+        Signals that the command line gets reach `argv`, and its output is the command line's output.
+        """
+        raise NotImplementedError
+
+
+def step() -> list[str]:
+    """A step of its own inside the job, beside the one that we are in, on this node only."""
+    node = [f"--nodelist={os.environ['SLURMD_NODENAME']}"] if "SLURMD_NODENAME" in os.environ else []
+    return ["srun", "--overlap", "--nodes=1", "--ntasks=1", *node, "--cpu-bind=none", "--kill-on-bad-exit=1"]
