@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+
+class Growth(NamedTuple):
+    """Of the requests in flight over a window: what was gained from its first to its last fiftieth; what the least
+    number of its last quarter is above that of its first; that of its first quarter; the mean number."""
+
+    gained: float
+    floor_gained: float
+    floor: float
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -148,11 +159,12 @@ class Requests:
         ends = np.sort(pc.fill_null(self.table["end_ns"], 1 << 62).to_numpy())
         return np.searchsorted(scheduled, moments, side="right") - np.searchsorted(ends, moments, side="right")
 
-    def in_flight_growth(self, window_ns: int) -> tuple[float, float]:
-        """Requests gained over the window, by the slope of a line through those in flight, and their mean number."""
-        in_flight = self.in_flight(window_ns)
-        moments = np.linspace(-0.5, 0.5, len(in_flight))
-        return float((moments * in_flight).sum() / (moments * moments).sum()), float(in_flight.mean())
+    def in_flight_growth(self, window_ns: int) -> Growth:
+        """How the requests in flight grew over the window."""
+        found = self.in_flight(window_ns, 401)
+        first, last = found[:100], found[-100:]
+        ends = float(found[-8:].mean() - found[:8].mean())
+        return Growth(ends, float(last.min() - first.min()), float(first.min()), float(found.mean()))
 
     def first_quarter(self) -> tuple[float, float, float]:
         """Seconds from schedule to end in the first quarter of the requests and in the rest, and the error of the gap.

@@ -7,8 +7,10 @@ from servegauge.contract.flag import UNFIT_LATENCY, CellCase, Doubt, Flag, Thres
 
 STEADY_PROCESSES = ("poisson", "constant", "gamma", "closed")
 FEWEST = 8  # requests
-FEW = 2.0  # roots of the number of requests: below about 210, growth must be so large to be no chance
-SPREAD = 3.5  # roots of the requests in flight: with many, their number wanders by chance
+FEW = 2.0  # roots of the number of requests: below about 120, growth must be so large to be no chance
+SPREAD = 2.0  # roots of the requests in flight: with many, their number wanders by chance
+FLOOR = 3.0  # a queue that grows does not fall back to where it began: its least number has grown by this, too,
+FLOOR_SPREAD = 0.3  # and so many roots of what it was
 
 
 def least_growth(asked: float, requests: int, in_flight: float) -> float:
@@ -20,12 +22,12 @@ def check(case: CellCase) -> Iterator[Doubt]:
     process = case.cell.load.arrival.get("process", "poisson")
     if case.cell.protocol == 1 or process not in STEADY_PROCESSES or not case.window_ns or case.window.count < FEWEST:
         return
-    gained, mean = case.around.in_flight_growth(case.window_ns)
-    least = least_growth(case.thresholds["queue_growth"], case.window.count, mean)
-    if gained > least:
-        began = max(0.0, mean - gained / 2)
-        detail = f"requests in flight grew by {gained:.0f} over the window, from about {began:.0f}"
-        yield Doubt(gained, least, detail)
+    growth = case.around.in_flight_growth(case.window_ns)
+    least = least_growth(case.thresholds["queue_growth"], case.window.count, growth.mean)
+    if growth.gained > least and growth.floor_gained > FLOOR + FLOOR_SPREAD * math.sqrt(growth.floor):
+        began = max(0.0, growth.mean - growth.gained / 2)
+        detail = f"requests in flight grew by {growth.gained:.0f} over the window, from about {began:.0f}"
+        yield Doubt(growth.gained, least, detail)
 
 
 SATURATED = Flag(
@@ -38,8 +40,8 @@ SATURATED = Flag(
     thresholds=(
         Threshold(
             "queue_growth",
-            29,
-            "requests in flight gained over the window, by their slope, are more than (fewer in windows of under 210)",
+            22,
+            "requests in flight gained from start to end of the window are more than (fewer in windows of under 120)",
         ),
     ),
     position=79,
