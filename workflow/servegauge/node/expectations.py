@@ -147,17 +147,10 @@ def steal_between(before: Mapping[str, Any] | None, after: Mapping[str, Any] | N
     nothing: dict[str, Any] = {"steal": None, "busy": None, "by_cpu": {}}
     if not before or not after:
         return {**nothing, "reason": "/proc/stat could not be read"}
-
-    def shares(name: str) -> tuple[float | None, float | None]:
-        # a counter may fall on a CPU that went offline and came back; such a window says nothing of it
-        ticks = {kind: after[name][kind] - before[name][kind] for kind in after[name]}
-        total = sum(ticks.values())
-        if total <= 0 or ticks["steal"] < 0:
-            return None, None
-        return ticks["steal"] / total, 1 - (ticks["idle"] + ticks["iowait"]) / total
-
-    steal, busy = shares("cpu")
-    each = {name: shares(name)[0] for name in after if name != "cpu" and name in before}
+    steal, busy = node_facts.cpu_shares(before["cpu"], after["cpu"])
+    each = {
+        name: node_facts.cpu_shares(before[name], after[name])[0] for name in after if name != "cpu" and name in before
+    }
     return {"steal": steal, "busy": busy, "by_cpu": each, "reason": None if steal is not None else "no tick passed"}
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 from servegauge.node import virtualization
@@ -241,6 +242,18 @@ def steal_since_boot(node: Node) -> Read:
 
 # guest and guest_nice follow in the file; they are counted in user and nice already
 STAT_FIELDS = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+
+
+def cpu_shares(before: Mapping[str, int], after: Mapping[str, int]) -> tuple[float | None, float | None]:
+    """(steal, busy) between two entries of `cpu_times`, 0 to 1; None where no tick passed.
+
+    A counter may fall on a CPU that went offline and came back; such a time has no shares.
+    """
+    ticks = {kind: count - before[kind] for kind, count in after.items() if kind in before}
+    total = sum(ticks.values())
+    if total <= 0 or ticks["steal"] < 0:
+        return None, None
+    return ticks["steal"] / total, 1 - (ticks["idle"] + ticks["iowait"]) / total
 
 
 def cpu_times(stat: str) -> dict[str, dict[str, int]]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.launch.recorder import ProcessRecorder
 from servegauge.node import nvml, process_tree
-from servegauge.node.node_facts import cpu_times
+from servegauge.node.node_facts import cpu_shares, cpu_times
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import GpuReader
 
@@ -90,10 +90,7 @@ class NodeReader:
         row["cpu_mhz_min"] = min(clocks, default=None)
         (before, counted), (times, counters) = self._before, self._stat()
         self._before = times, counters
-        ticks = {kind: times[kind] - before[kind] for kind in times if kind in before}
-        total = sum(ticks.values())
-        row["busy_share"] = 1 - (ticks["idle"] + ticks["iowait"]) / total if total > 0 else None
-        row["steal_share"] = ticks["steal"] / total if total > 0 and ticks["steal"] >= 0 else None
+        row["steal_share"], row["busy_share"] = cpu_shares(before, times)
         load = (self.node.read_or("/proc/loadavg") or "").split()
         row["load_1min"] = float(load[0]) if load and re.fullmatch(r"[\d.]+", load[0]) else None
         row["running"] = counters.get("procs_running")
