@@ -200,6 +200,7 @@ class Window(Requests):
     around: Requests | None = None  # None: the window's own
     loop: str = "open"  # "open" | "closed" | "burst"
     to_last_answer: bool = False  # the duration holds the time in which the last answers came (measuring protocol 1)
+    acceptance_length: float | None = None  # tokens of a step of speculative decoding; None where it is not known
     joules: float | None = None  # energy of the launch's GPUs in the window; None where it is not known
 
     def joules_per(self, count: float | None) -> float | None:

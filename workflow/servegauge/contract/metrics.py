@@ -81,15 +81,18 @@ def summarise(
     loop: str = "open",
     to_last_answer: bool = False,
     joules: float | None = None,
+    acceptance_length: float | None = None,
 ) -> dict[str, Any]:
     """The columns of `tables.SUMMARY` for a window that lasted `duration_s`, and `censored`. Undefined is None.
 
     `requests` are those of the window and, for the rates, of the ramp. `loop` is "open", "closed" or "burst";
-    `to_last_answer` is how measuring protocol 1 counted; `joules` is what the launch's GPUs used in the window.
+    `to_last_answer` is how measuring protocol 1 counted; `joules` is what the launch's GPUs used in the window,
+    `acceptance_length` what the server told of speculative decoding.
     `censored` names the statistics that are None because more requests failed than they leave out: with a failed
     request as +infinity, they are infinite.
     """
     given = replace(_window(requests, duration_s, loop, to_last_answer), joules=joules)
+    given = replace(given, acceptance_length=acceptance_length)
     summary = {metric.column: metric.per_cell(given) for metric in metric_registry.per_cell() if metric.per_cell}
     censored = []
     failed, ok = given.count - given.ok.count, given.ok.count

@@ -166,6 +166,7 @@ CELLS = _schema(
             WORDS,
             "quantiles that are null because more requests failed than they leave out: larger than the timeout",
         ),
+        _column("acceptance_reason", WORD, "why acceptance_length is null"),
         _column(
             "energy_source", WORD, "what energy is known from: counter (the GPUs' own) | power (sampled, integrated)"
         ),

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
-from servegauge.contract import activity, energy, metric_registry, metrics, tables
+from servegauge.contract import activity, energy, metric_registry, metrics, speculation, tables
 from servegauge.contract.records.base import DamagedRecord, decode, plain
 from servegauge.contract.records.cell import CellRecord, Clock, FileHash
 from servegauge.contract.spec import canonical_json, digest
@@ -37,7 +37,7 @@ _SUMMARISED = [
 
 _KEPT = ("attempt", "protocol", "workload_sha256", "started_utc", "finished_utc")  # of cell.json as it is
 
-FORMAT = 4
+FORMAT = 5
 """Of a part: raise it when `measured` gives other numbers for the same cell. Metrics have versions of their own."""
 
 CODE = digest(
@@ -256,7 +256,7 @@ def _add(
             rest[name] = _with_keys(found[name], folder.name, launch, parted()[name])
         except tables.SchemaError as error:  # beside the measurement: it is left out, the measurement is not
             warnings.append(f"{folder}/{name}.parquet is left out: {error}")
-    row = measured(record, requests, rest.get("gpu"))
+    row = measured(record, requests, rest.get("gpu"), rest.get("server_metrics"))
     window_s = record.window.duration_s if record.window else None
     row |= activity.during(window_s, rest.get("server_metrics"), rest.get("gpu"), rest.get("node"))
     groups = writers["requests"].write(requests)
@@ -283,8 +283,13 @@ def texts_sha256(window: pa.Table) -> str | None:
     return hashlib.sha256("\n".join(text or "-" for text in texts.to_pylist()).encode()).hexdigest()
 
 
-def measured(record: CellRecord, requests: pa.Table, gpu: pa.Table | None = None) -> dict[str, Any]:
-    """Columns of CELLS that a measured cell has beside its factors. `gpu`: the samples of its GPUs, if any."""
+def measured(
+    record: CellRecord, requests: pa.Table, gpu: pa.Table | None = None, server: pa.Table | None = None
+) -> dict[str, Any]:
+    """Columns of CELLS that a measured cell has beside its factors.
+
+    `gpu`: the samples of its GPUs, `server`: what its servers said of themselves, if any.
+    """
     load = requests.select(_SUMMARISED).filter(metrics.in_load(requests))
     window = load.filter(metrics.in_window(load))
     window_s = record.window.duration_s if record.window else None
@@ -294,7 +299,10 @@ def measured(record: CellRecord, requests: pa.Table, gpu: pa.Table | None = None
     known = record.recorders.get("sampler", {}).get("launch_gpus") or ()
     used = energy.used(gpu, known, window_s)
     joules = None if used is None else used.joules
-    summary = metrics.summarise(load, window_s, loop, to_last_answer=record.protocol < 2, joules=joules)
+    accepted = speculation.acceptance_length(server, window_s)
+    summary = metrics.summarise(
+        load, window_s, loop, to_last_answer=record.protocol < 2, joules=joules, acceptance_length=accepted
+    )
     row = {
         **{name: getattr(record, name) for name in _KEPT},
         "loop": loop,

@@ -44,6 +44,8 @@ from servegauge.dataset.study_inputs import model_rows, platform_rows
 from servegauge.dataset.text_agreement import compare_texts
 from servegauge.probes.harness.run import dataset_rows
 
+NOT_SPECULATIVE = "the server runs without speculative decoding"
+UNTOLD = "the server does not tell how many drafts there were and how many of their tokens were accepted"
 ATTEMPT = re.compile(r"attempt-(\d+)\.json")
 
 
@@ -330,6 +332,9 @@ class _Merge:
             if entry:
                 row |= {"status": "ok", "cell_sha256": entry.cell_sha256, **entry.row}
                 self._add_launch_flags(row)
+                if row.get("acceptance_length") is None:
+                    asked = "speculative" in json.loads(row["options"] or "{}")
+                    row["acceptance_reason"] = UNTOLD if asked else NOT_SPECULATIVE
             else:
                 row |= self._outcome(cell, spec)
             rows.append(row)

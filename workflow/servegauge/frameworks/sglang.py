@@ -94,6 +94,7 @@ class Sglang(Framework):
         "prompt_tokens": ["sglang:prompt_tokens_total"],
         "output_tokens": ["sglang:generation_tokens_total"],
         "requests_finished": ["sglang:num_requests_total"],
+        "acceptance_length": ["sglang:spec_accept_length"],
         "ttft_sum_s": ["sglang:time_to_first_token_seconds_sum"],
         "ttft_count": ["sglang:time_to_first_token_seconds_count"],
     }

@@ -81,6 +81,8 @@ class Vllm(Framework):
         "prompt_tokens": ["vllm:prompt_tokens_total"],
         "output_tokens": ["vllm:generation_tokens_total"],
         "requests_finished": ["vllm:request_success_total"],
+        "draft_steps": ["vllm:spec_decode_num_drafts_total"],
+        "accepted_tokens": ["vllm:spec_decode_num_accepted_tokens_total"],
         "ttft_sum_s": ["vllm:time_to_first_token_seconds_sum"],
         "ttft_count": ["vllm:time_to_first_token_seconds_count"],
     }

@@ -51,6 +51,9 @@ COMMON: dict[str, tuple[str, str, str]] = {
     "prompt_tokens": ("prompt tokens computed or taken from the cache since the start", "tokens", "sum"),
     "output_tokens": ("tokens generated since the start", "tokens", "sum"),
     "requests_finished": ("requests ended since the start", "requests", "sum"),
+    "draft_steps": ("steps of speculative decoding since the start", "steps", "sum"),
+    "accepted_tokens": ("draft tokens that were accepted since the start", "tokens", "sum"),
+    "acceptance_length": ("tokens of a step of speculative decoding, as the server averages it", "tokens", "mean"),
     "ttft_sum_s": ("sum of the server's own times to first token since the start", "s", "sum"),
     "ttft_count": ("requests in ttft_sum_s", "requests", "sum"),
 }
