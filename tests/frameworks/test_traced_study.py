@@ -14,6 +14,7 @@ import yaml
 from servegauge.base.files import read_json
 from servegauge.contract.records.base import read
 from servegauge.contract.records.trace import TraceRecord
+from servegauge.traces.request_ttft import PARTS
 from tests.frameworks.framework_environments import environment
 from tests.pretend.tree import copy_of_the_tree
 
@@ -97,7 +98,9 @@ def test_the_whole_study_has_the_phases_on_its_page_and_no_traced_latency_in_its
     assert capture["clock_source"] == "epoch"
     assert capture["clock_error_ns"] is not None, "the launch's calls to the profiler bound it"
     told = pq.read_table(tree.results / "dataset/trace_request_ttft" / f"{row['trace']}.parquet").to_pylist()
-    assert [one for one in told if one["membership"]], "somebody's prefill is in the capture"
+    for one in told:
+        parts = [one[name] for name in PARTS if one[name] is not None]
+        assert sum(parts) == one["ttft_ns"] if parts else one["reason"]
     assert 0.5 < capture["overhead_ratio"] < 20
     joined = pq.read_table(tree.results / "dataset/trace_request_steps" / f"{row['trace']}.parquet")
     assert joined.num_rows > STEPS, "two requests at a time"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -75,6 +76,24 @@ def test_without_bytes_or_probe_there_is_no_prediction(tmp_path: Path, probes: l
     assert one.measured_ns == 100_000
     assert one.measured_ttft_share == pytest.approx(0.08)
     assert reason in (one.reason or "")
+
+
+SHAPE = SimpleNamespace(hidden=5, dtype="bfloat16")
+
+
+def test_the_model_says_what_an_all_reduce_carries_where_the_profiler_does_not(tmp_path: Path) -> None:
+    one = traced(tmp_path, chrome=False)
+    cell = {"cell": "c", "platform": "bare", "model": "m", "tp": 2, "pp": 1, "dp": 1, "ep": None}
+    (found,) = collectives([replace(one, cell=cell)], PROBES, {"m": SHAPE})
+    # 100 tokens of 5 numbers of 2 bytes.
+    assert (found.message_bytes, found.by_model, found.predicted_ns) == (1_000, True, pytest.approx(20_000))
+    for other in ({"tp": 4}, {"pp": 2}, {"ep": 2}, {"model": "another"}):
+        (found,) = collectives([replace(one, cell=cell | other)], PROBES, {"m": SHAPE})
+        assert (found.message_bytes, found.by_model, found.predicted_ns) == (None, False, None)
+    # What the trace says counts.
+    (tmp_path / "torch").mkdir()
+    (found,) = collectives([replace(traced(tmp_path / "torch"), cell=cell)], PROBES, {"m": SHAPE})
+    assert (found.message_bytes, found.by_model) == (1_000, False)
 
 
 def test_without_a_requests_prefill_there_is_no_share_of_its_ttft(tmp_path: Path) -> None:

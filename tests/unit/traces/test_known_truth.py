@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from servegauge.contract.trace_tables import TRACE_TABLES
-from servegauge.traces import build
+from servegauge.traces import build, phases
 from tests.unit.traces import made_up_captures as made_up
 
 FORMATS = (*made_up.GENERATIONS, "chrome")
@@ -64,6 +64,19 @@ def test_steps_hold_what_their_host_called_for_whenever_it_ran(tmp_path: Path, f
 def test_a_label_that_the_capture_cuts_off_has_no_duration(tmp_path: Path, form: str) -> None:
     last = read(tmp_path, form)["steps"][4]
     assert (last["cut"], last["cpu_ns"], last["kernels"], last["gpu_busy_ns"]) == (True, None, 1, 20_000)
+
+
+def test_a_step_that_was_cut_is_in_no_mean_unless_there_is_no_other(tmp_path: Path) -> None:
+    made = made_up.ranks(count=1)
+    paths = [made_up.write_nsys(tmp_path / "made.sqlite", made)]
+    rows = {row["phase"]: row for row in phases.phases(build.tables("made", build.read(paths)))}
+    assert (rows["decode"]["steps"], rows["decode"]["cpu_ns"], rows["decode"]["gpu_busy_ns"]) == (1, 200_000, 35_000)
+    assert rows["sampling"]["steps"] == 3
+    made[0].ranges[1] = made_up.replace(made[0].ranges[1], start=-1)  # the mixed step, the only one
+    made[0].ranges[0] = made_up.replace(made[0].ranges[0], start=-2, end=-1)
+    paths = [made_up.write_nsys(tmp_path / "again.sqlite", made)]
+    rows = {row["phase"]: row for row in phases.phases(build.tables("made", build.read(paths)))}
+    assert (rows["mixed"]["steps"], rows["mixed"]["cpu_ns"]) == (1, None)
 
 
 @pytest.mark.parametrize("form", FORMATS)

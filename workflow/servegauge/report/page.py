@@ -57,7 +57,7 @@ def render(results: Path, name: str, out: Path) -> None:
     baseline = baseline_of(study, traced)
     failed = [row for row in study.traces if row["status"] != "ok"]
     probes = merge.read(results, "probes").to_pylist() if traced else []
-    traces = trace_section(traced, baseline, probes, platforms.by_cell, failed)
+    traces = trace_section(traced, baseline, probes, platforms.by_cell, failed, platforms.shapes)
     economics, published = economics_section(study), PublishedSection(study)
     folder = out.with_suffix("")
     for name, figure in drawn.items():

@@ -28,6 +28,7 @@ class PlatformSection:
     used: list[dict[str, Any]] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)  # what the roofline is drawn from
     by_cell: dict[str, Utilisation] = field(default_factory=dict)
+    shapes: dict[str, ModelShape] = field(default_factory=dict)  # by model
 
     def __bool__(self) -> bool:
         return bool(self.ratios or self.not_run or self.used or self.probed)
@@ -47,7 +48,7 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     if rows and comparison and comparison.factor == "platform":
         section.ratios = probe_comparison(rows, comparison.baseline, study.ok)
         section.sentences = sentences(section.ratios)
-    shapes = _shapes(_own(study, results, "study_models"))
+    shapes = section.shapes = _shapes(_own(study, results, "study_models"))
     section.panels = _panels(study, rows, _own(study, results, "study_platforms"), shapes)
     for panel in section.panels:
         mine = _with_shape(study, panel.ceilings.platform, shapes)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from servegauge.inputs.model_shape import ModelShape, bytes_of
 from servegauge.report.traced import Traced, groups
 from servegauge.traces import ttft_means
 
@@ -26,6 +27,7 @@ class Collective:
     kind: str
     calls: float  # a step and rank
     message_bytes: float | None  # mean of one call
+    by_model: bool  # the trace does not say the bytes: they are the step's tokens x hidden size x bytes of a number
     measured_ns: float  # sum of durations
     exposed_ns: float  # while nothing computes
     predicted_ns: float | None
@@ -39,8 +41,13 @@ class Collective:
         return self.measured_ns / self.predicted_ns if self.predicted_ns else None
 
 
-def collectives(traced: Sequence[Traced], probes: Iterable[Mapping[str, Any]]) -> list[Collective]:
-    """Of every condition, level and phase, the means over its traces, ranks and steps. `probes`: rows of PROBES."""
+def collectives(
+    traced: Sequence[Traced], probes: Iterable[Mapping[str, Any]], shapes: Mapping[str, ModelShape] | None = None
+) -> list[Collective]:
+    """Of every condition, level and phase, the means over its traces, ranks and steps.
+
+    `probes` are rows of PROBES, `shapes` the models' by name: they tell what a tensor parallel all-reduce carries.
+    """
     rows = [row for row in probes if row["probe"] == "collectives" and row["status"] == "ok" and row["value"]]
     out = []
     for (condition, level), some in groups(traced).items():
@@ -57,6 +64,9 @@ def collectives(traced: Sequence[Traced], probes: Iterable[Mapping[str, Any]]) -
             if not count:
                 continue
             size = float(found["bytes"].sum() / found["calls"].sum()) if found["bytes"].notna().all() else None
+            computed = size is None and kind == "all_reduce"
+            if computed:
+                size = _by_model(some, str(phase), ranks, shapes or {})
             each, reason = _predicted(known, platform, str(kind), ranks, size, profiler)
             calls = float(found["calls"].sum()) / count
             exposed, measured = float(found["exposed_ns"].sum()) / count, float(found["total_ns"].sum()) / count
@@ -67,7 +77,8 @@ def collectives(traced: Sequence[Traced], probes: Iterable[Mapping[str, Any]]) -
                 reason = "; ".join(filter(None, (reason, "no share of TTFT: no traced request's prefill is known")))
             out.append(
                 Collective(
-                    condition, level, str(phase), str(kind), calls, size, measured, exposed,
+                    condition, level, str(phase), str(kind), calls, size, computed and size is not None,
+                    measured, exposed,
                     each * calls if each is not None else None,
                     exposed * share if share else None,
                     each * calls * share if share and each is not None else None,
@@ -75,6 +86,19 @@ def collectives(traced: Sequence[Traced], probes: Iterable[Mapping[str, Any]]) -
                 )
             )  # fmt: skip
     return out
+
+
+def _by_model(traced: Sequence[Traced], phase: str, ranks: int, shapes: Mapping[str, ModelShape]) -> float | None:
+    """Bytes of a tensor parallel all-reduce: the step's tokens x hidden size x bytes of a number; None for others."""
+    cell = traced[0].cell
+    shape = shapes.get(str(cell.get("model")))
+    alone = int(cell.get("tp") or 1) == ranks and all(int(cell.get(axis) or 1) == 1 for axis in ("pp", "dp", "ep"))
+    steps = pd.concat([one.tables["steps"].to_pandas() for one in traced])
+    own = steps[steps["phase"] == phase]
+    tokens = (own["context_tokens"] + own["generation_tokens"]).astype(float)
+    if shape is None or not alone or not len(own) or tokens.isna().any():
+        return None
+    return float(tokens.mean()) * shape.hidden * bytes_of(shape.dtype)
 
 
 def _prefill_steps(traced: Sequence[Traced]) -> float | None:
@@ -114,7 +138,8 @@ def _predicted(
 ) -> tuple[float | None, str | None]:
     """ns of one collective of `size` bytes by the probe, or why there is no prediction."""
     if size is None:
-        return None, f"not predicted: {profiler} does not say how many bytes a collective carried"
+        said = f"{profiler} does not say how many bytes a collective carried, nor do the model and its layout"
+        return None, f"not predicted: {said}"
     if not known:
         return None, f"not predicted: {platform} has no probe of collectives"
     if (kind, ranks) not in known:

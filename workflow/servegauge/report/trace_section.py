@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from servegauge.inputs.model_shape import ModelShape
 from servegauge.report.roofline import Utilisation
 from servegauge.report.trace_collectives import Collective, collectives
 from servegauge.report.trace_utilisation import Agreement, agreements
@@ -65,19 +66,20 @@ def trace_section(
     probes: Iterable[Mapping[str, Any]] = (),
     used: Mapping[str, Utilisation] | None = None,
     not_traced: Sequence[Mapping[str, Any]] = (),
+    shapes: Mapping[str, ModelShape] | None = None,
 ) -> TraceSection:
     """The section of these traces; `baseline` is the level that the others are compared with, None for no comparison.
 
-    `probes` are rows of PROBES, `used` what each timed cell used of its platform. Kernels of traces by different
-    profilers, or with graphs as one row and by node, differ by how they were recorded: they are not compared, and
-    `reasons` says so.
+    `probes` are rows of PROBES, `used` what each timed cell used of its platform, `shapes` the models'. Kernels of
+    traces by different profilers, or with graphs as one row and by node, differ by how they were recorded: they are not
+    compared, and `reasons` says so.
     """
     if not traced:
         return TraceSection(not_traced=list(not_traced))
     section = TraceSection(
         sentences=[f"{one.place}: {said}" for one in traced for said in phases.sentences(phases.phases(one.tables))],
         table=[row for row in phase_table(traced, baseline) if any(row[f"{name}_ms"] for name in phases.ORDER)],
-        collectives=collectives(traced, probes),
+        collectives=collectives(traced, probes, shapes or {}),
         agreements=agreements(traced, used or {}),
         reasons=_reasons(traced),
         not_traced=list(not_traced),

@@ -31,8 +31,8 @@ COLUMNS = (
     "kernels", "launches", "graph_launches", "idle_host_share", "idle_synchronisation_share", "idle_device_share",
     "idle_unattributed_share",
 )  # fmt: skip
-"""Columns of phases.csv: means over steps and ranks; gpu_share is sum of busy / sum of steps, idle_*_share the cause's
-part of the device's idle time before operations of the phase."""
+"""Columns of phases.csv: means over whole steps (not cut by the capture) and ranks; gpu_share is sum of busy / sum of
+steps, idle_*_share the cause's part of the device's idle time before operations of the phase."""
 
 
 def phases(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def phases(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     gaps = tables["gaps"].to_pandas()
     out: list[dict[str, Any]] = []
     for trace, all_steps in steps.groupby("trace", observed=True, sort=True):
-        named = all_steps[all_steps["phase"].isin(ORDER)]
+        named = _whole(all_steps[all_steps["phase"].isin(ORDER)])
         for phase in ORDER[:3]:
             some = named[named["phase"] == phase]
             if len(some):
@@ -50,6 +50,12 @@ def phases(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
         if len(named) and named["sampling_cpu_ns"].notna().any():
             out.append({"trace": trace, "phase": "sampling"} | _sampling(named))
     return out
+
+
+def _whole(steps: pd.DataFrame) -> pd.DataFrame:
+    """Without the steps that the capture cut, in each phase that has others: a part of a step is no step's time."""
+    whole = steps[~steps["cut"]]
+    return pd.concat([whole, steps[steps["cut"] & ~steps["phase"].isin(whole["phase"])]])
 
 
 def _row(steps: pd.DataFrame) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def ttft_figure(name: str, title: str, caption: str, traced: Sequence[Traced]) -
             words = [*(ttft_means.WORDS[part] for part in lines), "TTFT"]
             one.set_yticks(np.arange(len(words))[::-1], words)
             one.set_xlim(0, 1.22 * most)
+            one.set_ylim(-0.7, len(words) - 0.3)
             one.grid(axis="y", visible=False)
             one.set_title(condition, loc="left")
         canvas.supxlabel("ms after it was sent", fontsize=9)
