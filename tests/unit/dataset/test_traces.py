@@ -19,7 +19,7 @@ from servegauge.contract.spec import Cell, Launch, Load
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES
 from servegauge.dataset import merge, trace_parts
 from servegauge.dataset.study_view import Study
-from servegauge.report import page
+from servegauge.report import limits, page
 from tests import synthetic, trace_results
 from tests.parquet_files import check_file
 
@@ -164,6 +164,8 @@ def test_the_page_says_that_decode_waits_for_the_cpu(results: Path) -> None:
     section = text.partition('<section id="traces">')[2].partition("</section>")[0]
     said = "prompts short" if "prompts short" in section else "short"
     assert f"{said}, concurrency 1, own-cpu: decode waits for the CPU: GPU busy 33 % of a step" in section
+    of_steps = limits._traced(Study(results, "demo"))  # what the limits of a platform with GPUs are told from
+    assert {round(shares["step_busy"], 3) for shares in of_steps.values()} == {0.327}
     assert '<figure id="figure-trace-phases">' in section
     assert '<figure id="figure-trace-idle">' in section
     assert "the profiler &lt;did not&gt; end within 60 s" in section

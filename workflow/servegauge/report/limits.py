@@ -163,7 +163,8 @@ def _traced(study: Study) -> dict[tuple[str, str], dict[str, float]]:
             continue
         steps = study.trace_tables(row["trace"])["steps"]
         decode = steps.filter(pc.equal(pc.cast(steps["phase"], pa.string()), "decode"))
-        sums = {name: pc.sum(decode[name]).as_py() for name in ("step_ns", "gpu_busy_ns", "cpu_ns", "comm_exposed_ns")}
+        sums = {name: pc.sum(decode[name]).as_py() for name in ("gpu_busy_ns", "cpu_ns", "comm_exposed_ns")}
+        sums["step_ns"] = pc.sum(pc.subtract(decode["end_ns"], decode["start_ns"])).as_py()
         if not sums["step_ns"] or sums["gpu_busy_ns"] is None:
             continue
         condition = label({axis: value for axis, value in row["axes"].items() if axis != "platform"})
