@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from servegauge.base.files import write_json
 from servegauge.compare.tables import write_tables
+from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
 from servegauge.launch import run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.documents import state
 from servegauge.plan.expand import Plan, expand
+from servegauge.probes.harness.run import run_platform
 from servegauge.submit.attempts import Run
 from servegauge.submit.orders import make_order, read_plan
 from servegauge.workloads.compile import compile_plan
 
-CALIBRATION = {"points": [], "cpus": None, "limits": {"rate_rps": 100.0, "streams": 100}}
+CALIBRATION = Calibration(limits=Limits(rate_rps=100.0, streams=100))
 RESULTS = Path("results")
 
 
@@ -28,6 +32,13 @@ def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """No calibration, and no long goodbye for servers."""
     monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
     monkeypatch.setattr(server, "GRACE_S", 0.5)
+
+
+def _probe(platform: dict[str, Any], names: Sequence[str]) -> None:
+    """The probes of a study on a platform, each once for all studies; what needs torch says so where there is none."""
+    out = RESULTS / "probes" / platform["name"]
+    if missing := [name for name in names if not (out / f"{name}.json").exists()]:
+        run_platform(platform, missing, out, size="test")
 
 
 def measure(name: str) -> Plan:
@@ -47,6 +58,8 @@ def measure(name: str) -> Plan:
         Run(file, launch, "local", RESULTS, "x:y")._write(now.attempts, outcome)
         wrong = {cell: one.reason for cell, one in outcome.cells.items() if one.status != "ok"}
         assert not wrong, f"{wrong}\n{said.getvalue()[-2000:]}"
+    for platform in plan.study["platforms"].values():
+        _probe(platform, plan.study.get("probes") or ())
     merge(RESULTS)
     assert write_tables(RESULTS) == []
     return plan

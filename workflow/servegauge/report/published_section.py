@@ -31,22 +31,16 @@ class PublishedSection:
         return bool(self.checked)
 
     def lines(self) -> Iterator[str]:
-        """What the end of a run prints: published, measured, verdict, a line each."""
-        if not self.rows:
-            return
-        head = {"what": "published figure", "published": "published", "measured": "measured", "verdict": "verdict"}
-        shown = [head, *self.rows[:MOST_LINES]]
-        widths = {name: max(len(row[name]) for row in shown) for name in ("what", "published", "measured")}
-        for row in shown:
-            cells = [row["what"].ljust(widths["what"])]
-            cells += [row[name].rjust(widths[name]) for name in ("published", "measured")]
-            said = row["verdict"].partition(": ")[0]
-            yield "  ".join([*cells, said])
-            if rest := row["verdict"].removeprefix(said).removeprefix(": "):
-                yield from textwrap.wrap(rest, 110, initial_indent="    ", subsequent_indent="    ")
+        """What the end of a run prints of each: published, measured, verdict."""
+        if self.rows:
+            yield "Published figures:"
+        for row in self.rows[:MOST_LINES]:
+            told = f"{row['what']}: published {row['published']}, measured {row['measured']}, {row['verdict']}"
+            yield from textwrap.wrap(told, 110, initial_indent="  ", subsequent_indent="      ")
         if len(self.rows) > MOST_LINES:
-            yield f"... and {len(self.rows) - MOST_LINES} more, see the report"
-        yield ""
+            yield f"  ... and {len(self.rows) - MOST_LINES} more, see the report"
+        if self.rows:
+            yield ""
 
 
 def _row(one: Checked) -> dict[str, str]:
