@@ -426,6 +426,8 @@ def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
     adapter = framework(launch.framework)
     if load.endpoint not in adapter.endpoints:
         return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"
+    if "images" in prompts and load.endpoint != "chat":
+        return f"the prompts of {prompts['name']} have images, which only chat messages hold: set load.endpoint to chat"
     if load.lora_mix and set(load.lora_mix) != {"base"}:
         if not adapter.adapter_field:
             return f"a request to {adapter.title} cannot choose a LoRA adapter"

@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from servegauge.contract.spec import Load, Workload
 from servegauge.inputs import models
 from servegauge.workloads import replay
 from servegauge.workloads import tokenizer as tokens
+from servegauge.workloads.images import with_images
 from servegauge.workloads.load_times import OUTPUT_TOKENS, SPARE_S_PER_TOKEN, LoadTimes, load_times
 from servegauge.workloads.prompts import Drawn, Prompt, draw_prompts, unchanged_sha256
 from servegauge.workloads.recording import Recording
@@ -256,7 +258,8 @@ def draw(
         return replay.draw(spec, tokenizer, counts, seed, output_tokens, root)
     if made := SESSION_KINDS.get(spec["kind"]):
         return made(spec, tokenizer, counts, np.random.default_rng(seed), output_tokens, root)
-    return draw_prompts(spec, tokenizer, sum(counts.values()), seed, output_tokens, root)
+    drawn = draw_prompts(spec, tokenizer, sum(counts.values()), seed, output_tokens, root)
+    return replace(drawn, prompts=with_images(drawn.prompts, spec["images"], seed)) if "images" in spec else drawn
 
 
 def session_table(times: LoadTimes, drawn: list[list[Prompt]], closed: bool) -> pa.Table:
