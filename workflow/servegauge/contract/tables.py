@@ -61,6 +61,14 @@ LAUNCHES = _schema(
     ],
 )
 
+ALLOCATION = (
+    _column("job_s", pa.float64(), "from its start to its end; the job has the node, and its GPUs, for so long", "s"),
+    _column("starts_s", pa.float64(), "of that: servers starting, until they answered, all starts", "s"),
+    _column("cells_s", pa.float64(), "of that: cells, with resets, warm-up, ramp, window, tail and saving", "s"),
+    _column("windows_s", pa.float64(), "of that: the windows of its cells", "s"),
+)
+"""Columns of ATTEMPTS. What `starts_s` and `cells_s` leave of `job_s` is checks, calibration, evidence and ending."""
+
 ATTEMPTS = _schema(
     "attempts",
     "One row per finished attempt of a launch: when, where, what happened, and everything that is known of it.",
@@ -80,6 +88,7 @@ ATTEMPTS = _schema(
         _column("server_starts", pa.int32(), "times that the server was started", "starts"),
         _column("startup_s", pa.float64(), "process start until it answered, slowest instance, first start", "s"),
         _column("startup_parts", pa.string(), "parts of the start-up in seconds as JSON, where the server tells them"),
+        *ALLOCATION,
         _column("flags", WORDS, "what the server says of itself against what was asked; empty: no difference"),
         _column("provenance", pa.string(), "launch.json of the attempt: everything known of it, as JSON"),
     ],

@@ -34,7 +34,7 @@ from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, canonical_json
-from servegauge.dataset import economics, launch_parts, trace_parts
+from servegauge.dataset import allocation, economics, launch_parts, trace_parts
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.joined import labels
 from servegauge.dataset.launch_parts import Part
@@ -141,7 +141,7 @@ class _Merge:
         self._write("study_models", model_rows(self.plans, self._before("study_models")))
         self._write("study_platforms", platform_rows(self.plans))
         self._write("launches", self._launch_rows())
-        self._write("attempts", self._attempt_rows())
+        self._write("attempts", self._attempt_rows(rows))
         self._write("cells", rows)
         self._write("cell_slos", self._slo_rows())
         measured_cells = {row["cell"]: row for row in rows}
@@ -414,8 +414,11 @@ class _Merge:
             )
         return rows
 
-    def _attempt_rows(self) -> list[dict[str, Any]]:
+    def _attempt_rows(self, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rows = []
+        measured: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+        for row in cells:
+            measured.setdefault((row["launch"], row.get("attempt")), []).append(row)
         for launch, attempts in self.attempts.items():
             for attempt in attempts:
                 outcome = attempt.outcome
@@ -423,6 +426,9 @@ class _Merge:
                 said |= {"attempt": attempt.number, "status": attempt.status, "reason": attempt.reason}
                 said["job"] = canonical_json(plain(outcome.job)) if outcome and outcome.job else None
                 record = self._launch_record(launch, attempt.number)
+                starts = [start.ready_s for start in record.server_starts] if record else []
+                own = measured.get((launch, attempt.number), [])
+                said |= allocation.columns(said["started_utc"], said["finished_utc"], starts, own)
                 rows.append({"launch": launch, **said, **attempt_columns(record)})
         return rows
 

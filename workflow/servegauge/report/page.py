@@ -32,6 +32,7 @@ from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
 from servegauge.report import figure_style, provenance_diff
+from servegauge.report.allocation_section import allocation
 from servegauge.report.drawing import draw
 from servegauge.report.economics_section import economics_section
 from servegauge.report.figure import FIGURES, PLATFORMS, TRACES
@@ -71,6 +72,7 @@ def render(results: Path, name: str, out: Path) -> None:
         write_text(folder / "economics.csv", economics.csv)
     context = _context(study, comparison, drawn, platforms, results)
     context |= {"traces": traces, "economics": economics, "published": published}
+    context["allocation"] = allocation(study)
     context["limits"] = limits(study, platforms.used)
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:

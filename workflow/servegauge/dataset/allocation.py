@@ -1,0 +1,32 @@
+"""Where an attempt's time went: servers starting, cells, and in them the windows that were counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from servegauge.contract.tables import ALLOCATION
+
+
+def columns(
+    started_utc: str | None, finished_utc: str | None, starts_s: Iterable[float], cells: Iterable[Mapping[str, Any]]
+) -> dict[str, float | None]:
+    """ALLOCATION of one attempt: its times, how long each start of its servers took, and its rows of CELLS."""
+    job = _between(started_utc, finished_utc)
+    if job is None:
+        return dict.fromkeys(field.name for field in ALLOCATION)
+    cells = list(cells)
+    spans = [_between(row.get("started_utc"), row.get("finished_utc")) or 0.0 for row in cells]
+    windows = [row.get("window_s") or 0.0 for row in cells]
+    return {"job_s": job, "starts_s": sum(starts_s), "cells_s": sum(spans), "windows_s": sum(windows)}
+
+
+def _between(start: str | None, end: str | None) -> float | None:
+    if not start or not end:
+        return None
+    return (_time(end) - _time(start)).total_seconds()
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))

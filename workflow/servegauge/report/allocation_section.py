@@ -1,0 +1,57 @@
+"""What the study's jobs did with the time that they had their nodes for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from servegauge.base.progress import duration
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import Study
+
+PARTS = {
+    "windows": "windows",
+    "around": "resets, warm-up, ramp and tail around them",
+    "starts": "servers starting",
+    "rest": "checks, calibration, ending",
+}
+
+
+@dataclass(frozen=True)
+class Use:
+    """The jobs of a platform together: their seconds, and the share of each of PARTS."""
+
+    platform: str
+    jobs: int
+    job_s: float
+    gpu_h: float | None  # job time x GPUs; None on a platform without
+    shares: Mapping[str, float]
+
+    @property
+    def words(self) -> str:
+        """One sentence without a full stop."""
+        gpus = f" ({self.gpu_h:.2g} GPU hours)" if self.gpu_h else ""
+        shares = ", ".join(f"{self.shares[part]:.0%} {words}" for part, words in PARTS.items())
+        jobs = f"{self.jobs} job{'s' if self.jobs != 1 else ''}"
+        return f"{self.platform}: {jobs} of {duration(self.job_s)} together{gpus}: {shares}"
+
+
+def allocation(study: Study) -> list[Use]:
+    """A row for each platform with finished attempts of which the times are known."""
+    launches = {row["launch"]: row for row in merge.read(study.results, "launches").to_pylist()}
+    mine = {row["launch"] for row in study.everything}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in merge.read(study.results, "attempts").to_pylist():
+        if row["launch"] in mine and row["job_s"]:
+            found.setdefault(launches[row["launch"]]["platform"], []).append(row)
+    return [_use(study, platform, rows, launches) for platform, rows in found.items()]
+
+
+def _use(study: Study, platform: str, rows: list[dict[str, Any]], launches: Mapping[str, Mapping[str, Any]]) -> Use:
+    whole = sum(row["job_s"] for row in rows)
+    windows, cells, starts = (sum(row[name] for row in rows) for name in ("windows_s", "cells_s", "starts_s"))
+    gpus = sum(row["job_s"] * (launches[row["launch"]]["gpus"] or 0) for row in rows) / 3600
+    gpu_h = gpus if study.has_gpus(platform) else None
+    parts = {"windows": windows, "around": cells - windows, "starts": starts, "rest": whole - cells - starts}
+    return Use(platform, len(rows), whole, gpu_h, {name: max(0.0, value) / whole for name, value in parts.items()})
