@@ -48,4 +48,4 @@ def test_the_report_sums_a_platforms_jobs_up(tmp_path: Path) -> None:
         assert one.gpu_h is None
         assert sum(one.shares.values()) == pytest.approx(1)
         assert one.shares["starts"] == pytest.approx(0.1)
-        assert one.words.startswith(f"{one.platform}: 2 jobs of 20 min together: ")
+        assert one.words.startswith(f"{one.platform}: 2 jobs of 20 min 00 s together: ")
