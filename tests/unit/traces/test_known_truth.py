@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -193,6 +195,31 @@ def test_without_gpu_work_the_host_still_has_its_steps(tmp_path: Path) -> None:
     assert (step["phase"], step["cpu_ns"], step["device"]) == ("prefill", 400_000, None)
     assert (step["gpu_busy_ns"], step["kernels"]) == (None, None)
     assert "no GPU work" in tables["traces"][0]["reason"]
+
+
+def test_of_a_process_without_cuda_its_calls_to_the_system_are_counted_by_phase(tmp_path: Path) -> None:
+    """They start nothing: no step ends with one, and none of them is sampling, however late it comes."""
+    made = made_up.ranks(count=1)
+    step, after = made[0].ranges[0], made[0].ranges[0].end + 1_000
+    path = made_up.write_nsys(tmp_path / "made.sqlite", [replace(made[0], ops=[], calls=[])])
+    bare = build.tables("x", build.read([path]), None)
+    thread = (1 << 48) | (made[0].pid << 24) | (made[0].pid + step.thread)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute('CREATE TABLE OSRT_API (start INT, "end" INT, globalTid INT, nameId INT)')
+        database.execute("INSERT INTO StringIds VALUES (7001, 'poll')")
+        for start, end in (
+            (step.start + 10, step.start + 310),
+            (step.start + 400, step.start + 500),
+            (after, after + 9),
+        ):
+            database.execute("INSERT INTO OSRT_API VALUES (?, ?, ?, 7001)", (start, end, thread))
+        database.commit()
+    found = build.tables("x", build.read([path]), None)
+    assert found["steps"] == bare["steps"]
+    assert found["traces"] == bare["traces"]
+    (row,) = [row for row in found["launches"].to_pylist() if row["phase"] is not None]
+    assert (row["call"], row["calls"], row["total_ns"]) == ("poll", 3, 409)
+    assert (row["device"], row["queue_p50_ns"]) == (None, None)
 
 
 def test_without_copies_there_were_none(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ def attribute(capture: Capture, steps: list[Step]) -> Attribution:
         step_of_call[rows] = index[at]
         after_of_call[rows] = calls.start[rows] > label_end[at]
     after_of_call |= (step_of_call != NONE) & _in_sampling(capture)
+    after_of_call &= calls.correlation != -1
     step_of = np.where(call_of != NONE, step_of_call[np.maximum(call_of, 0)] if len(calls) else NONE, NONE)
     after = (step_of != NONE) & (after_of_call[np.maximum(call_of, 0)] if len(calls) else False)
     return Attribution(call_of, step_of_call, after_of_call, step_of, after)

@@ -45,7 +45,7 @@ class Calls:
     end: np.ndarray
     process: np.ndarray
     thread: np.ndarray  # int32, some number of the thread
-    correlation: np.ndarray
+    correlation: np.ndarray  # -1: a call to the operating system, which can start nothing on a device
     name: np.ndarray
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from servegauge.traces.names import plain_call
 from servegauge.traces.sqlite_columns import Codes, narrow, need, or_default
 from servegauge.traces.sqlite_source import Export
 
+OS_CALLS = "OSRT_API"  # calls to the operating system, which start nothing on a device
 Found = tuple[list[dict[str, np.ndarray]], Codes, list[str]]
 """Parts of Calls, the codes of threads (globalTid) in them, and the texts that their `name` is an index of."""
 
@@ -19,12 +20,12 @@ def read(export: Export, tables: Sequence[str]) -> Found:
     threads, ids = Codes(), Codes()
     parts = []
     for name in (table for table in tables if table in export.columns):
-        need(export, name, "start", "end", "correlationId", "nameId")
+        need(export, name, "start", "end", "nameId", *(["correlationId"] if name != OS_CALLS else []))
         columns = {
             "start": "start",
             "end": 'COALESCE("end", start)',
             "thread": or_default(export, name, "globalTid", 0),
-            "correlation": "COALESCE(correlationId, -1)",
+            "correlation": or_default(export, name, "correlationId", -1),
             "name": "COALESCE(nameId, 0)",
         }
         for batch in export.batches(name, columns):

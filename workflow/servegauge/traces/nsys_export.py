@@ -86,6 +86,8 @@ def read(export: Export, dialect: Dialect) -> Capture:
     names = _Names(export)
     shapes: dict[tuple[int, ...], int] = {}
     tables = tuple(filter(None, (CALLS, dialect.driver_calls)))
+    if not any(name in export.columns for name in tables):  # a process without CUDA
+        tables = (nsys_calls.OS_CALLS,)
     operations = _operations(export, names, shapes, dialect)
     calls, threads, texts = nsys_calls.read(export, tables)
     _rename(calls, [names.add(text) for text in texts])

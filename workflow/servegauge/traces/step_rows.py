@@ -94,7 +94,7 @@ def _hosts(view: View) -> list[dict[str, Any]]:
         inside = covers[step.process].covered(np.array([step.start]), np.array([step.label_end]))[0]
         out.append(
             {"end": end, "sampling_cpu_ns": tail + int(inside) if step.process in told else None}
-            | {key: int(values[index]) if len(calls) else None for key, values in counted.items()}
+            | {key: int(values[index]) if (calls.correlation != -1).any() else None for key, values in counted.items()}
         )
     return out
 

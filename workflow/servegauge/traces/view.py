@@ -95,9 +95,9 @@ def _bounds(capture: Capture, steps: list[Step], joined: Attribution) -> list[tu
 
 
 def last_call(capture: Capture, steps: list[Step], joined: Attribution) -> np.ndarray:
-    """End of the last call of each step, int64 (steps,); the least of all numbers where it has none."""
+    """End of the last API call of each step, int64 (steps,); the least of all numbers where it has none."""
     last = np.full(len(steps), np.iinfo(np.int64).min)
-    rows = np.nonzero(joined.step_of_call != NONE)[0]
+    rows = np.nonzero((joined.step_of_call != NONE) & (capture.calls.correlation != -1))[0]
     np.maximum.at(last, joined.step_of_call[rows], capture.calls.end[rows])
     return last
 
