@@ -64,6 +64,7 @@ test-containers: dev  ## real servers in containers (apt-get install charlieclou
 	SERVEGAUGE_REQUIRE_CONTAINERS=1 $(BIN)/pytest -m containers
 
 test-frameworks: dev  ## the contract tests with the heavier engines (several GB), then one study of all of them
+	-tests/frameworks/get-nsys.sh  # without it the tests of nsys are skipped
 	SERVEGAUGE_REQUIRE_FRAMEWORKS=1 $(BIN)/pytest -m frameworks
 	$(MAKE) demo-frameworks
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -28,7 +29,10 @@ from servegauge.inputs.environments import framework_environment
 from servegauge.instrument.coordinator import run_load
 from servegauge.instrument.job import LoadJob
 from servegauge.launch import server
+from servegauge.launch.recorder import Recording
 from servegauge.launch.recorders.scrape import Scraper, snapshot
+from servegauge.launch.recorders.torch_profiler import TorchProfiler
+from servegauge.traces import build
 from servegauge.workloads import tokenizer
 from tests.frameworks.framework_environments import REQUIRED, ROOT, environment
 
@@ -43,6 +47,9 @@ ASKED = {
     "context_tokens": 1024, "max_batch": 4, "max_batched_tokens": 1024, "graphs": False, "threads": 1, "seed": 0,
     "prefix_cache": True, "dtype": "float16",
 }  # fmt: skip
+# Started as for a trace: what else such a server does is the same.
+TRACED = ("sglang", "vllm")
+TRACE = {"cell": "c", "profiler": "torch", "steps": 12, "after_s": 0.0, "most_s": 60}
 # Variables that make a server do what it does rarely, so that what counts it can be seen: SGLang retracts requests.
 RARE_EVENTS = {"sglang": {"SGLANG_TEST_RETRACT": "1"}}
 PROMPT = "Hello there my friend, how are you today? Tell me something about the weather and the sea. " * 8
@@ -65,7 +72,7 @@ class Running:
         for key, words in self.framework.choices.items():
             if key in having and str(having[key]) not in words:
                 having[key] = self.framework.fair_defaults[key]
-        self.launch = Launch(name, spec, PLATFORM, options=having)
+        self.launch = Launch(name, spec, PLATFORM, options=having, trace=TRACE if name in TRACED else None)
         if weights.suffix == ".gguf":
             weights = Path(str(model) + ".gguf")
         self.context = Context(
@@ -264,19 +271,28 @@ def test_a_reset_waits_for_a_request_that_still_runs(running: Running, monkeypat
     assert running.metrics()["cache_hit_tokens"] == before
 
 
-def test_its_profiler_suits_this_machine(running: Running) -> None:
-    """Switched on and off, the server answers afterwards and as before: CUDA's profiler would end one on a CPU."""
-    started = running.framework.start_profile(running.server.client)
-    if started is None:
-        pytest.skip(f"{running.framework.title} has no profiler to switch")
-    assert started.ok, started
-    running.complete("Something to be profiled.")
-    stopped = running.framework.stop_profile(running.server.client)
-    assert stopped is not None
-    assert stopped.ok, stopped
+def test_its_profiler_takes_the_steps_that_were_asked_for(running: Running, tmp_path: Path) -> None:
+    """As a trace is taken. Afterwards the server answers as before: CUDA's profiler would end one on a CPU."""
+    if running.launch.trace is None:
+        pytest.skip(f"{running.framework.title} has no profiler of its own")
+    live: Any = SimpleNamespace(
+        launch=running.launch, framework=running.framework, servers=[running.server], platform=PLATFORM,
+        without_secrets=str,
+    )  # fmt: skip
+    recording = Recording({"torch_profiler": TorchProfiler}, live, tmp_path)
+    recording.window_begins()
+    end = time.monotonic() + 60
+    while not list((running.context.work / base.PROFILE).rglob("*.json.gz")) and time.monotonic() < end:
+        running.complete("Something to be profiled.")
+    recording.stop(0)
+    said_of_it = recording.said["torch_profiler"]
+    assert said_of_it.get("captures") == ["capture-0.json.gz"], said_of_it
+    steps = build.tables("one", build.read([tmp_path / "capture-0.json.gz"]), None)["steps"].to_pylist()
+    assert len(steps) == TRACE["steps"]
+    assert {step["phase"] for step in steps} <= {"prefill", "decode"}
+    assert all(step["generation_tokens"] == 1 for step in steps if step["phase"] == "decode")
     assert running.server.alive()
     assert running.complete(PROMPT)["choices"][0]["text"].strip() == said[running.framework.name]
-    assert list((running.context.work / "profile").rglob("*.json*")), "its trace lies in the private folder"
 
 
 def test_its_evidence_is_what_was_asked(running: Running) -> None:

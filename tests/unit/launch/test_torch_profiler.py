@@ -11,6 +11,7 @@ import pytest
 
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import PROFILE, Reply
+from servegauge.launch import profiler
 from servegauge.launch.recorder import Recording
 from servegauge.launch.recorders import of_launch, recorders, torch_profiler
 
@@ -32,13 +33,13 @@ class Server:
         for rank in range(self.ranks):
             (self.context.work / PROFILE / f"rank{rank}.json.gz").write_bytes(b"trace %d" % rank)
 
-    def start_profile(self, client: object) -> Reply | None:
+    def start_profile(self, client: object, launch: Launch) -> Reply | None:
         self.asked.append("start")
         if self.early:
             self.write()
         return self.answers["start"]
 
-    def stop_profile(self, client: object) -> Reply | None:
+    def stop_profile(self, client: object, launch: Launch) -> Reply | None:
         self.asked.append("stop")
         self.write()
         return self.answers["stop"]
@@ -74,7 +75,8 @@ def test_a_timed_launch_has_no_profiler_beside_it() -> None:
     assert "torch_profiler" not in usual
     assert set(of_launch(LAUNCH)) == usual | {"torch_profiler"}
     assert set(of_launch(replace(LAUNCH, trace={**ASKED, "profiler": "other"}))) == usual
-    assert set(recorders()) == usual | {"torch_profiler"}
+    assert set(of_launch(replace(LAUNCH, trace={**ASKED, "profiler": "nsys"}))) == usual | {"nsys"}
+    assert set(recorders()) == usual | {"torch_profiler", "nsys"}
 
 
 def test_every_rank_is_copied_beside_the_cell(place: tuple[Path, Path]) -> None:
@@ -95,6 +97,23 @@ def test_it_ends_by_itself_with_the_steps_or_the_seconds(place: tuple[Path, Path
     said, _ = record(late, place[1], wait_s=0.6, most_s=0.2)
     assert 0.2 <= said["on_s"] < 0.6
     assert late.asked == ["start", "stop"]
+
+
+def test_its_stamps_bound_the_recording(place: tuple[Path, Path]) -> None:
+    before = time.monotonic_ns()
+    said, _ = record(Server(place[0]), place[1], wait_s=0.2, most_s=0.1)
+    (asked, answered), (stop_asked, stopped) = said["stamps_ns"]["start"], said["stamps_ns"]["stop"]
+    assert before < asked < answered < stop_asked < stopped < time.monotonic_ns()
+    assert stop_asked - answered >= 0.1e9
+
+
+def test_a_server_that_has_ended_by_itself_may_refuse_to_stop(place: tuple[Path, Path]) -> None:
+    """SGLang does; one that does not answer, or refuses before it wrote, has not ended well."""
+    one = Server(place[0], early=True)
+    one.answers["stop"] = Reply(500, "Profiling is not in progress")
+    assert record(one, place[1])[0]["captures"] == ["capture-0.json.gz"]
+    one.answers["stop"] = Reply(0, "TimeoutError: timed out")
+    assert "did not stop its profiler: 0" in record(one, place[1])[0]["error"]
 
 
 def test_a_window_that_is_too_short_is_said(place: tuple[Path, Path]) -> None:
@@ -136,9 +155,9 @@ def test_a_refusal_is_said_while_the_window_goes_on(place, what: str, reply: Rep
 
 
 def test_one_that_hangs_is_left_to_its_servers_end(place: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_profiler, "ANSWER_S", 0.2)
+    monkeypatch.setattr(profiler, "ANSWER_S", 0.2)
     one = Server(place[0])
-    monkeypatch.setattr(one, "stop_profile", lambda client: time.sleep(2))
+    monkeypatch.setattr(one, "stop_profile", lambda client, launch: time.sleep(2))
     said, took = record(one, place[1])
     assert said == {"error": "the profiler did not end within 0 s"}
     assert took < 1.5

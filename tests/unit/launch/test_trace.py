@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import time
@@ -19,11 +20,13 @@ from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.contract.records.outcome import CellOutcome
 from servegauge.contract.records.trace import TraceRecord
+from servegauge.contract.spec import Launch
 from servegauge.dataset import merge
 from servegauge.frameworks.base import PROFILE, Context, Reply
 from servegauge.frameworks.paced import Paced
-from servegauge.launch import run, server
-from servegauge.launch.recorders import torch_profiler
+from servegauge.launch import profiler, run, server
+from servegauge.launch.recorders import nsys as recorder
+from servegauge.node import nsys
 from servegauge.plan import expand as planning
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import Plan, expand
@@ -31,6 +34,7 @@ from servegauge.submit.attempts import Run
 from servegauge.submit.orders import make_order, read_plan
 from servegauge.workloads.compile import compile_plan
 from tests.pretend.clone import Clone
+from tests.pretend.nsys import program as pretend_nsys
 from tests.unit.traces import made_up_captures as made_up
 
 CALIBRATION = Calibration(limits=Limits(rate_rps=100.0, streams=100))
@@ -40,7 +44,7 @@ TRACE = {"profiler": "torch", "steps": 3, "after_s": 0.2, "most_s": 0.2, "cells"
 class Traceable(Paced):
     """The paced server with a profiler; `goes_wrong` is what it does instead of what it should."""
 
-    profilers = ("torch",)
+    profilers = ("torch", "nsys")
     goes_wrong = ""
 
     def argv(self, ctx: Context) -> list[str]:
@@ -52,14 +56,14 @@ class Traceable(Paced):
         family = supervisor.descendants(os.getpid())
         return [one for one in family if b"paced.server" in Path(f"/proc/{one}/cmdline").read_bytes()]
 
-    def start_profile(self, client: object) -> Reply:
+    def start_profile(self, client: object, launch: Launch) -> Reply:
         if self.goes_wrong == "stands still":
             for process in self.servers():
                 os.kill(process, signal.SIGSTOP)
             return Reply(0, "TimeoutError: timed out")
         return Reply(200, "")
 
-    def stop_profile(self, client: object) -> Reply:
+    def stop_profile(self, client: object, launch: Launch) -> Reply:
         if self.goes_wrong == "hangs":
             time.sleep(20)
         (self.context.work / PROFILE).mkdir()
@@ -71,10 +75,10 @@ class Traceable(Paced):
 class Traced:
     """A study with a trace, in a clone of the tree."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, profiler: str = "torch") -> None:
         self.clone = Clone(folder / "clone", folder)
         (self.clone.results / "calibrations").unlink()
-        self.clone.study(trace=TRACE, job={"quality_items": 2})
+        self.clone.study(trace={**TRACE, "profiler": profiler}, job={"quality_items": 2})
         self.framework = Traceable()
         for place in (run, planning):
             monkeypatch.setattr(place, "framework", lambda name: self.framework)
@@ -95,6 +99,14 @@ class Traced:
         assert outcome is not None
         Run(self.file, launch, "local", Path("results"), "x:y")._write(attempt, outcome)
         return outcome.cells
+
+    def left(self, word: str) -> list[bytes]:
+        """Command lines of processes that hold `word` and that this test run started."""
+        lines = []
+        for one in supervisor.descendants(os.getpid()):
+            with contextlib.suppress(OSError):
+                lines.append(Path(f"/proc/{one}/cmdline").read_bytes())
+        return [line for line in lines if word.encode() in line]
 
     def rows(self) -> list[dict]:
         merge.merge(Path("results"))
@@ -146,10 +158,10 @@ def test_a_trace_is_kept_whole_away_from_the_cells_and_read_by_the_merge(traced:
 def test_a_profiler_that_fails_costs_its_trace_and_ends_with_its_server(
     traced: Traced, monkeypatch: pytest.MonkeyPatch, goes_wrong: str, reason: str
 ) -> None:
-    monkeypatch.setattr(torch_profiler, "ANSWER_S", 1.0)
+    monkeypatch.setattr(profiler, "ANSWER_S", 1.0)
     traced.framework.goes_wrong = goes_wrong
     (outcome,) = traced.measure(traced.trace.launch).values()
-    assert outcome.status == "failed"
+    assert outcome.status == "failed", outcome
     assert outcome.reason is not None
     assert outcome.reason.startswith(reason)
     assert traced.framework.servers() == []
@@ -160,3 +172,67 @@ def test_a_profiler_that_fails_costs_its_trace_and_ends_with_its_server(
     traced.framework.goes_wrong = ""
     assert [one.status for one in traced.measure(traced.trace.launch, 1).values()] == ["ok"]
     assert traced.rows()[0]["status"] == "ok"
+
+
+class Recorded(Traced):
+    """The same with the pretended nsys around the server."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder, monkeypatch, "nsys")
+        self.home = folder / "pretended"
+        self.home.mkdir()
+        made_up.write_nsys(self.home / "export.sqlite", made_up.ranks())
+        monkeypatch.setenv(nsys.VARIABLE, str(pretend_nsys(self.home)))
+        monkeypatch.setenv("PRETEND_NSYS", str(self.home))
+        monkeypatch.setattr(recorder, "SETTLED_S", 0.05)
+
+    def calls(self) -> list[dict]:
+        return [json.loads(line) for line in (self.home / "calls").read_text().splitlines()]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    return Recorded(tmp_path, monkeypatch)
+
+
+@pytest.mark.heavy
+def test_nsys_records_between_two_calls_and_its_report_becomes_tables(recorded: Recorded) -> None:
+    assert {one.status for one in recorded.measure(recorded.trace.launch).values()} == {"ok"}
+    record = read(Path("results/traces") / recorded.trace.id / "trace.json", TraceRecord)
+    assert record.captures == ("capture-0.sqlite.gz",)
+    help_, launched, *asked = recorded.calls()
+    assert help_["argv"] == ["launch", "--help"]
+    session = next(word.partition("=")[2] for word in launched["argv"] if word.startswith("--session-new="))
+    assert [call["argv"][0] for call in asked] == ["start", "stop", "export"]
+    assert all(f"--session={session}" in call["argv"] for call in asked[:2])
+    assert not any("--capture-range" in word for word in asked[0]["argv"]), "this server marks no range"
+    assert {call["tmp"] for call in (launched, *asked)} == {launched["tmp"]}
+    assert not Path(launched["tmp"]).exists(), "what nsys wrote ended with the launch"
+    (row,) = recorded.rows()
+    assert (row["status"], row["profiler"]) == ("ok", "nsys")
+    captures = pq.read_table(f"results/dataset/trace_captures/{row['trace']}.parquet").to_pylist()
+    assert [one["rank"] for one in captures] == [0, 1]
+
+
+@pytest.mark.heavy
+def test_an_nsys_that_hangs_costs_its_trace_and_nothing_of_it_is_left(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "STOP_S", 1.0)
+    monkeypatch.setattr(recorder, "REPORT_S", 1.0)
+    (recorded.home / "goes_wrong").write_text("hangs")
+    (outcome,) = recorded.measure(recorded.trace.launch).values()
+    assert outcome.status == "failed", outcome
+    assert outcome.reason == "`nsys stop` did not end within 1 s"
+    assert recorded.left("nsys hangs") == recorded.left("pretend/nsys.py") == recorded.framework.servers() == []
+    assert list(Path("results").glob("traces/*")) == []
+    (row,) = recorded.rows()
+    assert (row["status"], row["reason"]) == ("failed", outcome.reason)
+
+
+def test_a_node_without_nsys_costs_no_start_of_a_server(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(nsys.VARIABLE, "/no/such/nsys")
+    (outcome,) = recorded.measure(recorded.trace.launch).values()
+    assert outcome.status != "ok"
+    assert "/no/such/nsys" in (outcome.reason or "")
+    assert "/no/such/nsys" in recorded.rows()[0]["reason"]

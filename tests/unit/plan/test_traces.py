@@ -63,13 +63,15 @@ def test_another_way_of_tracing_is_another_trace(tree: Tree) -> None:
 
 def test_a_pattern_chooses_cells_and_one_that_chooses_none_is_told(tree: Tree) -> None:
     assert len(traced(tree, cells="*metal*-rate1-*").traces) == 2
+    with pytest.raises(UserError, match=r"x\.yaml: trace\.graphs: 'node' is for nsys"):
+        traced(tree, graphs="node")
     with pytest.raises(UserError, match=r"x\.yaml: trace\.cells: '\*nothing\*' matches no cell; their ids are like"):
         traced(tree, cells="*nothing*")
 
 
 def test_what_cannot_work_or_be_traced_is_no_job(tree: Tree) -> None:
     plan = expand(tree.study(trace=TRACE))
-    assert {one.skipped for one in plan.traces} == {"Plain cannot be traced with torch here (it has: none)"}
+    assert {one.skipped for one in plan.traces} == {"Plain cannot be traced with torch here (it has: nsys)"}
     state = documents.state(plan, Path("nowhere"))
     assert all(not state[launch.id].missing for launch in plan.trace_launches)
     skipped = expand(tree.study(matrix={**BUSY, "prompts": ["chat", "book"], "context_tokens": [512]}, trace=TRACE))

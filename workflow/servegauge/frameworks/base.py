@@ -167,8 +167,9 @@ class Framework:
     # how the server gets its API key: "environment", "private file", or "none" where argv is the only way (then the
     # server listens on the loopback without one)
     api_key: ClassVar[str] = "none"
-    # profilers that the server is started with and switches on when asked, as studies name them
-    profilers: ClassVar[Sequence[str]] = ()
+    # what traces can be taken with, as studies name them. nsys records any server that it starts; `torch` is one that
+    # the server is started with and switches on when asked
+    profilers: ClassVar[Sequence[str]] = ("nsys",)
     # field of a request that names a LoRA adapter; empty where a request cannot choose one
     adapter_field: ClassVar[str] = ""
     # neutral option -> how it is given; options absent here are not supported. "--flag" is followed by the value,
@@ -262,14 +263,24 @@ class Framework:
         if asked and asked not in self.profilers:
             have = ", ".join(self.profilers) or "none"
             return f"{self.title} cannot be traced with {asked} here (it has: {have})"
+        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
+        if asked == "nsys" and how.get("container"):
+            return "nsys starts a server itself, which it cannot inside a container; the server's own profiler can"
+        on_node = launch.platform.get("gpus_per_node")
+        if asked and on_node and launch.layout.gpus_per_instance > on_node:
+            return "a server that spans nodes cannot be traced: its profiler leaves its files on each of them"
         return None
 
-    def start_profile(self, client: Client) -> Reply | None:
-        """Switch the profiler on; None where the framework has none."""
+    def marks_range(self, launch: Launch) -> bool:
+        """True where a server that nsys started marks the range to record, by CUDA's own profiler calls, when asked."""
+        return False
+
+    def start_profile(self, client: Client, launch: Launch) -> Reply | None:
+        """Switch the profiler on, for as many steps as `launch.trace` says; None where the framework has none."""
         return None
 
-    def stop_profile(self, client: Client) -> Reply | None:
-        """Switch the profiler off; None where the framework has none."""
+    def stop_profile(self, client: Client, launch: Launch) -> Reply | None:
+        """Switch the profiler off, also where it has ended by itself; None where the framework has none."""
         return None
 
     # -- what the files above are made of ------------------------------------

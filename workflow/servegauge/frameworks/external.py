@@ -27,6 +27,7 @@ class External(Framework):
     api_key = "environment"
     weights = "none"
     needs_gpu = False
+    profilers = ()
     ready_path = "/v1/models"
     metrics_path = None
     differences: ClassVar = {

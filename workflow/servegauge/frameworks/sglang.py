@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from servegauge.contract.spec import Launch
-from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework, Reply, Reset
+from servegauge.frameworks.base import FAIR_DEFAULTS, PROFILE, Client, Context, Evidence, Framework, Reply, Reset
 
 SPECULATIVE = {"ngram": "NGRAM", "draft": "STANDALONE", "eagle3": "EAGLE3"}
 CONFIG = "sglang.yaml"
@@ -39,6 +39,7 @@ class Sglang(Framework):
     exercised = "real server, CPU (its GPU kernels stubbed: envs/sglang-cpu.stubs.py); own parser"
     needs_gpu = False
     api_key = "private file"
+    profilers = ("torch", "nsys")
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('sglang'))")
     adapter_field = "lora_path"
     supported: ClassVar = {
@@ -149,7 +150,7 @@ class Sglang(Framework):
             variables |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(ctx.option("threads", 1))}
             variables |= _bound_threads(ctx.launch)
         if ctx.profile:
-            variables["SGLANG_TORCH_PROFILER_DIR"] = str(ctx.work / "profile")
+            variables["SGLANG_TORCH_PROFILER_DIR"] = str(ctx.work / PROFILE)
         return self.preferred(ctx.launch, variables)
 
     def ready(self, client: Client) -> bool:
@@ -193,13 +194,24 @@ class Sglang(Framework):
             raw={"/server_info": said},
         )
 
-    def start_profile(self, client: Client) -> Reply:
-        """CUDA's own profiler, which nsys listens to, where there is a GPU: without one it would end the server."""
-        said = client.get("/server_info").json()
-        device = said.get("device") if isinstance(said, dict) else None
-        return client.post("/start_profile", {"activities": ["CUDA_PROFILER" if device == "cuda" else "CPU"]})
+    def marks_range(self, launch: Launch) -> bool:
+        return not self.on_cpu(launch)
 
-    def stop_profile(self, client: Client) -> Reply:
+    def start_profile(self, client: Client, launch: Launch) -> Reply:
+        """For a trace as many steps as it asks for, without stacks; else CUDA's own profiler, where there is a GPU.
+
+        CUDA's is what nsys listens to; without a GPU it would end the server.
+        """
+        trace = launch.trace or {}
+        if self.on_cpu(launch):
+            activities = ["CPU"]
+        else:
+            activities = ["CPU", "GPU"] if trace.get("profiler") == "torch" else ["CUDA_PROFILER"]
+        bound = {"num_steps": trace["steps"], "with_stack": False, "record_shapes": False} if trace else {}
+        return client.post("/start_profile", {"activities": activities, **bound})
+
+    def stop_profile(self, client: Client, launch: Launch) -> Reply:
+        """Refused where the steps that were asked for are over: it has ended by itself."""
         return client.post("/stop_profile", timeout_s=120.0)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from typing import ClassVar
 
 from servegauge.contract.spec import Launch
-from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
+from servegauge.frameworks.base import FAIR_DEFAULTS, PROFILE, Client, Context, Evidence, Framework, Reply
 
 # The command line has no words for two fields of its own configuration class, so the class is given their values here.
 START = (
@@ -16,6 +17,9 @@ START = (
     "transformers.ContinuousBatchingConfig = functools.partial(transformers.ContinuousBatchingConfig, "
     "allow_block_sharing=False, max_requests_per_batch={}); app()"
 )
+
+
+PROFILED = Path(__file__).parents[1] / "inputs" / "engines" / "transformers_profiled.py"
 
 
 class Transformers(Framework):
@@ -26,6 +30,7 @@ class Transformers(Framework):
     exercised = "real server, CPU"
     needs_gpu = False
     metrics_path = None
+    profilers = ("torch", "nsys")
     model_is_path = True
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('transformers'))")
     supported: ClassVar = {
@@ -65,8 +70,7 @@ class Transformers(Framework):
     fair_defaults = FAIR_DEFAULTS
 
     def argv(self, ctx: Context) -> list[str]:
-        start = START.format(ctx.launch.options.get("max_batch", FAIR_DEFAULTS["max_batch"]))
-        argv = [*self.program(ctx, ctx.python, "-c", start), "serve", ctx.model_path, "--continuous-batching"]
+        argv = [*self.program(ctx, ctx.python, *self._start(ctx)), "serve", ctx.model_path, "--continuous-batching"]
         argv += ["--host", ctx.host, "--port", str(ctx.port), "--log-level", "info"]
         own: dict[str, list[str]] = {}
         if self.on_cpu(ctx.launch):
@@ -79,6 +83,14 @@ class Transformers(Framework):
             argv += ["--device", "cuda:0"]
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
 
+    def _start(self, ctx: Context) -> list[str]:
+        """What Python runs: its own command, for a trace with a profiler in it, which it has none of."""
+        most = ctx.launch.options.get("max_batch", FAIR_DEFAULTS["max_batch"])
+        if trace := ctx.launch.trace:
+            options = {"profiler": trace["profiler"], "steps": trace["steps"], "max_batch": most}
+            return [str(PROFILED), json.dumps(options | {"folder": str(ctx.work / PROFILE)})]
+        return ["-c", START.format(most)]
+
     def environment(self, ctx: Context) -> dict[str, str]:
         variables = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         if self.on_cpu(ctx.launch):
@@ -90,6 +102,23 @@ class Transformers(Framework):
         if asked and own and asked > own:
             return f"transformers serve has the model's own context of {own} tokens, not {asked}"
         return super().unsupported(launch)
+
+    def untraceable(self, launch: Launch) -> str | None:
+        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
+        if (launch.trace or {}).get("profiler") == "torch" and how.get("executable"):
+            return "the profiler of transformers serve is ours, and the platform's `executable` starts it without"
+        return super().untraceable(launch)
+
+    def marks_range(self, launch: Launch) -> bool:
+        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
+        return not self.on_cpu(launch) and not how.get("executable")
+
+    def start_profile(self, client: Client, launch: Launch) -> Reply | None:
+        """Only a traced launch has it."""
+        return client.post("/start_profile", timeout_s=90.0) if launch.trace else None
+
+    def stop_profile(self, client: Client, launch: Launch) -> Reply | None:
+        return client.post("/stop_profile", timeout_s=120.0) if launch.trace else None
 
     def evidence(self, client: Client, log: str) -> Evidence:
         def said(name: str) -> str | None:

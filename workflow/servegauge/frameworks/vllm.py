@@ -27,7 +27,7 @@ class Vllm(Framework):
     exercised = "real server, CPU; own parser"
     needs_gpu = False
     api_key = "environment"
-    profilers = ("torch",)
+    profilers = ("torch", "nsys")
     version_argv = ("{python}", "-c", "import importlib.metadata as m; print(m.version('vllm'))")
     adapter_field = "model"
     supported: ClassVar = {
@@ -107,21 +107,24 @@ class Vllm(Framework):
             argv += ["--distributed-executor-backend", "mp", "--nnodes", str(ctx.nodes), "--node-rank"]
             argv += [str(ctx.node_rank), "--master-addr", ctx.head_address, "--master-port", str(ctx.head_port)]
             argv += ["--headless"] if ctx.node_rank else []
-        argv += ["--profiler-config", json.dumps(self._profiler(ctx))] if ctx.profile else []
+        if config := self._profiler(ctx):
+            argv += ["--profiler-config", json.dumps(config)]
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
 
     def _profiler(self, ctx: Context) -> dict[str, Any]:
-        """CUDA's own profiler, which nsys listens to; for a trace, and on a CPU, which has none, PyTorch's."""
-        folder = str(ctx.work / PROFILE)
-        if trace := ctx.launch.trace:
-            # It ends with the step after the last one that was asked for. Stacks cost time, and nothing reads them.
-            return {
-                "profiler": trace["profiler"], "torch_profiler_dir": folder, "max_iterations": trace["steps"],
-                "torch_profiler_with_stack": False, "ignore_frontend": True,
-            }  # fmt: skip
-        if self.on_cpu(ctx.launch):
-            return {"profiler": "torch", "torch_profiler_dir": folder}
-        return {"profiler": "cuda"}
+        """Of a trace what it asks for; else CUDA's own profiler, or PyTorch's on a CPU. Nothing where none helps.
+
+        CUDA's marks the range of nsys and labels the steps; a CPU has none. It ends with the step after the last one
+        that was asked for. Stacks cost time, and nothing reads them.
+        """
+        trace = ctx.launch.trace or {}
+        bound = {"max_iterations": trace["steps"], "ignore_frontend": True} if trace else {}
+        if not ctx.profile or (trace.get("profiler") == "nsys" and self.on_cpu(ctx.launch)):
+            return {}
+        if trace.get("profiler") == "torch" or self.on_cpu(ctx.launch):
+            plain = {"torch_profiler_with_stack": False} if trace else {}
+            return {"profiler": "torch", "torch_profiler_dir": str(ctx.work / PROFILE), **plain, **bound}
+        return {"profiler": "cuda", **bound}
 
     def environment(self, ctx: Context) -> dict[str, str]:
         cache = self.cache_folder(ctx)
@@ -188,8 +191,11 @@ class Vllm(Framework):
             raw={"/version": version.text, "/v1/models": models.text, "cache_config_info": cache, "config": line},
         )
 
-    def start_profile(self, client: Client) -> Reply:
+    def marks_range(self, launch: Launch) -> bool:
+        return not self.on_cpu(launch)
+
+    def start_profile(self, client: Client, launch: Launch) -> Reply:
         return client.post("/start_profile")
 
-    def stop_profile(self, client: Client) -> Reply:
+    def stop_profile(self, client: Client, launch: Launch) -> Reply:
         return client.post("/stop_profile", timeout_s=120.0)

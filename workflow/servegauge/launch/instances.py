@@ -34,6 +34,7 @@ class Instances:
     work: Path  # a private folder on the node's own disk
     api_key: str  # one for all instances, never written to results
     profile: bool = False
+    around: server.Around | None = None  # what starts each server's command
     running: list[server.Server] = field(default_factory=list)
 
     @property
@@ -68,7 +69,7 @@ class Instances:
             # Each node writes and seals its own; the head's has the plain name.
             part = "" if self.is_head else f"-node-{self.node.rank}"
             log = self.logs / f"server-{instance}{part}.log"
-            self.running.append(server.start(self.framework, self._context(instance), log, cpus, base))
+            self.running.append(server.start(self.framework, self._context(instance), log, cpus, base, self.around))
             if one_by_one:
                 self.running[-1].wait_ready(ready_s, give_up)
         if self.is_head and not one_by_one:

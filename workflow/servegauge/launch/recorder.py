@@ -18,6 +18,7 @@ from servegauge.base.forkserver import ForkedProcess
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from servegauge.frameworks.base import Context
     from servegauge.launch.live import LiveLaunch
 
 STOP_TIMEOUT_S = 30.0
@@ -42,6 +43,14 @@ class Recorder:
         launch before these columns.
         """
         return {}
+
+    @classmethod
+    def around(cls, argv: list[str], context: Context, environment: Mapping[str, str]) -> list[str]:
+        """The command that starts the server, for what has to start it itself; UserError where that cannot be.
+
+        `environment` is all that the server sees.
+        """
+        return argv
 
     def unsupported(self, live: LiveLaunch) -> str | None:
         """Why there is nothing to record of this launch; None where there is."""

@@ -8,6 +8,7 @@ what was measured stays: a finished cell lies in `results/cells/`, a failed one 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -40,7 +41,7 @@ from servegauge.launch import provenance, quality, server, trace
 from servegauge.launch.idle import idle_power
 from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
-from servegauge.launch.recorders import recorders
+from servegauge.launch.recorders import around, recorders
 from servegauge.launch.stop import Stop
 from servegauge.node import expectations
 
@@ -98,6 +99,7 @@ class LaunchRun:
                     self.instances = Instances(
                         self.launch, self.framework, self.node, self.root, self.folder, self.work, self.api_key,
                         profile=self.order.profile or self.launch.trace is not None,
+                        around=functools.partial(around, self.launch),
                     )  # fmt: skip
                     self._live()
             except (LaunchFailed, server.ServerError, UserError) as error:

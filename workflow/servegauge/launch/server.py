@@ -31,6 +31,10 @@ GRACE_S = 10.0  # between SIGTERM and SIGKILL
 MARK = "SERVEGAUGE_SERVER"
 
 
+Around = Callable[[list[str], Context, Mapping[str, str]], list[str]]
+"""A server's command, its context and environment -> the command that starts it (`Recorder.around`)."""
+
+
 class ServerError(Exception):
     """The server could not be started or died; the text says why and ends with the log's last lines."""
 
@@ -203,8 +207,12 @@ def start(
     log: Path,
     cpus: Sequence[int] = (),
     base_env: Mapping[str, str] | None = None,
+    around: Around | None = None,
 ) -> Server:
-    """Start one instance under its guard, in a session of its own, its output in `log` (0600)."""
+    """Start one instance under its guard, in a session of its own, its output in `log` (0600).
+
+    `around` gives the command that starts the server's command.
+    """
     argv = command(framework, context)
     added = dict(framework.environment(context))
     if context.gpus:
@@ -215,6 +223,8 @@ def start(
         raise ServerError(f"cannot start {framework.title}: there is no program {argv[0]!r} on this node's PATH")
     for name, text in framework.files(context).items():
         write_text(context.work / name, text, mode=0o600)
+    if around:
+        argv = around(argv, context, environment)
     pinned = ["--cpus", ",".join(map(str, cpus))] if cpus else []
     watch = [sys.executable, "-I", "-S", supervisor.__file__, *pinned, "--grace", str(GRACE_S), "--", *argv]
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

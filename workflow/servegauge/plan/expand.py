@@ -180,6 +180,11 @@ def with_traces(plan: Plan) -> Plan:
         raise UserError(
             f"{plan.study['path']}: trace.cells: {asked['cells']!r} matches no cell; their ids are like {some}"
         )
+    if "graphs" in asked and asked["profiler"] != "nsys":
+        raise UserError(
+            f"{plan.study['path']}: trace.graphs: {asked['graphs']!r} is for nsys; {asked['profiler']} always records "
+            "the kernels of a graph. Leave it out, or set trace.profiler: nsys"
+        )
     launches, traces = [], []
     for one in chosen:
         timed = plan.launch(one.cell.launch)

@@ -27,11 +27,15 @@ def generated() -> str:
     parts = [
         "## How far each was tried\n",
         table(
-            ["framework", "tried with", "source of its options", "weights", "GPU", "API key by", "metrics at"],
+            [
+                "framework", "tried with", "source of its options", "weights", "GPU", "API key by", "metrics at",
+                "traced with",
+            ],
             [
                 [
                     f"`{one.name}` {one.title}", one.exercised, one.source, one.weights,
                     "needed" if one.needs_gpu else "-", one.api_key, cell(one.metrics_path),
+                    cell(", ".join(one.profilers)),
                 ]
                 for one in known
             ],
