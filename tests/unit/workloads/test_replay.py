@@ -186,8 +186,16 @@ def test_a_speed_becomes_the_rate_of_the_recording(tree: Tree) -> None:
     assert rates == pytest.approx([1 / 1.5, 3 / 1.5], abs=1e-6)
     with pytest.raises(UserError, match=r"load.arrival: 'poisson', but `matrix.speed`"):
         tree.study({"question": "q", "matrix": matrix, "load": {"requests": 2}})
-    with pytest.raises(UserError, match="the prompt set chat has no recorded times"):
-        tree.study({"question": "q", "matrix": {**matrix, "prompts": "chat"}, "load": load})
+    for sizes in ({"speed": [1]}, {"rate": [1]}):
+        plain = {**{name: value for name, value in matrix.items() if name != "speed"}, "prompts": "chat", **sizes}
+        with pytest.raises(UserError, match=r"load.arrival: trace, but the prompt set chat has no recorded times"):
+            tree.study({"question": "q", "matrix": plain, "load": load})
+    streams = {**{name: value for name, value in matrix.items() if name != "speed"}, "prompts": "chat"}
+    both = {**streams, "concurrency": [1], "include": [{"prompts": ["azure"], "speed": [2]}]}
+    plan = expand.expand(tree.study({"question": "q", "matrix": both, "load": load}))
+    assert {(one.cell.prompts["name"], one.cell.load.loop) for one in plan.cells} == {
+        ("chat", "closed"), ("azure", "open")
+    }  # fmt: skip
 
 
 def test_a_recorded_rate_is_kept_over_a_long_replay(root: Path) -> None:

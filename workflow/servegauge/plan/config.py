@@ -54,7 +54,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     Returns the file's keys with defaults filled in (`matrix` with a list for each axis, `load.arrival` as a mapping),
     and: `name`, `path`, `files` (paths of this and of every file that it names), `text`, `sha256` (of the text),
     `models`, `platforms` and `prompts` (name to the contents of its file, see `load_model` and its siblings),
-    `recorded_rps` (of a study with speeds: recorded prompt set to its requests a second), `shapes`
+    `recorded_rps` (with `arrival: trace`, recorded prompt set to its requests a second), `shapes`
     (model name to what `fit.shape` says of it), `planning` (that part of config/config.yaml).
     """
     data, text, files = read_study(root, name)
@@ -82,9 +82,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     study["platforms"] = {name: load_platform(root, name) for name in _asked(study, "platform")}
     study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
     _refuse([*_currency_mistakes(study), *_unknown_builds(study)], path, text)
-    if _asked(study, "speed"):
-        study["recorded_rps"] = _recorded_rates(study, root)
-    _refuse([*_input_mistakes(study), *_lora_mistakes(study)], path, text)
+    _refuse([*_recorded_mistakes(study, root), *_input_mistakes(study), *_lora_mistakes(study)], path, text)
     study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
     study["planning"] = load_config(root, {})["planning"]
     study.update(
@@ -297,22 +295,28 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
                 yield ["compare", "primary", position], message
 
 
-def _recorded_rates(study: Mapping[str, Any], root: Path) -> dict[str, float]:
-    """The rate of each prompt set, which must be a recording; UserError names one that is none."""
+def _recorded_mistakes(study: dict[str, Any], root: Path) -> Iterator[tuple[Keys, str]]:
+    """Prompt sets without recorded times where such are asked for; puts `recorded_rps` of the others into the study."""
+    if study["load"]["arrival"]["process"] != "trace":
+        return
     from servegauge.workloads.recordings import formats  # imports numpy, which few studies need
     from servegauge.workloads.replay import recording_of
 
-    found = {}
-    for name, prompts in study["prompts"].items():
-        recording = recording_of(prompts, root)
+    matrix, sizes = study["matrix"], ("rate", "speed", "concurrency", "burst")
+    entries = [matrix]
+    for entry in matrix.get("include", ()):
+        own = {name for name in sizes if name in entry}
+        entries.append({**{name: matrix[name] for name in ("prompts", *sizes) if name in matrix and not own}, **entry})
+    timed = [entry for entry in entries if entry.get("rate") or entry.get("speed")]
+    for name in dict.fromkeys(name for entry in timed for name in entry.get("prompts", matrix["prompts"])):
+        recording = recording_of(study["prompts"][name], root)
         if recording is None or recording.rate_rps is None:
-            kinds = ", ".join(formats())
-            raise UserError(
-                f"matrix.speed: the prompt set {name} has no recorded times (its kind is {prompts['kind']}); speeds "
-                f"are for {kinds}. Give `rate`, or another set"
+            what = (
+                f"trace, but the prompt set {name} has no recorded times (its kind is {study['prompts'][name]['kind']})"
             )
-        found[name] = recording.rate_rps
-    return found
+            yield ["load", "arrival"], f"{what}; such have {', '.join(formats())}. Give another set or process"
+        else:
+            study.setdefault("recorded_rps", {})[name] = recording.rate_rps
 
 
 def _input_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
