@@ -55,7 +55,7 @@ test-heavy: dev  ## the tests that take minutes each: faults under the whole wor
 	$(BIN)/pytest $(PARALLEL) -m heavy
 
 test-studies: dev  ## the CPU variant of every study that rebuilds a publication, in miniature, and its verdicts
-	$(BIN)/pytest -m studies
+	$(BIN)/pytest tests/studies
 
 test-browser: dev  ## the report in a real browser (needs Chromium: apt-get install chromium)
 	SERVEGAUGE_REQUIRE_BROWSER=1 $(BIN)/pytest -m browser

@@ -1,7 +1,7 @@
 """The table of docs/studies.md, of config/studies/ and docs/studies.json: `python -m servegauge.cli.docs.studies`.
 
 docs/studies.json holds what the CPU variants gave when they were last run: `make test-studies` checks them, and
-`pytest --fix -m studies` writes it anew.
+`pytest --fix tests/studies` writes it anew.
 """
 
 from __future__ import annotations
