@@ -11,7 +11,7 @@ PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-studies test-browser test-containers test-frameworks test-slurm lint slurm-up slurm-down lock clean
+.PHONY: help venv dev run profiles demo demo-frameworks test test-heavy test-nightly test-studies test-browser test-containers test-frameworks test-slurm lint slurm-up slurm-down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,13 +49,16 @@ run: venv  ## run STUDY=name with PROFILE=profiles/...
 	$(BIN)/snakemake --profile $(PROFILE) --config study=$(STUDY)
 
 test: dev  ## all tests that need nothing but this machine; under 10 minutes on 2 cores
-	$(BIN)/pytest $(PARALLEL) -m "not slurm and not frameworks and not heavy and not browser and not containers and not studies"
+	$(BIN)/pytest $(PARALLEL) -m "not slurm and not frameworks and not heavy and not nightly and not browser and not containers and not studies"
 
 test-heavy: dev  ## the tests that take minutes each: faults under the whole workflow
 	$(BIN)/pytest $(PARALLEL) -m heavy
 
 test-studies: dev  ## the CPU variant of every study that rebuilds a publication, in miniature, and its verdicts
 	$(BIN)/pytest tests/studies
+
+test-nightly: dev  ## real studies whose truth is known (A/A, a planted 10 %) through the whole workflow; 15 minutes
+	$(BIN)/pytest -m nightly -rP
 
 test-browser: dev  ## the report in a real browser (needs Chromium: apt-get install chromium)
 	SERVEGAUGE_REQUIRE_BROWSER=1 $(BIN)/pytest -m browser

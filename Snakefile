@@ -46,4 +46,4 @@ onsuccess:
 
 
 onerror:
-    finished()
+    cut_off()

@@ -122,6 +122,17 @@ def finished():
     return status
 
 
+def cut_off():
+    """The dataset and the report of what there is, however the run ended, then how it did."""
+    from servegauge.cli.report import what_there_is
+
+    try:
+        what_there_is(PIPELINE.results, PIPELINE.name)
+    except UserError as error:
+        print(f"not merged: {error}", file=sys.stderr)
+    finished()
+
+
 @atexit.register
 def dry_run_total():
     """A dry-run ends with the matrix, what is missing and what all of it would cost."""

@@ -20,6 +20,7 @@ rule probe:
     params:
         names=PIPELINE.probe_names,
         size=PIPELINE.probe_size,
+        processes=PIPELINE.probe_processes,
         models=PIPELINE.probe_models,
         tp=PIPELINE.probe_tp,
         submit=PIPELINE.submit,
@@ -28,7 +29,7 @@ rule probe:
         "probe the platform {wildcards.platform}: {params.names}"
     shell:
         "python scripts/probe.py --platform {wildcards.platform:q} --probes {params.names:q} {params.size}"
-        " --models {params.models:q} --tp {params.tp:q} --submit {params.submit:q} --poll-s {params.poll_s}"
+        " --processes {params.processes} --models {params.models:q} --tp {params.tp:q} --submit {params.submit:q} --poll-s {params.poll_s}"
         " --stamp {output:q} 2>&1 | tee {log:q}"
 
 

@@ -318,10 +318,27 @@ def test_launches_with_nothing_in_common_are_compared_unpaired():
     assert {one.verdict for one in found.overall if not one.metric.more_is_better} == {SLOWER}
 
 
-def test_cells_of_a_launch_that_two_attempts_measured_are_said():
+def test_cells_of_a_launch_that_two_servers_measured_are_said():
     study = drawn(repeats=3)
-    study.cells[0]["attempt"] = 1
-    assert any(note.startswith("1 launch was measured by several attempts") for note in judged(study).notes)
+    study.cells[0]["attempt"] = 1  # a dataset of before there was the column `server`
+    assert any(note.startswith("1 launch was measured by several servers") for note in judged(study).notes)
+
+
+def test_a_launch_of_two_servers_is_one_repeat_whose_cells_scatter_as_servers_do():
+    """Luck of a server is 3 %: a repeat of two servers is still one of R, and the interval over conditions holds."""
+    rng, covered, studies = np.random.default_rng(7), 0, 200
+    for _ in range(studies):
+        study = simulated(rng, Setting(repeats=4, deviation=0.03, truth=1.05))
+        luck = math.exp(rng.normal(0, 0.03 * math.sqrt(2)))  # another server's in the place of the first one's
+        for row in study.cells:
+            late = row["repeat"] == 2 and row["platform"] == "other" and int(row["prompts"][-1]) >= 3
+            row["server"] = int(late)
+            if late:
+                row["e2e_p50_s"] *= luck
+        (one,) = [one for one in judged(study).overall if one.metric.name == "e2e_p50"]
+        assert one.pairs == 4
+        covered += one.low <= 1.05 <= one.high
+    assert abs(covered / studies - 0.95) <= 0.02 + 2 * math.sqrt(0.95 * 0.05 / studies)
 
 
 # -- sentences ----------------------------------------------------------------

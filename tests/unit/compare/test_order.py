@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from servegauge.base.progress import seconds_of
 from servegauge.compare.compare import compare
-from servegauge.compare.order import drift, seconds
+from servegauge.compare.order import drift, pairs
 from tests.simulated_studies import Setting, SimulatedStudy, simulated
 
 
@@ -94,5 +95,29 @@ def test_a_drift_is_a_correlation_with_time():
     assert drift([0.01, 0.02, 0.03, 0.041, 0.05], range(5)) < 0.001
     assert drift([0.01, -0.02, 0.015, -0.01, 0.0], range(5)) > 0.5
     assert drift([0.0, 0.1, 0.2], range(3)) is None
-    assert seconds("2026-11-21T10:00:00Z") - seconds("2026-11-21T09:59:00+00:00") == pytest.approx(60)
-    assert seconds(None) is None
+    assert seconds_of("2026-11-21T10:00:00Z") - seconds_of("2026-11-21T09:59:00+00:00") == pytest.approx(60)
+    assert seconds_of(None) is None
+
+
+def test_a_launch_of_two_servers_is_two_pairs_each_with_its_distance_in_time():
+    """The second half of repeat 2's cells on the other side: measured a day later, by a server started anew."""
+    study = simulated(np.random.default_rng(1), Setting(repeats=4))
+    for row in study.cells:
+        late = row["repeat"] == 2 and not is_base(row) and int(row["prompts"][-1]) >= 3
+        row |= {"server": int(late), "attempt": int(late), "node": "n1"}
+        day, hour = 20 + row["repeat"] + late, 10 if first_in_turn(row) else 11
+        row["started_utc"] = f"2026-11-{day}T{hour}:00:0{row['prompts'][-1]}Z"
+    found = compare(Placed(study.cells, study.axes))
+    assert found
+    told = pairs(found.sides, lambda row: row["node"])
+    assert [(one.repeat, one.cells, one.server) for one in told] == [
+        (1, 6, 0),
+        (2, 3, 0),
+        (2, 3, 1),
+        (3, 6, 0),
+        (4, 6, 0),
+    ]
+    assert [round(one.apart_s) for one in told] == [-3600, 3600, 25 * 3600, -3600, 3600]
+    assert any(note.startswith("1 launch was measured by several servers") for note in found.notes)
+    assert any("3 of 24 pairs were measured more than 6 hours apart" in note for note in found.notes)
+    assert {one.pairs for one in found.overall} == {4}, "one repeat, whoever measured it"

@@ -14,7 +14,7 @@ import pytest
 from servegauge.base.errors import UserError
 from servegauge.cli.docs.flags import flags_page
 from servegauge.contract import flag_registry
-from servegauge.contract.flag import CellCase, Flag, ServerCase, TextsCase
+from servegauge.contract.flag import CellCase, Flag, ServerCase, ServersCase, TextsCase
 from servegauge.contract.flags import cell_flags, thresholds_of
 from servegauge.contract.flags import raised as raised_by
 from servegauge.contract.formulas import Requests
@@ -305,6 +305,7 @@ def test_a_check_reads_its_own_thresholds_and_no_others(flag: Flag) -> None:
         *(CellCase(window, replace(cell(), protocol=protocol), record, noted, gpu) for protocol in PROTOCOLS),
         ServerCase([("dtype", "a", "b")], 1, 1, 4096, noted),
         TextsCase(1, 2, "other", noted),
+        ServersCase(1, 2, "1 min 00 s", noted),
     ]
     for case in cases:
         if type(case) is flag.about:

@@ -423,6 +423,33 @@ def text_flags(results: Path) -> dict[str, dict]:
     return {name: flag for name, flags in found for flag in flags if flag["flag"] == "text_differs"}
 
 
+def test_cells_of_one_launch_that_different_servers_measured_are_marked(made):
+    """One cell in a second attempt, one after the server of the first was started again; the others before."""
+    results, _ = made
+    launch = sorted((results / "launches").iterdir())[0].name
+    mine = sorted(path for path in (results / "cells").glob("*/cell.json") if read_json(path)["launch"] == launch)
+    assert len(mine) > 2
+    for path, attempt, began in ((mine[-1], 1, "2026-11-21T13:20:00.000Z"), (mine[-2], 0, "2026-11-21T10:20:00.000Z")):
+        write_json(path, read_json(path) | {"attempt": attempt, "started_utc": began})
+    folder = results / "launches" / launch
+    record = read_json(folder / "attempt-0" / "launch.json")
+    starts = [{"utc": f"2026-11-21T{hour}:00.000Z", "ready_s": 1.0, "instances": []} for hour in ("09:59", "10:10")]
+    write_json(folder / "attempt-0" / "launch.json", record | {"server_starts": starts})
+    write_json(folder / "attempt-1" / "launch.json", record | {"attempt": 1, "server_starts": starts[:1]})
+    merge.merge(results)
+    rows = cells(results)
+    found = [rows[path.parent.name] for path in mine]
+    assert [row["server"] for row in found] == [0] * (len(mine) - 2) + [1, 2]
+    assert all("several_servers" in row["flags"] for row in found)
+    (flag,) = [one for one in json.loads(found[-1]["flag_details"]) if one["flag"] == "several_servers"]
+    assert flag["detail"] == (
+        "the launch's cells were measured by 3 servers, begun 3 h 20 min apart; this one by number 2"
+    )
+    others = [row for row in rows.values() if row["launch"] != launch and row["status"] == "ok"]
+    assert {row["server"] for row in others} == {0}
+    assert not any("several_servers" in row["flags"] for row in others)
+
+
 def test_other_texts_than_on_the_reference_platform_are_flagged(made):
     results, _ = made
     cell = other_texts(results, 5)

@@ -223,6 +223,19 @@ def test_documents_are_written_and_become_rows_of_the_dataset(tmp_path):
     assert tables.from_rows(rows, tables.PROBES).num_rows == len(rows)
 
 
+def test_each_of_several_processes_is_a_row_of_its_own(tmp_path):
+    written = runner.run_platform(PLATFORM, ["dispatch", "memcpy"], tmp_path, size="test", facts={}, processes=2)
+    documents = {name: read_json(path) for name, path in written.items()}
+    rows = [row for document in documents.values() for row in runner.dataset_rows(document)]
+    told = [(row["probe"], row["variant"], row["metric"]) for row in rows]
+    assert {told.count(one) for one in told} == {2}
+    assert {row["process"] for row in rows} == {0, 1}
+    starts = {(row["process"], row["probe"]): row["started_utc"] for row in rows}
+    order = sorted(starts, key=lambda one: starts[one])
+    assert [process for process, _ in order] == [0, 0, 1, 1], "all probes once, then all of them again"
+    assert tables.from_rows(rows, tables.PROBES).num_rows == len(rows)
+
+
 def test_a_process_that_dies_is_a_failed_row_with_what_it_said(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'terminate called: out of memory' >&2\nexit 134\n")

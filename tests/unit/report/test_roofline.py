@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 
 from servegauge.inputs.model_shape import from_config
-from servegauge.report import probe_ratios as comparing
 from servegauge.report import roofline
 from servegauge.report.plots.roofline import roofline_figure
 from servegauge.report.roofline import Ceiling, Ceilings, Panel, ceilings, decode, prefill, utilisation
@@ -211,82 +210,6 @@ def test_a_cell_without_tpot_has_no_decode_point():
     found = utilisation(CELL | {"tpot_p50_s": None}, from_config(SMALL), UNIT)
     assert (found.mbu, found.decode) == (None, None)
     assert found.mfu is not None
-
-
-# -- platform beside platform ----------------------------------------------------------------------------------------
-
-PAIR = [
-    row("bare", "collectives", "time_us", 10.0, "us", operation="all_reduce", size_bytes=65536, ranks=2),
-    row("vgpu", "collectives", "time_us", 900.0, "us", operation="all_reduce", size_bytes=65536, ranks=2),
-    row("bare", "collectives", "busbw_gb_s", 14.0, operation="all_reduce", size_bytes=65536, ranks=2),
-    row("vgpu", "collectives", "busbw_gb_s", 1.26, operation="all_reduce", size_bytes=65536, ranks=2),
-    row("bare", "gemm", "tflops", 700.0, "TFLOP/s", operation="gemm", dtype="bf16", shape="8192x8192x8192"),
-    row("vgpu", "gemm", "tflops", 693.0, "TFLOP/s", operation="gemm", dtype="bf16", shape="8192x8192x8192"),
-    row("bare", "dispatch", "time_us", 4.0, "us", operation="kernel launch"),
-    row("vgpu", "dispatch", "time_us", 6.0, "us", operation="kernel launch"),
-    row("bare", "memcpy", "bandwidth_gb_s", 300.0, operation="copy", direction="peer-to-peer", path="0-1"),
-    row("vgpu", "memcpy", "bandwidth_gb_s", None, operation="copy", direction="peer-to-peer", path="0-1"),
-]  # fmt: skip
-CELLS = [{"platform": platform, "model": "m", "tp": tp} for platform in ("bare", "vgpu") for tp in (1, 2)]
-
-
-def test_ratios_are_sorted_by_their_distance_from_one_and_say_who_pays():
-    found = comparing.probe_comparison(PAIR, "bare", CELLS)
-    assert [one.probe for one in found] == ["collectives", "dispatch", "gemm"], "a skipped probe has no ratio"
-    worst = found[0]
-    assert worst.ratio == pytest.approx(0.09)
-    assert worst.clear
-    assert worst.worse
-    assert worst.sentence() == (
-        "collectives: all_reduce, 65536 bytes, 2 ranks (busbw_gb_s) is 0.09 of bare on vgpu, "
-        "and TP=2 in decode (TPOT) pays it"
-    )
-    assert found[1].worse, "a longer time is worse"
-    assert "short prompts" in found[1].pays
-    assert found[2].pays == "every prefill (TTFT)"
-    (gain, *_) = comparing.probe_comparison(PAIR, "vgpu", CELLS)
-    assert gain.sentence().endswith("is 11 of vgpu on bare"), "nobody pays for a gain"
-
-
-def test_only_clear_losses_that_somebody_pays_become_sentences():
-    said = comparing.sentences(comparing.probe_comparison(PAIR, "bare", CELLS))
-    assert [line.partition(":")[0] for line in said] == ["collectives", "dispatch", "gemm"]
-    alone = [cell | {"tp": 1} for cell in CELLS]
-    said = comparing.sentences(comparing.probe_comparison(PAIR, "bare", alone))
-    assert [line.partition(":")[0] for line in said] == ["dispatch", "gemm"], "nobody communicates"
-    assert comparing.sentences(comparing.probe_comparison(PAIR, "vgpu", CELLS)) == [], "bare metal loses nothing"
-
-
-def test_the_interval_of_a_ratio_by_hand():
-    # Ten samples, 97.5 %: the 2nd and the 9th of each side (1 - 2 x 11 / 1024 = 0.9785)
-    assert comparing.ratio_interval(range(1, 11), range(11, 21)) == (2 / 19, 9 / 12)
-    assert comparing.ratio_interval(range(1, 7), range(1, 100)) == (None, None)
-
-
-def test_the_latest_measurement_counts():
-    older = PAIR[3] | {"started_utc": "2025", "value": 14.0}
-    (worst, *_) = comparing.probe_comparison([older, *PAIR], "bare")
-    assert worst.ratio == pytest.approx(0.09)
-
-
-@pytest.mark.parametrize(
-    ("probe", "variant", "words"),
-    [
-        ("model_gemm", {"model": "m", "tokens": 8, "operation": "qkv"}, "every decoded token (TPOT)"),
-        ("model_gemm", {"model": "m", "tokens": 4096, "operation": "qkv"}, "every prefill (TTFT)"),
-        ("model_gemm", {"model": "other", "tokens": 8, "operation": "qkv"}, None),
-        ("gemm", {"operation": "gemv"}, "every decoded token (TPOT)"),
-        ("attention", {"operation": "prefill"}, "every prefill (TTFT)"),
-        ("collectives", {"operation": "all_reduce", "size_bytes": 64 << 20}, "TP=2 in prefill (TTFT)"),
-        ("collectives", {"operation": "all_to_all", "size_bytes": 4096}, None),
-        ("collectives", {"operation": "send_recv", "size_bytes": 4096}, None),
-        ("memcpy", {"operation": "copy", "direction": "peer-to-peer"}, "TP=2"),
-        ("storage", {"operation": "read"}, "each server's start"),
-    ],
-)
-def test_who_pays(probe, variant, words):
-    assert comparing.payer(probe, variant, CELLS) == words
-    assert comparing.payer(probe, variant, []) is None
 
 
 # -- the figure ------------------------------------------------------------------------------------------------------

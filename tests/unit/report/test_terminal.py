@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
+from servegauge.cli import report
 from servegauge.dataset import merge
 from servegauge.report import terminal
 from tests import synthetic
@@ -101,6 +103,47 @@ def test_a_run_that_ended_before_the_merge_says_so(tmp_path, capsys):
     assert "run `python scripts/merge_dataset.py" in capsys.readouterr().out
     with pytest.raises(UserError):
         terminal.summarise(tmp_path / "results", "demo")
+
+
+def test_a_run_that_was_cut_off_has_a_dataset_and_a_report_of_what_there_is(tmp_path, capsys):
+    synthetic.make_results(tmp_path, requests=8)
+    results = tmp_path / "results"
+    cut = sorted((results / "launches").glob("*/attempt-0.json"))[-1]
+    cut.unlink()  # its job had not ended
+    gone = sorted(path.parent for path in results.glob("cells/*/cell.json"))
+    gone = [path for path in gone if read_json(path / "cell.json")["launch"] == cut.parent.name][1:]
+    for path in gone:
+        shutil.rmtree(path)
+    left = [cell for cell in read_json(results / "plan/demo.json")["cells"] if cell["launch"] == cut.parent.name]
+    left = [cell for cell in left if not cell["skipped"] and not (results / "cells" / cell["id"]).is_dir()]
+    report.what_there_is(results, "demo")
+    rows = merge.read(results, "cells").to_pylist()
+    assert sum(row["status"] == "planned" for row in rows) == len(left) >= len(gone) > 0
+    page = (results / "report" / "demo.html").read_text()
+    assert f"{len(left)} not run yet" in page
+    assert merge.read(results, "comparison").num_rows
+    assert report.bring_up_to_date(results, "demo") == [], "nothing is newer"
+    text, _ = terminal.summarise(results, "demo")
+    assert f"{len(left)} not run yet" in text
+
+
+def test_what_a_dead_server_leaves_is_said_once_for_its_launch(tmp_path):
+    synthetic.make_results(tmp_path, requests=8)
+    results = tmp_path / "results"
+    said = "the server ended before it was ready: exit status 1: ModuleNotFoundError: No module named 'flashinfer'"
+    attempt = sorted((results / "launches").glob("*/attempt-0.json"))[0]
+    outcome = read_json(attempt)
+    dead = {cell: {**one, "status": "failed", "reason": f"{said}\n  | more"} for cell, one in outcome["cells"].items()}
+    write_json(attempt, {**outcome, "status": "failed", "reason": said, "cells": dead})
+    for cell in dead:
+        shutil.rmtree(results / "cells" / cell, ignore_errors=True)
+    report.what_there_is(results, "demo")
+    text, failed = terminal.summarise(results, "demo")
+    assert failed >= len(dead) > 2
+    assert f"  {attempt.parent.name}: {len(dead)} cells\n    the server ended" in text
+    assert text.count("flashinfer") == 1
+    page = (results / "report" / "demo.html").read_text()
+    assert page.count("No module named &#39;flashinfer&#39;") == 1
 
 
 def test_the_profile_of_this_run_is_in_the_commands():

@@ -20,6 +20,11 @@ def utc_now() -> str:
     return utc(time.time())
 
 
+def seconds_of(text: str | None) -> float | None:
+    """What `utc` wrote, or any ISO 8601 time with its zone, as seconds since the epoch; None where there is none."""
+    return None if not text else datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
 def duration(seconds: float) -> str:
     """`8 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = max(0, round(seconds))

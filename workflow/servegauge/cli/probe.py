@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="few sizes and samples: seconds, not minutes")
     add("--models", default="", help="files in config/models/ whose shapes and storage are measured")
     add("--tp", type=sizes, default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
+    add("--processes", type=int, default=1, help="processes of each probe; a comparison's verdict takes 5 a side")
     add("--nodes", type=int, default=1, help="nodes of the job, for collectives and network")
     add("--python", help="interpreter of the environment to measure in (default: envs/probes if built)")
     add("--submit", choices=sorted(backends()), default="local", help="how the job reaches its node")
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         models=[{**load_model(root, name), "tp": arguments.tp} for name in arguments.models.split(",") if name],
         python=arguments.python,
         nodes=arguments.nodes,
+        processes=arguments.processes,
     )
     documents = [str(path) for path in submit(order, arguments.submit, arguments.poll_s)]
     print("\n".join(documents))

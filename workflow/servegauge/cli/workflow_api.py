@@ -166,6 +166,11 @@ class Pipeline:
         return "--quick" if self.study["probe_size"] == "quick" else ""
 
     @property
+    def probe_processes(self) -> int:
+        """How often each probe starts anew."""
+        return int(self.study["probe_processes"])
+
+    @property
     def probe_models(self) -> str:
         """Models whose products are measured: all of the study's, with commas."""
         return ",".join(sorted({launch.model["name"] for launch in self.plan.launches}))
@@ -177,7 +182,8 @@ class Pipeline:
 
     def probe_files(self) -> list[str]:
         """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""
-        asked = digest([self.probe_names, self.probe_models, self.probe_tp], 10)
+        several = [self.probe_processes] if self.probe_processes > 1 else []  # what was measured once keeps its name
+        asked = digest([self.probe_names, self.probe_models, self.probe_tp, *several], 10)
         platforms = sorted({launch.platform["name"].removesuffix(AGAIN) for launch in self.plan.launches})
         return [f"results/probes/{platform}-{self.study['probe_size']}-{asked}.json" for platform in platforms]
 

@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.base.progress import seconds_of
 from servegauge.compare import order, quality
-from servegauge.compare.conditions import Condition, Row, condition, statistic
+from servegauge.compare.conditions import Condition, Row, condition, lifetime, statistic
 from servegauge.compare.effect import Effect, paired_effect, unpaired_effect
-from servegauge.compare.families import benjamini_hochberg, holm
+from servegauge.compare.judging import judged_together
 from servegauge.compare.notes import notes
 from servegauge.compare.overall import Block, Side, overall_effect
-from servegauge.compare.power import repeats_to_decide
-from servegauge.compare.results import EXPLORATORY, LEVELS, MARGIN, Comparison, Overall, Ratio
-from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, NOT_COMPARABLE, NOT_JUDGED, UNDECIDED, word
+from servegauge.compare.results import EXPLORATORY, MARGIN, Comparison, Judged, Overall, Ratio
+from servegauge.compare.verdicts import NOT_COMPARABLE, NOT_JUDGED
 from servegauge.contract.metric import PRIMARY, TABLE, required_sample
 from servegauge.contract.spec import AGAIN, canonical_json
 from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, level_text
@@ -259,16 +259,16 @@ def _side(rows: Sequence[Row], values: Sequence[float]) -> Side:
 
 
 def _by_repeat(members: Sequence[_Measured]) -> list[tuple[float, float]]:
-    """Start and mean logarithm of the ratio, less the condition's own, of each launch of conditions that share them."""
+    """Start and mean logarithm of the ratio, less the condition's own, of each server of conditions that share them."""
     found = []
     for one in members:
         logs = [math.log(other / base) for base, other in zip(one.base, one.other, strict=True)]
         mean = math.fsum(logs) / len(logs)
         for row, log in zip(one.cells.base, logs, strict=True):
-            if (start := order.seconds(row.get("started_utc"))) is not None:
-                found.append((row["launch"], start, log - mean))
-    launches = dict.fromkeys(launch for launch, _, _ in found)
-    mine = {launch: [(start, log) for name, start, log in found if name == launch] for launch in launches}
+            if (start := seconds_of(row.get("started_utc"))) is not None:
+                found.append((lifetime(row), start, log - mean))
+    servers = dict.fromkeys(server for server, _, _ in found)
+    mine = {server: [(start, log) for name, start, log in found if name == server] for server in servers}
     return [
         (math.fsum(start for start, _ in one) / len(one), math.fsum(log for _, log in one) / len(one))
         for one in mine.values()
@@ -294,35 +294,19 @@ def _instrument(metric: Metric, rows: Sequence[Row]) -> float | None:
 
 def _adjust(result: Comparison) -> None:
     """p values adjusted inside their families, and the verdicts that they leave."""
-    members: dict[str, list[tuple[list[Any], int]]] = {family: [] for family in LEVELS}
-    for index, one in enumerate(result.overall):
-        family = PRIMARY if one.metric.name in result.primary else EXPLORATORY
-        members[family].append((result.overall, index))
-    for index, ratio in enumerate(result.ratios):
-        tabled = TABLE in ratio.metric.views or ratio.metric.name in result.primary
-        members[TABLE if tabled else EXPLORATORY].append((result.ratios, index))
-    for family, places in members.items():
-        judged = [(where, index) for where, index in places if where[index].verdict not in (NOT_JUDGED, NOT_COMPARABLE)]
-        result.families[family] = len(judged)
-        method = benjamini_hochberg if family == EXPLORATORY else holm
-        differ = method([where[index].p for where, index in judged])
-        equal = method([where[index].p_equal for where, index in judged])
-        for (where, index), p, p_equal in zip(judged, differ, equal, strict=True):
-            where[index] = _judged(where[index], family, len(judged), float(p), float(p_equal), result.margin)
-        for where, index in places:
-            where[index] = replace(where[index], family=family, family_size=len(judged))
 
+    def family(one: Judged) -> str:
+        if isinstance(one, Overall):
+            return PRIMARY if one.metric.name in result.primary else EXPLORATORY
+        return TABLE if TABLE in one.metric.views or one.metric.name in result.primary else EXPLORATORY
 
-def _judged(one: Any, family: str, size: int, p: float, p_equal: float, margin: float) -> Any:
-    alpha = LEVELS[family]
-    verdict, reason, needed = word(p, p_equal, one.ratio, alpha, one.metric.more_is_better), None, None
-    if verdict in DIFFERENT and one.within_instrument:
-        verdict, reason = BELOW_INSTRUMENT, "the difference is not larger than the instrument's own error"
-    if verdict == UNDECIDED:
-        needed = repeats_to_decide(
-            one.deviation, one.ratio, margin, alpha=alpha / (1 if family == EXPLORATORY else size)
-        )
-    return replace(one, p_adjusted=p, p_equal_adjusted=p_equal, verdict=verdict, reason=reason, repeats_needed=needed)
+    for name in (PRIMARY, TABLE, EXPLORATORY):
+        everything: list[Any] = [*result.overall, *result.ratios]
+        members = [one for one in everything if family(one) == name]
+        found, result.families[name] = judged_together(members, name, result.margin)
+        judged = {id(before): after for before, after in zip(members, found, strict=True)}
+        result.overall = [judged.get(id(one), one) for one in result.overall]
+        result.ratios = [judged.get(id(one), one) for one in result.ratios]
 
 
 # -- words --------------------------------------------------------------------

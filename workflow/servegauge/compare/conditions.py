@@ -90,6 +90,11 @@ def condition(key: str, axes: Mapping[str, Any], level: Any, base: Sequence[Row]
     return made
 
 
+def lifetime(row: Row) -> tuple[Any, Any]:
+    """The server that measured a cell. A launch that went on in another attempt had several, which share no luck."""
+    return row["launch"], row.get("server", row.get("attempt"))
+
+
 def success_share(rows: Iterable[Row]) -> float | None:
     """Requests answered in full / requests of the windows; None without any request."""
     counts = [(row.get("requests_ok") or 0, row.get("requests") or 0) for row in rows]

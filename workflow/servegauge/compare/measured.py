@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from servegauge.compare.conditions import Row, statistic
-from servegauge.compare.order import seconds
+from servegauge.base.progress import seconds_of
+from servegauge.compare.conditions import Row, lifetime, statistic
 from servegauge.compare.variance import Component, components
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import Metric, Study
@@ -46,7 +46,7 @@ def parts(study: Study, metric: Metric) -> list[Component]:
         return []
     cells = [row for row, _ in rows]
     groups: dict[str, list[Any]] = {
-        "launch": [row["launch"] for row in cells],
+        "launch": [lifetime(row) for row in cells],
         "order": _positions(cells),
         "node": [study.node_of(row) for row in cells],
         "day": [(row.get("started_utc") or "")[:10] for row in cells],
@@ -79,12 +79,12 @@ def _sampling(row: Row, metric: Metric) -> float | None:
 
 
 def _positions(rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
-    """Place of each cell's launch, by its start, among the launches of the same repeat that ran the same load."""
-    blocks: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    """Place of each cell's server, by its start, among the servers of the same repeat that ran the same load."""
+    blocks: dict[str, list[tuple[float, tuple[Any, Any]]]] = defaultdict(list)
     for row in rows:
-        blocks[_block(row)].append((seconds(row.get("started_utc")) or 0.0, row["launch"]))
+        blocks[_block(row)].append((seconds_of(row.get("started_utc")) or 0.0, lifetime(row)))
     order = {key: [launch for _, launch in sorted(members)] for key, members in blocks.items()}
-    return [order[_block(row)].index(row["launch"]) for row in rows]
+    return [order[_block(row)].index(lifetime(row)) for row in rows]
 
 
 def _block(row: Row) -> str:

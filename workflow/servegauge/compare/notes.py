@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from servegauge.compare.conditions import Condition
+from servegauge.compare.conditions import Condition, lifetime
 from servegauge.compare.effect import FEWEST_FOR_VERDICT
 from servegauge.compare.results import EXPLORATORY, Comparison
 from servegauge.compare.verdicts import DIFFERENT
@@ -54,14 +54,15 @@ def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], fou
             f"{unpaired} measured cell{'s have' if unpaired > 1 else ' has'} no partner of the same repeat on the "
             f"other side and stay{'s' * (unpaired == 1)} out of the ratios."
         )
-    attempts: dict[str, set[Any]] = defaultdict(set)
+    servers: dict[str, set[Any]] = defaultdict(set)
     for one in found:
         for row in one.rows:
-            attempts[row["launch"]].add(row.get("attempt"))
-    if split := sum(len(of_launch) > 1 for of_launch in attempts.values()):
+            servers[row["launch"]].add(lifetime(row))
+    if split := sum(len(of_launch) > 1 for of_launch in servers.values()):
         told.append(
-            f"{split} launch{'es were' if split > 1 else ' was'} measured by several attempts, that is by servers "
-            "started anew; each counts as one launch."
+            f"{split} launch{'es were' if split > 1 else ' was'} measured by several servers, started anew after a "
+            "job or a server ended. A cell stands for the server that measured it; over conditions such a launch is "
+            "one repeat, as the others are. The order of measuring says how far apart they were."
         )
     told += _versions(result, found)
     base = canonical_json(result.baseline)

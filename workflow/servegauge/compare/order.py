@@ -7,14 +7,16 @@ factor is said beside the verdict.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtr
 
-from servegauge.compare.conditions import Condition
+from servegauge.base.progress import seconds_of
+from servegauge.compare.conditions import Condition, lifetime
 
 FAR_APART_S = 6 * 3600.0
 FEWEST_FOR_DRIFT = 5
@@ -35,6 +37,49 @@ def warnings(conditions: Sequence[Condition], node_of: Where, place_of: Where, f
     return tuple(text for text in said if text is not None)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Cells of one repeat that stand against each other, measured by one server on either side."""
+
+    level: Any
+    repeat: int
+    cells: int  # of either side
+    base_started_utc: str
+    started_utc: str
+    base_node: str | None
+    node: str | None
+    base_server: int  # which of its launch's servers
+    server: int
+
+    @property
+    def apart_s(self) -> float:
+        """Start on the level - start on the baseline; negative: the level was first."""
+        return (seconds_of(self.started_utc) or 0.0) - (seconds_of(self.base_started_utc) or 0.0)
+
+
+def pairs(conditions: Sequence[Condition], node_of: Callable[[Mapping[str, Any]], str | None]) -> list[Pair]:
+    """Pairs in the order in which they were measured; those whose start is not known are left out.
+
+    Of several cells that the same two servers measured, the first of either side says when.
+    """
+    found: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = defaultdict(list)
+    for one in conditions:
+        for base, other in zip(one.base, one.other, strict=True) if one.paired else ():
+            if base.get("started_utc") and other.get("started_utc"):
+                found[str(one.level), lifetime(base), lifetime(other)].append((base, other))
+    levels = {str(one.level): one.level for one in conditions}
+    told = []
+    for (level, *_), members in found.items():
+        base, other = (min((pair[side] for pair in members), key=lambda row: row["started_utc"]) for side in (0, 1))
+        told.append(
+            Pair(
+                levels[level], base["repeat"], len(members), base["started_utc"], other["started_utc"], node_of(base),
+                node_of(other), base.get("server") or 0, other.get("server") or 0,
+            )
+        )  # fmt: skip
+    return sorted(told, key=lambda one: min(one.base_started_utc, one.started_utc))
+
+
 def drifts(blocks: Sequence[Sequence[tuple[float, float]]]) -> str | None:
     """A sentence where ratios change with time. `blocks`: start and logarithm, less its mean, by launch."""
     points = [point for block in blocks for point in block]
@@ -52,18 +97,13 @@ def drift(logs: Sequence[float], starts: Sequence[float]) -> float | None:
     return 0.0 if rest <= 1e-12 else float(2 * stdtr(degrees, -abs(correlation) * math.sqrt(degrees / rest)))
 
 
-def seconds(text: str | None) -> float | None:
-    """An ISO 8601 time as seconds since 1970; None where there is none."""
-    return None if not text else datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
-
-
 def _pairs(conditions: Sequence[Condition]) -> list[tuple[float, float]]:
     """Start times of both sides of every pair that has them."""
     found = []
     for one in conditions:
         if one.paired:
             for base, other in zip(one.base, one.other, strict=True):
-                times = seconds(base.get("started_utc")), seconds(other.get("started_utc"))
+                times = seconds_of(base.get("started_utc")), seconds_of(other.get("started_utc"))
                 if times[0] is not None and times[1] is not None:
                     found.append((times[0], times[1]))
     return found
@@ -110,9 +150,9 @@ def _first(conditions: Sequence[Condition]) -> str | None:
     for one in conditions:
         if one.paired:
             for base, other in zip(one.base, one.other, strict=True):
-                began, then = seconds(base.get("started_utc")), seconds(other.get("started_utc"))
+                began, then = seconds_of(base.get("started_utc")), seconds_of(other.get("started_utc"))
                 if began is not None and then is not None and base["launch"] != other["launch"]:
-                    launches[(base["launch"], other["launch"])] = began < then
+                    launches[(lifetime(base), lifetime(other))] = began < then
     if len(launches) >= 3 and len(set(launches.values())) == 1:
         return (
             f"{'the baseline' if next(iter(launches.values())) else 'the other side'} was measured first in every pair"

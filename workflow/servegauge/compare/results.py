@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from servegauge.compare.conditions import Condition
 from servegauge.compare.effect import FEWEST_FOR_VERDICT
@@ -12,11 +12,11 @@ from servegauge.contract.metric import PRIMARY, TABLE
 from servegauge.dataset.study_view import Metric, Study, label
 
 MARGIN = 0.02
-EXPLORATORY = "exploratory"
-LEVELS = {PRIMARY: 0.05, TABLE: 0.05, EXPLORATORY: 0.1}
+EXPLORATORY, PROBES = "exploratory", "probes"
+LEVELS = {PRIMARY: 0.05, TABLE: 0.05, EXPLORATORY: 0.1, PROBES: 0.05}
 """Families, and at which adjusted p value a member of each is judged."""
 
-METHODS = {PRIMARY: "Holm", TABLE: "Holm", EXPLORATORY: "Benjamini-Hochberg"}
+METHODS = {PRIMARY: "Holm", TABLE: "Holm", EXPLORATORY: "Benjamini-Hochberg", PROBES: "Holm"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Judged:
     instrument: float | None = None  # the instrument's error / the baseline's value
     instrument_s: float | None = None  # largest error of the instrument among the cells
     warnings: tuple[str, ...] = ()
+    repeated: ClassVar[str] = "repeats"  # what there would have to be more of
+    measured_by: ClassVar[tuple[str, str]] = ("launch", "launches")
 
     @property
     def more_repeats(self) -> int | None:

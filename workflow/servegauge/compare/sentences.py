@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from servegauge.base.text import quantity
-from servegauge.compare.results import EXPLORATORY, METHODS, Comparison, Judged, Overall, Ratio
+from servegauge.compare.results import EXPLORATORY, METHODS, PROBES, Comparison, Judged, Overall, Ratio
 from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, EQUAL, UNDECIDED
 from servegauge.contract.metric import PRIMARY, TABLE
 from servegauge.dataset.study_view import level_text
 
-MEMBERS = {PRIMARY: "primary metrics", TABLE: "cells of the table", EXPLORATORY: "exploratory ratios"}
+MEMBERS = {
+    PRIMARY: "primary metrics", TABLE: "cells of the table", EXPLORATORY: "exploratory ratios",
+    PROBES: "numbers of the probes",
+}  # fmt: skip
 
 WIDE = 4.0  # an interval whose ends differ by such a factor says nothing; two repeats often give one
 
@@ -29,15 +32,15 @@ def sentence(comparison: Comparison, one: Judged) -> str:
             within = f", but within the margin of {percent(comparison.margin)}"
         if one.verdict == BELOW_INSTRUMENT:
             within = ", which is not larger than the instrument's own error"
-        return f"{title} {verb} {_amount(one)} {worse} on {level}{where}{within} ({_basis(comparison, one, True)})."
+        return f"{title} {verb} {_amount(one)} {worse} on {level}{where}{within} ({basis(one, True)})."
     if one.verdict == EQUAL:
         verb = "equal" if verb == "are" else "equals"
         return (
             f"{title} on {level}{where} {verb} {base} within {percent(comparison.margin)} "
-            f"({_signed(one.ratio)}; {_basis(comparison, one, False)})."
+            f"({_signed(one.ratio)}; {basis(one, False)})."
         )
     if one.verdict == UNDECIDED:
-        return f"{title} on {level}{where} {verb} undecided: {undecided(one)} ({_basis(comparison, one, False)})."
+        return f"{title} on {level}{where} {verb} undecided: {undecided(one)} ({basis(one, False)})."
     seen = ""
     if one.ratio is not None:
         seen = f"; what was seen is {_signed(one.ratio)}"
@@ -53,7 +56,7 @@ def words(one: Judged, margin: float) -> str:
     if one.verdict == EQUAL:
         return f"equal within {percent(margin)}"
     if one.verdict == UNDECIDED:
-        return f"undecided: about {one.more_repeats} more repeats"
+        return f"undecided: about {one.more_repeats} more {one.repeated}"
     if one.verdict == BELOW_INSTRUMENT:
         return one.verdict
     return f"{one.verdict}: {one.reason}"
@@ -68,7 +71,7 @@ def short(one: Judged) -> str:
 
 def undecided(one: Judged) -> str:
     """`could be -3.0 to +7.2 %; about 12 more repeats would tell`."""
-    return f"could be {_range(one)}; about {one.more_repeats} more repeats would tell"
+    return f"could be {_range(one)}; about {one.more_repeats} more {one.repeated} would tell"
 
 
 def percent(share: float) -> str:
@@ -105,7 +108,7 @@ def _amount(one: Judged) -> str:
     return f"{abs(100 * ((one.ratio or 1.0) - 1)):.1f} %"
 
 
-def _basis(comparison: Comparison, one: Judged, magnitudes: bool) -> str:
+def basis(one: Judged, magnitudes: bool) -> str:
     """What a verdict rests on. `magnitudes`: the ends of the interval in the direction of the effect."""
     low, high = one.low, one.high
     parts = []
@@ -127,7 +130,7 @@ def _basis(comparison: Comparison, one: Judged, magnitudes: bool) -> str:
 def _launches(one: Judged) -> str:
     if isinstance(one, Ratio) and one.launches != one.base_launches:
         return f"{one.launches} and {one.base_launches} launches"
-    return f"{one.pairs} launch{'es' if one.pairs != 1 else ''} a side"
+    return f"{one.pairs} {one.measured_by[one.pairs != 1]} a side"
 
 
 def _where(comparison: Comparison, one: Judged) -> str:

@@ -14,7 +14,8 @@ from servegauge.base.files import whole_file
 from servegauge.compare.compare import compare
 from servegauge.compare.expectations import Checked, expectations
 from servegauge.compare.measured import parts
-from servegauge.compare.results import LEVELS, METHODS, Comparison, Judged, Overall, Ratio
+from servegauge.compare.probe_effects import probe_rows, study_probes
+from servegauge.compare.results import LEVELS, MARGIN, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence
 from servegauge.compare.variance import limiting
 from servegauge.contract import tables
@@ -40,6 +41,7 @@ def write_tables(results: Path) -> list[str]:
     compared: list[dict[str, Any]] = []
     published: list[dict[str, Any]] = []
     scatter: list[dict[str, Any]] = []
+    probes: list[dict[str, Any]] = []
     problems = []
     for name in merge.read(results, "studies")["study"].to_pylist():
         try:
@@ -47,9 +49,11 @@ def write_tables(results: Path) -> list[str]:
             published += map(expectation_row, repeat(name), expectations(study))
             compared += comparison_rows(compare(study))
             scatter += variance_rows(study)
+            probes += probe_rows(name, study_probes(study), study.margin or MARGIN)
         except UserError as error:
             problems.append(f"the study {name} is not compared: {error}")
-    for table, rows in (("comparison", compared), ("expectations", published), ("variance", scatter)):
+    found = {"comparison": compared, "expectations": published, "variance": scatter, "probe_comparison": probes}
+    for table, rows in found.items():
         with whole_file(results / "dataset" / f"{table}.parquet") as temporary:
             pq.write_table(tables.from_rows(rows, tables.TABLES[table]), temporary, compression="zstd")
     return problems

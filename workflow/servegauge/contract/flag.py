@@ -4,9 +4,10 @@
 study's `validity:` may set, docs/flags.md, and what the report and the terminal say of a flag.
 
 A flag is raised by its own `check`, which is given a *case*: what is known of a measured cell (`CellCase`), of a server
-that runs (`ServerCase`), or of two cells that should have answered alike (`TextsCase`). `flags.raised` asks every flag
-of a case's kind. What was raised is kept as {"flag", "value", "threshold", "detail"}: the value crossed the threshold,
-and `detail` says so in words. Nothing is ever dropped for a flag.
+that runs (`ServerCase`), of two cells that should have answered alike (`TextsCase`), or of a launch's servers
+(`ServersCase`). `flags.raised` asks every flag of a case's kind. What was raised is kept as {"flag", "value",
+"threshold", "detail"}: the value crossed the threshold, and `detail` says so in words. Nothing is ever dropped for a
+flag.
 """
 
 from __future__ import annotations
@@ -97,7 +98,17 @@ class TextsCase:
     thresholds: Mapping[str, float]
 
 
-Case = CellCase | ServerCase | TextsCase
+@dataclass(frozen=True)
+class ServersCase:
+    """A cell whose launch had `servers` lifetimes of its server, begun `apart` of each other; its own is `server`."""
+
+    server: int
+    servers: int
+    apart: str | None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+
+
+Case = CellCase | ServerCase | TextsCase | ServersCase
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from servegauge.contract.columns import KEYS, VERSION, WORD, WORDS, SchemaError,
 from servegauge.contract.columns import column as _column
 from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
-from servegauge.contract.comparison_tables import COMPARISON, EXPECTATIONS, VARIANCE
+from servegauge.contract.comparison_tables import COMPARISON, EXPECTATIONS, PROBE_COMPARISON, VARIANCE
 from servegauge.contract.economics_table import ECONOMICS
 from servegauge.contract.study_tables import QUALITY, STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
 from servegauge.contract.trace_tables import TRACED
@@ -155,6 +155,7 @@ CELLS = _schema(
         ),
         _column("reason", pa.string(), "why it failed (last attempt) or was skipped"),
         _column("attempt", pa.int32(), "attempt of the launch that measured it, or that failed last"),
+        _column("server", pa.int32(), "which of its launch's servers measured it, from 0; a launch should have one"),
         _column("log", pa.string(), "where to look for a failed cell, relative to the repository"),
         _column("started_utc", pa.string(), "start of the cell, ISO 8601"),
         _column("finished_utc", pa.string(), "end of the cell, ISO 8601"),
@@ -339,6 +340,11 @@ PROBES = _schema(
         _key("probe", "name of the probe: gemm, memcpy, collectives, ..."),
         _column("variant", pa.string(), "what was varied (data type, shape, size, direction, ranks, ...), as JSON"),
         _column("metric", WORD, "what was measured, for example busbw"),
+        _column(
+            "process",
+            pa.int32(),
+            "which of the probe's processes measured it, from 0",
+        ),
         _column("value", pa.float64(), "median of the samples; null where unsupported or failed, never 0"),
         _column("unit", WORD, "unit of value, low, high and samples: GB/s (10^9 bytes), TFLOP/s, s, ..."),
         _column("low", pa.float64(), "lower end of the median's distribution-free 95 % interval"),
@@ -349,7 +355,7 @@ PROBES = _schema(
         _column(
             "verified", pa.bool_(), "the result was checked against a reference; null where there is nothing to check"
         ),
-        _column("started_utc", pa.string(), "start of the probe, ISO 8601"),
+        _column("started_utc", pa.string(), "start of the probe's process, ISO 8601"),
         _column("source", pa.string(), "file that holds the verbatim output, relative to the repository"),
         _column("size", WORD, "how thorough: quick | full | test"),
         _column("detail", pa.string(), "what explains the number (error against the reference, inputs, ...), as JSON"),
@@ -379,11 +385,12 @@ TABLES: dict[str, pa.Schema] = {
     "comparison": COMPARISON,
     "expectations": EXPECTATIONS,
     "variance": VARIANCE,
+    "probe_comparison": PROBE_COMPARISON,
 }
 """Every table of results/dataset/, in the order of the data dictionary."""
 
 PARTED = ("requests", "server_metrics", "gpu", "node")
 """Tables that are folders of one Parquet file per launch; the others are one file."""
 
-OF_COMPARISON = ("comparison", "expectations", "variance")
+OF_COMPARISON = ("comparison", "expectations", "variance", "probe_comparison")
 """Tables that are made from the others, after a merge."""

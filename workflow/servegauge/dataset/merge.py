@@ -38,6 +38,7 @@ from servegauge.dataset import allocation, economics, launch_parts, trace_parts
 from servegauge.dataset.catalogue import parted
 from servegauge.dataset.joined import labels
 from servegauge.dataset.launch_parts import Part
+from servegauge.dataset.lifetimes import mark_servers
 from servegauge.dataset.quality import quality_rows
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
 from servegauge.dataset.study_inputs import model_rows, platform_rows
@@ -131,6 +132,7 @@ class _Merge:
         self._forget(measured)
         rows = self._cell_rows()
         compare_texts(rows, self.parts, self.plans)
+        mark_servers(rows, self._launch_json)
         for row in rows:
             row["flag_details"] = (
                 json.dumps(row["flag_details"], ensure_ascii=False) if row.get("flag_details") else None

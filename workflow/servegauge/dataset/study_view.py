@@ -76,6 +76,18 @@ def level_text(level: Any) -> str:
     return level if isinstance(level, str) else canonical_json(level)
 
 
+def by_cause(rows: Iterable[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """(launch, its rows) for each status and reason in a launch; what is skipped for a reason is one for all launches.
+
+    A server that does not start leaves each of its cells with the same reason, which is read once.
+    """
+    found: dict[tuple[str, str, str | None], list[dict[str, Any]]] = {}
+    for row in rows:
+        launch = "" if row["status"] == "skipped" else row["launch"]
+        found.setdefault((launch, row["status"], row["reason"]), []).append(row)
+    return [(launch, members) for (launch, *_), members in found.items()]
+
+
 class Study:
     """One study's rows of the dataset, ready to be compared, drawn and printed."""
 

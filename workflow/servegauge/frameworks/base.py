@@ -183,6 +183,9 @@ class Framework:
     differences: ClassVar[Mapping[str, str]] = {}  # neutral option -> how its meaning differs here
     # common metric name -> the server's own Prometheus name(s), summed
     metrics: ClassVar[Mapping[str, Sequence[str]]] = {}
+    # regular expressions of lines of its log: what names a cause before anything else, and errors that only follow
+    log_causes: ClassVar[Sequence[str]] = ()
+    log_follows: ClassVar[Sequence[str]] = ()
     # fields of a request's body that say "go on after the end token"; null takes a field out of it
     ignore_eos: ClassVar[Mapping[str, Any]] = {"ignore_eos": True}
     # options always set, so that no default of the engine differs silently; a study's value wins

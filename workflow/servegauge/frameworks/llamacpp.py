@@ -58,6 +58,8 @@ class LlamaCpp(Framework):
         "kv_cache_dtype": "auto is f16; fp8 does not exist, q8_0 is the nearest.",
         "lora": "GGUF adapter files; every request uses all of them.",
     }
+    log_causes: ClassVar[Sequence[str]] = (r"error loading model(?! hyperparameters: key)", r"failed to (?:load|open) ")
+    log_follows: ClassVar[Sequence[str]] = (r"exiting due to model loading error", r"failed to load model")
     metrics: ClassVar[Mapping[str, Sequence[str]]] = {
         "requests_running": ("llamacpp:requests_processing",),
         "requests_waiting": ("llamacpp:requests_deferred",),

@@ -85,6 +85,7 @@ class Sglang(Framework):
         "threads": "only on a CPU",
         "max_batched_tokens": "tokens of a prefill step; decode tokens come on top",
     }
+    log_follows: ClassVar = (r"Received sigquit from a child process",)
     metrics: ClassVar = {
         "requests_running": ["sglang:num_running_reqs"],
         "requests_waiting": ["sglang:num_queue_reqs"],

@@ -291,7 +291,7 @@ class Measurement:
         for number, one in enumerate(self.run.servers):
             if not one.alive():
                 which = f"server {number}" if len(self.run.servers) > 1 else "the server"
-                raise CellFailed(f"{which} died during the cell: {one.how_it_ended()}\n{one.tail()}")
+                raise CellFailed(f"{which} died during the cell: {one.how_it_ended()}{one.why()}")
 
     def _refuse(self, requests: Any) -> None:
         """CellFailed where nothing was measured: a server died, or no request of the window was answered."""

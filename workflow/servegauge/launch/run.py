@@ -237,7 +237,7 @@ class LaunchRun:
         """A node that is not the head keeps its part of the server running until the head has written its outcome."""
         while not (self.folder / "outcome.json").exists() and not self.stop():
             if not self.instances.alive():
-                raise LaunchFailed(f"the server's part on node {self.node.rank} ended: {self.servers[0].tail()}")
+                raise LaunchFailed(f"the server's part on node {self.node.rank} ended{self.servers[0].why()}")
             time.sleep(1)
 
     # -- the cells ----------------------------------------------------------

@@ -25,6 +25,7 @@ from servegauge.base.http import direct_opener
 from servegauge.base.text import visible
 from servegauge.frameworks.base import Context, Framework, Reply
 from servegauge.inputs.containers import contained, vendor
+from servegauge.launch.first_error import first_error
 from servegauge.node import gpus
 
 GRACE_S = 10.0  # between SIGTERM and SIGKILL
@@ -112,6 +113,12 @@ class Server:
         """The last lines of the server's log, for a message."""
         return tail(self.log, lines)
 
+    def why(self) -> str:
+        """`: ` and the first error in the log, where one is found; then, on lines of their own, its last lines."""
+        family = self.framework
+        first = first_error(self.log, family.log_causes, family.log_follows, self.log_start)
+        return f"{f': {first}' if first else ''}\n{self.tail()}"
+
     def said(self) -> str:
         """All that it wrote since this start."""
         with self.log.open("rb") as file:
@@ -134,14 +141,14 @@ class Server:
         end = time.monotonic() + deadline_s
         while time.monotonic() < end:
             if not self.alive():
-                raise ServerError(f"the server ended before it was ready: {self.how_it_ended()}\n{self.tail()}")
+                raise ServerError(f"the server ended before it was ready: {self.how_it_ended()}{self.why()}")
             if self.framework.ready(self.client):
                 self.ready_s = (time.monotonic_ns() - self.started_ns) / 1e9
                 return
             if stop():
                 raise ServerError("stopped while the server was starting")
             time.sleep(0.05)
-        raise ServerError(f"the server was not ready within {deadline_s:.0f} s\n{self.tail()}")
+        raise ServerError(f"the server was not ready within {deadline_s:.0f} s{self.why()}")
 
     def stop(self) -> None:
         """SIGTERM to the first process, then to every one, then SIGKILL; when none is left, its log is sealed."""

@@ -15,7 +15,7 @@ from typing import Any
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import economics, metric_registry
-from servegauge.contract.spec import canonical_json
+from servegauge.contract.spec import AGAIN, canonical_json
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import SECRET, file_of, load_model, names, read_named, refuse_secrets, unknown_name
@@ -99,6 +99,11 @@ def load_platform(root: Path, name: str) -> dict[str, Any]:
     """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
     platform = read_named(root, "platforms", "platform", name)
     path = file_of(root, "platforms", name)
+    if name.lower().endswith(AGAIN):
+        raise UserError(
+            f"{path}: a platform's name must not end in {AGAIN!r}: a study with `aa: true` calls its baseline so when "
+            f"it measures it once more. Rename the file, for example to {name[: -len(AGAIN)]}-again.yaml"
+        )
     _refuse(_platform_secrets(platform), path, path.read_text(encoding="utf-8"))
     refuse_secrets(path, path.read_text(encoding="utf-8"))
     check_expect(platform.get("expect"), f"{path}: expect")

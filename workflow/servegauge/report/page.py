@@ -19,8 +19,9 @@ from markupsafe import Markup
 
 from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
-from servegauge.base.progress import utc_now
+from servegauge.base.progress import duration, utc_now
 from servegauge.base.text import csv_cell, p_text, quantities, quantity, ratio_text, share_text
+from servegauge.compare import order
 from servegauge.compare.compare import compare
 from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence, short, spread, words
@@ -30,7 +31,7 @@ from servegauge.contract import flag_registry, metric_registry
 from servegauge.contract.comparison_tables import COMPARISON
 from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
 from servegauge.dataset import merge
-from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, doubts, label, level_text
+from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, doubts, label, level_text
 from servegauge.report import figure_style, provenance_diff
 from servegauge.report.allocation_section import allocation
 from servegauge.report.drawing import draw
@@ -88,6 +89,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
+        duration=duration,
         quantity=quantity,
         quantities=quantities,
         ratio=ratio_text,
@@ -119,15 +121,17 @@ def _context(
         "families": families(comparison),
         "meanings": VERDICTS,
         "in_short": short,
+        "colour_of": colour,
         "in_words": lambda one: words(one, comparison.margin) if comparison else "",
         "comparison": comparison,
         "table": _table(comparison),
+        "order": order.pairs(comparison.sides, study.node_of) if comparison else [],
         "figures": _inline(drawn, FIGURES),
         "platform_figures": [one for one in _inline(drawn, PLATFORMS) if not one[0].empty],
         "trace_figures": [one for one in _inline(drawn, TRACES) if not one[0].empty],
         "phase_names": ORDER,
         "statuses": Counter(row["status"] for row in study.everything),
-        "problems": [row for row in study.everything if row["status"] in ("failed", "skipped", "planned")][:MOST_CELLS],
+        "problems": by_cause(row for row in study.everything if row["status"] in ("failed", "skipped", "planned")),
         "flags": flag_table(study),
         "instrument": instrument(study),
         "cells": study.cells[:MOST_CELLS],

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from servegauge.compare.probe_effects import ProbeRatio, one_each, sentences, study_probes, variant_of
 from servegauge.compare.results import Comparison
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, label
 from servegauge.inputs.model_shape import ModelShape, UnknownShape, from_config
-from servegauge.report.probe_ratios import ProbeRatio, probe_comparison, sentences
-from servegauge.report.roofline import Panel, Utilisation, ceilings, utilisation, variant_of
+from servegauge.report.roofline import Panel, Utilisation, ceilings, utilisation
 
 
 @dataclass
@@ -44,10 +44,11 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     """What the probes of the study's platforms say, and what the cells used of them, or of the vendor's figures."""
     names = study.levels("platform")
     rows = [row for row in merge.read(results, "probes").to_pylist() if row["platform"] in names]
+    rows = one_each(rows)
     section = PlatformSection(not_run=[_told(row) for row in rows if row["status"] != "ok"])
-    if rows and comparison and comparison.factor == "platform":
-        section.ratios = probe_comparison(rows, comparison.baseline, study.ok)
-        section.sentences = sentences(section.ratios)
+    if rows and comparison:
+        section.ratios = study_probes(study)
+        section.sentences = sentences(section.ratios, comparison.margin)
     shapes = section.shapes = _shapes(_own(study, results, "study_models"))
     section.panels = _panels(study, rows, _own(study, results, "study_platforms"), shapes)
     for panel in section.panels:

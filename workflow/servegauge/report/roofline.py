@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from servegauge.compare.probe_effects import variant_of
 from servegauge.inputs.model_shape import Matrix, ModelShape, bytes_of
 from servegauge.probes.harness.stats import no_plateau
 
@@ -133,12 +134,6 @@ class Ceilings:
             return None
         best = max(self.tflops.values(), key=lambda ceiling: ceiling.value)
         return Ceiling(best.value, f"{best.source}; {short} was not measured")
-
-
-def variant_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A probe row's variant as a dict; the dataset keeps it as JSON."""
-    variant = row["variant"]
-    return dict(json.loads(variant or "{}") if isinstance(variant, str) or variant is None else variant)
 
 
 def ceilings(rows: Iterable[Mapping[str, Any]], platform: Mapping[str, Any]) -> Ceilings:

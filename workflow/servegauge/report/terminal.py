@@ -186,19 +186,22 @@ def _counts(study: Study) -> Iterator[str]:
 
 
 def _failures(failed: Sequence[dict[str, Any]], name: str, profile: str) -> Iterator[str]:
-    """For each failed cell: reason, where its log lies, and the command that runs it again."""
+    """For each cause in a launch: its cells, the reason, where its log lies; and the command that runs them again."""
+    from servegauge.dataset.study_view import by_cause
+
     if not failed:
         return
     yield ""
     yield "Failed:"
-    for row in failed[:MOST_FAILURES]:
-        lines = (row["reason"] or "no reason was recorded").splitlines()
-        yield f"  {row['cell']}"
+    causes = by_cause(failed)
+    for launch, rows in causes[:MOST_FAILURES]:
+        lines = (rows[0]["reason"] or "no reason was recorded").splitlines()
+        yield f"  {rows[0]['cell']}" if len(rows) == 1 else f"  {launch}: {len(rows)} cells"
         yield from textwrap.wrap(lines[0], 110, initial_indent="    ", subsequent_indent="    ")
-        if row["log"]:
-            yield f"    log: {row['log']}"
-    if len(failed) > MOST_FAILURES:
-        yield f"  ... and {len(failed) - MOST_FAILURES} more, see the report"
+        if rows[0]["log"]:
+            yield f"    log: {rows[0]['log']}"
+    if len(causes) > MOST_FAILURES:
+        yield f"  ... and {sum(len(rows) for _, rows in causes[MOST_FAILURES:])} more cells, see the report"
     command = f"snakemake --profile {profile} --config study={name}"
     yield "Run them again (only what is missing is measured):"
     yield f"  {command}"

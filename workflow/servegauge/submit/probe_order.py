@@ -23,7 +23,7 @@ from servegauge.probes import get
 from servegauge.submit.monitor import POLL_S, submit_and_wait
 
 RUN = "servegauge.probes.harness.run:run_order"  # the function that the job is given
-MINUTES = {"quick": 15, "full": 120}
+MINUTES = {"quick": 15, "full": 120}  # of a job, for each process of the probes
 
 
 def make_order(
@@ -36,6 +36,7 @@ def make_order(
     models: Sequence[Mapping[str, Any]] = (),
     python: str | None = None,
     nodes: int = 1,
+    processes: int = 1,
 ) -> Order:
     """The order of one job that runs `names` (all, light, or names with commas) on `nodes` nodes of `platform`.
 
@@ -53,12 +54,13 @@ def make_order(
         "models": [{**model, "source": str(source_folder(model))} for model in models],
         "out": str(out),
         "python": python,
+        "processes": processes,
     }
     order = Order(
         study=name,
         launch=LaunchSpec(id=name, framework="probes", model={"name": "probes"}, platform=platform, layout=layout),
         attempt=0,
-        job=JobSettings(minutes=MINUTES[size], nodes=nodes),
+        job=JobSettings(minutes=MINUTES[size] * processes, nodes=nodes),
         root=str(root.resolve()),
         results="results/probes",
         run=RUN,

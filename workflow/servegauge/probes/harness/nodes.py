@@ -46,7 +46,13 @@ def peers(out: Path, node: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def take_part(
-    platform: Mapping[str, Any], probes: Sequence[str], out: Path, size: str, node: Mapping[str, Any], python: str
+    platform: Mapping[str, Any],
+    probes: Sequence[str],
+    out: Path,
+    size: str,
+    node: Mapping[str, Any],
+    python: str,
+    processes: int = 1,
 ) -> None:
     """A further node's whole work: answer the network probe until its ranks of the collectives have ended.
 
@@ -58,10 +64,10 @@ def take_part(
             stack.callback(process.wait)
             stack.callback(process.terminate)
             write_json(_file(out, node, int(node["rank"])), {"host": socket.gethostname(), "port": port})
-        if "collectives" in probes:
+        for _ in range(processes if "collectives" in probes else 0):
             _ranks(platform, size, node, python)
         if "network" in probes:
-            _until((out / "network.json"), LIMIT_S[size])
+            _until((out / "network.json"), LIMIT_S[size] * processes)
 
 
 def _answer(environment: Mapping[str, str]) -> tuple[subprocess.Popen[str], int]:

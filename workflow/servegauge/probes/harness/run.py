@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from servegauge.contract.records.order import JobContext, Order
     from servegauge.contract.records.outcome import Outcome
 
-VERSION = 1  # 1: first published form
+VERSION = 2  # 1: first published form, one process; 2: rows say which of `processes` measured them, and when
 GRACE_S = 120.0  # a case that was started may take this much longer
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -95,8 +95,13 @@ def run_platform(
     node: Mapping[str, Any] | None = None,
     python: str = sys.executable,
     facts: Mapping[str, Any] | None = None,
+    processes: int = 1,
 ) -> dict[str, Path]:
     """Run `probes` on this node and write `out/<probe>.json` for each, whole or not at all; the paths by probe.
+
+    Each runs in `processes` processes of its own, one after the other: all probes once, then all of them again, so that
+    what changes over the minutes of a job meets each of them. Where several nodes take part their ranks come to one
+    probe at a time, so a probe's processes follow each other.
 
     `platform` is the resolved platform file with its `name`. `python` is the interpreter of the environment to measure
     in. UserError where the node is not what the platform's `expect:` says: nothing is measured then.
@@ -109,8 +114,12 @@ def run_platform(
     if wrong:
         listed = "\n  ".join(wrong)
         raise UserError(f"this node is not platform {platform['name']!r}, nothing was measured:\n  {listed}")
-    written = {}
-    for name in probes:
+    written: dict[str, Path] = {}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in probes}
+    turns = [name for _ in range(processes) for name in probes]
+    if node is not None and node.get("nodes", 1) > 1:
+        turns.sort(key=list(probes).index)
+    for name in turns:
         context: dict[str, Any] = {
             "platform": dict(platform),
             "size": size,
@@ -121,18 +130,30 @@ def run_platform(
             "time_limit_s": LIMIT_S[size],
             "verbatim": str((out / name).absolute()),
         }
-        document = _one(name, context, python)
-        document["facts"] = dict(facts)
-        written[name] = out / f"{name}.json"
-        write_json(written[name], document)
+        found[name].append(_one(name, context, python))
+        if len(found[name]) == processes:
+            written[name] = out / f"{name}.json"
+            write_json(written[name], {**_together(found[name]), "facts": dict(facts)})
     return written
+
+
+def _together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One document of a probe's processes: what is said of a process alone stands in its rows."""
+    own = ("started_utc", "conditions")
+    rows = [
+        {**row, "process": process, **{name: one[name] for name in own}}
+        for process, one in enumerate(found)
+        for row in one["rows"]
+    ]
+    return {**found[0], "finished_utc": found[-1]["finished_utc"], "processes": len(found), "rows": rows}
 
 
 def run_order(order: Order, job: JobContext) -> Outcome | None:
     """What a job does that is asked for probes; called in each task of it (probe_order.py names it).
 
-    `order.asked`: {"probes": {"names": "all", "size", "models", "out", "python"}}. The first node measures and answers
-    {"written": {probe: path}}; the others answer its network probe and start their ranks of the collectives.
+    `order.asked`: {"probes": {"names": "all", "size", "models", "out", "python", "processes"}}. The first node measures
+    and answers {"written": {probe: path}}; the others answer its network probe and start their ranks of the
+    collectives.
     """
     # Here: the process of a probe runs in an environment of its own, which has none of these.
     from servegauge.contract.records.base import plain
@@ -144,7 +165,7 @@ def run_order(order: Order, job: JobContext) -> Outcome | None:
     python = asked.get("python") or interpreter(names_asked, platform, Path(order.root))
     wanted = names(names_asked, python)
     if job.node.rank > 0:
-        nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python)
+        nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python, asked.get("processes", 1))
         return None
     said: dict[str, Any] = {"launch": order.launch.id, "attempt": order.attempt, "study": order.study, "status": "ok"}
     said["cells"] = {}
@@ -160,6 +181,7 @@ def run_order(order: Order, job: JobContext) -> Outcome | None:
             peers=nodes.peers(out, node) if "network" in wanted else (),
             node=node,
             python=python,
+            processes=asked.get("processes", 1),
         )
     except UserError as error:  # the process that waits for this job tells it
         said.update(status="failed", reason=str(error))
@@ -239,7 +261,6 @@ def dataset_rows(document: Mapping[str, Any], source: str | None = None) -> list
     facts = {name: fact["value"] for name, fact in document.get("facts", {}).items() if fact["value"] is not None}
     about = {
         "size": document["size"],
-        "conditions": json.dumps(document["conditions"], sort_keys=True),
         "software": json.dumps(document["software"], sort_keys=True),
         "node": json.dumps(facts, sort_keys=True),
     }
@@ -255,7 +276,9 @@ def dataset_rows(document: Mapping[str, Any], source: str | None = None) -> list
                 "status": row["status"],
                 "reason": row["reason"],
                 "verified": detail.get("verified"),
-                "started_utc": document["started_utc"],
+                "process": row.get("process", 0),
+                "started_utc": row.get("started_utc", document["started_utc"]),
+                "conditions": json.dumps(row.get("conditions", document["conditions"]), sort_keys=True),
                 "source": detail.get("verbatim", source),
                 "detail": json.dumps(detail, sort_keys=True),
                 **about,

@@ -10,8 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from servegauge.compare.probe_effects import variant_of
 from servegauge.report import figure_style
-from servegauge.report.roofline import Ceiling, Panel, variant_of
+from servegauge.report.roofline import Ceiling, Panel
 
 PANEL_IN = (4.2, 3.2)  # width, height of one panel, inches
 COLUMNS = 2
