@@ -45,7 +45,7 @@ def study(frameworks: list[str], platforms: list[str], factor: str, baseline: st
         },
         "server": {"extra_args": {"paced": pace(), "planted": pace(PLANTED)}},
         "load": {
-            "arrival": "poisson", "requests": 50, "warmup_requests": 2, "seed": seed, "timeout_s": 60, "ramp_s": 0.5,
+            "arrival": "poisson", "requests": 40, "warmup_requests": 2, "seed": seed, "timeout_s": 60, "ramp_s": 0.5,
         },
         "job": {"calibrate": "once"},
         # Beside neighbours the instrument's p99 is off by more than 1 ms. What is claimed here are medians of 100 ms or
@@ -65,7 +65,7 @@ def measured(root, plan: dict[str, Any]) -> list[dict[str, Any]]:
         project.write(f"config/platforms/{name}.yaml", {"description": "this machine", "gpus_per_node": 0, **where})
     project.write(
         "config/prompts/short.yaml",
-        {"description": "short", "kind": "synthetic", "input_tokens": 16, "output_tokens": 16},
+        {"description": "short", "kind": "synthetic", "input_tokens": 16, "output_tokens": 8},
     )
     (root / "workflow/servegauge/frameworks/planted.py").write_text(SLOWER_SERVER)
     project.write("config/studies/known.yaml", plan)

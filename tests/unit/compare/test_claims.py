@@ -69,8 +69,9 @@ def test_five_percent_are_seen_with_five_repeats_of_one_percent():
     assert judge(Setting(5, 0.01, 1.05), FEW, SEED).seen_overall / FEW >= 0.9
 
 
-def test_equality_is_rarely_said_of_a_difference_as_large_as_the_margin():
-    found = judge(Setting(10, 0.003, 1.02), FEW, SEED)
+@pytest.mark.parametrize("setting", [Setting(3, 0.001, 1.02), Setting(10, 0.003, 1.02)], ids=Setting.words)
+def test_equality_is_rarely_said_of_a_difference_as_large_as_the_margin(setting):
+    found = judge(setting, FEW, SEED)
     assert found.equal_cells / found.cells <= 0.05
     assert found.equal_cell / FEW <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / FEW)
 

@@ -17,7 +17,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.text import quantities, quantity, ratio_text, share_text
 from servegauge.compare.compare import compare
-from servegauge.compare.sentences import sentence
+from servegauge.compare.sentences import told
 from servegauge.contract import tables
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
@@ -116,8 +116,8 @@ def test_the_answer_is_the_comparisons(made):
     assert comparison
     primary = [one for one in comparison.overall if one.metric.name in comparison.primary]
     assert len(primary) == 3
-    for one in primary:
-        assert sentence(comparison, one) in page.text
+    for said in told(comparison, primary):
+        assert said in page.text
     assert "demonstration: too few repeats for verdicts" in page.text
     assert "0 primary metrics over all conditions (Holm), 0 cells of the table (Holm), 0 exploratory" in page.text
     assert "What does it cost to share a CPU with the load generator?" in page.text

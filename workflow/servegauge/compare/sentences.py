@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from servegauge.base.text import quantity
 from servegauge.compare.results import EXPLORATORY, METHODS, PROBES, Comparison, Judged, Overall, Ratio
-from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, EQUAL, UNDECIDED
+from servegauge.compare.verdicts import BELOW_INSTRUMENT, DIFFERENT, EQUAL, NOT_COMPARABLE, NOT_JUDGED, UNDECIDED
 from servegauge.contract.metric import PRIMARY, TABLE
 from servegauge.dataset.study_view import level_text
 
@@ -47,6 +48,32 @@ def sentence(comparison: Comparison, one: Judged) -> str:
         if one.low is not None:
             seen += f", 95 % interval {_range(one)}"
     return f"{title} on {level}{where} {verb} {one.verdict}: {one.reason}{seen}."
+
+
+def told(comparison: Comparison, ones: Sequence[Judged]) -> list[str]:
+    """The sentences of several metrics of one level; those that are not judged for one reason share theirs.
+
+    `TTFT p50 and TPOT p50 on h100-vgpu are not judged: fewer than 3 repeats; what was seen is +6.1 and +1.9 %.`
+    """
+    groups: dict[tuple[Any, ...], list[Judged]] = {}
+    for one in ones:
+        alone = one.verdict not in (NOT_JUDGED, NOT_COMPARABLE)
+        groups.setdefault((one.verdict, one.reason, _where(comparison, one), alone and one.metric.name), []).append(one)
+    found = []
+    for (verdict, reason, where, _), members in groups.items():
+        if len(members) == 1:
+            found.append(sentence(comparison, members[0]))
+            continue
+        titles = listed([one.metric.title for one in members])
+        seen = listed([_points(one.ratio) for one in members if one.ratio is not None])
+        tail = f"; what was seen is {seen} %" if seen else ""
+        found.append(f"{titles} on {level_text(members[0].level)}{where} are {verdict}: {reason}{tail}.")
+    return found
+
+
+def listed(texts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def words(one: Judged, margin: float) -> str:

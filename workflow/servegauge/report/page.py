@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from servegauge.base.text import csv_cell, p_text, quantities, quantity, ratio_t
 from servegauge.compare import order
 from servegauge.compare.compare import compare
 from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison, Judged, Overall, Ratio
-from servegauge.compare.sentences import sentence, short, spread, words
+from servegauge.compare.sentences import listed, short, spread, told, words
 from servegauge.compare.tables import comparison_rows
-from servegauge.compare.verdicts import COLOURS, VERDICTS
+from servegauge.compare.verdicts import COLOURS, NOT_COMPARABLE, NOT_JUDGED, VERDICTS
 from servegauge.contract import flag_registry, metric_registry
 from servegauge.contract.comparison_tables import COMPARISON
 from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
@@ -226,8 +226,22 @@ def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
         cards = [_card(comparison, overall[name]) for name in dict.fromkeys(names) if name in overall]
         if cards:
             primary = [overall[name] for name in comparison.primary if name in overall]
-            found.append({"level": level, "cards": cards, "sentences": [sentence(comparison, one) for one in primary]})
+            said = {"sentences": told(comparison, primary), "doubts": _once(cards, {one.reason for one in primary})}
+            found.append({"level": level, "cards": cards, **said})
     return found
+
+
+def _once(cards: Sequence[Mapping[str, Any]], said: Collection[str | None]) -> list[str]:
+    """Why cards have no verdict, but for what is `said`, and what to doubt: each once, with whom it concerns."""
+    concerned: dict[str, list[str]] = defaultdict(list)
+    for card in cards:
+        one = card["one"]
+        if one.verdict in (NOT_JUDGED, NOT_COMPARABLE) and one.reason not in said:
+            concerned[f"{one.verdict}: {one.reason}"].append(card["title"])
+        for warning in one.warnings if one.reason not in one.warnings else ():
+            concerned[warning].append(card["title"])
+    every = len(cards)
+    return [f"{listed(titles) if len(titles) < every else 'All'}: {text}." for text, titles in concerned.items()]
 
 
 def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
@@ -239,14 +253,13 @@ def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
         "title": one.metric.title,
         "one": one,
         "colour": colour(one),
-        "words": words(one, comparison.margin),
+        "words": one.verdict if one.verdict in (NOT_JUDGED, NOT_COMPARABLE) else words(one, comparison.margin),
         "family": one.family,
         "flags": flags,
         "left_out": len(one.left_out),
         "small": small and f"{small} of {len(ratios)} samples too small for it",
         "within": within and f"{within} of {len(ratios)} differences within the instrument's error",
         "range": spread(comparison, one),
-        "warnings": one.warnings,
     }
 
 
@@ -274,7 +287,7 @@ def _table(comparison: Comparison | None) -> dict[str, Any]:
     ]
     rest = [one for one in comparison.ratios if one.family == EXPLORATORY]
     rest.sort(key=lambda one: 2.0 if one.p_adjusted is None else one.p_adjusted)
-    told = [
+    others = [
         {"condition": comparison.label(one.condition), "one": one, "colour": colour(one),
          "words": words(one, comparison.margin)}
         for one in rest[:MOST_ROWS]
@@ -283,7 +296,7 @@ def _table(comparison: Comparison | None) -> dict[str, Any]:
         "metrics": wanted,
         "rows": rows[:MOST_ROWS],
         "left_out": max(0, len(rows) - MOST_ROWS),
-        "rest": told,
+        "rest": others,
         "rest_left_out": max(0, len(rest) - MOST_ROWS),
     }
 
@@ -293,9 +306,9 @@ def families(comparison: Comparison | None) -> list[str]:
     if not comparison:
         return []
     names = {PRIMARY: "primary metrics over all conditions", TABLE: "cells of the table"}
-    told = [f"{comparison.families[family]} {name} ({METHODS[family]})" for family, name in names.items()]
+    known = [f"{comparison.families[family]} {name} ({METHODS[family]})" for family, name in names.items()]
     rest = comparison.families[EXPLORATORY]
-    return [*told, f"{rest} exploratory ratios ({METHODS[EXPLORATORY]} at {100 * LEVELS[EXPLORATORY]:.0f} %)"]
+    return [*known, f"{rest} exploratory ratios ({METHODS[EXPLORATORY]} at {100 * LEVELS[EXPLORATORY]:.0f} %)"]
 
 
 def comparison_csv(comparison: Comparison | None) -> str:

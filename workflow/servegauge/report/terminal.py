@@ -146,14 +146,15 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 def _verdicts(comparison: Comparison | None) -> Iterator[str]:
     """The quotable sentence of each primary metric and level."""
-    from servegauge.compare.sentences import sentence
+    from servegauge.compare.sentences import told
 
     if not comparison:
         return
-    told = [one for one in comparison.overall if one.metric.name in comparison.primary]
-    for one in told:
-        yield from textwrap.wrap(sentence(comparison, one), 110, subsequent_indent="  ")
-    if told:
+    primary = [one for one in comparison.overall if one.metric.name in comparison.primary]
+    for level in comparison.levels[1:]:
+        for sentence in told(comparison, [one for one in primary if one.level == level]):
+            yield from textwrap.wrap(sentence, 110, subsequent_indent="  ")
+    if primary:
         yield ""
 
 

@@ -105,9 +105,12 @@ def _ratio_panel(axes: Axes, comparison: Comparison, series: Series, name: str, 
 
 
 def _ratio_limits(ratios: Iterable[Ratio]) -> tuple[float, float]:
-    """One scale for all metrics, so that they can be compared by eye; the farthest intervals may be cut."""
-    ends = [1.0]
-    for one in ratios:
+    """One scale for all metrics, so that they can be compared by eye; the farthest intervals may be cut.
+
+    Where a sample carries its quantile, those that do not have no say: a p99 of 60 requests would squeeze the rest.
+    """
+    ends, known = [1.0], list(ratios)
+    for one in [one for one in known if one.supported] or known:
         if one.ratio:
             ends += [one.ratio, min(one.high or 1, 2 * one.ratio), max(one.low or 1, one.ratio / 2)]
     margin = max(1.02, (max(ends) / min(ends)) ** 0.06)
