@@ -50,7 +50,7 @@ def study(frameworks: list[str], platforms: list[str], factor: str, baseline: st
         "job": {"calibrate": "once"},
         # Beside neighbours the instrument's p99 is off by more than 1 ms. What is claimed here are medians of 100 ms or
         # more, and an effect inside the instrument's own error is called that.
-        "validity": {"generator_ttft_error_s": 0.02, "generator_lateness_s": 0.02},
+        "validity": {"generator_ttft_error_s": 0.05, "generator_lateness_s": 0.05},
         "compare": {"factor": factor, "baseline": baseline},
     }  # fmt: skip
 

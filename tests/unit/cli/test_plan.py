@@ -9,10 +9,25 @@ import pytest
 
 from servegauge.base.files import read_json
 from servegauge.cli.plan import add_arguments, what_it_sees
+from servegauge.compare.effect import FEWEST_FOR_VERDICT
 from servegauge.compare.measured import launch_deviations
+from servegauge.compare.probe_effects import FEWEST_PROCESSES
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
+from servegauge.plan.config import load_study
 from tests import synthetic
+
+
+@pytest.mark.parametrize("name", [path.stem for path in Path(__file__).parents[3].glob("config/studies/*.yaml")])
+def test_a_shipped_study_has_repeats_for_a_verdict_or_calls_itself_a_demonstration(name: str) -> None:
+    root = Path(__file__).parents[3]
+    study = load_study(root, name)
+    said = what_it_sees(study, root / "no-results")
+    demonstration = study["matrix"]["repeat"] < FEWEST_FOR_VERDICT
+    assert ("a demonstration: repeat is" in said) == demonstration
+    comments = [line for line in study["text"].splitlines() if line.lstrip().startswith("#")]
+    assert any("demonstration" in line for line in comments) or not demonstration
+    assert study["probe_processes"] >= FEWEST_PROCESSES or demonstration or not study.get("probes")
 
 
 def test_the_scatter_of_the_dataset_is_taken_where_there_is_one(tmp_path: Path) -> None:
