@@ -123,7 +123,7 @@ def test_the_answer_is_the_comparisons(made):
     assert "What does it cost to share a CPU with the load generator?" in page.text
     for ratio in comparison.of("e2e_p99"):
         if ratio.low is not None:
-            assert f"[{ratio_text(ratio.low)}, {ratio_text(ratio.high)}]" in page.text
+            assert f"[{range_text(ratio.low, ratio.high)}]" in page.text
 
 
 def test_cells_that_failed_were_skipped_or_are_flagged_are_told(made):
@@ -336,3 +336,10 @@ def test_no_nan_and_no_placeholder_reaches_the_page(made):
     assert not re.search(r"\b(nan|None|inf|undefined)\b", page.text)
     assert not any(math.isnan(float(word)) for word in re.findall(r"\d+\.\d+", page.text))
     assert json.dumps(page.text)
+
+
+def test_the_ends_of_an_interval_are_told_apart():
+    assert range_text(1.0994, 1.1006) == "1.099, 1.101"
+    assert range_text(1.10012, 1.10023) == "1.1001, 1.1002"
+    assert range_text(0.93, 1.2) == "0.93, 1.20"
+    assert range_text(None, 1.2) == "–"

@@ -58,6 +58,17 @@ def ratio_text(value: float | None) -> str:
     return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
+def range_text(low: float | None, high: float | None) -> str:
+    """The ends of a ratio's interval with as many digits as keep them apart, at most four: `1.0994, 1.1006`."""
+    if low is None or high is None:
+        return "–"
+    texts = [ratio_text(low), ratio_text(high)]
+    for digits in (3, 4):
+        if texts[0] == texts[1] and high < 10:
+            texts = [f"{end:.{digits}f}" for end in (low, high)]
+    return ", ".join(texts)
+
+
 def share_text(value: float | None) -> str:
     """A share in per cent."""
     return "–" if value is None else f"{100 * value:.3g} %"

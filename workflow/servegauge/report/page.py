@@ -20,7 +20,7 @@ from markupsafe import Markup
 from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
 from servegauge.base.progress import duration, utc_now
-from servegauge.base.text import csv_cell, p_text, quantities, quantity, ratio_text, share_text
+from servegauge.base.text import csv_cell, p_text, quantities, quantity, range_text, ratio_text, share_text
 from servegauge.compare import order
 from servegauge.compare.compare import compare
 from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison, Judged, Overall, Ratio
@@ -90,6 +90,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters.update(
         duration=duration,
+        range=lambda one: range_text(one.low, one.high),
         quantity=quantity,
         quantities=quantities,
         ratio=ratio_text,
