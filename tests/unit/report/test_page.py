@@ -15,7 +15,7 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
-from servegauge.base.text import quantities, quantity, ratio_text, share_text
+from servegauge.base.text import quantities, quantity, range_text, ratio_text, share_text
 from servegauge.compare.compare import compare
 from servegauge.compare.sentences import told
 from servegauge.contract import tables

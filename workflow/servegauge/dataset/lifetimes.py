@@ -13,12 +13,13 @@ from typing import Any
 from servegauge.base.progress import duration, seconds_of
 from servegauge.contract.flag import ServersCase
 from servegauge.contract.flags import raised
+from servegauge.contract.records.launch import LaunchRecord
 
 
-def mark_servers(rows: Iterable[dict[str, Any]], launch_json: Callable[[str, int], Mapping[str, Any]]) -> None:
+def mark_servers(rows: Iterable[dict[str, Any]], record_of: Callable[[str, int], LaunchRecord | None]) -> None:
     """Set `server` of every measured row of CELLS, from 0 in the order of time, and flag launches of several.
 
-    `launch_json` gives the record of (launch, attempt). `flag_details` of the rows are still lists.
+    `record_of` gives launch.json of (launch, attempt). `flag_details` of the rows are still lists.
     """
     launches: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -27,7 +28,7 @@ def mark_servers(rows: Iterable[dict[str, Any]], launch_json: Callable[[str, int
     for launch, mine in launches.items():
         lifetimes: dict[tuple[int, int], list[dict[str, Any]]] = defaultdict(list)
         for row in mine:
-            lifetimes[row["attempt"], _start(launch_json(launch, row["attempt"]), row)].append(row)
+            lifetimes[row["attempt"], _start(record_of(launch, row["attempt"]), row)].append(row)
         begins = []
         for number, (_, served) in enumerate(sorted(lifetimes.items())):
             begins.append(min((row.get("started_utc") or "" for row in served), default=""))
@@ -41,8 +42,8 @@ def mark_servers(rows: Iterable[dict[str, Any]], launch_json: Callable[[str, int
                 row["flags"] = sorted({*row["flags"], flag["flag"]})
 
 
-def _start(record: Mapping[str, Any], row: Mapping[str, Any]) -> int:
+def _start(record: LaunchRecord | None, row: Mapping[str, Any]) -> int:
     """Which start of its attempt's server a cell came after: the last one that was ready before it began."""
     began = seconds_of(row.get("started_utc"))
-    ready = [seconds_of(start.get("utc")) for start in record.get("server_starts") or ()]
+    ready = [seconds_of(start.utc) for start in record.server_starts] if record else []
     return sum(one is not None and began is not None and one <= began for one in ready)

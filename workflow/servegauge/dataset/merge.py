@@ -132,7 +132,7 @@ class _Merge:
         self._forget(measured)
         rows = self._cell_rows()
         compare_texts(rows, self.parts, self.plans)
-        mark_servers(rows, self._launch_json)
+        mark_servers(rows, self._launch_record)
         for row in rows:
             row["flag_details"] = (
                 json.dumps(row["flag_details"], ensure_ascii=False) if row.get("flag_details") else None
