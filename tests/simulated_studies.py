@@ -60,6 +60,7 @@ class SimulatedStudy(Study):
     slos: dict[str, Any] = field(default_factory=dict)
     drawn: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
     again: list[dict[str, Any]] = field(default_factory=list)
+    quality: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def metrics(self) -> list[Metric]:
