@@ -50,6 +50,28 @@ def test_a_good_cell_has_no_flag():
     assert raised(record=record) == {}
 
 
+@pytest.mark.parametrize(
+    ("prompts", "first", "later", "doubted"),
+    [
+        ({"kind": "synthetic"}, 50, 50, True),
+        ({"kind": "shared_prefix", "prefix": {}}, 50, 50, False),
+        ({"kind": "mooncake"}, 50, 50, False),
+        ({"kind": "sessions"}, 0, 50, False),
+        ({"kind": "sessions"}, 50, 50, True),
+        ({"kind": "sessions", "prefix": {}}, 50, 50, False),
+        ({"kind": "conversations"}, 0, 50, False),
+    ],
+)
+def test_what_prompts_share_on_purpose_is_no_warm_cache(prompts, first, later, doubted):
+    rows = [
+        row(number, session=number // 2, turn=number % 2, cached_tokens=later if number % 2 else first)
+        for number in range(400)
+    ]
+    one = replace(cell(), prompts={"name": "p", **prompts})
+    names = [flag["flag"] for flag in cell_flags(table(*rows), one, {}, None, None)]
+    assert ("cache_warm" in names) == doubted
+
+
 def test_late_requests():
     record = {"instrument": {"lateness_p99_s": 0.02}}
     flag = raised(record=record)["generator_limited"]

@@ -106,6 +106,13 @@ class Requests:
         return pa.array(value[place], mask=~((turn == 0) & (session >= 0) & whole[place]))
 
     @property
+    def first_of_sessions(self) -> Requests:
+        """The first requests of sessions; none of a table that knows no sessions."""
+        if "turn" not in self.table.column_names:
+            return Requests(self.table.slice(0, 0))
+        return Requests(self.table.filter(pc.equal(self.table["turn"], 0)))
+
+    @property
     def sessions(self) -> int:
         """Sessions whose first request is among these."""
         if "turn" not in self.table.column_names:

@@ -5,6 +5,9 @@ from typing import Any
 
 from servegauge.contract.flag import UNFIT, CellCase, Doubt, Flag, Threshold, above
 
+SHARING = ("shared_prefix", "mooncake")  # kinds of prompt sets whose prompts begin alike on purpose
+SESSIONS = ("sessions", "conversations")  # kinds whose requests hold those before them
+
 
 def check(case: CellCase) -> Iterator[Doubt]:
     """By the answers of the window themselves, else by the server's own count, which holds the warm-up, too.
@@ -12,14 +15,18 @@ def check(case: CellCase) -> Iterator[Doubt]:
     The tokens with which every prompt begins (`<s>`, a chat template's first words) are left out: the first request of
     the cell leaves them to all others, however cold the cache was, and a cache with pages of one token has them.
     """
-    if case.cell.load.cache != "cold":
-        return
+    prompts = case.cell.prompts
+    if case.cell.load.cache != "cold" or prompts.get("kind") in SHARING or "prefix" in prompts:
+        return  # what prompts share is found in a cache, as it should be
     opening = case.record.get("prompt_opening_tokens") or 0
-    share, source = case.window.ok.cached_share_beyond(opening), "the answers' usage"
-    if share is None:
+    ok, source = case.window.ok, "the answers' usage"
+    sessions = prompts.get("kind") in SESSIONS  # of these, the first requests share nothing
+    share = (ok.first_of_sessions if sessions else ok).cached_share_beyond(opening)
+    if share is None and not sessions:
         share = _server_hit_share(case.record, opening, case.window.count)
         source = "the server's metrics, warm-up included"
     beyond = f", without the {opening} that every prompt begins with" if opening else ""
+    beyond += ", first requests of sessions only" if sessions else ""
     detail = f"share of prompt tokens from the prefix cache{beyond}, by {source}"
     yield from above(case, "cached_share", share, detail)
 
