@@ -227,6 +227,9 @@ def test_what_cannot_be_traced_is_said_before_a_job_is_spent() -> None:
         found = framework(name).untraceable(launch)
         assert found is None if said is None else said in (found or "")
         assert framework("transformers").marks_range(launch) is ("executable" not in how)
+    amd = {**platform, "gpu": {"vendor": "amd"}}
+    assert "AMD" in (framework("vllm").untraceable(traced("vllm", "nsys", platform=amd)) or "")
+    assert framework("vllm").untraceable(traced("vllm", "torch", platform=amd)) is None
     wide = traced("vllm", "torch", platform={**platform, "gpus_per_node": 4}, layout=Layout(tp=8))
     assert "spans nodes" in framework("vllm").untraceable(wide)
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from servegauge.base.redact import clean
 from servegauge.contract.spec import Launch, digest
+from servegauge.inputs.containers import vendor
 
 # Neutral server options: name -> what it means. A study uses these names; each framework's file translates them.
 # The same name means the same thing everywhere; a framework where it does not says so in `differences`.
@@ -269,6 +270,8 @@ class Framework:
         how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
         if asked == "nsys" and how.get("container"):
             return "nsys starts a server itself, which it cannot inside a container; the server's own profiler can"
+        if asked == "nsys" and launch.platform.get("gpus_per_node") and vendor(launch.platform) == "amd":
+            return "nsys records GPUs of NVIDIA; this platform has AMD's"
         on_node = launch.platform.get("gpus_per_node")
         if asked and on_node and launch.layout.gpus_per_instance > on_node:
             return "a server that spans nodes cannot be traced: its profiler leaves its files on each of them"
