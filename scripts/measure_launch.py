@@ -22,12 +22,16 @@ def main() -> int:
     parser.add_argument(
         "--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm (default: 30)"
     )
+    parser.add_argument(
+        "--look", action="store_true", help="only where the study's intervals are not narrow enough yet (job.stop)"
+    )
     parser.add_argument("--log", type=Path, help="a file that gets what is said, too")
     parser.add_argument("--out", type=Path, required=True, help="results/launches/<launch>/attempt-<attempt>.json")
     given = parser.parse_args()
     return measure_launch(
-        given.plan, given.launch, given.attempt, given.submit, given.out, given.cells, given.poll_s, given.log
-    )
+        given.plan, given.launch, given.attempt, given.submit, given.out, given.cells, given.poll_s, given.log,
+        given.look,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

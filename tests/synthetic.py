@@ -196,8 +196,12 @@ def write_cell(
     flags: list[dict] | None = None,
     requests: pa.Table | None = None,
     beside: Callable[[Path], None] | None = None,
+    capacity: dict[str, Any] | None = None,
 ) -> Path:
-    """One measured cell as a launch leaves it, with `requests` where they are at hand, and what `beside` puts there."""
+    """One measured cell as a launch leaves it, with `requests` where they are at hand, and what `beside` puts there.
+
+    `capacity` is what a search says in cell.json.
+    """
     requests = raw_requests(cell.id, launch.id, shape) if requests is None else requests
     window = requests.filter(pc.equal(requests["phase"], "window"))
     window_s = pc.max(window["end_ns"]).as_py() / NS
@@ -232,6 +236,7 @@ def write_cell(
                 "epoch_offset_end_ns": 17 * NS + 1500,
             },
             "window": {"duration_s": window_s},
+            "capacity": capacity,
             "flags": flags or [],
             "cache_reset": {"ok": True, "how": "cache off", "answer": ""},
             "instrument": {

@@ -83,6 +83,16 @@ def launch_needs(wildcards):
     return ancient(needed(PIPELINE.needs, wildcards.launch))
 
 
+def launch_earlier(wildcards):
+    """Launches of the repeat before, where a study adds repeats only as far as needed (job.stop)."""
+    return ancient(user_errors(PIPELINE.earlier, wildcards.launch))
+
+
+def launch_look(wildcards):
+    """--look for a launch of which the intervals so far decide whether it is needed."""
+    return user_errors(PIPELINE.looks, wildcards.launch)
+
+
 def launch_message(wildcards):
     """The readable line of a launch in a dry-run."""
     return user_errors(PIPELINE.message, wildcards.launch)

@@ -11,6 +11,7 @@ if PIPELINE.submit != "inline":
 rule measure_launch:
     input:
         launch_needs,
+        launch_earlier,
         # The plan and the workloads must be there; that they are newer says nothing about this launch.
         plan=ancient(f"results/plan/{PIPELINE.name}.json"),
         workloads=ancient(f"results/workloads/{PIPELINE.name}.json"),
@@ -29,12 +30,13 @@ rule measure_launch:
         submit=PIPELINE.submit,
         poll_s=PIPELINE.poll_s,
         cells=PIPELINE.glob,
+        look=launch_look,
     message:
         "{params.message}"
     shell:
         "python scripts/measure_launch.py --plan {input.plan:q} --launch {wildcards.launch:q}"
         " --attempt {wildcards.attempt} --submit {params.submit:q} --poll-s {params.poll_s}"
-        " --cells {params.cells:q} --log {log:q} --out {output:q}"
+        " --cells {params.cells:q} {params.look} --log {log:q} --out {output:q}"
 
 
 localrules:

@@ -293,6 +293,15 @@ def test_stolen_cpu_time():
     assert raised(record={"node": {"steal_share": 0.1}})["cpu_stolen"]["value"] == pytest.approx(0.1)
 
 
+def test_windows_too_short_to_see_a_small_overload():
+    window = {"duration_s": 10.0}
+    found = raised(record={"capacity": {"limits": {"e2e_s": 4.0, "tpot_s": 9.0}}, "window": window})["capacity_coarse"]
+    assert 0.05 < found["value"] < 0.4
+    assert "one of less than" in found["detail"]
+    assert raised(record={"capacity": {"limits": {"tpot_s": 9.0}}, "window": window}) == {}, "waiting is not in it"
+    assert raised(record={"capacity": {"limits": {"e2e_s": 4.0}}, "window": {"duration_s": 400.0}}) == {}
+
+
 def test_an_unknown_threshold_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'error_share'"):
         thresholds_of({"eror_share": 0.1})
@@ -319,6 +328,7 @@ def test_a_check_reads_its_own_thresholds_and_no_others(flag: Flag) -> None:
         "cache_reset": {"ok": False},
         "window": {"duration_s": 400.0, "exhausted_ns": 0},
         "node": {"cpus": 2, "cpus_allowed": 1},
+        "capacity": {"limits": {"e2e_s": 9000.0}},
     }
     noted = _Noted(thresholds_of())
     rows = [row(number, end_ns=number * 1000 * MS + (10 + number * 2000) * MS) for number in range(400)]

@@ -38,7 +38,7 @@ def numbers() -> dict[str, dict[str, Any]]:
     ]
     window = table(*rows)
     got = {
-        **metrics.summarise(window, 83.5, joules=33400.0, acceptance_length=2.5),
+        **metrics.summarise(window, 83.5, joules=33400.0, acceptance_length=2.5, capacity=3.0),
         **metrics.goodput(window, LIMITS, 83.5),
     }
     found = {}

@@ -103,7 +103,7 @@ def test_every_table_is_what_its_schema_says(made):
             continue
         if name not in tables.PARTED:
             check_file(results / "dataset" / f"{name}.parquet", schema)
-        elif name != "gpu":  # no cell of the made-up results has one
+        elif name not in ("gpu", "capacity_steps"):  # no cell of the made-up results has one
             files = sorted((results / "dataset" / name).iterdir())
             assert len(files) == 4
             for path in files:

@@ -217,7 +217,7 @@ def test_every_option_is_a_server_key_and_an_axis() -> None:
 def test_every_key_of_load_is_a_field_and_has_its_default() -> None:
     fields = Load.__dataclass_fields__
     properties = schema("study")["properties"]["load"]["properties"]
-    assert set(properties) == set(fields) - {"rate_rps", "concurrency", "burst", "cache", "sampling"}
+    assert set(properties) == set(fields) - {"rate_rps", "concurrency", "burst", "capacity", "cache", "sampling"}
     for name, rule in properties.items():
         if name not in ("arrival", "warmup_requests") and "default" in rule:
             assert rule["default"] == fields[name].default, name

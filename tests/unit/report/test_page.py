@@ -101,7 +101,7 @@ def test_the_page_needs_nothing_else(made):
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "@import" not in html
     assert not re.findall(r"url\((?!#)", html)
-    assert html.count("<svg") == 8
+    assert html.count("<svg") == 9
 
 
 def test_every_link_leads_somewhere_and_ids_are_unique(made):
@@ -166,10 +166,17 @@ def test_the_csv_holds_every_ratio(made):
 def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variables(made):
     results, _, _ = made
     files = sorted(path.name for path in (results / "report/demo").glob("*.svg"))
-    expected = ["distribution-e2e", "distribution-tpot", "distribution-ttft"]
+    expected = ["capacity", "distribution-e2e", "distribution-tpot", "distribution-ttft", "pareto"]
     expected += ["ratios", "roofline", "shift-ttft", "throughput", "tpot", "trace-idle", "trace-phases", "trace-ttft"]
     expected += ["ttft"]
-    no_data = ("ratios", "roofline", "trace-idle", "trace-phases", "trace-ttft")  # verdicts; no probe; no trace
+    no_data = (
+        "capacity",
+        "ratios",
+        "roofline",
+        "trace-idle",
+        "trace-phases",
+        "trace-ttft",
+    )  # verdicts; nothing measured
     assert files == [f"{name}.svg" for name in expected] == sorted(f"{name}.svg" for name in figures())
     for path in (results / "report/demo").glob("*.svg"):
         text = path.read_text(encoding="utf-8")

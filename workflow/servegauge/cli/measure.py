@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from servegauge.base import environment
+from servegauge.base.errors import UserError
 from servegauge.submit import attempts
 from servegauge.submit.monitor import POLL_S
 
@@ -14,11 +17,25 @@ RUN = "servegauge.launch.run:run_launch"
 
 def measure_launch(
     plan: Path, launch: str, attempt: int, submit: str, out: Path, cells: str = "*", poll_s: float = POLL_S,
-    log: Path | None = None,
+    log: Path | None = None, look: bool = False,
 ) -> int:  # fmt: skip
-    """Measure the missing cells of `launch`; the exit status. See `attempts.measure_launch`."""
+    """Measure the missing cells of `launch`; the exit status. See `attempts.measure_launch`.
+
+    With `look`, only where the intervals of the repeats before it are not narrow enough: see `compare.looks`.
+    """
     environment.restore(os.environ)
+    if look and (reason := _looked(plan, launch, attempts.results_of(out))):
+        return attempts.leave_out(plan, launch, attempt, out, reason, log)
     return attempts.measure_launch(plan, launch, attempt, submit, out, RUN, cells, poll_s, log)
+
+
+def _looked(plan: Path, launch: str, results: Path) -> str:
+    """Why the launch is not needed, or nothing; in a process of its own, because this one waits and must stay small."""
+    argv = [sys.executable, "-m", "servegauge.compare.looks", "--plan", str(plan), "--launch", launch]
+    done = subprocess.run([*argv, "--results", str(results)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip().removeprefix("error: ") or f"looking before {launch} failed")
+    return done.stdout.strip()
 
 
 def measure_cell(plan: Path, cell: str, submit: str, out: Path, poll_s: float = POLL_S, log: Path | None = None) -> int:

@@ -16,7 +16,7 @@ from servegauge.base.files import read_json
 from servegauge.contract.spec import AGAIN, Launch, digest
 from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
-from servegauge.plan import documents, expand, preview
+from servegauge.plan import documents, expand, preview, stop
 from servegauge.plan.config import load_config, load_study
 from servegauge.report.figure import Figure
 from servegauge.report.figures import figures
@@ -147,6 +147,20 @@ class Pipeline:
         """The stamp of the environment that runs this framework on this platform; none where a site provides it."""
         name = environments.framework_environment(launch.framework, launch.platform, ROOT)
         return [environments.stamp(name, ROOT)] if name else []
+
+    def earlier(self, name: str) -> list[str]:
+        """Attempts that must have finished before a launch: with `job.stop`, those of the repeat before it."""
+        repeat = self.launch(name).repeat
+        if not self.looks(name):
+            return []
+        before = [launch.id for launch in self.plan.launches if launch.repeat == repeat - 1]
+        return [f"results/launches/{one}/attempt-{self.attempts[one]}.json" for one in before if one in self.attempts]
+
+    def looks(self, name: str) -> str:
+        """The option of scripts/measure_launch.py for a launch that may turn out not to be needed."""
+        launch = self.launch(name)
+        missing = self.state[launch.id].missing
+        return "--look" if missing and not launch.trace and stop.earlier_repeats(self.study, launch.repeat) else ""
 
     # -- probes -------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from typing import Any
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.base.progress import seconds_of
 from servegauge.compare import order, quality
-from servegauge.compare.conditions import Condition, Row, condition, lifetime, statistic
+from servegauge.compare.conditions import Condition, Row, condition, lifetime, statistic, unbracketed
 from servegauge.compare.effect import Effect, paired_effect, unpaired_effect
 from servegauge.compare.judging import judged_together
 from servegauge.compare.notes import notes
@@ -26,6 +26,7 @@ from servegauge.compare.overall import Block, Side, overall_effect
 from servegauge.compare.results import EXPLORATORY, MARGIN, Comparison, Judged, Overall, Ratio
 from servegauge.compare.verdicts import NOT_COMPARABLE, NOT_JUDGED
 from servegauge.contract.metric import PRIMARY, TABLE, required_sample
+from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.spec import AGAIN, canonical_json
 from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, level_text
 
@@ -110,7 +111,7 @@ def primary_metrics(study: Study) -> list[str]:
             )
     if study.primary:
         return list(study.primary)
-    capacity = any(name.startswith("capacity") for name in known)
+    capacity = CAPACITY.name in known
     own = [metric.name for metric in study.metrics if PRIMARY in metric.views]
     return [name for name in own if not (capacity and name == "output_tokens_per_s")]
 
@@ -149,7 +150,9 @@ def _ratio(study: Study, metric: Metric, one: _Measured, margin: float) -> Ratio
     if not supported:
         warnings.append(f"the smallest cell has {counted} answered requests, too few for this quantile")
     verdict, reason = _verdict(metric, cells, effect)
-    base_value, error = _geometric(one.base), _instrument(metric, cells.rows)
+    value, base_value, error = _geometric(one.other), _geometric(one.base), _instrument(metric, cells.rows)
+    if metric.name == CAPACITY.name:  # 0 stands for less than was tried
+        value, base_value = value or None, base_value or None
     return Ratio(
         **_shared(effect),
         metric=metric,
@@ -161,7 +164,7 @@ def _ratio(study: Study, metric: Metric, one: _Measured, margin: float) -> Ratio
         instrument_s=error,
         warnings=tuple(warnings),
         condition=cells.key,
-        value=_geometric(one.other),
+        value=value,
         base_value=base_value,
         launches=len(cells.other),
         base_launches=len(cells.base),
@@ -181,7 +184,8 @@ def _verdict(metric: Metric, cells: Condition, effect: Effect) -> tuple[str, str
     if refused := cells.refused(metric):
         return refused
     if effect.ratio is None:
-        return NOT_COMPARABLE, effect.warnings[0]
+        beyond = unbracketed(cells.rows) if metric.name == CAPACITY.name else None
+        return NOT_COMPARABLE, beyond or effect.warnings[0]
     if effect.verdict is None:
         return NOT_JUDGED, effect.warnings[0]
     return effect.verdict, None

@@ -15,6 +15,7 @@ from servegauge.compare.censored import quantile
 from servegauge.compare.effect import FEWEST_FOR_VERDICT
 from servegauge.contract import flag_registry
 from servegauge.contract.flag import UNFIT, UNFIT_LATENCY
+from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.dataset.study_view import Metric, Study, doubts
 
 Row = Mapping[str, Any]
@@ -51,6 +52,11 @@ class Condition:
         return self.base[0].get("rate_rps") is not None
 
     @property
+    def search(self) -> bool:
+        """Its cells searched a capacity: their requests are of rates that differ."""
+        return self.base[0].get("capacity") is not None
+
+    @property
     def block(self) -> tuple[Any, Any]:
         """Conditions with the same block were served by the same launches."""
         return tuple(side[0].get("configuration") or side[0]["launch"] for side in (self.base, self.other))
@@ -69,6 +75,21 @@ class Condition:
             said = ", ".join(f"{flag} in {self.flags[flag]} of {len(self.rows)} cells" for flag in forbidding)
             return "not judged", said
         return None
+
+
+def unbracketed(rows: Sequence[Row]) -> str | None:
+    """What is known of a capacity that the searches of `rows` did not bracket, in words; None where all did."""
+    over = [row for row in rows if row.get("capacity_high_rps") is None]
+    under = [row for row in rows if row.get("capacity_low_rps") is None]
+    for found, words, column, remedy in (
+        (over, "at least", "capacity_low_rps", "raise capacity.most_rps"),
+        (under, "below", "capacity_high_rps", "lower capacity.first_rps, or ask less of the SLO"),
+    ):
+        if found:
+            ends = [row[column] for row in found if row[column] is not None]
+            rate = f"{words} {min(ends):.4g} requests/s" if ends else "not known"
+            return f"in {len(found)} of {len(rows)} launches the capacity is {rate}, where no rate was tried: {remedy}"
+    return None
 
 
 def condition(key: str, axes: Mapping[str, Any], level: Any, base: Sequence[Row], other: Sequence[Row]) -> Condition:
@@ -108,7 +129,11 @@ def statistic(study: Study, row: Row, metric: Metric) -> float | None:
     Gaps (ITL) of a failed request: as many as an answered one has. Rows of a dataset that counts failed requests in its
     columns say so by `censored`.
     """
+    if (metric.name == CAPACITY.name) != (row.get("capacity") is not None):
+        return None  # what a search kept beside the capacity is of one of its rates, another on each side
     value = row.get(metric.column)
+    if metric.name == CAPACITY.name and value is None:
+        return 0.0 if row.get("capacity_low_rps") is None else math.inf
     if (censored := row.get("censored")) is not None:  # the column counts failed requests already
         return math.inf if metric.name in censored else value
     failed = (row.get("requests") or 0) - (row.get("requests_ok") or 0)
@@ -126,6 +151,8 @@ def statistic(study: Study, row: Row, metric: Metric) -> float | None:
 
 def _unlike(one: Condition) -> str | None:
     """Why the sides did not carry the same load; None where they did."""
+    if one.search:
+        return None  # how much each carries is what was asked
     own, base = one.success, one.base_success
     if own is not None and base is not None and abs(own - base) > MOST_SUCCESS_DIFFERENCE:
         return f"{100 * own:.1f} % of requests were answered, {100 * base:.1f} % on the baseline"

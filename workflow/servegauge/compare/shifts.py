@@ -17,7 +17,7 @@ FAR = 0.99  # added where every cell carries it
 
 def shift_of(study: Study, cells: Condition, family: str) -> list[Shift] | None:
     """The ratio of a latency (`ttft`, ...) at each quantile; None where loads differ or nothing was answered."""
-    if cells.unlike or not all(row["requests_ok"] for row in cells.rows):
+    if cells.unlike or cells.search or not all(row["requests_ok"] for row in cells.rows):
         return None
     few = min(row["requests_ok"] for row in cells.rows) < required_sample(FAR)
     shares = SHARES if few else (*SHARES, FAR)

@@ -209,6 +209,7 @@ class Window(Requests):
     to_last_answer: bool = False  # the duration holds the time in which the last answers came (measuring protocol 1)
     acceptance_length: float | None = None  # tokens of a step of speculative decoding; None where it is not known
     joules: float | None = None  # energy of the launch's GPUs in the window; None where it is not known
+    capacity_rps: float | None = None  # that a search found; infinite: above every rate that it tried
 
     def joules_per(self, count: float | None) -> float | None:
         """Energy of the window over a number of what it brought."""

@@ -7,6 +7,7 @@ too small for it (`required_sample`: 6 requests for a median, 36 for p90, 72 for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -82,19 +83,21 @@ def summarise(
     to_last_answer: bool = False,
     joules: float | None = None,
     acceptance_length: float | None = None,
+    capacity: float | None = None,
 ) -> dict[str, Any]:
     """The columns of `tables.SUMMARY` for a window that lasted `duration_s`, and `censored`. Undefined is None.
 
     `requests` are those of the window and, for the rates, of the ramp. `loop` is "open", "closed" or "burst";
     `to_last_answer` is how measuring protocol 1 counted; `joules` is what the launch's GPUs used in the window,
-    `acceptance_length` what the server told of speculative decoding.
+    `acceptance_length` what the server told of speculative decoding, `capacity` what `capacity_of` says.
     `censored` names the statistics that are None because more requests failed than they leave out: with a failed
     request as +infinity, they are infinite.
     """
-    given = replace(_window(requests, duration_s, loop, to_last_answer), joules=joules)
+    finite = None if capacity is None or math.isinf(capacity) or not capacity else capacity
+    given = replace(_window(requests, duration_s, loop, to_last_answer), joules=joules, capacity_rps=finite)
     given = replace(given, acceptance_length=acceptance_length)
     summary = {metric.column: metric.per_cell(given) for metric in metric_registry.per_cell() if metric.per_cell}
-    censored = []
+    censored = [CAPACITY] if capacity is not None and finite is None else []
     failed, ok = given.count - given.ok.count, given.ok.count
     for metric in metric_registry.distributions():
         values = np.sort(values_of(given.table, metric.name))
@@ -108,6 +111,18 @@ def summarise(
             if is_censored(len(values), share, infinite):
                 censored.append(f"{metric.name}_{name}")
     return {**summary, "censored": censored}
+
+
+CAPACITY = "capacity_rps"
+
+
+def capacity_of(found: Mapping[str, Any] | None) -> float | None:
+    """The capacity of a cell that searched it: infinite where no rate failed, 0 where none attained; else null."""
+    if found is None:
+        return None
+    if found["high_rps"] is None:
+        return math.inf
+    return float(found["low_rps"] or 0.0)
 
 
 def goodput(

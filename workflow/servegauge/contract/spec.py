@@ -170,13 +170,16 @@ class Launch:
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: exactly one of `rate_rps` (open loop), `concurrency` (closed loop) and `burst` is set.
+    """What is sent: exactly one of `rate_rps` (open loop), `concurrency` (closed loop), `burst` and `capacity` is set.
 
     `arrival` is `{"process": P, ...}` with P one of poisson, constant, gamma, burst, replay, steps, ramp, closed.
     The window of an open loop lasts `duration_s` or `requests`; that of a closed loop holds `requests`, and ends at
     `duration_s` if given. `burst` requests are sent at once to an idle server, `bursts` times. `start` is how the
     streams of a closed loop start, `ramp_s` the least length of the ramp (None: by the rule of docs/instrument.md).
     `output_tokens` None means: as the prompt set says. Times in seconds.
+
+    `capacity` is a search for the highest rate of an open loop at which a share of the requests meets an SLO:
+    `{"slo": its name, "limits", "share", "first_rps", "most_rps"}`; each rate that it tries gets `requests`.
     """
 
     rate_rps: float | None = None
@@ -203,6 +206,7 @@ class Load:
     input_tokens: int | None = None  # prompt length of every request; null: as the prompt set says
     sampling: Data | None = None  # fields of requests beside the temperature: top_p, top_k, ...
     lora_mix: Data | None = None  # adapter -> weight of its requests, "base" for those without one
+    capacity: Data | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields; those that came after the first loads were named are left out where they say nothing."""
@@ -211,7 +215,9 @@ class Load:
     @property
     def loop(self) -> str:
         """open | closed | burst."""
-        return "burst" if self.burst is not None else "open" if self.rate_rps is not None else "closed"
+        if self.burst is not None:
+            return "burst"
+        return "closed" if self.rate_rps is None and self.capacity is None else "open"
 
     @cached_property
     def canonical(self) -> str:
@@ -224,9 +230,11 @@ class Load:
         return canonical_json({name: value for name, value in self.to_dict().items() if name not in SINCE_2})
 
     def words(self) -> str:
-        """`rate4`, `conc8` or `burst64`, with `-warm` for a warm prefix cache."""
+        """`rate4`, `conc8`, `burst64` or `capacity-chat`, with `-warm` for a warm prefix cache."""
         if self.burst is not None:
             size = f"burst{self.burst}"
+        elif self.capacity is not None:
+            size = "-".join(["capacity", *([slug(self.capacity["slo"])] if "slo" in self.capacity else [])])
         else:
             size = f"conc{self.concurrency}" if self.rate_rps is None else f"rate{number(self.rate_rps)}"
         return size if self.cache == "cold" else f"{size}-{self.cache}"
@@ -273,6 +281,7 @@ class Workload:
         shaping |= {"burst": load.burst, "bursts": load.bursts} if load.burst is not None else {}
         given = {name: getattr(load, name) for name in ("input_tokens", "lora_mix")}
         shaping |= {name: value for name, value in given.items() if value is not None}
+        shaping |= {"capacity": UNIT_RATE} if load.capacity is not None else {}  # for every SLO the same
         source = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
         return cls(prompts=prompts, tokenizer=source, load=shaping, repeat=None if load.draw == "fixed" else repeat)
 
@@ -284,8 +293,9 @@ class Workload:
         return cls(**{"version": 1, **{name: data[name] for name in cls.__dataclass_fields__ if name in data}})
 
 
-LATER = ("input_tokens", "sampling", "lora_mix")  # fields of a load that are no part of its name where they are null
-SINCE_2 = ("burst", "bursts", "start", "ramp_s")  # fields of a load that came with measuring protocol 2
+LATER = ("input_tokens", "sampling", "lora_mix", "capacity")  # fields of a load that its name leaves out if null
+SINCE_2 = ("burst", "bursts", "start", "ramp_s", "capacity")  # fields of a load that came with measuring protocol 2
+UNIT_RATE: Data = {"rate_rps": 1}  # times of a workload that is replayed at many rates are in mean gaps
 WORKLOAD_FIELDS = (
     "rate_rps", "concurrency", "arrival", "requests", "duration_s", "warmup_requests", "output_tokens", "seed",
 )  # fmt: skip

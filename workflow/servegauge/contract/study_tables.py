@@ -33,6 +33,25 @@ STUDIES = table_schema(
     ],
 )
 
+LOOKS = table_schema(
+    "looks",
+    "How wide the primary intervals of a study were between its repeats, where `job.stop` adds them as needed.",
+    [
+        STUDY,
+        column("after", pa.int32(), "repeats that had been measured", "repeats", null=False),
+        column("utc", pa.string(), "when, ISO 8601"),
+        column("metric", WORD, "a primary metric, over all conditions; null: nothing could be compared"),
+        column("level", WORD, "the compared value of the factor"),
+        column("ratio", pa.float64(), "ratio to the baseline; null where it had none", "1"),
+        column("low", pa.float64(), "lower end of its 95 % interval", "1"),
+        column("high", pa.float64(), "upper end of its 95 % interval", "1"),
+        column("half_width", pa.float64(), "root of high / low, less 1", "1"),
+        column("asked", pa.float64(), "half width at which the study stops, as it says today", "1"),
+        column("at_most", pa.int32(), "most repeats of the study", "repeats"),
+        column("narrow", pa.bool_(), "every primary interval of this look was narrow enough", null=False),
+    ],
+)
+
 STUDY_CELLS = table_schema(
     "study_cells",
     "Which study asks for which cell. A cell that two studies share is measured once and has a row for each.",

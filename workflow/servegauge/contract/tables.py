@@ -21,7 +21,15 @@ from servegauge.contract.columns import key as _key
 from servegauge.contract.columns import table_schema as _schema
 from servegauge.contract.comparison_tables import COMPARISON, EXPECTATIONS, PROBE_COMPARISON, VARIANCE
 from servegauge.contract.economics_table import ECONOMICS
-from servegauge.contract.study_tables import QUALITY, STUDIES, STUDY, STUDY_CELLS, STUDY_MODELS, STUDY_PLATFORMS
+from servegauge.contract.study_tables import (
+    LOOKS,
+    QUALITY,
+    STUDIES,
+    STUDY,
+    STUDY_CELLS,
+    STUDY_MODELS,
+    STUDY_PLATFORMS,
+)
 from servegauge.contract.trace_tables import TRACED
 
 __all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
@@ -114,6 +122,11 @@ def _summary_columns() -> Iterator[pa.Field]:
 SUMMARY = tuple(_summary_columns())
 """Columns of CELLS that `metrics.summarise` computes from the window's requests."""
 
+_OF_STEP = (
+    *("requests", "requests_ok", "window_s", "offered_rps", "achieved_rps", "output_tokens_per_s"),
+    *(f"{latency}_{which}_s" for latency in ("ttft", "tpot", "e2e") for which in ("p50", "p99")),
+)
+
 INSTRUMENT = (
     *(
         _column(
@@ -141,6 +154,7 @@ CELLS = _schema(
         _column("rate_rps", pa.float64(), "offered rate asked for; null for a closed loop", "1/s"),
         _column("concurrency", pa.int32(), "streams of a closed loop; null for an open loop", "streams"),
         _column("burst", pa.int32(), "requests sent at once to an idle server; null for the others", "requests"),
+        _column("capacity", WORD, "SLO whose capacity the cell searched, at many rates; null for the others"),
         _column("loop", WORD, "open (at a rate) | closed (streams) | burst (all at once)"),
         _column(
             "arrival", WORD, "arrival process: poisson | constant | gamma | burst | replay | steps | ramp | closed"
@@ -174,9 +188,12 @@ CELLS = _schema(
         _column(
             "censored",
             WORDS,
-            "quantiles that are null because more requests failed than they leave out: larger than the timeout",
+            "quantiles that are null because more requests failed than they leave out: larger than the timeout; "
+            "capacity_rps, where every rate that was tried attained, or none: see capacity_low_rps, capacity_high_rps",
         ),
         _column("acceptance_reason", WORD, "why acceptance_length is null"),
+        _column("capacity_low_rps", pa.float64(), "highest rate that attained; null: none did, or none asked", "1/s"),
+        _column("capacity_high_rps", pa.float64(), "lowest rate that did not attain; null: each did", "1/s"),
         _column(
             "energy_source", WORD, "what energy is known from: counter (the GPUs' own) | power (sampled, integrated)"
         ),
@@ -205,6 +222,29 @@ CELL_SLOS = _schema(
             _column(metric.column, pa.int32() if metric.whole else pa.float64(), metric.formula, metric.unit)
             for metric in metric_registry.per_slo()
         ),
+    ],
+)
+
+CAPACITY_STEPS = _schema(
+    "capacity_steps",
+    "One row per rate that a search for the capacity tried. Stored in one part per launch.",
+    [
+        _CELL,
+        _LAUNCH,
+        _column("step", pa.int16(), "number of the rate in the order of trying, from 0", null=False),
+        _column("slo", WORD, "name of the SLO in the study", null=False),
+        _column("rate_rps", pa.float64(), "rate asked for", "1/s", null=False),
+        _column("attained", pa.bool_(), "enough requests surely met the SLO, and the queue did not grow", null=False),
+        _column("attained_low", pa.float64(), "lower 95 % bound of attained_share (Clopper-Pearson)", "1", null=False),
+        _column("saturated", pa.bool_(), "the queue grew over the window: the flag `saturated`", null=False),
+        *(
+            _column(metric.column, pa.int32() if metric.whole else pa.float64(), metric.formula, metric.unit)
+            for metric in metric_registry.per_slo()
+        ),
+        *(field for field in SUMMARY if field.name in _OF_STEP),
+        _column("ramp_s", pa.float64(), "time under load before the window", "s"),
+        _column("started_utc", pa.string(), "start of the load, ISO 8601"),
+        _column("flags", WORDS, "names of the flags that this rate's load raised", null=False),
     ],
 )
 
@@ -379,6 +419,8 @@ TABLES: dict[str, pa.Schema] = {
     "server_metrics": SERVER_METRICS,
     "gpu": GPU,
     "node": NODE,
+    "capacity_steps": CAPACITY_STEPS,
+    "looks": LOOKS,
     "probes": PROBES,
     "traces": TRACED,
     "quality": QUALITY,
@@ -389,7 +431,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 """Every table of results/dataset/, in the order of the data dictionary."""
 
-PARTED = ("requests", "server_metrics", "gpu", "node")
+PARTED = ("requests", "server_metrics", "gpu", "node", "capacity_steps")
 """Tables that are folders of one Parquet file per launch; the others are one file."""
 
 OF_COMPARISON = ("comparison", "expectations", "variance", "probe_comparison")

@@ -301,7 +301,13 @@ def measured(
     joules = None if used is None else used.joules
     accepted = speculation.acceptance_length(server, window_s)
     summary = metrics.summarise(
-        load, window_s, loop, to_last_answer=record.protocol < 2, joules=joules, acceptance_length=accepted
+        load,
+        window_s,
+        loop,
+        to_last_answer=record.protocol < 2,
+        joules=joules,
+        acceptance_length=accepted,
+        capacity=metrics.capacity_of(plain(record.capacity)),
     )
     row = {
         **{name: getattr(record, name) for name in _KEPT},
@@ -313,6 +319,8 @@ def measured(
         "texts_sha256": texts_sha256(window),
         "energy_source": None if used is None else used.source,
         "energy_error": None if used is None else used.error,
+        "capacity_low_rps": record.capacity and record.capacity.low_rps,
+        "capacity_high_rps": record.capacity and record.capacity.high_rps,
         "instrument_cpu_s": instrument.get("cpu_s"),
         "instrument_workers": instrument.get("workers"),
         **_calibrated(instrument.get("calibration") or {}),

@@ -43,6 +43,7 @@ from servegauge.dataset.quality import quality_rows
 from servegauge.dataset.spec_columns import attempt_columns, factors, load_factors
 from servegauge.dataset.study_inputs import model_rows, platform_rows
 from servegauge.dataset.text_agreement import compare_texts
+from servegauge.plan import stop
 from servegauge.probes.harness.run import dataset_rows
 
 NOT_SPECULATIVE = "the server runs without speculative decoding"
@@ -146,6 +147,7 @@ class _Merge:
         self._write("attempts", self._attempt_rows(rows))
         self._write("cells", rows)
         self._write("cell_slos", self._slo_rows())
+        self._write("looks", self._look_rows())
         measured_cells = {row["cell"]: row for row in rows}
         self._write("economics", list(economics.rows(self.plans, measured_cells, self._launch_record)))
         self._write("probes", self._probe_rows())
@@ -280,6 +282,20 @@ class _Merge:
         return found
 
     @cached_property
+    def unneeded(self) -> dict[str, str]:
+        """Launch -> why no study needs it any more (job.stop)."""
+        found: dict[str, str] = {}
+        needed: set[str] = set()
+        for plan in self.plans:
+            enough = stop.not_needed(plan["study"], self.results)
+            for one in plan["launches"]:
+                if enough and one["repeat"] > enough[0]:
+                    found[one["id"]] = enough[1]
+                else:
+                    needed.add(one["id"])
+        return {launch: reason for launch, reason in found.items() if launch not in needed}
+
+    @cached_property
     def set_aside(self) -> dict[str, dict[str, Any]]:
         """Cell -> what was wrong with it when it was last set aside."""
         found: dict[str, dict[str, Any]] = {}
@@ -294,6 +310,8 @@ class _Merge:
         launch = spec["launch"]
         if spec.get("skipped"):
             return {"status": "skipped", "reason": spec["skipped"]}
+        if launch in self.unneeded:
+            return {"status": "skipped", "reason": self.unneeded[launch]}
         tried = reversed(self.attempts.get(launch, []))
         last = next((one.outcome for one in tried if one.outcome and cell in one.outcome.cells), None)
         corrupt = self.set_aside.get(cell)
@@ -432,6 +450,18 @@ class _Merge:
                 own = measured.get((launch, attempt.number), [])
                 said |= allocation.columns(said["started_utc"], said["finished_utc"], starts, own)
                 rows.append({"launch": launch, **said, **attempt_columns(record)})
+        return rows
+
+    def _look_rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for plan in self.plans:
+            study = plan["study"]
+            if (asked := stop.asked(study)) is None:
+                continue
+            for look in stop.looks(self.results, study["name"]).looks:
+                about = {"study": study["name"], "after": look.after, "utc": look.utc, "at_most": asked["at_most"]}
+                about |= {"asked": asked["half_width"], "narrow": look.narrow(asked["half_width"])}
+                rows += [{**about, **plain(one), "half_width": one.half} for one in look.widths] or [about]
         return rows
 
     def _slo_rows(self) -> list[dict[str, Any]]:

@@ -33,11 +33,13 @@ def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
     load = spec["load"]
     protocol = spec.get("protocol", 1)
     loop = next((name for name, key in LOOPS.items() if load.get(key) is not None), None)
+    searched = load.get("capacity")
     return {
         "prompts": spec["prompts"]["name"],
+        "capacity": None if searched is None else searched["slo"],
         **{name: load.get(name) for name in ("rate_rps", "concurrency", "burst", "cache")},
         "protocol": protocol,
-        "loop": loop,
+        "loop": loop if searched is None else "open",
         "arrival": (load.get("arrival") or {}).get("process"),
         "sampling": canonical_json({"temperature": load.get("temperature", 0), **(load.get("sampling") or {})}),
         "load": canonical_json({name: value for name, value in load.items() if name not in LATER or value is not None}),

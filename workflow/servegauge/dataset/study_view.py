@@ -19,12 +19,13 @@ from servegauge.contract import activity, flag_registry, metric_registry, metric
 from servegauge.contract.economics import STATISTICS as ECONOMICS
 from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
+from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.spec import AGAIN, canonical_json, number
 from servegauge.dataset import launch_parts, merge, trace_parts
 from servegauge.frameworks.base import OPTIONS
 
 SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share_gpu", *OPTIONS, "platform")
-LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "cache", "sampling", "protocol")
+LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "capacity", "cache", "sampling", "protocol")
 
 
 SAMPLE_FLAGS = flag_registry.of_severity(SAMPLE)
@@ -159,9 +160,11 @@ class Study:
 
     @property
     def metrics(self) -> list[Metric]:
-        """What is compared: the latencies, the rates, the goodput under each SLO, and what it costs."""
+        """What is compared: latencies, rates, the capacity if it was searched, goodput by SLO, what it costs."""
+        searched = any(row.get("capacity") is not None for row in self.cells)
+        own = [metric for metric in METRICS if searched or metric.name != CAPACITY.name]
         goodput = [metric for slo in self.slos for metric in goodput_metrics(slo)]
-        return [*METRICS, *goodput, *self.economic_metrics]
+        return [*own, *goodput, *self.economic_metrics]
 
     def shown(self, view: str) -> list[Metric]:
         """What a view (`contract.metric.VIEWS`) shows of this study."""
@@ -199,6 +202,24 @@ class Study:
     def ok(self) -> list[dict[str, Any]]:
         """Rows of measured cells."""
         return [row for row in self.cells if row["status"] == "ok"]
+
+    @property
+    def loads(self) -> list[dict[str, Any]]:
+        """Rows of measured cells that are one load; a search for the capacity is many."""
+        return [row for row in self.ok if row.get("capacity") is None]
+
+    @property
+    def searches(self) -> list[dict[str, Any]]:
+        """Rows of measured cells that searched a capacity."""
+        return [row for row in self.ok if row.get("capacity") is not None]
+
+    def steps(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The rates that a search tried, rows of CAPACITY_STEPS, slowest first."""
+        path = launch_parts.part_path(self.results / "dataset", "capacity_steps", row["launch"])
+        if not path.exists():
+            return []
+        mine = pq.read_table(path, filters=pc.field("cell") == row["cell"])
+        return sorted(mine.to_pylist(), key=lambda step: float(step["rate_rps"]))
 
     @property
     def margin(self) -> float | None:
@@ -250,6 +271,11 @@ class Study:
     def _places(self) -> dict[str, str | None]:
         launches = merge.read(self.results, "launches").select(["launch", "joined"])
         return {one["launch"]: one["joined"] for one in launches.to_pylist()}
+
+    def platform_gpus(self) -> dict[str, int]:
+        """GPUs of a node of each platform; 0 where the server runs on its CPUs."""
+        rows = merge.read(self.results, "study_platforms").to_pylist()
+        return {row["platform"]: row["gpus_per_node"] or 0 for row in rows if row["study"] == self.name}
 
     def factor(self) -> tuple[str | None, Any]:
         """The compared factor and its baseline: as the study says, else the platform, first one first."""

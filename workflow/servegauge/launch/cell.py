@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, whole_folder
 from servegauge.base.progress import utc_now
+from servegauge.contract.capacity import search_seconds
 from servegauge.contract.flags import cell_flags
 from servegauge.contract.metrics import summarise
 from servegauge.contract.records import base as records
@@ -49,6 +50,8 @@ class CellNotRun(Exception):
 
 def expected_s(load: Load, closed_s: float) -> float:
     """About how long a cell takes, in seconds: exact for open loops but for ramp and tail, else `closed_s`."""
+    if load.capacity is not None:
+        return search_seconds(load.requests or 0, load.capacity["first_rps"])
     if load.rate_rps is None:
         return closed_s
     by_requests = load.requests / load.rate_rps if load.requests is not None else math.inf
@@ -104,6 +107,7 @@ class Measurement:
 
     def __init__(self, run: LiveLaunch, cell: Cell, thresholds: Mapping[str, float], title: str) -> None:
         self.run, self.cell, self.load, self.title = run, cell, cell.load, title
+        self.judged = cell  # under the load that flags look at
         self.thresholds = thresholds
         self.framework = run.framework
         self.reset: Reset | None = None
@@ -122,6 +126,9 @@ class Measurement:
             raise CellFailed(
                 f"its workload {workload} cannot be read: {error}. Remove it and compile it again."
             ) from error
+        self.workload_sha256: str | None = self.workload.sha256
+        self.window_s = self.workload.window_s
+        self.expected_e2e_s: float | None = None  # where no warm-up comes before the load
         self.record = CellRecord(
             cell=cell.id,
             launch=cell.launch,
@@ -147,7 +154,7 @@ class Measurement:
         before = self._metrics()
         recording = self.recording = Recording(of_launch(self.run.launch), self.run, folder)
         try:
-            result = self._run_load(folder, "both" if self.load.warmup_requests else "window")
+            result = self._measured_load(folder)
         except BaseException:
             recording.cancel()
             raise
@@ -178,8 +185,7 @@ class Measurement:
         self._note(prompt_opening_tokens=self._opening_tokens())
         gpu = folder / "gpu.parquet"
         samples = pq.read_table(gpu) if gpu.exists() else None
-        flags = cell_flags(requests, self.cell, records.plain(self.record), self.thresholds, samples)
-        self._note(flags=msgspec.convert(flags, tuple[Flag, ...]))
+        self._note(flags=msgspec.convert(self._flags(requests, samples), tuple[Flag, ...]))
         self._seal(folder, "ok", None)
         return self.record
 
@@ -216,12 +222,16 @@ class Measurement:
 
     # -- the load -----------------------------------------------------------
 
+    def _measured_load(self, folder: Path) -> LoadResult:
+        """Put the load on; what is left in `folder` is what the cell keeps."""
+        return self._run_load(folder, "both" if self.load.warmup_requests else "window")
+
     def _run_load(self, folder: Path, phase: str, plain: bool = False) -> LoadResult:
         load, run = self.load, self.run
         job = LoadJob(
             base_urls=[one.base_url for one in run.servers],
             workload=str(self.workload_file),
-            workload_sha256=self.workload.sha256,
+            workload_sha256=self.workload_sha256,
             out=str(folder),
             model=run.servers[0].context.model_path if self.framework.model_is_path else run.launch.model["name"],
             endpoint=load.endpoint,
@@ -229,7 +239,8 @@ class Measurement:
             mode=load.loop,
             concurrency=load.concurrency,
             bursts=load.bursts,
-            window_s=self.workload.window_s,
+            window_s=self.window_s,
+            expected_e2e_s=self.expected_e2e_s,
             ramp_s=load.ramp_s,
             start=load.start,
             plain=plain,
@@ -285,6 +296,10 @@ class Measurement:
             return own.opening(chat=self.load.endpoint == "chat")
         except UserError:  # no chat template that we can read: the server has one of its own
             return own.opening(chat=False)
+
+    def _flags(self, requests: pa.Table, samples: pa.Table | None) -> list[dict[str, Any]]:
+        """What casts doubt on the cell. `samples`: of its GPUs, if there are any."""
+        return cell_flags(requests, self.judged, records.plain(self.record), self.thresholds, samples)
 
     def _refuse_dead(self) -> None:
         """CellFailed where a server died."""

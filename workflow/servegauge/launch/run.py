@@ -38,6 +38,7 @@ from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
 from servegauge.launch import cell as cell_run
 from servegauge.launch import provenance, quality, server, trace
+from servegauge.launch.capacity import CapacitySearch
 from servegauge.launch.idle import idle_power
 from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
@@ -301,8 +302,11 @@ class LaunchRun:
     def _measure(self, cell: Cell, thresholds: Mapping[str, Any], title: str) -> None:
         """One cell; a server that died in it is started once more for the next ones."""
         started = time.monotonic()
-        how = trace.measure if self.launch.trace else cell_run.measure
-        outcome = how(self._live_launch(), cell, thresholds, title)
+        if self.launch.trace:
+            outcome = trace.measure(self._live_launch(), cell, thresholds, title)
+        else:
+            kind = CapacitySearch if cell.load.capacity is not None else cell_run.Measurement
+            outcome = cell_run.measure(self._live_launch(), cell, thresholds, title, kind)
         self.outcomes[cell.id] = outcome
         if cell.load.concurrency is not None and outcome.status == "ok":
             self.expected_s = time.monotonic() - started

@@ -15,6 +15,9 @@ from typing import Any
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import economics, metric_registry
+from servegauge.contract.capacity import fewest_requests
+from servegauge.contract.flag_registry.saturated import STEADY_PROCESSES
+from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.spec import AGAIN, canonical_json
 from servegauge.contract.yaml_schema import dotted, line_of, read_yaml, schema, validate, with_defaults
 from servegauge.frameworks import frameworks
@@ -29,6 +32,7 @@ from servegauge.plan.expected import expectation_mistakes
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
 GENERATED = ("synthetic", "shared_prefix", "sessions")  # prompt sets whose lengths are drawn
+FEWEST_BEFORE_A_LOOK = 3  # repeats
 NOT_AXES = ("repeat", "include", "exclude")
 # Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
 # files that hold one (HF_TOKEN_PATH: ~/.token).
@@ -214,11 +218,13 @@ def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
         message = f"{load['arrival']['process']!r}, but `matrix.speed` is that of a recording's own times: give `trace`"
         yield ["load", "arrival"], message
     rates = [*rates, *speeds]
-    if not rates and not streams and not _asked(study, "burst"):
+    yield from _capacity_mistakes(study)
+    yield from _stop_mistakes(study)
+    if not rates and not streams and not _asked(study, "burst") and not _asked(study, "capacity"):
         yield (
             ["matrix"],
             "neither `rate` (requests a second, open loop) nor `concurrency` (closed loop) nor `burst` (requests at "
-            "once); give one or more",
+            "once) nor `capacity` (a search under an SLO); give one or more",
         )
     if streams and "requests" not in load:
         yield ["load"], "`concurrency` needs `requests`: how many prompts are drawn; `duration_s` may stop it earlier"
@@ -229,6 +235,45 @@ def _load_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
             for metric in limits:
                 if metric.startswith(("ttft", "tpot")):
                     yield ["slo", name, metric], "needs `load.stream: true`; without streaming only e2e_s is known"
+
+
+def _capacity_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """What keeps a search for the capacity from finding one."""
+    load, slos, asked = study["load"], study["slo"], study["capacity"]
+    for where, axes in _axes(study):
+        for position, name in enumerate(axes.get("capacity", ())):
+            if name not in slos:
+                have = _list(slos) or "none: name one under `slo`"
+                yield (
+                    [*where, "capacity", position],
+                    f"there is no SLO {name!r}.{did_you_mean(name, slos)} There are: {have}",
+                )
+    if not _asked(study, "capacity"):
+        return
+    fewest = fewest_requests(asked["share"])
+    if load.get("requests", 0) < fewest:
+        have = f"`requests` is {load['requests']}" if "requests" in load else "`requests` is not set"
+        yield (
+            ["load"],
+            f"{have}: `capacity` needs {fewest} at least, to be sure that {asked['share']:g} of them meet an SLO",
+        )
+    if load["arrival"]["process"] not in STEADY_PROCESSES:
+        steady = _list(process for process in STEADY_PROCESSES if process != "closed")
+        yield ["load", "arrival"], f"`capacity` needs a steady process, to see whether a queue grows: {steady}"
+    if asked["first_rps"] > asked["most_rps"]:
+        yield ["capacity"], "`first_rps` is more than `most_rps`"
+
+
+def _stop_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    stop, repeats = study["job"].get("stop"), study["matrix"]["repeat"]
+    if stop and repeats < FEWEST_BEFORE_A_LOOK:
+        yield (
+            ["job", "stop"],
+            f"the first look comes after `matrix.repeat`, {repeats}: fewer than {FEWEST_BEFORE_A_LOOK} say nothing of "
+            "how launches scatter, and 5 say it better",
+        )
+    elif stop and stop["at_most"] <= repeats:
+        yield ["job", "stop", "at_most"], f"{stop['at_most']} is not more than `matrix.repeat`, {repeats}"
 
 
 def _server_secrets(server: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
@@ -290,7 +335,9 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]
             yield ["compare", "baseline"], message
         elif study["aa"] and factor not in LAUNCH_AXES:
             yield ["aa"], f"the factor {factor} is no axis of launches, so the baseline cannot be launched once more"
-        names = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS)]
+        without = () if _asked(study, "capacity") else (CAPACITY.name,)
+        statistics = (*metric_registry.compared(), *economics.STATISTICS)
+        names = [one.name for one in statistics if one.name not in without]
         names += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
         for position, name in enumerate(study["compare"].get("primary") or []):
             if name not in names:

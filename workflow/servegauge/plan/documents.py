@@ -21,7 +21,7 @@ from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.spec import PROTOCOL, PROTOCOLS, Launch
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
-from servegauge.plan import fit
+from servegauge.plan import fit, stop
 from servegauge.plan.estimate import Estimate, assumed, charged_gpus, estimate_cells, nodes, time_limit_min
 from servegauge.plan.expand import Plan
 
@@ -34,6 +34,7 @@ class LaunchState:
     measured: tuple[str, ...]
     missing: tuple[str, ...]
     skipped: int
+    unneeded: tuple[str, ...] = ()  # ids of cells that `job.stop` leaves out
 
 
 State = Mapping[str, LaunchState]
@@ -50,20 +51,24 @@ def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
         if os.path.exists(f"{results}/{kind}/{name}/{record}")
     }
     started = _entries(results / "launches")
+    enough = stop.not_needed(plan.study, results)
     found = {}
     for launch in plan.every_launch:
         attempts = _attempts(results / "launches" / launch.id) if launch.id in started else 0
         have: list[str] = []
         missing: list[str] = []
+        unneeded: list[str] = []
         skipped = 0
         for planned in plan.cells_of(launch.id):
             if planned.cell.id in measured:
                 have.append(planned.cell.id)
             elif planned.skipped:
                 skipped += 1
+            elif enough and launch.repeat > enough[0] and not launch.trace:
+                unneeded.append(planned.cell.id)
             else:
                 missing.append(planned.cell.id)
-        found[launch.id] = LaunchState(attempts, tuple(have), tuple(missing), skipped)
+        found[launch.id] = LaunchState(attempts, tuple(have), tuple(missing), skipped, tuple(unneeded))
     return found
 
 
@@ -149,6 +154,7 @@ def _total(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
     sums = totals(plan, state, costs, results)
     check_budget(plan, sums, over_budget)
     cells = f"{_count(sums['cells'], 'cell')} ({sums['measured']} measured, {sums['missing']} to measure"
+    cells += f", {sums['unneeded']} not needed" if sums["unneeded"] else ""
     cells += f", {sums['skipped']} cannot work)" if sums["skipped"] else ")"
     to_run = f"{sums['launches_to_run']} of {_count(sums['launches'], 'launch', 'launches')} to run"
     if sums["traces"]:
@@ -160,6 +166,9 @@ def _total(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
         text += f"; {sums['gpu_hours']:.1f} GPU hours to come, {sums['gpu_hours_spent']:.1f} spent"
         if sums["budget_gpu_hours"] is not None:
             text += f", budget {sums['budget_gpu_hours']:g}"
+    if (asked := stop.asked(plan.study)) and stop.stopped_after(plan.study, results) is None:
+        least, half = plan.study["matrix"]["repeat"], 100 * asked["half_width"]
+        text += f"; beyond {least} repeats only while an interval is wider than ±{half:g} % (job.stop)"
     return text
 
 
@@ -177,6 +186,7 @@ def totals(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
         "measured": sum(len(now.measured) for now in timed),
         "missing": sum(len(now.missing) for now in timed),
         "skipped": sum(now.skipped for now in timed),
+        "unneeded": sum(len(now.unneeded) for now in timed),
         "traces": len(plan.traces),
         "traces_measured": sum(len(now.measured) for now in traced),
         "traces_missing": sum(len(now.missing) for now in traced),
@@ -282,7 +292,9 @@ def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterabl
         layout = asdict(launch.layout)
         for planned in plan.cells_of(launch.id):
             cell = planned.cell
-            status = "measured" if cell.id in measured else "skipped" if planned.skipped else "missing"
+            unneeded = "job.stop: the intervals are narrow" if cell.id in state[launch.id].unneeded else None
+            skipped = planned.skipped or unneeded
+            status = "measured" if cell.id in measured else "skipped" if skipped else "missing"
             yield {
                 "cell": cell.id,
                 "launch": launch.id,
@@ -296,11 +308,12 @@ def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterabl
                 "rate_rps": cell.load.rate_rps,
                 "concurrency": cell.load.concurrency,
                 "burst": cell.load.burst,
+                "capacity": cell.load.capacity["slo"] if cell.load.capacity else None,
                 "cache": cell.load.cache,
                 "workload": cell.workload.id,
                 "protocol": cell.protocol,
                 "status": status,
-                "reason": planned.skipped or (AGAIN if cell.id in before else None),
+                "reason": skipped or (AGAIN if cell.id in before else None),
             }
 
 

@@ -11,10 +11,12 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from servegauge.contract.capacity import search_seconds
 from servegauge.contract.spec import Cell, Launch, Load, canonical_json
 from servegauge.contract.yaml_schema import schema
 
@@ -45,7 +47,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Medians of what the dataset knows: start-up by launch, window by configuration and load."""
+    """Medians of what the dataset knows: start-up by launch, window (of a search: all) by configuration and load."""
 
     startup_s: Mapping[tuple[str, ...], float]
     window_s: Mapping[tuple[str, ...], float]
@@ -62,11 +64,16 @@ def _measured(results: Path) -> _Measured:
             for key in _startup_keys(row["configuration"], row["framework"], row["model"], row["platform"]):
                 starts[key].append(row["startup_s"])
     loads: dict[str, str] = {}  # the few loads of a study, as the dataset and as `Load.canonical` write them
-    for row in _rows(results / "dataset" / "cells.parquet", ("configuration", "prompts", "load", "window_s")):
+    stamps = ("started_utc", "finished_utc")
+    for row in _rows(results / "dataset" / "cells.parquet", ("configuration", "prompts", "load", "window_s", *stamps)):
         if row["window_s"] is not None and row["load"]:
             load = loads.setdefault(row["load"], "") or canonical_json(json.loads(row["load"]))
             loads[row["load"]] = load
-            windows[row["configuration"], row["prompts"], load].append(row["window_s"])
+            seconds = row["window_s"]
+            if '"capacity":' in load and all(row[stamp] for stamp in stamps):
+                start, end = (datetime.fromisoformat(row[stamp]) for stamp in stamps)
+                seconds = (end - start).total_seconds()
+            windows[row["configuration"], row["prompts"], load].append(seconds)
     return _Measured(
         {key: statistics.median(values) for key, values in starts.items()},
         {key: statistics.median(values) for key, values in windows.items()},
@@ -122,6 +129,11 @@ def cell_seconds(
     load, prompts = cell.load, cell.prompts
     request = assumed["ttft_s"] + assumed["tpot_s"] * _mean_output(prompts, load) + load.think_s
     window = windows.get((launch.configuration, prompts["name"], load.canonical))
+    if load.capacity is not None:
+        if window is not None:  # of the whole search
+            return window
+        overhead = assumed["cell_overhead_s"] + ramp_seconds(load, request, math.inf)
+        return search_seconds(load.requests or 0, load.capacity["first_rps"], request, overhead)
     if window is None:
         window = min(_sending(load, load.requests, request), load.duration_s or math.inf)
         window = load.bursts * request if load.burst is not None else window

@@ -22,14 +22,14 @@ from servegauge.contract.records.plan import PlanDocument
 from servegauge.contract.spec import AGAIN, Cell, Data, Launch, Layout, Load, Workload, canonical_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
-from servegauge.plan import fit
+from servegauge.plan import fit, stop
 from servegauge.plan.order import positions
 
 LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False}  # axis -> value without it
-SIZES = ("rate", "concurrency", "burst")  # how large a load is: a point has one of them
+SIZES = ("rate", "concurrency", "burst", "capacity")  # how large a load is: a point has one of them
 SPEED = "speed"  # of a recording: a rate in other words
 LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
-CELL_AXES = ("prompts", "rate", "concurrency", "burst", "cache", "sampling")  # what it is put under
+CELL_AXES = ("prompts", *SIZES, "cache", "sampling")  # what it is put under
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,8 @@ def with_traces(plan: Plan) -> Plan:
         launch = replace(timed, trace={**how, "cell": one.cell.id})
         launches.append(launch)
         cell = Cell.of(launch, one.cell.prompts, one.cell.load, one.cell.workload)
-        traces.append(PlannedCell(cell, framework(launch.framework).untraceable(launch)))
+        search = "a search for the capacity is many loads: trace a cell at a rate" if cell.load.capacity else None
+        traces.append(PlannedCell(cell, search or framework(launch.framework).untraceable(launch)))
     return replace(plan, trace_launches=launches, traces=traces)
 
 
@@ -211,7 +212,7 @@ class _Expansion:
     def __init__(self, study: dict[str, Any]) -> None:
         self.study = study
         self.seed = study["load"]["seed"]
-        self.repeats = range(1, study["matrix"]["repeat"] + 1)
+        self.repeats = range(1, stop.repeats(study) + 1)
         self.loads: dict[tuple[Any, ...], Load] = {}
         self.workloads: dict[tuple[Any, ...], Workload] = {}
         # (repeat, block) -> launch id -> (launch, cell id -> planned cell)
@@ -337,22 +338,30 @@ class _Expansion:
             without = {"arrival"}
             without |= set() if point["concurrency"] is not None else {"start"}
             without |= {"bursts"} if point["burst"] is None else {"requests", "duration_s", "ramp_s"}
+            without |= {"duration_s"} if point["capacity"] is not None else set()
             values = {name: value for name, value in self.study["load"].items() if name not in without}
             if "temperature" in sampling:
                 values["temperature"] = sampling.pop("temperature")
             arrival = self.study["load"]["arrival"]
-            if point["rate"] is None:
+            if point["rate"] is None and point["capacity"] is None:
                 arrival = {"process": "closed" if point["burst"] is None else "burst"}
             self.loads[key] = Load(
                 **values,
                 rate_rps=point["rate"],
                 concurrency=point["concurrency"],
                 burst=point["burst"],
+                capacity=self.search(point["capacity"]),
                 arrival=arrival,
                 cache=point["cache"],
                 sampling=sampling or None,
             )
         return self.loads[key]
+
+    def search(self, slo: str | None) -> Data | None:
+        """The search for the capacity under `slo`: what the study says of it, and the limits of the name."""
+        if slo is None:
+            return None
+        return {**self.study["capacity"], "slo": slo, "limits": self.study["slo"][slo]}
 
     def cell(self, launch: Launch, point: Mapping[str, Any]) -> Cell:
         prompts, load = self.prompts(point), self.load(point)
@@ -440,6 +449,10 @@ def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
             return f"this server is started without the LoRA adapter {', '.join(missing)}"
     if load.cache == "warm" and launch.options.get("prefix_cache") is False:
         return "cache: warm needs the server option prefix_cache: true"
+    if load.capacity is not None and load.cache == "warm":
+        return "cache: warm is for one load: a search for the capacity sends the same prompts at each rate"
+    if load.capacity is not None and prompts.get("kind") in ("sessions", "conversations"):
+        return "a search for the capacity sends single requests: give a set of prompts, or a rate of sessions"
     context = launch.options.get("context_tokens")
     longest = fit.longest_request(prompts, load)
     if context and longest and longest > context:

@@ -45,3 +45,4 @@ class Figure:
     draw: Callable[[Material, Figure], Drawn]
     section: str = FIGURES
     position: int = 1000
+    only_if_drawn: bool = False  # the page leaves it out where there is nothing to plot; the file says so

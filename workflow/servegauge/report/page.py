@@ -34,6 +34,7 @@ from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, doubts, label, level_text
 from servegauge.report import figure_style, provenance_diff
 from servegauge.report.allocation_section import allocation
+from servegauge.report.capacity_section import searches
 from servegauge.report.drawing import draw
 from servegauge.report.economics_section import economics_section
 from servegauge.report.figure import FIGURES, PLATFORMS, TRACES
@@ -139,6 +140,8 @@ def _context(
         "columns": _columns(study),
         "cells_left_out": max(0, len(study.cells) - MOST_CELLS),
         "slos": study.slos,
+        "searches": searches(study),
+        "looks": [row for row in merge.read(results, "looks").to_pylist() if row["study"] == study.name],
         "label": lambda row: label({axis: value for axis, value in row["axes"].items() if axis != factor}),
         "level_of": lambda row: axis_value(row, factor) if factor else "",
         "doubts": doubts,
@@ -158,7 +161,8 @@ def _context(
 def _inline(drawn: Mapping[str, figure_style.Drawn], section: str) -> list[tuple[figure_style.Drawn, Markup]]:
     """The figures of a section of the page, each with its SVG for the page."""
     wanted = [name for name, figure in figures().items() if figure.section == section]
-    return [(drawn[name], Markup(drawn[name].inline)) for name in wanted if name in drawn]
+    shown = [name for name in wanted if name in drawn and not (figures()[name].only_if_drawn and drawn[name].empty)]
+    return [(drawn[name], Markup(drawn[name].inline)) for name in shown]
 
 
 def _columns(study: Study) -> list[tuple[Statistic, str, str]]:
@@ -203,6 +207,13 @@ def method(study: Study) -> list[str]:
         )
     if any(row["concurrency"] is not None for row in rows):
         kinds.append(f"closed loop with {numbers('concurrency')} stream{'s' * (numbers('concurrency') != '1')}")
+    if any(row["capacity"] is not None for row in rows):
+        shares = ", ".join(f"{100 * load['capacity']['share']:g} %" for load in loads if load.get("capacity"))
+        names_of = ", ".join(dict.fromkeys(row["capacity"] for row in rows if row["capacity"] is not None))
+        kinds.append(
+            f"searches for the highest open-loop rate at which {' or '.join(dict.fromkeys(shares.split(', ')))} of the "
+            f"requests surely meet {names_of}"
+        )
     if any(row["burst"] is not None for row in rows):
         kinds.append(f"bursts of {numbers('burst')} requests at once, {numbers('bursts')} times, on an idle server")
     size = [f"{numbers('requests')} requests"] if numbers("requests") else []
@@ -226,7 +237,7 @@ def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
         names = [*comparison.primary, *(one.name for one in comparison.study.shown(CARD))]
         cards = [_card(comparison, overall[name]) for name in dict.fromkeys(names) if name in overall]
         if cards:
-            primary = [overall[name] for name in comparison.primary if name in overall]
+            primary = [one for name in comparison.primary if (one := _told(comparison, overall, name, level))]
             said = {"sentences": told(comparison, primary), "doubts": _once(cards, {one.reason for one in primary})}
             found.append({"level": level, "cards": cards, **said})
     return found
@@ -243,6 +254,11 @@ def _once(cards: Sequence[Mapping[str, Any]], said: Collection[str | None]) -> l
             concerned[warning].append(card["title"])
     every = len(cards)
     return [f"{listed(titles) if len(titles) < every else 'All'}: {text}." for text, titles in concerned.items()]
+
+
+def _told(comparison: Comparison, overall: Mapping[str, Overall], name: str, level: Any) -> Judged | None:
+    """What is said of a primary metric: over all conditions, or of the first where none of them has a ratio."""
+    return overall.get(name) or next(iter(comparison.of(name, level=level)), None)
 
 
 def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
@@ -355,7 +371,7 @@ def instrument(study: Study) -> list[dict[str, Any]]:
                 {
                     axis: value
                     for axis, value in row["axes"].items()
-                    if axis in ("prompts", "rate", "concurrency", "burst")
+                    if axis in ("prompts", "rate", "concurrency", "burst", "capacity")
                 }
             )
         ].append(row)

@@ -97,7 +97,7 @@ def _panels(
 
 def _with_shape(study: Study, platform: str, shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
     """The good cells of a platform whose model's operations are known."""
-    return [row for row in study.ok if row["platform"] == platform and row["model"] in shapes]
+    return [row for row in study.loads if row["platform"] == platform and row["model"] in shapes]
 
 
 def _used(study: Study, panels: Sequence[Panel], shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 from servegauge.base.errors import UserError
 from servegauge.base.text import quantity, ratio_text
 from servegauge.contract.metric import TERMINAL
+from servegauge.contract.metric_registry.capacity import CAPACITY
 
 if TYPE_CHECKING:
     from servegauge.compare.results import Comparison
+    from servegauge.contract.metric import Statistic
     from servegauge.dataset.study_view import Study
 
 MOST_CONDITIONS = 24
@@ -77,6 +79,7 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
     """A row per condition and level; below a level's numbers their ratios to the baseline and verdicts."""
     from servegauge.compare.sentences import short
     from servegauge.dataset.study_view import axis_value, label, level_text
+    from servegauge.report.capacity_section import capacity_words
 
     factor, baseline = study.factor()
     levels = comparison.levels if comparison else study.levels(factor) if factor else [None]
@@ -103,11 +106,13 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
             paired = [one if len(levels) == 2 or level != baseline else None for one in found]
             values = [
                 quantity(
-                    _mean(rows, column.column) if one is None else one.base_value if level == baseline else one.value,
+                    _mean(rows, column) if one is None else one.base_value if level == baseline else one.value,
                     column.unit,
                 )
                 for column, one in zip(columns, paired, strict=True)
             ]
+            if rows[0].get("capacity") is not None:
+                values = [capacity_words(rows) if one.name == CAPACITY.name else "" for one in columns]
             table.append(["" if named else condition, level_text(level) if factor else "", *values])
             named = True
             if level != baseline and any(found):
@@ -120,9 +125,9 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
     return lines
 
 
-def _mean(rows: Sequence[dict[str, Any]], column: str) -> float | None:
+def _mean(rows: Sequence[dict[str, Any]], metric: Statistic) -> float | None:
     """Mean over launches; None where none has the value."""
-    values = [row[column] for row in rows if row.get(column) is not None]
+    values = [row[metric.column] for row in rows if row.get(metric.column) is not None]
     return sum(values) / len(values) if values else None
 
 

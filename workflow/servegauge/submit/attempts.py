@@ -169,7 +169,7 @@ def measure_launch(
 
     0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
     """
-    results = _results_of(out, 3)
+    results = results_of(out)
     attempts = _run(plan, launch, submit, results, run, cells, poll_s, log)
     if out.resolve() != attempts.attempt_file(attempt).resolve():
         raise UserError(
@@ -182,11 +182,21 @@ def measure_launch(
     return 0
 
 
+def leave_out(plan: Path, launch: str, attempt: int, out: Path, reason: str, log: Path | None = None) -> int:
+    """Write `out`, the attempt of a launch that is not needed, with the reason; 0. Nothing is submitted."""
+    results = results_of(out)
+    run = _run(plan, launch, "", results, "", "*", POLL_S, log)
+    study = plan.stem
+    run._write(attempt, Outcome(launch=launch, attempt=attempt, study=study, status="ok", reason=reason, cells={}))
+    run.say(f"{launch}: {reason}")
+    return 0
+
+
 def measure_cell(
     plan: Path, cell: str, submit: str, out: Path, run: str, poll_s: float = POLL_S, log: Path | None = None
 ) -> int:
     """Measure one cell in a launch of its own, as the launch's next attempt. 1 with the reason where it failed."""
-    results = _results_of(out, 3)
+    results = results_of(out)
     with contextlib.suppress(OSError):
         os.rmdir(out.parent)  # Snakemake makes the folder of an output; here the folder itself says "measured"
     if is_measured(results, cell):
@@ -202,6 +212,6 @@ def measure_cell(
     raise UserError(f"{cell} was not measured: {(said.reason if said else None) or outcome.reason}")
 
 
-def _results_of(out: Path, levels: int) -> Path:
-    """The results folder that `out`, so many levels below it, lies in."""
-    return Path(*out.parts[:-levels]) if len(out.parts) > levels else Path("results")
+def results_of(out: Path) -> Path:
+    """The results folder that `out`, the file of an attempt or of a cell, lies in."""
+    return Path(*out.parts[:-3]) if len(out.parts) > 3 else Path("results")

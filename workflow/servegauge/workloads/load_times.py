@@ -2,9 +2,10 @@
 
 How long ramp and tail last is known only while they are measured, so that a workload holds more requests for them than
 are likely to be sent: of an open loop, as many as arrive in `SPARE_S` and in the time that an answer may take, at
-`SPARE_S_PER_TOKEN`; of a closed loop, several rounds of its streams. Arrivals of the ramp follow the window's process
-from a time 0 of their own; those of the tail go on where the window ends. Where the process has a shape that belongs to
-the window (replay, steps, ramp), they are poisson: the ramp's at the first factor, the tail's at the last.
+`SPARE_S_PER_TOKEN`; of a closed loop, several rounds of its streams. The times of a search for the capacity are in mean
+gaps, and `at_rate.py` repeats its ramp and tail as long as a rate needs them. Arrivals of the ramp follow the window's
+process from a time 0 of their own; those of the tail go on where the window ends. Where the process has a shape that
+belongs to the window (replay, steps, ramp), they are poisson: the ramp's at the first factor, the tail's at the last.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ class LoadTimes:
         return {"warmup": self.warmup, "ramp": self.ramp, "window": self.window, "tail": self.tail}
 
 
+def spare_requests(rate_rps: float, output_tokens: float | None) -> int:
+    """Requests of an open loop's ramp, and of its tail."""
+    each_s = SPARE_S_PER_TOKEN * (output_tokens or OUTPUT_TOKENS)
+    return max(SPARE_LEAST, math.ceil(rate_rps * (SPARE_S + each_s)))
+
+
 def load_times(
     load: Load,
     seeds: Mapping[str, int],
@@ -64,11 +71,13 @@ def load_times(
             raise UserError("a closed loop (concurrency) needs load.requests: how many requests to send")
         spare = SPARE_ROUNDS * load.concurrency + SPARE_LEAST
         return LoadTimes([None] * load.warmup_requests, [None] * spare, [None] * load.requests, [None] * spare, None)
-    rate = load.rate_rps or 0.0
+    rate = (load.rate_rps or 0.0) if load.capacity is None else 1.0
     arrival, process = load.arrival, load.arrival["process"]
     first, last = (arrival["factors"][0], arrival["factors"][-1]) if process in SHAPED else (1.0, 1.0)
     before: Mapping[str, Any] = arrival if process not in WINDOW_ONLY else {"process": "poisson"}
-    spare = max(SPARE_LEAST, math.ceil(rate * (SPARE_S + SPARE_S_PER_TOKEN * (output_tokens or OUTPUT_TOKENS))))
+    spare = spare_requests(rate, output_tokens)
+    if load.capacity is not None:
+        spare = max(SPARE_LEAST, (load.requests or 0) // 4)
 
     def drawn(phase: str, process: Mapping[str, Any], rate: float, count: int) -> Times:
         return arrival_times(process, rate, count, None, seeds[phase], root).tolist() if count and rate else []

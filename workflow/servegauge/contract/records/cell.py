@@ -47,6 +47,21 @@ class Window(msgspec.Struct, frozen=True, kw_only=True):
     exhausted_ns: int | None = None
 
 
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search for the capacity found: the highest rate that attained and the lowest that did not; null: none.
+
+    `step` is the rate whose requests the cell keeps as its own, numbered as they were tried.
+    """
+
+    slo: str
+    limits: Mapping[str, float]
+    share: float
+    precision: float
+    low_rps: float | None
+    high_rps: float | None
+    step: int
+
+
 class Measured(Record, frozen=True, kw_only=True):
     """What every cell leaves, timed or traced; where it failed, what was not reached is None.
 
@@ -68,6 +83,7 @@ class Measured(Record, frozen=True, kw_only=True):
     files: dict[str, FileHash] = msgspec.field(default_factory=dict)
     clock: Clock | None = None
     window: Window | None = None
+    capacity: Capacity | None = None
     cache_reset: Mapping[str, Any] | None = None
     instrument: Mapping[str, Any] | None = None
     recorders: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)

@@ -58,5 +58,5 @@ THROUGHPUT = Figure(
     what="throughput against load",
     caption="Output tokens per second of the window, against load. A dot is one launch, lines join means.",
     draw=draw_throughput,
-    position=22,
+    position=26,
 )

@@ -25,5 +25,5 @@ TTFT = Figure(
         "over launches. A level line: everything became slower alike; a rising one: the tail did."
     ),
     draw=draw,
-    position=25,
+    position=15,
 )

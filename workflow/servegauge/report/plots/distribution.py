@@ -21,7 +21,7 @@ POINTS = 120  # of one distribution
 def distributions(name: str, title: str, family: str, study: Study, series: Series) -> Drawn:
     """Empirical distribution functions, one panel per condition, one line per launch."""
     panels: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for one in study.ok:
+    for one in study.loads:
         if one[f"{family}_p50_s"] is not None:
             panels[label({axis: value for axis, value in one["axes"].items() if axis != series.factor})].append(one)
     if not panels:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from servegauge.dataset.study_view import Study, label
-from servegauge.report.figure_style import Drawn, finish, legend, nothing
+from servegauge.report.capacity_section import capacity, capacity_words
+from servegauge.report.figure_style import MUTED, Drawn, finish, legend, nothing
 from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
 
 
@@ -34,8 +35,8 @@ def against_load(
     axis, so that lengths can be compared.
     """
     groups: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in study.ok:
-        others = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, series.factor)}
+    for row in study.loads:
+        others = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, "capacity", series.factor)}
         if any(row[column] is not None for column, _ in columns):
             groups[label(others) if others else ""][_kind(row)].append(row)
     if not groups:
@@ -50,6 +51,11 @@ def against_load(
     canvas = Canvas(figsize=(PANEL_IN[0] * sum(widths) * across + 0.3, PANEL_IN[1] * down + 0.3), layout="constrained")
     grid = canvas.add_gridspec(down, across * len(kinds), width_ratios=widths * across)
     first: Axes | None = None
+    searched: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in study.searches:
+        others = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, "capacity", series.factor)}
+        searched[label(others) if others else ""].append(row)
+    marked = False
     for number, (rest, by_kind) in enumerate(shown):
         beside: Axes | None = None
         panels: list[Axes] = []
@@ -59,6 +65,8 @@ def against_load(
             cell = grid[number // across, number % across * len(kinds) + place]
             axes = canvas.add_subplot(cell, sharey=beside if seconds else None)
             _load_panel(axes, by_kind[kind], series, columns, scale)
+            if kind == "rate":
+                marked |= _mark_capacity(axes, by_kind[kind], searched.get(rest, ()), series)
             axes.set_title(rest if beside is None else "", loc="left")
             axes.set_xlabel(KINDS[kind][1])
             if beside is None:
@@ -74,6 +82,8 @@ def against_load(
     caption = f"{what}: each dot is one launch, lines join the means over launches."
     if len(columns) > 1:
         caption += " Filled with a solid line: the median of the cell; open with a dashed line: its p99."
+    if marked:
+        caption += f" Dotted: the capacity under {', '.join(dict.fromkeys(row['capacity'] for row in study.searches))}."
     if len(kinds) > 1:
         said = ", then ".join(KINDS[kind][2] for kind in kinds)
         caption += f" {said[0].upper()}{said[1:]}."
@@ -81,6 +91,8 @@ def against_load(
         caption += f" {len(groups) - len(shown)} more panels are not shown; their numbers are in cells.parquet."
     return finish(canvas, name, title, caption)
 
+
+REACH = 1.5  # times the largest rate: a capacity beyond would leave the loads no room
 
 KINDS = {  # axis of a study -> column of CELLS, words for the axis of a figure and for its caption
     "rate": ("rate_rps", "requests/s", "open loop at an offered rate"),
@@ -146,9 +158,39 @@ def _load_panel(
         axes.set_xlim(sizes[0] - 4 * spread, sizes[0] + 4 * spread)
 
 
+def _mark_capacity(
+    axes: Axes, rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], series: Series
+) -> bool:
+    """A dotted line at each level's capacity, or a word where it lies beyond the panel; True where there is one."""
+    largest = max(_size(row) for row in rows)
+    beyond = []
+    slos = dict.fromkeys(row["capacity"] for row in found)
+    several = len(slos) > 1
+    for slo in slos:
+        for index in range(len(series.levels)):
+            mine = [row for row in found if row["capacity"] == slo and series.of(row) == index]
+            if not mine:
+                continue
+            at, inside = capacity(mine), axes.get_xaxis_transform()
+            if at is not None and at <= REACH * largest:
+                axes.axvline(at, color=series.colour(index), linestyle=":", linewidth=1.6)
+                if several:
+                    axes.text(
+                        at, 1, slo, transform=inside, rotation=90, ha="right", va="top", fontsize=7.5, color=MUTED
+                    )
+            else:
+                beyond.append((f"{slo} {capacity_words(mine)} →", series.colour(index)))
+    for line, (words, colour) in enumerate(beyond):
+        axes.text(
+            1.0, 0.02 + 0.09 * line, words, color=colour, transform=axes.transAxes, ha="right", va="bottom", size=7.5
+        )
+    return bool(found)
+
+
 def _sensible_y(panels: Sequence[Axes]) -> None:
     """From zero, so that lengths can be compared; logarithmic where values differ more than twenty-fold."""
-    values = np.concatenate([np.asarray(line.get_ydata(), float) for axes in panels for line in axes.get_lines()])
+    lines = [line for axes in panels for line in axes.get_lines() if line.get_linestyle() != ":"]  # not the capacity's
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in lines])
     low, high = values.min(), values.max()
     if low > 0 and high / low > 20:
         panels[0].set_yscale("log")

@@ -37,9 +37,9 @@ def ratios(name: str, title: str, comparison: Comparison | None, series: Series)
     limits = _ratio_limits([one for name in wanted for key in shown for one in comparison.of(name, key)])
     height = 0.9 + 0.27 * max(1, len(comparison.levels) - 1) * len(shown)
     canvas = Canvas(figsize=(1.6 * len(wanted) + 1.8, height), layout="constrained")
-    for column, name in enumerate(wanted):
+    for column, wanted_one in enumerate(wanted):
         axes = canvas.add_subplot(1, len(wanted), column + 1)
-        _ratio_panel(axes, comparison, series, name, shown)
+        _ratio_panel(axes, comparison, series, wanted_one, shown)
         if limits[1] / limits[0] > 4:
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=7))

@@ -1,0 +1,51 @@
+"""How narrow the intervals of a study were after so many repeats: `results/looks/<study>.json`, a look a repeat.
+
+`job.stop` of a study adds repeats until they are narrow enough. Every look stays, with what was seen.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import msgspec
+
+from servegauge.contract.records.base import Record
+
+
+class Width(msgspec.Struct, frozen=True, kw_only=True):
+    """The 95 % interval of one primary ratio over all conditions; null where there was none."""
+
+    metric: str
+    level: str
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def half(self) -> float | None:
+        """Half of the interval, as a share of the ratio: on the logarithm, where it is symmetric."""
+        return math.sqrt(self.high / self.low) - 1 if self.low and self.high else None
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen when `after` repeats had been measured."""
+
+    after: int
+    utc: str
+    widths: tuple[Width, ...] = ()
+
+    def narrow(self, half_width: float) -> bool:
+        """Every primary ratio has an interval, and none is wider."""
+        halves = [one.half for one in self.widths]
+        return bool(halves) and all(half is not None and half <= half_width for half in halves)
+
+
+class Looks(Record, frozen=True, kw_only=True):
+    """Every look at a study, in the order of its repeats."""
+
+    WHAT: ClassVar[str] = "the looks at a study"
+    REMEDY: ClassVar[str] = "Remove it: the next run of the study looks again, and measures no repeat twice."
+
+    study: str
+    looks: tuple[Look, ...] = ()
