@@ -117,7 +117,7 @@ class CapacitySearch(Measurement):
             "window": {"duration_s": result.window_s, **result.load},
             "instrument": {
                 **result.instrument,
-                "calibration": calibrate.nearest(self.run.calibration, *load),
+                "calibration": records.plain(calibrate.nearest(self.run.calibration, *load)),
             },
         }
         flags = cell_flags(requests, cell, record, self.thresholds)

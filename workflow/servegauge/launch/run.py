@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -184,7 +185,10 @@ class LaunchRun:
             with contextlib.suppress(OSError, UserError):
                 workload = read(self.results / "workloads" / cell.workload.id / "workload.json", WorkloadRecord)
                 prompt = workload.prompt_tokens.mean
-            yield cell.load, prompt
+            load = cell.load
+            if load.capacity is not None:  # where its search begins
+                load = replace(load, rate_rps=load.capacity["first_rps"], capacity=None)
+            yield load, prompt
 
     @staticmethod
     def _instrument(*what: Any) -> str:
