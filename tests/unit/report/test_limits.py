@@ -117,7 +117,7 @@ def test_a_real_study_whose_server_waits_for_its_cpu(tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", page))
     assert text.count("its CPU: a kernel ran in") == 6
     assert not re.search(r'class="(?:card|n) (?:worse|better)', page), "a verdict on one GPU under two names"
-    assert "1 launch was measured by several attempts" in text
+    assert "1 launch was measured by several servers" in text
     said, failed = summarise(tmp_path, "gpu-vllm", "profiles/local")
     assert not failed
     assert not re.search(r"slower on|faster on", said)

@@ -113,7 +113,8 @@ def condition(key: str, axes: Mapping[str, Any], level: Any, base: Sequence[Row]
 
 def lifetime(row: Row) -> tuple[Any, Any]:
     """The server that measured a cell. A launch that went on in another attempt had several, which share no luck."""
-    return row["launch"], row.get("server", row.get("attempt"))
+    server = row.get("server")  # None in a dataset of an older version: its attempts are what is known
+    return row["launch"], row.get("attempt") if server is None else server
 
 
 def success_share(rows: Iterable[Row]) -> float | None:
