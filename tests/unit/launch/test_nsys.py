@@ -137,12 +137,14 @@ def test_only_what_was_recorded_is_kept_of_a_report(tmp_path: Path, generation: 
         database.execute(f"INSERT INTO ThreadNames VALUES (9002, {foreign}), (9003, {(1 << 48) | (ours << 24) | ours})")
         database.execute("CREATE TABLE IF NOT EXISTS PROCESSES (globalPid INTEGER, pid INTEGER, name TEXT)")
         database.execute(f"INSERT INTO PROCESSES (globalPid, pid, name) VALUES ({foreign}, 77, 'diary of sesame')")
+        database.execute("CREATE TABLE NVTX_PAYLOAD_SCHEMAS (name TEXT, data TEXT, size INTEGER)")
+        database.execute("INSERT INTO NVTX_PAYLOAD_SCHEMAS VALUES ('payload of sesame', ?, 4)", (b"blob of sesame",))
         meta = [name for name in nsys._ABOUT if database.execute(
             "SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()]  # fmt: skip
         for name in meta:
             database.execute(f"INSERT INTO {name} (name, value) VALUES ('EXPORT_HOST', 'sesame')")
         database.commit()
-    assert path.read_bytes().count(b"sesame") >= 6
+    assert path.read_bytes().count(b"sesame") >= 8
     nsys.clean(path, lambda text: text.replace("sesame", "***"))
     assert b"sesame" not in path.read_bytes()
     with closing(sqlite3.connect(path)) as database:

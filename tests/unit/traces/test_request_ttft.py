@@ -113,6 +113,30 @@ def test_what_cannot_be_told_is_null_with_the_reason(tmp_path: Path) -> None:
     assert {value for number in (1, 2, 3, 6) for value in parts(rows[number])} == {None}
 
 
+@pytest.mark.parametrize(
+    ("end", "worked", "reason"),
+    [
+        (2_500_000, False, "the capture holds no GPU work of a step of its prefill"),
+        (None, False, "the capture cut a step of its prefill"),
+        (None, True, "the capture cut a step of its prefill"),
+    ],
+)
+def test_a_prefill_that_the_capture_does_not_hold_whole_has_no_parts(
+    tmp_path: Path, end: int | None, worked: bool, reason: str
+) -> None:
+    """Its end is not known: what comes after the last operation would be of no part, or of `return`."""
+    made = made_up.rank()
+    made.ranges[-1] = replace(made.ranges[-1], end=2_350_000)
+    made.ranges.append(made_up.Range(2_400_000, end, "execute_context_1(30)_generation_0(0)"))
+    made.calls.append(made_up.Call(2_450_000, 2_460_000, 77, "cudaLaunchKernel"))
+    if worked:
+        made.ops.append(made_up.Op("kernel", 2_465_000, 2_470_000, 77, made_up.GEMM))
+    traffic = (request(950_000, 1_700_000, 100), request(1_200_000, 2_100_000, 50), request(2_350_000, 3_000_000, 30))
+    rows = ttft(tmp_path, "3.20.3", [made], *traffic)
+    assert rows[1]["return_ns"] == 150_000
+    assert (rows[2]["membership"], rows[2]["reason"], set(parts(rows[2]))) == ("tokens", reason, {None})
+
+
 def test_the_mean_of_parts_is_the_mean(tmp_path: Path) -> None:
     traffic = (request(950_000, 1_700_000, 100, byte=970_000), request(1_200_000, 2_100_000, 50))
     export = made_up.write_nsys(tmp_path / "made.sqlite", made_up.ranks())

@@ -83,7 +83,7 @@ class Call:
         text = self._out.read().decode("utf-8", "replace").replace("\r", "\n").strip()
         if code:
             said = " ".join(text.splitlines()[-3:])[-400:]
-            raise NsysError(f"`{self._what}` failed ({code}): {said or 'it said nothing'}")
+            raise NsysError(f"`{self._what}` failed ({code}): {said or 'it printed nothing'}")
         return text
 
     def cancel(self) -> None:
@@ -117,8 +117,8 @@ def clean(export: Path, without_secrets: Callable[[str], str]) -> None:
         for name in names:
             if not _KEPT.fullmatch(name):
                 database.execute(f'DROP TABLE "{name}"')
-        columns = {
-            name: [row[1] for row in database.execute(f'PRAGMA table_info("{name}")')]
+        columns: dict[str, dict[str, str]] = {  # table -> column -> its declared type
+            name: {row[1]: row[2].upper() for row in database.execute(f'PRAGMA table_info("{name}")')}
             for name in names
             if _KEPT.fullmatch(name)
         }
@@ -135,7 +135,6 @@ def clean(export: Path, without_secrets: Callable[[str], str]) -> None:
             likes = " AND ".join(f"name NOT LIKE '%{word}%'" for word in ("PRODUCT", "SCHEMA", "PLATFORM", "ARCH"))
             database.execute(f'DELETE FROM "{name}" WHERE {likes}')
         database.create_function("without_secrets", 1, lambda text: without_secrets(text) if text else text)
-        texts = {"NVTX_EVENTS": "text", "PROCESSES": "name"}
         if "StringIds" in columns:
             used = [
                 f'SELECT {column} FROM "{name}" WHERE {column} IS NOT NULL'
@@ -144,9 +143,10 @@ def clean(export: Path, without_secrets: Callable[[str], str]) -> None:
                 if column in _NAMES
             ]
             database.execute(f"DELETE FROM StringIds WHERE id NOT IN ({' UNION '.join(used) or 'SELECT -1'})")
-            texts["StringIds"] = "value"
-        for name, column in texts.items():
-            if column in columns.get(name, ()):
-                database.execute(f'UPDATE "{name}" SET {column} = without_secrets({column})')
+        for name, have in columns.items():
+            for column in (one for one, kind in have.items() if kind in ("TEXT", "BLOB")):
+                said = f'UPDATE "{name}" SET "{column}" = {{}} WHERE typeof("{column}") = \'{{}}\''
+                database.execute(said.format(f'without_secrets("{column}")', "text"))
+                database.execute(said.format("x''", "blob"))  # payloads of ranges, which nothing reads
         database.commit()
         database.execute("VACUUM")

@@ -18,13 +18,17 @@ TOKENS, TIME = "tokens", "time"
 
 @dataclass(frozen=True)
 class Prefill:
-    """A step with prefill: its index, its beginning and the end of its work (ns), and what its label says."""
+    """A step with prefill: its index, its beginning and the end of its work (ns), and what its label says.
+
+    `lacks`: what the capture does not hold of it, None where it is whole.
+    """
 
     index: int
     start: int
     end: int
     requests: int | None
     tokens: int | None
+    lacks: str | None = None
 
 
 @dataclass(frozen=True)

@@ -52,16 +52,21 @@ def _prefills(view: View, process: int, shift: int) -> list[Prefill]:
     rows = np.nonzero(view.joined.step_of != NONE)[0]
     ended = np.full(len(view.steps), np.iinfo(np.int64).min)
     np.maximum.at(ended, view.joined.step_of[rows], view.capture.operations.end[rows])
+    on_device = bool((view.capture.operations.process == process).any())
     found, number = [], -1
     for index, step in enumerate(view.steps):
         if step.process != process:
             continue
         number += 1
         if view.step_phase[index] in _PREFILLS:
-            until = int(ended[index]) if ended[index] > step.start else max(step.label_end, int(last[index]))
+            worked = ended[index] > step.start
+            until = int(ended[index]) if worked else max(step.label_end, int(last[index]))
             about = step.label
             counts = (about.context_requests, about.context_tokens) if about else (None, None)
-            found.append(Prefill(number, step.start + shift, until + shift, *counts))
+            lacks = "the capture cut a step of its prefill" if step.cut else None
+            if on_device and not worked:
+                lacks = lacks or "the capture holds no GPU work of a step of its prefill"
+            found.append(Prefill(number, step.start + shift, until + shift, *counts, lacks))
     return sorted(found, key=lambda one: one.start)
 
 
@@ -80,6 +85,9 @@ def _rows(
             row["reason"] = member
             continue
         row |= {"membership": member.how, "prefill_steps": len(member.steps)}
+        if lacks := next((step.lacks for step in member.steps if step.lacks), None):
+            row["reason"] = lacks
+            continue
         start, end = member.steps[0].start, member.steps[-1].end
         if start < one.sent or token < end:
             row["reason"] = (
