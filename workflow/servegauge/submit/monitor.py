@@ -1,4 +1,4 @@
-"""Submit a launch's order, wait for its job, and take its outcome: the only door to a node.
+"""Submit a launch's order, wait for its job, and take its outcome: the only way to a node.
 
 An attempt's folder knows its job (`job.json`), from before the moment it is submitted. Whatever becomes of this process
 and of its machine, `submit_and_wait` with the same order finds the job pending, running or ended, and never submits
