@@ -1,7 +1,7 @@
 """A recorder that switches a profiler on inside the window, off after a bounded time, and keeps what it wrote.
 
-One trace, of the first instance. Whatever goes wrong is reported as soon as it happens: a server that does not answer its
-profiler is not worth the rest of the window. `said` holds `captures` (the files beside the cell) or `error`.
+One trace, of the first instance. Whatever goes wrong is reported as soon as it happens: a server that does not answer
+its profiler is not worth the rest of the window. `said` holds `captures` (the files beside the cell) or `error`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What people wrote under config/, read, checked and resolved.
 
-`load_study` returns one dictionary with everything that the rest of the pipeline needs of a study. A mistake in any file
-is a UserError that names the file, the line, the key, what was found and what is allowed.
+`load_study` returns one dictionary with everything that the rest of the pipeline needs of a study. A mistake in any
+file is a UserError that names the file, the line, the key, what was found and what is allowed.
 """
 
 from __future__ import annotations
