@@ -38,7 +38,7 @@ BURST = (
 def written(root: Path, kind: str, content: Any, **keys: Any) -> dict[str, Any]:
     """A prompt set of this kind, whose file has this content."""
     text = content if isinstance(content, str) else "".join(json.dumps(line) + "\n" for line in content)
-    (root / "trace").write_text(text)
+    (root / "trace").write_text(text, encoding="latin-1")
     return {"name": "t", "kind": kind, "path": "trace", "how_to_get": "ask", **keys}
 
 
@@ -106,6 +106,19 @@ def test_azure(root: Path) -> None:
     assert found.rate_rps == pytest.approx(1 / 1.5)
 
 
+def test_names_of_columns_may_have_spaces_around_them(root: Path) -> None:
+    found = recording_of(written(root, "azure", AZURE.replace(",", " , ", 2)), root)
+    assert [(one.input_tokens, one.output_tokens) for (one,) in found.sessions] == [(30, 4), (9, 12)]
+
+
+def test_a_pause_of_recorded_sessions_is_a_number(tree: Tree) -> None:
+    pause = {"distribution": "exponential", "mean": 1}
+    described = {"description": "x", "kind": "mooncake", "path": "t", "how_to_get": "ask", "pause_s": pause}
+    tree.write("config/prompts/agents.yaml", described)
+    with pytest.raises(UserError, match="pause_s"):
+        config.load_prompts(tree.root, "agents")
+
+
 def test_burstgpt_leaves_out_what_failed_and_what_is_not_asked(root: Path) -> None:
     found = recording_of(written(root, "burstgpt", BURST), root)
     assert [(one.at_s, one.input_tokens) for (one,) in found.sessions] == [(0.0, 20), (1.0, 30), (4.0, 40)]
@@ -148,6 +161,13 @@ BAD = {
     "no time": ("azure", AZURE + "yesterday,4,4\n", ":4: TIMESTAMP is 'yesterday', expected a time"),
     "negative": ("azure", AZURE + "2023-11-16 18:16:00,-4,4\n", ":4: ContextTokens is '-4', expected a whole number"),
     "short line": ("burstgpt", BURST + "12,GPT-4\n", ":6: Request tokens is None, expected a whole number"),
+    "other encoding": ("burstgpt", BURST + "12,mod\xe8le,4,4,8,API log\n", "not text in UTF-8"),
+    "huge time": ("burstgpt", BURST + "1" * 400 + ",GPT-4,4,4,8,API log\n", ":6: Timestamp is '111"),
+    "huge whole time": (
+        "mooncake",
+        '{"timestamp": 1' + "0" * 400 + ', "input_length": 2, "output_length": 5}\n',
+        ":1: timestamp is 1000",
+    ),
     "empty": ("burstgpt", BURST.splitlines()[0] + "\n", "it holds no request"),
 }
 

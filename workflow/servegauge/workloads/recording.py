@@ -156,17 +156,20 @@ def csv_rows(
     """Line number and row of a CSV file with these columns, of those that `where` (column to value) asks for."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
-        found = reader.fieldnames or []
-        if missing := [name for name in (*columns, *(where or {})) if name not in found]:
-            raise UserError(
-                f"{path}:1: the column {missing[0]!r} is missing; it has: {', '.join(found) or 'nothing'}. "
-                "Is it another format?"
-            )
         try:
+            found = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = found
+            if missing := [name for name in (*columns, *(where or {})) if name not in found]:
+                raise UserError(
+                    f"{path}:1: the column {missing[0]!r} is missing; it has: {', '.join(found) or 'nothing'}. "
+                    "Is it another format?"
+                )
             for row in reader:
                 if all(row[name] == str(value) for name, value in (where or {}).items()):
                     yield reader.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:  # read ahead, so that the line is not known
+            raise UserError(f"{path}: not text in UTF-8: {error}. Write it as UTF-8, for example by iconv") from error
+        except csv.Error as error:
             raise UserError(f"{path}:{reader.line_num}: not a line of a CSV file: {error}") from error
 
 
@@ -188,5 +191,5 @@ def seconds(value: Any, path: Path, line: int, name: str, scale: float = 1.0) ->
         if isinstance(value, bool) or not np.isfinite(number):
             raise ValueError
         return number
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise UserError(f"{path}:{line}: {name} is {value!r}, expected a number") from None
