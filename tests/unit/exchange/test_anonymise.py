@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from servegauge.base.files import read_json, write_json
 from servegauge.cli import main
 from servegauge.compare.tables import write_tables
 from servegauge.dataset import merge
-from servegauge.exchange.anonymise import anonymise
+from servegauge.exchange.anonymise import Names, anonymise
 from tests import synthetic
 
 NAMED = {
@@ -123,6 +124,29 @@ def test_another_study_of_the_dataset_is_not_in_the_copy(results: Path, tmp_path
     assert "of somebody else" not in texts(tmp_path / "o")
 
 
+def test_a_study_called_by_a_name_is_exported_under_the_new_one(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "results"
+    for path in (results / "dataset").rglob("*.parquet"):
+        target = other / "dataset" / path.relative_to(results / "dataset")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        table = pq.read_table(path)
+        if "study" in table.column_names and table.num_rows:
+            place, field = table.column_names.index("study"), table.schema.field("study")
+            renamed = pa.array(["bmuster-ttft"] * table.num_rows, pa.string()).cast(field.type)
+            table = table.set_column(place, field, renamed)
+        pq.write_table(table, target)
+    words = ["export", "bmuster-ttft", "--format", "csv", "--anonymise", "--results", str(other)]
+    assert main.run([*words, "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "the study is called user-" in said
+    rows = (tmp_path / "out/cells.csv").read_text().splitlines()
+    assert len(rows) == 1 + merge.read(results, "cells").num_rows
+    with pytest.raises(UserError, match=r"no study 'bmuster-tft'\. Did you mean 'bmuster-ttft'\?"):
+        main.run(["export", "bmuster-tft", *words[2:], "--out", str(tmp_path / "o")])
+
+
 def test_a_folder_without_tables_and_one_in_use_are_refused(results: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no tables"):
         anonymise(tmp_path, tmp_path / "x")
@@ -130,3 +154,39 @@ def test_a_folder_without_tables_and_one_in_use_are_refused(results: Path, tmp_p
     (tmp_path / "used/file").touch()
     with pytest.raises(UserError, match="is not empty"):
         anonymise(results / "dataset", tmp_path / "used")
+
+
+TEXTS = {
+    "n017.cluster.uni.example up": "@host up",
+    "login.cluster.uni.example and www.uni.example": "login.@host and www.@host",
+    json.dumps(json.dumps("bind\nn017\talice")): json.dumps(json.dumps("bind\n@host\t@user")),
+    json.dumps("line\n/lustre/secret/x.py\n"): json.dumps("line\n/@path/x.py\n"),
+    "r1n02, r2n01-ib0": "@host, @host-ib0",
+    "r[1-2]n[01-02]": "@host",
+    "a cluster of an uni, a user, a vm, h100-vgpu, ok": "a cluster of an uni, a user, a vm, h100-vgpu, ok",
+}
+
+
+@pytest.mark.parametrize("given", TEXTS)
+def test_names_are_found_wherever_they_stand_and_words_stay(given: str) -> None:
+    names = Names()
+    for host in ("n017.cluster.uni.example", "r[1-2]n[01-02]", "vm"):
+        names.add("host", host)
+    for user in ("alice", "user", "ok"):
+        names.add("user", user)
+    names.number()
+    found = names.text(given)
+    assert re.sub(r"(host|user|path)-\d+", r"@\1", found) == TEXTS[given]
+    assert names.left_in(found) is None
+
+
+def test_a_part_is_called_as_its_launch_is(tmp_path: Path) -> None:
+    old, launch = tmp_path / "old", "vllm-tiny-tp1-n017-r1-0a1b2c3d4e"
+    (old / "requests").mkdir(parents=True)
+    table = pa.table({"launch": [launch], "hostname": ["n017"], "n": [1]})
+    for name in ("launches", f"requests/{launch}"):
+        pq.write_table(table, old / f"{name}.parquet")
+    anonymise(old, tmp_path / "new")
+    wanted = [launch.replace("n017", "host-1")]
+    assert pq.read_table(tmp_path / "new/launches.parquet")["launch"].to_pylist() == wanted
+    assert [path.stem for path in (tmp_path / "new/requests").iterdir()] == wanted

@@ -7,6 +7,8 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from servegauge.base.errors import UserError, did_you_mean
+from servegauge.dataset import merge
 from servegauge.exchange.anonymise import anonymise, write_list
 from servegauge.exchange.exporters import exporters
 
@@ -35,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     exporter, results, out = exporters()[arguments.format], arguments.results, arguments.out
+    known = merge.read(results, "studies")["study"].to_pylist()
+    if arguments.study not in known:
+        have = ", ".join(known) or "none"
+        near = did_you_mean(arguments.study, known)
+        raise UserError(f"{results}/dataset holds no study {arguments.study!r}.{near} It has: {have}")
     if not arguments.anonymise:
         print("\n".join(map(str, exporter.export(results, arguments.study, out))))
         return 0
@@ -43,10 +50,14 @@ def run(arguments: argparse.Namespace) -> int:
         alone, nameless = Path(name) / "alone", Path(name) / "nameless"
         exporters()["parquet"].export(results, arguments.study, alone)
         replaced = anonymise(alone / "dataset", nameless / "dataset")
-        written = exporter.export(nameless, arguments.study, out)
+        # Who called a study by a name has it replaced, too.
+        study = merge.read(nameless, "studies")["study"][0].as_py()
+        written = exporter.export(nameless, study, out)
     listed = out.with_name(f"{out.name}.replaced.tsv")
     write_list(listed, replaced)
     counts = Counter(kind for kind, *_ in replaced)
     print("\n".join(map(str, written)))
+    if study != arguments.study:
+        print(f"the study is called {study} in it")
     print(f"replaced: {', '.join(f'{count} {kind} names' for kind, count in counts.items()) or 'nothing'}; {listed}")
     return 0

@@ -3,7 +3,8 @@
 Names are found where the dataset says that they are names (columns and keys of JSON such as `hostname`, `user`,
 `account`, `SLURM_JOB_NODELIST`, home folders), or by their shape (UUIDs, addresses, absolute paths), and replaced
 everywhere: the same name by the same word in every table. Names of studies, platforms and models stay: people chose
-them to be read. Afterwards the copy is searched for every name that was found.
+them to be read; where one holds a name of those (a platform called by its host), that part is replaced. Afterwards the
+copy is searched for every name that was found.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ ORDINARY = frozenset(
     {
         *("localhost", "none", "null", "unknown", "root", "node", "host", "head", "all", "here", "true", "false"),
         *("cpu", "gpu", "yes", "no", "n/a", "default", "self"),
+        *("user", "users", "admin", "guest", "ubuntu", "server", "client", "test", "demo", "login", "vm", "ok"),
     }
 )
 """Words that stand where a name may stand and name nobody."""
@@ -63,7 +66,12 @@ PATH = re.compile(r"(?<![\w.:/$}*-])/(?:[^\s/\"'`,;:()\[\]{}<>|=*\\]+/)+[^\s/\"'
 HOME = re.compile(r"/(?:home|users|Users|u|people|hpc_home)/([^\s/\"',;:]+)")
 ENDING = re.compile(r"[\w.+-]+\.[A-Za-z][A-Za-z0-9]{0,11}|python[\d.]*", re.ASCII)
 """The last part of a path that is a file's name, and stays."""
-RANGE = re.compile(r"([\w.-]+)\[([\d,-]+)\]")
+LISTED = re.compile(r"(?:\[[\d,-]+\]|[^\s,\[\]])+")
+BRACKETS = re.compile(r"\[([\d,-]+)\]")
+MOST_NODES = 9999  # of a list
+ESCAPE = re.compile(r"\\[bfnrt]")
+"""A control character in JSON: its letter is no part of the word behind it."""
+EDGE = "\ue000"
 
 _SHAPES = {
     "uuid": UUID,
@@ -100,6 +108,8 @@ class Names:
                 self._noted.add(("host" if kind == "address" else kind, name))
                 if kind in ("host", "address") and "." in name:
                     self.add("host", name.partition(".")[0])
+                    while "." in (name := name.partition(".")[2]):  # uni.example, but not local
+                        self._noted.add(("host", name))
 
     def number(self) -> None:
         """Give each noted name its word; a host's short and full name have the same."""
@@ -119,14 +129,17 @@ class Names:
 
     def text(self, text: str) -> str:
         """`text` with every name replaced."""
+        text = ESCAPE.sub(rf"\g<0>{EDGE}", text)
         for kind, shape in _SHAPES.items():
             text = shape.sub(partial(self._shaped, kind), text)
         text = PATH.sub(self._path, text)
         known, names = self._known
-        return known.sub(lambda found: self._use(names[found[0]]), text) if known else text
+        text = known.sub(lambda found: self._use(names[found[0]]), text) if known else text
+        return text.replace(EDGE, "")
 
     def left_in(self, text: str) -> str | None:
         """A name that `text` still holds."""
+        text = ESCAPE.sub(rf"\g<0>{EDGE}", text)
         known, _ = self._known
         shapes = [*_SHAPES.values(), *([known] if known else [])]
         if found := next((one for shape in shapes if (one := shape.search(text))), None):
@@ -151,15 +164,22 @@ class Names:
 
 
 def _each(value: str) -> Iterator[str]:
-    """Host names in a list of nodes as Slurm writes it: `n[001-003,7],login1`."""
-    for prefix, numbers in RANGE.findall(value):
-        for part in numbers.split(","):
-            first, _, last = part.partition("-")
-            if first.isdigit():
-                for number in range(int(first), min(int(last or first), int(first) + 9999) + 1):
-                    yield f"{prefix}{number:0{len(first)}d}"
-        yield f"{prefix}[{numbers}]"
-    yield from (name for name in re.split(r"[,\s]+", RANGE.sub("", value)) if name)
+    """Host names in a list of nodes as Slurm writes it: `n[001-003,7],r[1-2]n[1-4]-ib,login1`; and lists themselves."""
+    for name in LISTED.findall(value):
+        parts = BRACKETS.split(name)
+        choices = [[part] if place % 2 == 0 else list(_numbers(part)) for place, part in enumerate(parts)]
+        yield from map("".join, islice(product(*choices), MOST_NODES))
+        if len(parts) > 1:
+            yield name
+
+
+def _numbers(text: str) -> Iterator[str]:
+    """001, 002, 003, 7 for `001-003,7`."""
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            for number in range(int(first), min(int(last or first), int(first) + MOST_NODES) + 1):
+                yield f"{number:0{len(first)}d}"
 
 
 def anonymise(dataset: Path, out: Path) -> list[tuple[str, str, str, int]]:
@@ -180,8 +200,10 @@ def anonymise(dataset: Path, out: Path) -> list[tuple[str, str, str, int]]:
     names.number()
     with whole_folder(out) as folder:
         for name, path in tables.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            _copy(path, folder / name, names.text)
+            # A part is called by its launch, which is called by its platform, which may be called by its host.
+            target = folder / (name.with_name(names.text(name.name)) if len(name.parts) > 1 else name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, target, names.text)
         _nothing_left(folder, names)
     return sorted((kind, name, word, names.uses[kind, name]) for (kind, name), word in names.words.items())
 
