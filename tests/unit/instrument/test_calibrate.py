@@ -121,6 +121,13 @@ def test_what_was_noisy_while_other_work_had_the_node_says_nothing_of_the_instru
     # More than what was carried is still beyond it, and where all was disturbed nobody knows.
     assert nearest(node, Load(concurrency=512)).beyond is True
     assert nearest(calibration(busy), Load(concurrency=2), 5000.0, 90.0).beyond is False
+    # A load that only the disturbed point would have told of: not beyond, unless a smaller one failed on a quiet node.
+    fast = msgspec.structs.replace(point(0.004, streams=256, tokens_per_s=9000.0), others_share=0.4)
+    carried, failed = point(0.0001, streams=64), point(0.003, streams=64)
+    near = nearest(calibration(carried, fast), Load(concurrency=256), 8000.0)
+    assert (near.load.streams, near.disturbed, near.beyond, near.beyond_axis) == (256, True, False, None)
+    assert nearest(calibration(carried, fast), Load(concurrency=600), 8000.0).beyond is True
+    assert nearest(calibration(failed, fast), Load(concurrency=256), 8000.0).beyond is True
     # A quiet node and the same error: the instrument's.
     quiet = msgspec.structs.replace(busy, others_share=0.02)
     near = nearest(calibration(quiet, point(0.0001, streams=64)), Load(concurrency=2))

@@ -66,7 +66,7 @@ def nearest(
     Axes: streams or rate (of a burst: its size, as streams), and as far as they are known tokens per second and prompt
     length. The farthest axis says how far a point is. `beyond` is true where the instrument did not carry that point on
     this node, or where an axis of the load is more than `REACH` times the highest at which it was seen to carry. What
-    was `disturbed` makes nothing beyond.
+    was `disturbed` makes nothing beyond: nor where that point alone would have told.
     """
     size, kind = size_of(load)
     points = calibration.points if calibration else ()
@@ -87,13 +87,15 @@ def nearest(
     for name in asked.keys() - {kind}:  # of any kind of load: tokens and bytes are the same in both
         seen = (_axis(one, name) or 0.0 for one in points if carries(one))
         highest[name] = max(seen, default=None if told else asked[name])
+    held_up = disturbed(point)
+    untold = held_up and all(carries(one) or disturbed(one) for one in family)  # nothing failed on a quiet node
     over = [
         Beyond(axis=name, value=asked[name], carried=most)
         for name, most in highest.items()
-        if not most or asked[name] > REACH * most
+        if (not most or asked[name] > REACH * most)
+        and not (untold and asked[name] <= REACH * (_axis(point, name) or 0.0))
     ]
     worst = max(over, key=lambda one: one.value / (one.carried or 1e-9), default=None)
-    held_up = disturbed(point)
     beyond = worst is not None or not (carries(point) or held_up)
     return Nearest(**msgspec.structs.asdict(point), beyond=beyond, beyond_axis=worst, disturbed=held_up)
 
