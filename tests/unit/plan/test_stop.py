@@ -108,6 +108,24 @@ def test_a_study_that_asks_for_more_goes_on(results):
     assert all(state[launch].attempts == 1 for launch in launches(results, 4)[:1])
 
 
+def test_a_look_holds_for_the_cells_that_it_saw_and_for_what_the_study_compares(results):
+    data = asks(results, 0.2)
+    plan_file, fourth = results / "plan" / "demo.json", launches(results, 4)[0]
+    assert reason_to_stop(plan_file, fourth, results)
+    seen = stop.looks(results, "demo").looks
+    one = next(cell["id"] for cell in data["cells"] if cell["launch"] == launches(results, 3)[0])
+    hidden = results / "aside"
+    (results / "cells" / one).rename(hidden)
+    reason_to_stop(plan_file, fourth, results)
+    fewer = stop.looks(results, "demo").looks
+    assert [(look.after, look.cells) for look in fewer[len(seen) :]] == [(3, seen[-1].cells - 1)], "a cell is missing"
+    assert len(stop.valid_looks(data["study"], results)) == 1, "the last one counts"
+    hidden.rename(results / "cells" / one)
+    other = {**data["study"], "matrix": {**data["study"]["matrix"], "platform": ["own-cpu", "shared-cpu", "third"]}}
+    assert stop.stopped_after(data["study"], results) == 3
+    assert stop.stopped_after(other, results) is None, "its third level was never looked at"
+
+
 def test_what_cannot_be_compared_is_not_narrow(tmp_path, results):
     def width(low, high):
         return Width(metric="m", level="l", ratio=1.0, low=low, high=high)
@@ -116,9 +134,12 @@ def test_what_cannot_be_compared_is_not_narrow(tmp_path, results):
     assert not Look(after=3, utc="", widths=(width(0.99, 1.01), width(None, None))).narrow(0.02)
     assert not Look(after=3, utc="", widths=(width(0.99, 1.01), width(0.9, 1.1))).narrow(0.02)
     assert Look(after=3, utc="", widths=(width(0.99, 1.01),)).narrow(0.02)
-    wide, narrow = (Look(after=after, utc="", widths=(width(1, 1 + w),)) for after, w in ((3, 0.2), (4, 0.01)))
-    write(stop.looks_file(tmp_path, "x"), Looks(study="x", looks=(wide, narrow)))
     study = {"name": "x", "matrix": {"repeat": 3}, "job": {"stop": {"half_width": 0.02, "at_most": 9}}}
+    asks = stop.question(study)
+    wide, narrow = (
+        Look(after=after, utc="", question=asks, widths=(width(1, 1 + w),)) for after, w in ((3, 0.2), (4, 0.01))
+    )
+    write(stop.looks_file(tmp_path, "x"), Looks(study="x", looks=(wide, narrow)))
     assert stop.stopped_after(study, tmp_path) == 4
     assert stop.stopped_after({**study, "matrix": {"repeat": 5}}, tmp_path) is None
     assert stop.stopped_after({**study, "job": {}}, tmp_path) is None

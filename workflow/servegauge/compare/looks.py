@@ -11,11 +11,14 @@ import argparse
 import fcntl
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.progress import utc_now
 from servegauge.compare.compare import compare
 from servegauge.contract.records.base import plain, read, write
 from servegauge.contract.records.looks import Look, Looks, Width
+from servegauge.contract.records.order import is_measured
 from servegauge.contract.records.plan import PlanDocument
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, level_text
@@ -44,7 +47,7 @@ def look(results: Path, study: str, after: int) -> Look:
 
 
 def reason_to_stop(plan_file: Path, launch: str, results: Path) -> str | None:
-    """Why `launch` is not needed; None where it is. Looks where nobody has looked after the repeat before it."""
+    """Why `launch` is not needed; None where it is. Looks where nobody has seen what is there of the repeats before."""
     plan = read(plan_file, PlanDocument)
     study = plain(plan.study)
     repeat = next((one.repeat for one in plan.launches if one.id == launch), 1)
@@ -54,10 +57,13 @@ def reason_to_stop(plan_file: Path, launch: str, results: Path) -> str | None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with (file.parent / f".{plan.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # launches of one repeat share a look
-        known = stop.looks(results, plan.name).looks
-        if all(one.after != repeat - 1 for one in known):
-            known = tuple(sorted((*known, look(results, plan.name, repeat - 1)), key=lambda one: one.after))
-            write(file, Looks(study=plan.name, looks=known))
+        early = {one.id for one in plan.launches if one.repeat < repeat}
+        cells = sum(is_measured(results, one.id) for one in plan.cells if one.launch in early)
+        known = [one for one in stop.valid_looks(study, results) if (one.after, one.cells) == (repeat - 1, cells)]
+        if not known:  # nobody has looked, or at other cells: some had failed, or the study asked for others
+            seen = replace(look(results, plan.name, repeat - 1), question=stop.question(study), cells=cells)
+            earlier = stop.looks(results, plan.name).looks
+            write(file, Looks(study=plan.name, looks=tuple(sorted((*earlier, seen), key=lambda one: one.after))))
     found = stop.not_needed(study, results)
     return found[1] if found and repeat > found[0] else None
 

@@ -458,7 +458,7 @@ class _Merge:
             study = plan["study"]
             if (asked := stop.asked(study)) is None:
                 continue
-            for look in stop.looks(self.results, study["name"]).looks:
+            for look in stop.valid_looks(study, self.results):
                 about = {"study": study["name"], "after": look.after, "utc": look.utc, "at_most": asked["at_most"]}
                 about |= {"asked": asked["half_width"], "narrow": look.narrow(asked["half_width"])}
                 rows += [{**about, **plain(one), "half_width": one.half} for one in look.widths] or [about]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.contract.records.base import DamagedRecord, read
-from servegauge.contract.records.looks import Looks
+from servegauge.contract.records.looks import Look, Looks
+from servegauge.contract.spec import digest
 
 
 def asked(study: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -41,12 +42,24 @@ def looks(results: Path, study: str) -> Looks:
         return Looks(study=study)
 
 
+def question(study: Mapping[str, Any]) -> str:
+    """A digest of what a study compares: a look at another one says nothing of it."""
+    own = {name: study.get(name) for name in ("load", "server", "slo", "capacity", "compare", "aa")}
+    return digest({**own, "matrix": {axis: value for axis, value in study["matrix"].items() if axis != "repeat"}})
+
+
+def valid_looks(study: Mapping[str, Any], results: Path) -> list[Look]:
+    """The looks at what the study compares today, the last one after each repeat."""
+    last = {one.after: one for one in looks(results, study["name"]).looks if one.question == question(study)}
+    return [last[after] for after in sorted(last)]
+
+
 def stopped_after(study: Mapping[str, Any], results: Path) -> int | None:
     """After how many repeats the intervals were narrow enough for what the study asks today; None: not yet."""
     stop = asked(study)
     if stop is None:
         return None
-    narrow = [look.after for look in looks(results, study["name"]).looks if look.narrow(stop["half_width"])]
+    narrow = [look.after for look in valid_looks(study, results) if look.narrow(stop["half_width"])]
     enough = [after for after in narrow if after >= study["matrix"]["repeat"]]
     return min(enough, default=None)
 

@@ -29,10 +29,15 @@ class Width(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Look(msgspec.Struct, frozen=True, kw_only=True):
-    """What was seen when `after` repeats had been measured."""
+    """What was seen when `after` repeats had been measured.
+
+    `question` is a digest of what the study compared then, `cells` how many cells of those repeats were measured.
+    """
 
     after: int
     utc: str
+    question: str = ""
+    cells: int = 0
     widths: tuple[Width, ...] = ()
 
     def narrow(self, half_width: float) -> bool:
