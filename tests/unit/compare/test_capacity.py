@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
 from servegauge.compare.knee import CLIFF, SMOOTH, Knee, knee
 from servegauge.compare.sentences import sentence
@@ -83,6 +84,21 @@ def test_page_and_terminal_show_it(results, tmp_path):
     assert "cliff" in curve
     assert "smooth" in curve
     assert "≥ 8.00 /s" in summarise(results, "demo")[0]
+
+
+def test_an_answer_without_a_ratio_is_said(tmp_path):
+    """Every launch of one side is below what was tried: nothing is comparable, and that is the answer."""
+    synthetic.make_results(tmp_path, repeats=3)
+    add_searches(tmp_path, {"own-cpu": 0.001, "shared-cpu": SHARED})
+    results, page = tmp_path / "results", tmp_path / "demo.html"
+    plan = read_json(results / "plan" / "demo.json")
+    plan["cells"] = [cell for cell in plan["cells"] if cell["load"].get("capacity")]
+    write_json(results / "plan" / "demo.json", plan)
+    merge.merge(results)
+    said = "Capacity on shared-cpu is not comparable: in 3 of 6 launches the capacity is below 0.0"
+    assert said in " ".join(summarise(results, "demo")[0].split())
+    render(results, "demo", page)
+    assert f'<p class="answer">{said}' in page.read_text(encoding="utf-8")
 
 
 def test_a_study_without_a_search_has_nothing_of_it(tmp_path):

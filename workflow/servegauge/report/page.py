@@ -218,10 +218,11 @@ def method(study: Study) -> list[str]:
         kinds.append(f"bursts of {numbers('burst')} requests at once, {numbers('bursts')} times, on an idle server")
     size = [f"{numbers('requests')} requests"] if numbers("requests") else []
     size += [f"{numbers('duration_s')} s"] if numbers("duration_s") else []
+    said = "; ".join(kinds)  # not `capitalize`, which makes the names of SLOs small
     return [
         f"{launches} launches (fresh servers) of {names('framework')} serving {names('model')} on {names('platform')}, "
         f"{repeats} repeat{'s' * (repeats != 1)} of each, with the prompt sets {names('prompts')}.",
-        f"{'; '.join(kinds).capitalize()}. Each cell is {' or '.join(size) or 'a window'} after "
+        f"{said[:1].upper()}{said[1:]}. Each cell is {' or '.join(size) or 'a window'} after "
         f"{numbers('warmup_requests')} requests of warm-up at temperature {numbers('temperature')}, from a workload "
         "that was frozen beforehand and is byte for byte the same on every side of the comparison.",
     ]
@@ -236,8 +237,8 @@ def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
         overall = {one.metric.name: one for one in comparison.overall if one.level == level}
         names = [*comparison.primary, *(one.name for one in comparison.study.shown(CARD))]
         cards = [_card(comparison, overall[name]) for name in dict.fromkeys(names) if name in overall]
-        if cards:
-            primary = [one for name in comparison.primary if (one := _told(comparison, overall, name, level))]
+        primary = comparison.answers(level)
+        if cards or primary:
             said = {"sentences": told(comparison, primary), "doubts": _once(cards, {one.reason for one in primary})}
             found.append({"level": level, "cards": cards, **said})
     return found
@@ -254,11 +255,6 @@ def _once(cards: Sequence[Mapping[str, Any]], said: Collection[str | None]) -> l
             concerned[warning].append(card["title"])
     every = len(cards)
     return [f"{listed(titles) if len(titles) < every else 'All'}: {text}." for text, titles in concerned.items()]
-
-
-def _told(comparison: Comparison, overall: Mapping[str, Overall], name: str, level: Any) -> Judged | None:
-    """What is said of a primary metric: over all conditions, or of the first where none of them has a ratio."""
-    return overall.get(name) or next(iter(comparison.of(name, level=level)), None)
 
 
 def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:

@@ -155,11 +155,10 @@ def _verdicts(comparison: Comparison | None) -> Iterator[str]:
 
     if not comparison:
         return
-    primary = [one for one in comparison.overall if one.metric.name in comparison.primary]
-    for level in comparison.levels[1:]:
-        for sentence in told(comparison, [one for one in primary if one.level == level]):
-            yield from textwrap.wrap(sentence, 110, subsequent_indent="  ")
-    if primary:
+    sentences = [one for level in comparison.levels[1:] for one in told(comparison, comparison.answers(level))]
+    for sentence in sentences:
+        yield from textwrap.wrap(sentence, 110, subsequent_indent="  ")
+    if sentences:
         yield ""
 
 
