@@ -13,7 +13,7 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.cli.docs.flags import flags_page
-from servegauge.contract import flag_registry
+from servegauge.contract import flag_registry, metric_registry
 from servegauge.contract.flag import CellCase, Flag, ServerCase, ServersCase, TextsCase
 from servegauge.contract.flags import cell_flags, thresholds_of
 from servegauge.contract.flags import raised as raised_by
@@ -299,6 +299,8 @@ def test_windows_too_short_to_see_a_small_overload():
     assert 0.05 < found["value"] < 0.4
     assert "one of less than" in found["detail"]
     assert raised(record={"capacity": {"limits": {"tpot_s": 9.0}}, "window": window}) == {}, "waiting is not in it"
+    for limit in {one.column for one in metric_registry.metrics().values() if one.limit} - {"tpot_s"}:
+        assert "capacity_coarse" in raised(record={"capacity": {"limits": {limit: 4.0}}, "window": window}), limit
     assert raised(record={"capacity": {"limits": {"e2e_s": 4.0}}, "window": {"duration_s": 400.0}}) == {}
 
 

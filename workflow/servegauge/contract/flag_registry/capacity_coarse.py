@@ -6,7 +6,13 @@ import pyarrow.compute as pc
 
 from servegauge.contract.flag import DOUBT, CellCase, Doubt, Flag, Threshold, above, ms
 
-ENDS = {"ttft_s": "first_token_ns", "e2e_s": "last_ns"}  # limits that a wait before the first token adds to
+ENDS = {  # limits that a wait before the first token adds to -> where they end, where they begin
+    "ttft_s": ("first_token_ns", "sent_ns"),
+    "ttft_scheduled_s": ("first_token_ns", "scheduled_ns"),
+    "ttfat_s": ("first_answer_ns", "sent_ns"),
+    "e2e_s": ("last_ns", "sent_ns"),
+    "e2e_scheduled_s": ("last_ns", "scheduled_ns"),
+}
 
 
 def check(case: CellCase) -> Iterator[Doubt]:
@@ -17,7 +23,7 @@ def check(case: CellCase) -> Iterator[Doubt]:
     # At a rate so much above what is carried, a request's wait grows by that part of the time that has passed.
     for name, most in found["limits"].items():
         if ends := ENDS.get(name):
-            typical = pc.quantile(case.window.seconds(ends, "sent_ns"), 0.5)[0].as_py() or 0.0
+            typical = pc.quantile(case.window.seconds(*ends), 0.5)[0].as_py() or 0.0
             slack = most - typical
             detail = (
                 f"an overload takes {ms(slack)} of waiting to miss {name}; in a window of {window_s:.3g} s one of less "
