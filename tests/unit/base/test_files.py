@@ -40,7 +40,9 @@ def test_a_file_that_no_disk_has_room_for_leaves_nothing_and_is_named(tmp_path: 
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EEXIST, errno.ENOTDIR, errno.EISDIR]
+)
 def test_what_the_system_refuses_is_one_message(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise OSError(number, os.strerror(number), "results/x")

@@ -197,6 +197,8 @@ def test_an_unknown_study_lists_those_that_exist(tree: Tree) -> None:
         load_study(tree.root, "mien")
     with pytest.raises(UserError, match="there is no"):
         load_study(tree.root, "../studies/mine")
+    with pytest.raises(UserError, match=r"there is no folder .*config: give the command in the folder of the repo"):
+        load_study(tree.root / "results", "mine")
 
 
 def test_lines_are_found() -> None:

@@ -24,12 +24,14 @@ def did_you_mean(found: object, allowed: Iterable[object]) -> str:
 
 # What a disk, a quota or a mode refuses: a person makes room or asks for the right; it is no fault of the program.
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}  # a file where a folder has to be, or a folder where a file
 
 
 def run_and_exit(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave: UserError becomes one message and exit status 2, Ctrl-C becomes 130.
 
-    So does an OSError by which the system refuses to read or write a file: its place and the system's words.
+    So does an OSError by which the system refuses to read or write a file, or finds another kind of it: its place and
+    the system's words.
     """
     try:
         sys.exit(main() or 0)
@@ -37,6 +39,10 @@ def run_and_exit(main: Callable[[], int | None]) -> None:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
+        if error.errno in MISPLACED and error.filename:
+            words = f"{visible(str(error.filename))}: {os.strerror(error.errno or 0)}"
+            print(f"error: {words}. Give another path, or move what is in the way.", file=sys.stderr)
+            sys.exit(2)
         if error.errno not in REFUSED:
             raise
         where = error.filename or "a file"

@@ -33,6 +33,8 @@ def names(root: Path, folder: str) -> list[str]:
 def file_of(root: Path, folder: str, name: str) -> Path:
     """The file of `name` in config/`folder`; UserError lists the names that exist."""
     known = names(root, folder)
+    if not known and not (root / "config").is_dir():
+        raise UserError(f"there is no folder {root / 'config'}: give the command in the folder of the repository")
     if name not in known:
         raise UserError(unknown_name(name, known, root / "config" / folder))
     if len(name) > MOST_LETTERS:

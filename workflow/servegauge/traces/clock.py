@@ -85,7 +85,7 @@ def join(capture: Capture, clock: Clock | None) -> tuple[int, dict[str, Any]]:
     if zero is not None and capture.epoch_zero_ns is not None:
         shift = capture.epoch_zero_ns - zero
         if bounds is None:
-            why = "clock error not measured: joined by Unix time, with neither a marker range nor stamps of the launch"
+            why = "clock error not measured: joined by Unix time; no marker range and no stamps of the launch bound it"
             return shift, joined | {"clock_source": EPOCH, "reasons": [why]}
         if bounds[0] <= shift <= bounds[1]:
             error = max(shift - bounds[0], bounds[1] - shift)
