@@ -63,6 +63,13 @@ def test_no_answer_is_a_row_with_its_reason_and_three_of_them_end_it(reply: Repl
     assert "sesame" not in json.dumps(rows)
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_a_model_that_thinks_until_the_limit_is_asked_every_question(field: str) -> None:
+    message = {"role": "assistant", "content": None, field: "Let me add 100 and"}
+    rows = quality.ask(live(Server(Reply(200, json.dumps({"choices": [{"message": message}]})))), 8, "chat")
+    assert [(row["text"], row["correct"]) for row in rows] == [("", False)] * 8
+
+
 def test_an_empty_answer_is_an_answer_and_a_job_that_ends_asks_nothing() -> None:
     assert [row["correct"] for row in quality.ask(live(Server(said("", "chat"))), 5, "chat")] == [False] * 5
     assert quality.ask(live(Server(said("", "chat")), stop=True), 5, "chat") == []

@@ -15,6 +15,7 @@ from servegauge.workloads.graded import ANSWER_TOKENS, Item, items
 
 FILE = "quality.json"
 LIMIT_S = 120.0  # of one answer
+REASONING = ("reasoning_content", "reasoning")  # where servers put what a model thinks
 MOST_FAILED = 3  # one after the other; a server that is gone need not be asked fifty times
 
 
@@ -53,6 +54,8 @@ def _text(reply: Reply, endpoint: str) -> str | None:
     try:
         choice = reply.json()["choices"][0]
         text = choice["message"]["content"] if endpoint == "chat" else choice["text"]
-    except (KeyError, IndexError, TypeError):
+        if text is None and endpoint == "chat" and any(choice["message"].get(name) for name in REASONING):
+            text = ""  # it thought until the limit: an answer without a word of its own
+    except (KeyError, IndexError, TypeError, AttributeError):
         return None
     return text if reply.ok and isinstance(text, str) else None
