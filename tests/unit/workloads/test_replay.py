@@ -119,6 +119,15 @@ def test_a_pause_of_recorded_sessions_is_a_number(tree: Tree) -> None:
         config.load_prompts(tree.root, "agents")
 
 
+def test_a_session_that_begins_with_one_token_has_a_word_and_the_special_tokens(root: Path) -> None:
+    one = {"session_id": 1, "timestamp": 0, "input_length": 1, "output_length": 3}
+    found = frozen(root, written(root, "mooncake", [one, {**one, "delay": 10}]), rate_rps=1.0, requests=1,
+                   arrival={"process": "poisson"})  # fmt: skip
+    special = tokens.load(root / "model").special_tokens
+    assert found["window"]["prompt_tokens"] == [special + 1, special + 1 + 3 + 1]
+    assert all(found["window"]["prompt"])
+
+
 def test_burstgpt_leaves_out_what_failed_and_what_is_not_asked(root: Path) -> None:
     found = recording_of(written(root, "burstgpt", BURST), root)
     assert [(one.at_s, one.input_tokens) for (one,) in found.sessions] == [(0.0, 20), (1.0, 30), (4.0, 40)]

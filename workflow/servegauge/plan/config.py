@@ -125,9 +125,10 @@ def load_prompts(root: Path, name: str) -> dict[str, Any]:
     prompts = read_named(root, "prompts", "prompts", name)
     path = file_of(root, "prompts", name)
     refuse_secrets(path, path.read_text(encoding="utf-8"))
-    for key in ("input_tokens", "output_tokens"):
+    for key in ("input_tokens", "output_tokens", "turns", "pause_s"):
         length = prompts.get(key)
-        if isinstance(length, dict) and length.get("min", 1) > length.get("max", length.get("min", 1)):
+        least = 0 if key == "pause_s" else 1
+        if isinstance(length, dict) and length.get("min", least) > length.get("max", length.get("min", least)):
             raise UserError(f"{path}: {key}: min {length['min']} is more than max {length['max']}")
         if isinstance(length, dict) and "weights" in length and len(length["weights"]) != len(length.get("values", [])):
             raise UserError(f"{path}: {key}: {len(length['weights'])} weights for {len(length['values'])} values")

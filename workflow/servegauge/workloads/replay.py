@@ -51,8 +51,12 @@ def draw(
     in_sessions = any(one.session is not None for session in found.sessions for one in session)
     accumulate = in_sessions and not any(one.blocks for session in found.sessions for one in session)
     if accumulate:
+        least = tokenizer.special_tokens + 1  # as in `Texts.size`
         plans = [
-            [Turn(one.input_tokens, answers or one.output_tokens, one.pause_s or 0.0) for one in session]
+            [
+                Turn(max(one.input_tokens, 0 if turn else least), answers or one.output_tokens, one.pause_s or 0.0)
+                for turn, one in enumerate(session)
+            ]
             for session, _, _ in taken
         ]
         made = conversations(tokenizer, plans, [""] * len(plans), 0, np.random.default_rng(seed))
