@@ -97,6 +97,8 @@ def test_mistakes_of_bases(tree: Tree, study: Any, said: str) -> None:
         ({"value": 1, "where": {"rte": 1}}, "expects[0].where.rte: there is no axis 'rte'. Did you mean 'rate'?"),
         ({"value": 1, "where": {"rate": 7}}, "expects[0].where.rate: 7 is not measured. It has: 1, 2.5"),
         ({"value": 1, "where": {"tp": 2}}, "expects[0].where.tp: 2 is not measured. It has: 1"),
+        ({"value": 1, "where": {"rate": "1"}}, "'1' is not measured. Write it as a number, without quotes. It has"),
+        ({"value": 1, "where": {"repeat": 1}}, "there is no axis 'repeat'. Did you mean 'rate'? There are: model, "),
         ({"value": -1}, "expects[0].value: found -1, expected more than 0"),
     ],
 )

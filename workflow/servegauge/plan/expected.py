@@ -75,12 +75,16 @@ def _chosen(
     """Axes that no study has, and values that this one does not measure."""
     entries = [study["matrix"], *study["matrix"].get("include", ())]
     for axis, value in where.items():
-        if axis not in axes or axis in ("repeat", "include", "exclude"):
-            yield [*here, axis], f"there is no axis {axis!r}.{did_you_mean(axis, axes)}"
+        if axis not in (known_axes := [one for one in axes if one not in ("repeat", "include", "exclude")]):
+            near = did_you_mean(axis, known_axes)
+            yield [*here, axis], f"there is no axis {axis!r}.{near} There are: {', '.join(known_axes)}"
             continue
         without = LAYOUT.get(axis, study["server"].get(axis))
         known = [one for entry in entries for one in entry.get(axis, ())] or [without]
         if value not in known:
             choices = [str(one) for one in known]
             near = did_you_mean(str(value), choices)
+            if str(value) in choices:
+                how = "as a number, without quotes" if isinstance(value, str) else "as a text, in quotes"
+                near = f" Write it {how}."
             yield [*here, axis], f"{value!r} is not measured.{near} It has: {', '.join(choices)}"
