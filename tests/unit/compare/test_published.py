@@ -84,6 +84,11 @@ def test_a_range_is_reproduced_inside_it_and_left_by_more_than_the_tolerance() -
     assert outcome(logs(1.5, 1.52, 1.49, 1.51), between, 0.1).verdict == DIFFERS
     assert outcome(logs(4.0, 4.1, 3.9, 4.0), between, 0.1).verdict == DIFFERS
     assert outcome(logs(1.2, 4.5, 2.5, 3.5), between, 0.1).verdict == UNDECIDED
+    above = outcome(logs(4.0, 4.1, 3.9, 4.0), between, 0.1)
+    assert above.difference == pytest.approx(1 / 3, abs=0.001), "from the nearer end"
+    assert above.low < 1 / 3 < above.high
+    assert outcome(logs(1.5), between, 0.1).difference == pytest.approx(-0.25)
+    assert exactly(3.3, between, 0.2).difference == pytest.approx(0.1)
 
 
 def test_what_the_publication_does_not_know_itself_makes_a_verdict_harder() -> None:

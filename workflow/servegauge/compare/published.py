@@ -61,10 +61,16 @@ class Figure:
         """The value; of a range its geometric middle."""
         return math.sqrt(self.low * self.high) if self.high > self.low else self.low
 
+    def nearest(self, log: float) -> float:
+        """What a number of this logarithm differs from: the value; a range's nearer end, or inside it its middle."""
+        value = math.exp(log)
+        return self.low if value < self.low else self.high if value > self.high else self.middle
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """`difference`: measured / published - 1, with its 95 % interval; null where it is not known."""
+    """`difference`: measured / published - 1, with its 95 % interval; null where it is not known. It is from the nearer
+    end of a published range, or from the range's middle for what lies inside."""
 
     verdict: str
     reason: str | None = None
@@ -77,14 +83,14 @@ def exactly(value: float, figure: Figure, tolerance: float) -> Outcome:
     """The outcome of a number that has no scatter, such as a size that is computed."""
     log = _outside(math.log(value), figure)
     verdict = REPRODUCED if abs(log) <= math.log1p(tolerance) else DIFFERS
-    return Outcome(verdict, None, value / figure.middle - 1)
+    return Outcome(verdict, None, value / figure.nearest(math.log(value)) - 1)
 
 
 def outcome(logs: Sequence[float], figure: Figure, tolerance: float) -> Outcome:
     """The outcome of the logarithms of one number a launch, shape (R,), R >= 1."""
-    middle = math.log(figure.middle)
     if len(logs) < 2:
-        return Outcome(NOT_JUDGED, "1 repeat: how much launches differ is not known", math.exp(logs[0] - middle) - 1)
+        difference = math.exp(logs[0] - math.log(figure.nearest(logs[0]))) - 1
+        return Outcome(NOT_JUDGED, "1 repeat: how much launches differ is not known", difference)
     return of_estimate(estimate(logs), len(logs), figure, tolerance)
 
 
@@ -92,9 +98,9 @@ def of_estimate(found: Estimate, repeats: int, figure: Figure, tolerance: float)
     """The same of an estimate of the logarithm that rests on so many repeats."""
     if figure.error is not None:
         found = combined((found, figure.error), (1.0, 1.0))
-    middle = math.log(figure.middle)
-    low, high = Estimate(found.mean - middle, found.error, found.degrees).interval(1 - ALPHA)
-    told = {"difference": math.exp(found.mean - middle) - 1, "low": low - 1, "high": high - 1}
+    published = math.log(figure.nearest(found.mean))
+    low, high = Estimate(found.mean - published, found.error, found.degrees).interval(1 - ALPHA)
+    told = {"difference": math.exp(found.mean - published) - 1, "low": low - 1, "high": high - 1}
     if repeats < FEWEST_FOR_VERDICT:
         return Outcome(NOT_JUDGED, f"{repeats} repeats: an interval, but no verdict below {FEWEST_FOR_VERDICT}", **told)
     # As far from the published range as its nearer end; inside it, the range widens the tolerance on its side.

@@ -87,7 +87,7 @@ EXPECTATIONS = table_schema(
         column("tolerance", pa.float64(), "difference up to which it counts as reproduced", "1"),
         column("measured", pa.float64(), "geometric mean over launches, a probe's median, or computed; in unit"),
         column("launches", pa.int32(), "launches, or samples of a probe, that the measured figure is of"),
-        column("difference", pa.float64(), "measured / published - 1", "1"),
+        column("difference", pa.float64(), "measured / published - 1; of a range, to its nearer end", "1"),
         column("low", pa.float64(), "lower end of the difference's 95 % interval", "1"),
         column("high", pa.float64(), "upper end of the difference's 95 % interval", "1"),
         column(
