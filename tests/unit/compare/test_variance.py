@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from servegauge.compare.measured import _positions
 from servegauge.compare.variance import components, limiting
 
 
@@ -70,3 +71,11 @@ def test_the_part_that_limits_is_named():
     said = limiting(components(logs, fixed, groups))
     assert said.endswith("of the variance is between nodes: repeat on more nodes")
     assert limiting([]) is None
+
+
+def test_a_server_has_one_place_however_many_cells_of_the_block_it_measured():
+    rows = [
+        {"launch": launch, "server": 0, "repeat": 1, "prompts": "chat", "started_utc": f"2026-11-26T12:{minute:02d}:00Z"}
+        for minute, launch in enumerate(["a", "a", "b", "b"])  # searches of two SLOs
+    ]
+    assert _positions(rows) == [0, 0, 1, 1]

@@ -83,7 +83,8 @@ def _positions(rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
     blocks: dict[str, list[tuple[float, tuple[Any, Any]]]] = defaultdict(list)
     for row in rows:
         blocks[_block(row)].append((seconds_of(row.get("started_utc")) or 0.0, lifetime(row)))
-    order = {key: [launch for _, launch in sorted(members)] for key, members in blocks.items()}
+    # A server is counted once, however many of the block's cells it measured: searches of two SLOs, two samplings.
+    order = {key: list(dict.fromkeys(server for _, server in sorted(members))) for key, members in blocks.items()}
     return [order[_block(row)].index(lifetime(row)) for row in rows]
 
 
