@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
+from servegauge.compare.expectations import expectations
 from servegauge.compare.knee import CLIFF, SMOOTH, Knee, knee
 from servegauge.compare.sentences import sentence
 from servegauge.dataset import merge
@@ -99,6 +102,18 @@ def test_an_answer_without_a_ratio_is_said(tmp_path):
     assert said in " ".join(summarise(results, "demo")[0].split())
     render(results, "demo", page)
     assert f'<p class="answer">{said}' in page.read_text(encoding="utf-8")
+
+
+def test_a_published_figure_is_of_the_cells_that_give_its_metric(results):
+    study = Study(results, "demo")
+    where = {"platform": "shared-cpu", "prompts": "short"}
+    asked = [("capacity_rps", SHARED), ("tpot_p50", 0.00176)]
+    study.row["expects"] = json.dumps(
+        [{"metric": name, "where": where, "value": value, "cite": "the truth"} for name, value in asked]
+    )
+    capacity, tpot = expectations(study)
+    assert capacity.measured == pytest.approx(SHARED, rel=0.03)
+    assert tpot.measured == pytest.approx(0.00176, rel=0.03)
 
 
 def test_a_study_without_a_search_has_nothing_of_it(tmp_path):

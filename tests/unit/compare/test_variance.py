@@ -75,7 +75,13 @@ def test_the_part_that_limits_is_named():
 
 def test_a_server_has_one_place_however_many_cells_of_the_block_it_measured():
     rows = [
-        {"launch": launch, "server": 0, "repeat": 1, "prompts": "chat", "started_utc": f"2026-11-26T12:{minute:02d}:00Z"}
+        {
+            "launch": launch,
+            "server": 0,
+            "repeat": 1,
+            "prompts": "chat",
+            "started_utc": f"2026-11-26T12:{minute:02d}:00Z",
+        }
         for minute, launch in enumerate(["a", "a", "b", "b"])  # searches of two SLOs
     ]
     assert _positions(rows) == [0, 0, 1, 1]

@@ -124,14 +124,19 @@ def success_share(rows: Iterable[Row]) -> float | None:
     return sum(ok for ok, _ in counts) / total if total else None
 
 
+def gives(row: Row, metric: Metric) -> bool:
+    """A search gives the capacity and nothing else: what it kept is of one of its rates, another on each side."""
+    return (metric.name == CAPACITY.name) == (row.get("capacity") is not None)
+
+
 def statistic(study: Study, row: Row, metric: Metric) -> float | None:
     """The metric of one cell. In a quantile a failed request is +infinity; infinite where that makes the quantile so.
 
     Gaps (ITL) of a failed request: as many as an answered one has. Rows of a dataset that counts failed requests in its
     columns say so by `censored`.
     """
-    if (metric.name == CAPACITY.name) != (row.get("capacity") is not None):
-        return None  # what a search kept beside the capacity is of one of its rates, another on each side
+    if not gives(row, metric):
+        return None
     value = row.get(metric.column)
     if metric.name == CAPACITY.name and value is None:
         return 0.0 if row.get("capacity_low_rps") is None else math.inf

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from servegauge.compare.conditions import Condition, Row, condition, statistic
+from servegauge.compare.conditions import Condition, Row, condition, gives, statistic
 from servegauge.compare.measured import NORMAL
 from servegauge.compare.published import (
     NOT_COMPARABLE,
@@ -228,7 +228,7 @@ class _Source:
         metric = self.metrics.get(entry["metric"])
         if metric is None:
             return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
-        rows, why = self._rows(side.where)
+        rows, why = self._rows(side.where, metric)
         if not rows:
             return _refused(NOT_MEASURED, why)
         refusals = [condition("", {}, None, [row], [row]).refused(metric) for row in rows]
@@ -256,7 +256,7 @@ class _Source:
         varied = [axis for axis in {**one.where, **base.where} if one.where.get(axis) != base.where.get(axis)]
         groups: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
         for place, side in enumerate((base, one)):
-            rows, why = self._rows(side.where)
+            rows, why = self._rows(side.where, metric)
             if not rows:
                 return _refused(NOT_MEASURED, why)
             for row in rows:
@@ -294,9 +294,9 @@ class _Source:
         each = [combined((estimate(base), estimate(other)), (-1.0, 1.0)) for base, other, _ in parts]
         return _Found(value, combined(each, [1 / len(each)] * len(each)), None, fewest, refusal, note)
 
-    def _rows(self, where: Mapping[str, Any]) -> tuple[list[Row], str]:
-        """Measured cells that fit, or why there are none."""
-        asked = [row for row in self.study.cells if _fits(row, where)]
+    def _rows(self, where: Mapping[str, Any], metric: Metric) -> tuple[list[Row], str]:
+        """Measured cells that fit and give the metric, or why there are none."""
+        asked = [row for row in self.study.cells if _fits(row, where) and gives(row, metric)]
         rows: list[Row] = [row for row in asked if row["status"] == "ok"]
         if rows or not asked:
             return rows, f"the study has no cell with {label(where)}"
