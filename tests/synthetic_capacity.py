@@ -45,7 +45,7 @@ def add_searches(
                 {
                     "step": len(steps), "slo": SLO, "rate_rps": rate, "attained": low >= 0.99, "attained_low": low,
                     "saturated": False, "requests": REQUESTS, "requests_attained": met, "attained_share": share,
-                    "goodput_rps": share * rate, "flags": [],
+                    "goodput_rps": share * rate, "window_s": REQUESTS / rate, "flags": [],
                 }
             )  # fmt: skip
             return low >= 0.99

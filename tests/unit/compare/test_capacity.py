@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -71,6 +72,20 @@ def test_the_steps_are_rows_of_the_dataset(results):
     assert {step["cell"] for step in steps} == {row["cell"]}
     assert [step["rate_rps"] for step in steps] == sorted(step["rate_rps"] for step in steps)
     assert row["capacity_rps"] == max(step["rate_rps"] for step in steps if step["attained"])
+
+
+def test_the_windows_of_all_rates_are_windows_of_the_job(results, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    for path in (tmp_path / "results").glob("launches/*/attempt-0.json"):
+        times = {"started_utc": "2026-11-26T12:00:00Z", "finished_utc": "2026-11-26T14:00:00Z"}
+        write_json(path, {**read_json(path), **times})
+    merge.merge(tmp_path / "results")
+    study = Study(tmp_path / "results", "demo")
+    attempt = merge.read(study.results, "attempts").to_pylist()[0]
+    mine = [row for row in study.everything if row["launch"] == attempt["launch"]]
+    steps = [step["window_s"] for row in mine if row["capacity"] for step in study.steps(row)]
+    own = [row["window_s"] or 0 for row in mine if not row["capacity"]]
+    assert attempt["windows_s"] == pytest.approx(sum(steps) + sum(own))
 
 
 def test_page_and_terminal_show_it(results, tmp_path):

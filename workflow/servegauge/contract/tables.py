@@ -73,7 +73,7 @@ ALLOCATION = (
     _column("job_s", pa.float64(), "from its start to its end; the job has the node, and its GPUs, for so long", "s"),
     _column("starts_s", pa.float64(), "of that: servers starting, until they answered, all starts", "s"),
     _column("cells_s", pa.float64(), "of that: cells, with resets, warm-up, ramp, window, tail and saving", "s"),
-    _column("windows_s", pa.float64(), "of that: the windows of its cells", "s"),
+    _column("windows_s", pa.float64(), "of that: the windows of its cells, of a search those of all its rates", "s"),
 )
 """Columns of ATTEMPTS. What `starts_s` and `cells_s` leave of `job_s` is checks, calibration, evidence and ending."""
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
@@ -447,10 +448,18 @@ class _Merge:
                 said["job"] = canonical_json(plain(outcome.job)) if outcome and outcome.job else None
                 record = self._launch_record(launch, attempt.number)
                 starts = [start.ready_s for start in record.server_starts] if record else []
-                own = measured.get((launch, attempt.number), [])
+                own = [{**row, "window_s": self._windows_s(row)} for row in measured.get((launch, attempt.number), [])]
                 said |= allocation.columns(said["started_utc"], said["finished_utc"], starts, own)
                 rows.append({"launch": launch, **said, **attempt_columns(record)})
         return rows
+
+    def _windows_s(self, row: Mapping[str, Any]) -> float | None:
+        """Length of a cell's window; of a search, of the windows of all its rates."""
+        path = launch_parts.part_path(self.dataset, "capacity_steps", row["launch"])
+        if row.get("capacity") is None or not path.exists():
+            return row.get("window_s")
+        steps = pq.read_table(path, columns=["window_s"], filters=pc.field("cell") == row["cell"])
+        return pc.sum(steps["window_s"]).as_py() or row.get("window_s")
 
     def _look_rows(self) -> list[dict[str, Any]]:
         rows = []
