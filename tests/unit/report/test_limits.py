@@ -29,6 +29,7 @@ GPU = Evidence(gpu=True, closed=True, running=16, utilisation=0.95, capped=0.0, 
         (replace(GPU, capped=0.5), "power"),
         (replace(GPU, capped=0.5, mbu=0.7), "power"),
         (replace(GPU, capped=0.3, utilisation=0.5), "CPU"),  # capped in bursts, and yet it waits
+        (replace(GPU, capped=0.3, utilisation=0.0), "CPU"),
         (replace(GPU, kv_usage=0.99, waiting=8.0), "KV cache"),
         (replace(GPU, kv_usage=0.99, preemptions=3.0), "KV cache"),
         (replace(GPU, kv_usage=0.99, waiting=0.0, mbu=0.7), "memory bandwidth"),  # full, and nobody waits
@@ -56,6 +57,11 @@ def test_what_is_not_known_is_named() -> None:
     assert limit(replace(GPU, mbu=None)).words == (
         "cannot tell from GPU utilisation 95%, MFU 20%, power limit 0%; not known: MBU"
     )
+
+
+def test_a_preemption_in_a_few_cells_is_not_none_a_cell() -> None:
+    assert "0.25 preemptions a cell" in limit(replace(GPU, kv_usage=1.0, preemptions=0.25)).words
+    assert "3 preemptions a cell" in limit(replace(GPU, kv_usage=1.0, preemptions=3.2)).words
 
 
 def test_the_window_alone_counts_and_instances_are_summed() -> None:

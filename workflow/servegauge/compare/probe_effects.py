@@ -70,7 +70,8 @@ class ProbeRatio(Judged):
 
     def sentence(self, margin: float) -> str:
         """`collectives, all_reduce, ... (time_us) on vgpu: 8.1 % slower (95 % interval ...), and TP=2 pays it`."""
-        said = f"{self.probe}, {self.what} ({self.metric.name}) on {self.level}: {words(self, margin)}"
+        what = ", ".join(filter(None, (self.probe, self.what)))
+        said = f"{what} ({self.metric.name}) on {self.level}: {words(self, margin)}"
         if self.family:
             said += f" ({basis(self, self.verdict in DIFFERENT)})"
         return f"{said}, and {self.pays} pays it" if self.pays and self.worse else said

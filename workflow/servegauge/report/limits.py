@@ -63,7 +63,8 @@ def limit(known: Evidence) -> Limit:
             "load", f"the load: {known.running:.2g} requests at a time; part of the time there was nothing to do"
         )
     if (known.kv_usage or 0) >= KV_FULL and ((known.preemptions or 0) > 0 or (known.waiting or 0) >= 1):
-        back = f", {known.preemptions:.0f} preemptions a cell" if known.preemptions else ""
+        count = known.preemptions or 0
+        back = f", {count:.{0 if count >= 1 else 2}f} preemptions a cell" if count else ""
         return Limit("KV cache", f"the KV cache: {known.kv_usage:.0%} of it was in use{back}; requests wait for room")
     if not known.gpu:
         if (known.node_busy or 0) >= BUSY:
@@ -75,7 +76,7 @@ def limit(known: Evidence) -> Limit:
         )
     if known.step_busy is not None and known.step_busy <= WAITING and (known.step_cpu or 0) > known.step_busy:
         return Limit("CPU", f"its CPU: the GPU was busy {known.step_busy:.0%} of a decode step and waited else (trace)")
-    if (known.capped or 0) >= CAPPED and (known.utilisation or 1) > WAITING:
+    if (known.capped or 0) >= CAPPED and (known.utilisation is None or known.utilisation > WAITING):
         return Limit("power", f"power: in {known.capped:.0%} of the samples the GPU was slowed for its power limit")
     if (known.mbu or 0) >= BANDWIDTH:
         return Limit("memory bandwidth", f"memory bandwidth: decoding used {known.mbu:.0%} of it")
