@@ -120,6 +120,8 @@ def test_what_is_damaged_linked_or_other_than_ours_is_refused_by_name(sides: tup
     write_json(here / "cells" / cells[4].name / "cell.json", {})
     launch = next((other / "launches").iterdir())
     os.symlink("/etc", launch / "attempt-0" / "etc")
+    (other / "workloads/w").mkdir(parents=True)
+    os.mkfifo(other / "workloads/w/pipe")
     before = tree(here)
     with pytest.raises(UserError) as caught:
         join(other, here, "b")
@@ -131,6 +133,7 @@ def test_what_is_damaged_linked_or_other_than_ours_is_refused_by_name(sides: tup
         (f"cells/{cells[3].name}/cell.json", "outside its folder"),
         (f"cells/{cells[4].name}/cell.json", "with other contents"),
         (f"launches/{launch.name}/attempt-0/etc", "a link"),
+        ("workloads/w/pipe", "no ordinary file"),
     ):
         assert any(name in line and why in line for line in said.splitlines()), (name, said)
     assert tree(here) == before, "nothing is copied"

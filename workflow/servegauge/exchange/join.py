@@ -27,6 +27,8 @@ WHOLE = (*RECORDS, "workloads", "plan", "calibrations", "probes")
 MADE_AGAIN = ("plan", "calibrations")
 """Entries that each side makes for itself: ours stay where both have one."""
 
+NO_FILE = "is a link or no ordinary file; only files are copied"
+
 
 class _Files(msgspec.Struct):
     """What `cell.json` and `trace.json` say of the files beside them, and of the attempt that made them."""
@@ -145,8 +147,8 @@ def _entry(other: Path, results: Path, entry: Path, found: Joined) -> None:
     if len(found.conflicts) > before:
         return
     if kind != "probes" and entry.is_dir() and not entry.is_symlink() and not _has_content(here):
-        links = [file for file in _files(entry) if file.is_symlink()]
-        found.conflicts += [f"{link.relative_to(other)} is a link; only files are copied" for link in links]
+        others = [file for file in _files(entry) if file.is_symlink() or not file.is_file()]
+        found.conflicts += [f"{file.relative_to(other)} {NO_FILE}" for file in others]
         found.new.append(entry.relative_to(other))
         return
     for file in _files(entry):
@@ -182,7 +184,7 @@ def _file(other: Path, results: Path, file: Path, found: Joined) -> None:
     name = file.relative_to(other)
     here = results / name
     if file.is_symlink() or not file.is_file():
-        found.conflicts.append(f"{name} is a link or no ordinary file; only files are copied")
+        found.conflicts.append(f"{name} {NO_FILE}")
     elif not here.exists():
         found.new.append(name)
     elif here.is_file() and here.stat().st_size == file.stat().st_size and sha256(here) == sha256(file):
