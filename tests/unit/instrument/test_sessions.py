@@ -194,12 +194,14 @@ def test_recorded_conversations_are_sessions_with_the_recorded_answers(root: Pat
         {"conversations": [{"from": who, "value": text} for who, text in zip("hghg", said, strict=True)]}
         for said in (("How are you?", "Well, thanks.", "And now?", "Still well."), ("One", "two", "three", "four"))
     ]
+    talks[1]["conversations"][:0] = [{"from": "system", "value": "Be brief."}, {"from": "gpt", "value": "Going on."}]
     (root / "talks.json").write_text(json.dumps(talks))
     spec = {"name": "talks", "kind": "conversations", "path": "talks.json", "how_to_get": "ask", "pause_s": 1.5}
     one = workload(Load(concurrency=1, requests=2, arrival={"process": "closed"}), spec)
     compile_workload(one, root, root / "out")
     rows = [row for row in read_workload(root / "out" / one.id).to_pylist() if row["phase"] == "window"]
     assert [row["turn"] for row in rows] == [0, 1, 0, 1]
+    assert {row["prompt"] for row in rows if not row["turn"]} == {"How are you?", "One"}, "begins with a question"
     later = next(row for row in rows if "And now?" in row["prompt"])
     assert later["prompt"] == "How are you?\n\nWell, thanks.\n\nAnd now?"
     assert json.loads(later["messages"])[1] == {"role": "assistant", "content": "Well, thanks."}

@@ -301,11 +301,17 @@ def _counted(
     return Prompt(text, messages, prompt_tokens, asked) if kept and asked else None
 
 
+NO_QUESTION = ("gpt", "chatgpt", "bing", "bard", "assistant", "system", "tool")
+"""Who says what is no question, in ShareGPT's `from` (or `role`)."""
+
+
 def sharegpt_turns(path: Path) -> list[list[str]]:
-    """The texts of every conversation in ShareGPT's format, question first, up to its first turn without a text."""
+    """The texts of every conversation in ShareGPT's format, from its first question on, up to a turn without a text."""
     found = []
     for number, turns in enumerate(_conversations(path, path.stat().st_mtime_ns)):
         texts = [_turn(turn, f"{path}: entry {number}, turn {position}") for position, turn in enumerate(turns)]
+        asked = (str(turn.get("from", turn.get("role"))).lower() not in NO_QUESTION for turn in turns)
+        texts = texts[next((place for place, question in enumerate(asked) if question), len(texts)) :]
         whole = texts[: texts.index(None)] if None in texts else texts
         found.append([text for text in whole if text is not None])
     return found
