@@ -63,7 +63,7 @@ def test_what_is_damaged_is_one_message_with_the_file_and_the_way_out(pattern: s
     with pytest.raises(UserError) as error:
         read(path, KINDS[pattern])
     assert str(error.value).startswith(f"{path} is not {KINDS[pattern].WHAT}: ")
-    assert any(word in str(error.value) for word in ("emove", "Write it"))
+    assert any(word in str(error.value) for word in ("emove", "Write it", "Update servegauge"))
     assert "\n" not in str(error.value)
 
 

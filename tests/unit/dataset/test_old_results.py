@@ -78,3 +78,19 @@ def test_a_cell_whose_record_lacks_something_is_set_aside(results: Path) -> None
     merged = merge(results)
     assert list(merged.corrupt) == [first.parent.name]
     assert "sha256" in merged.corrupt[first.parent.name]
+
+
+def test_a_cell_that_a_newer_version_measured_stays_where_it_is(results: Path) -> None:
+    first, second = sorted(results.glob("cells/*/cell.json"))
+    write_json(first, {**read_json(first), "version": 99})
+    for plan in (True, False):  # with its plan, and found by its own document alone
+        if not plan:
+            (results / "plan" / "old.json").unlink()
+        merged = merge(results)
+        assert (merged.corrupt, first.exists(), second.exists()) == ({}, True, True)
+        [warning] = merged.warnings
+        assert "it has version 99, and this servegauge reads versions 1 to 2. Update servegauge" in warning
+        rows = {row["cell"]: row for row in read(results, "cells").to_pylist()}
+        assert rows[second.parent.name]["status"] == "ok"
+        if plan:
+            assert rows[first.parent.name]["reason"] == "attempt 0 measured it, its record is a newer servegauge's"

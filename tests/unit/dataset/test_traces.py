@@ -149,6 +149,14 @@ def test_a_corrupt_trace_is_set_aside_whole_with_its_reason(results: Path, damag
     assert merge.merge(results).corrupt == {}
 
 
+def test_a_trace_of_a_newer_version_stays_where_it_is(results: Path) -> None:
+    record = results / "traces/t-own/trace.json"
+    write_json(record, {**read_json(record), "version": 99})
+    merged = merge.merge(results)
+    assert (merged.corrupt, record.exists()) == ({}, True)
+    assert any(f"{record} is not the record of a trace: it has version 99" in said for said in merged.warnings)
+
+
 def test_what_is_being_written_is_no_trace_yet(results: Path) -> None:
     (results / "traces/.t-new.tmp").mkdir()
     (results / "traces/t-empty").mkdir()

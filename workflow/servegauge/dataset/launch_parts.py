@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
 from servegauge.contract import activity, energy, metric_registry, metrics, speculation, tables
-from servegauge.contract.records.base import DamagedRecord, decode, plain
+from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode, plain
 from servegauge.contract.records.cell import CellRecord, Clock, FileHash
 from servegauge.contract.spec import canonical_json, digest
 from servegauge.dataset.catalogue import parted
@@ -131,6 +131,8 @@ def make_part(
         for cell, cell_sha256 in cells.items():
             try:
                 entries.append(_add(results / "cells" / cell, cell_sha256, launch, writers, slos, made.warnings))
+            except NewerRecord as error:
+                made.warnings.append(str(error))
             except CorruptCell as error:
                 made.corrupt[cell] = str(error)
         if entries:
@@ -195,12 +197,14 @@ class _Writer:
 
 
 def read_cell(folder: Path, cell_sha256: str) -> CellRecord:
-    """The cell.json in `folder`; CorruptCell where it is not one."""
+    """The cell.json in `folder`; CorruptCell where it is not one, NewerRecord where we cannot read it yet."""
     data = (folder / "cell.json").read_bytes()
     if hashlib.sha256(data).hexdigest() != cell_sha256:
         raise CorruptCell("cell.json changed while it was read")
     try:
         record = decode(data, CellRecord, folder / "cell.json")
+    except NewerRecord:
+        raise
     except DamagedRecord as error:
         raise CorruptCell(f"cell.json is not readable: {error.reason}") from error
     if record.cell != folder.name:

@@ -27,7 +27,7 @@ from servegauge.base.files import move_folder, read_json, whole_file, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract import tables
 from servegauge.contract.records import base as records
-from servegauge.contract.records.base import DamagedRecord, R, plain
+from servegauge.contract.records.base import DamagedRecord, NewerRecord, R, plain
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import attempt_folder
@@ -213,6 +213,8 @@ class _Merge:
             except FileNotFoundError:
                 if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
                     self._set_aside(name, "it has no cell.json")
+            except NewerRecord as error:
+                self.merged.warnings.append(str(error))
             except DamagedRecord as error:
                 self._set_aside(name, f"cell.json is not readable: {error.reason}")
             except NotADirectoryError:
@@ -322,7 +324,9 @@ class _Merge:
         if last is None:
             return {"status": "planned"}
         said = last.cells[cell]
-        gone = f"attempt {last.attempt} measured it, its folder is gone" if said.status == "ok" else None
+        there = any((self.results / kind / cell).exists() for kind in ("cells", "traces"))
+        where = "its record is a newer servegauge's" if there else "its folder is gone"
+        gone = f"attempt {last.attempt} measured it, {where}" if said.status == "ok" else None
         why = gone or said.reason or last.reason
         if said.status != "failed":
             return {"status": "planned", "reason": why}

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, whole_file
 from servegauge.contract.columns import SchemaError, conform
-from servegauge.contract.records.base import DamagedRecord, decode
+from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode
 from servegauge.contract.records.trace import TraceRecord
 from servegauge.contract.spec import Load, digest
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
@@ -87,6 +87,8 @@ def merge_traces(results: Path, dataset: Path, timed_tpot_s: Mapping[str, float 
         except FileNotFoundError:
             if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
                 found.corrupt[name] = "it has no trace.json"
+        except NewerRecord as error:
+            found.warnings.append(str(error))
         except DamagedRecord as error:
             found.corrupt[name] = f"trace.json is not readable: {error.reason}"
         except CorruptCell as error:

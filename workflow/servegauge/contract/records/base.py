@@ -24,20 +24,32 @@ class DamagedRecord(UserError):
     """A file is not the document that it should be. `reason` says why, without the file's name."""
 
     def __init__(self, path: Path, kind: type[Record], reason: str) -> None:
-        remedy = kind.REMEDY.format(path=path, folder=path.parent, name=path.stem)
+        remedy = self._remedy(kind).format(path=path, folder=path.parent, name=path.stem)
         super().__init__(f"{path} is not {kind.WHAT}: {reason}. {remedy}")
         self.path, self.reason = path, reason
+
+    def _remedy(self, kind: type[Record]) -> str:
+        return kind.REMEDY
+
+
+class NewerRecord(DamagedRecord):
+    """A file is of a version that only a newer servegauge reads: nothing is wrong with it."""
+
+    def _remedy(self, kind: type[Record]) -> str:
+        return kind.NEWER or kind.REMEDY
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A document. A subclass sets what a person reads when it is damaged, and how older versions become its own.
 
-    `REMEDY` may name `{path}`, its `{folder}` and its `{name}` without the suffix. `MIGRATIONS[v]` makes a document of
-    version v one of version v + 1, as plain data. A document without `version` is one of version 1.
+    `REMEDY` may name `{path}`, its `{folder}` and its `{name}` without the suffix; `NEWER` stands in its place where a
+    newer servegauge wrote the document. `MIGRATIONS[v]` makes a document of version v one of version v + 1, as plain
+    data. A document without `version` is one of version 1.
     """
 
     WHAT: ClassVar[str] = "a document"
     REMEDY: ClassVar[str] = "Restore it from a backup."
+    NEWER: ClassVar[str] = ""
     VERSION: ClassVar[int] = 1
     MIGRATIONS: ClassVar[Mapping[int, Migration]] = {}
 
@@ -55,7 +67,8 @@ def decode(data: bytes, kind: type[R], path: Path) -> R:
         if found == kind.VERSION:
             return msgspec.json.decode(data, type=kind)
         if not 1 <= found < kind.VERSION:
-            raise ValueError(f"it has version {found}, and this servegauge reads versions 1 to {kind.VERSION}")
+            reason = f"it has version {found}, and this servegauge reads versions 1 to {kind.VERSION}"
+            raise (NewerRecord if found > kind.VERSION else DamagedRecord)(path, kind, reason)
         plain = msgspec.json.decode(data, type=dict[str, Any])
         for version in range(found, kind.VERSION):
             plain = {**kind.MIGRATIONS[version](plain), "version": version + 1}

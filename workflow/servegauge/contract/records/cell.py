@@ -69,6 +69,8 @@ class Measured(Record, frozen=True, kw_only=True):
     flags and the dataset take of them.
     """
 
+    NEWER: ClassVar[str] = "Update servegauge: a newer one measured it. It stays as it is, and is left out."
+
     attempt: int = 0
     study: str = ""
     protocol: int = 1
