@@ -208,3 +208,8 @@ def test_recorded_conversations_are_sessions_with_the_recorded_answers(root: Pat
     assert later["pause_s"] == 1.5
     encoder = tokens.load(root / "model")
     assert later["output_tokens"] == encoder.count("Still well.", special=False)
+    few = {**spec, "filters": {"min_output_tokens": encoder.count("four", special=False) + 1}}
+    short = workload(Load(concurrency=1, requests=2, arrival={"process": "closed"}), few)
+    compile_workload(short, root, root / "out")
+    asked = {row["prompt"] for row in read_workload(root / "out" / short.id).to_pylist()}
+    assert asked == {"How are you?", later["prompt"]}, "whose answers are too short is left out"

@@ -170,7 +170,11 @@ def _recorded(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Sequence[str
         text = BETWEEN.join(texts[: 2 * number + 1])
         size, asked = tokenizer.count(text), output or tokenizer.count(answer, special=False)
         limits = ((size, "input"), (asked, "output"), (size + asked, "total"))
-        if not asked or any(many > filters.get(f"max_{name}_tokens", np.inf) for many, name in limits):
+        fits = (
+            filters.get(f"min_{name}_tokens", 0) <= many <= filters.get(f"max_{name}_tokens", np.inf)
+            for many, name in limits
+        )
+        if not asked or not all(fits):
             break
         session.append(Prompt(text, json.dumps(messages, ensure_ascii=False), size, asked, turn=number))
         messages.append({"role": "assistant", "content": answer})
