@@ -26,6 +26,9 @@ NAMED = {
     "HOME": "/lustre/hpc/home/bmuster",
     "SLURM_JOB_ACCOUNT": "proj4711",
     "SLURM_JOB_NODELIST": "n[017-018]",
+    "SLURM_SUBMIT_HOST": "frontend7",
+    "SLURM_SRUN_COMM_HOST": "10.17.3.9",
+    "control": {"BatchHost": "n018", "ExcNodeList": "n044", "ReqNodeList": "(null)"},
     "head": "10.17.3.4",
     "mac": "3c:ec:ef:12:34:56",
     "port_guid": "506b:4b03:00ab:cdef",
@@ -37,7 +40,7 @@ NAMED = {
 }
 GONE = (
     "n017", "n018", "cluster.uni", "gpu-login3", "alice", "meier", "bmuster", "proj4711", "10.17.3", "141.58", "3c:ec",
-    "506b", "1b2c3d4e", "0aa0bb0c", "uni.example", "fe80", "lustre",
+    "506b", "1b2c3d4e", "0aa0bb0c", "uni.example", "fe80", "lustre", "frontend7", "n044",
 )  # fmt: skip
 
 
@@ -76,7 +79,15 @@ def test_no_name_stays_and_numbers_do(results: Path, tmp_path: Path, capsys: pyt
     assert main.run(words) == 0
     after = texts(out)
     assert [name for name in GONE if name in after] == []
-    for kept in ("10.4.0.35", "9.19.0.56", "/usr/bin/python3", "/proc/cpuinfo", "127.0.0.1:8000", "nvidia-smi -q -x"):
+    for kept in (
+        "10.4.0.35",
+        "9.19.0.56",
+        "/usr/bin/python3",
+        "/proc/cpuinfo",
+        "127.0.0.1:8000",
+        "nvidia-smi -q -x",
+        "(null)",
+    ):
         assert kept in after, kept
     for table in ("cells", "comparison", "launches"):
         old, new = (merge.read(folder, table) for folder in (results, out))

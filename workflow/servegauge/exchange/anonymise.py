@@ -29,9 +29,7 @@ from servegauge.base.files import whole_file, whole_folder
 Replaced = dict[tuple[str, str], str]  # (kind, what it was) -> what it is now
 
 KINDS = {
-    "host": re.compile(
-        r"host|host_?name|nodes?|node_?list|nodename|head|submit_?host|fqdn|server_name|\w+_nodelist", re.I
-    ),
+    "host": re.compile(r"\w*(?:host|host_?name|node_?list|nodename)|nodes?|head|fqdn|server_name", re.I),
     "user": re.compile(r"user|user_?name|login|logname|owner|uname|\w+_user", re.I),
     "account": re.compile(r"account|\w+_account|project_id|reservation|\w+_reservation", re.I),
     "device": re.compile(r"serial|serial_number|asset_tag|machine_id|boot_id|board_id|guid|\w+_guid|port_guid", re.I),
@@ -100,7 +98,8 @@ class Names:
     def add(self, kind: str, value: str) -> None:
         """Note a name that stands where names of `kind` stand; a list of nodes names each of them."""
         for name in _each(value) if kind == "host" else [value.strip()]:
-            if len(name) < 2 or name.lower() in ORDINARY or name.startswith(("/", "127.", "::1")) or " " in name:
+            word = name.lower().strip("()")  # Slurm's (null)
+            if len(name) < 2 or word in ORDINARY or name.startswith(("/", "127.", "::1")) or " " in name:
                 continue
             if any(shape.fullmatch(name) for shape in (MAC, GUID, IPV6, ADDRESS)):
                 self._noted.add(("address", name))
