@@ -126,5 +126,9 @@ def test_a_mix_of_adapters_is_frozen_with_its_weights(root: Path) -> None:
 def test_an_adapter_that_no_server_has_is_a_mistake(tree: Tree) -> None:
     with pytest.raises(UserError, match=r"load.lora_mix.lww: .* Did you mean 'law'"):
         tree.study(load={"lora_mix": {"lww": 1}}, server={"lora": {"law": "/adapters/law"}})
+    with pytest.raises(UserError, match=r"no adapter of this name. `server.lora` has: none"):
+        tree.study(load={"lora_mix": {"n": 1}}, server={"lora": "none"})
+    with pytest.raises(UserError, match=r"load.lora_mix: found nothing, expected at least one key with its value$"):
+        tree.study(load={"lora_mix": {}})
     plan = expand.expand(tree.study(load={"lora_mix": {"law": 1}}, server={"lora": {"law": "/adapters/law"}}))
     assert all("lora" in one.skipped for one in plan.cells), "this framework has no adapters"

@@ -224,7 +224,8 @@ def _messages(error: Any, name: str) -> Iterator[tuple[list[str | int], str]]:
         case "maxItems":
             yield keys, f"found {_count(found)}, expected {limit} or fewer"
         case "minProperties":
-            yield keys, "found nothing, expected at least one key: " + ", ".join(error.schema.get("properties", {}))
+            known = ", ".join(error.schema.get("properties", ()))
+            yield keys, "found nothing, expected at least one key" + (f": {known}" if known else " with its value")
         case "minLength":
             yield keys, "found an empty text"
         case "uniqueItems":

@@ -388,7 +388,7 @@ def _lora_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     """Requests for adapters that no server is given."""
     entries = [study["matrix"], *study["matrix"].get("include", ())]
     given = [study["server"].get("lora"), *(value for entry in entries for value in entry.get("lora", ()))]
-    known = sorted({name for adapters in given for name in adapters or ()})
+    known = sorted({name for adapters in given if isinstance(adapters, Mapping) for name in adapters})  # else `none`
     for name in study["load"].get("lora_mix") or {}:
         if name != "base" and name not in known:
             have = _list(known) or "none"
