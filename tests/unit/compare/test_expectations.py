@@ -39,6 +39,8 @@ EXPECTS: list[dict[str, Any]] = [
     {"metric": "heads_per_kv_head", "model": "tiny", "value": 1, "cite": "a guide"},
     {"metric": "kv_bytes_per_token", "model": "unheard-of", "value": 1, "cite": "a guide"},
     {"probe": "gemm", "metric": "tflops", "where": BASE, "value": 400, "cite": "not run"},
+    {"metric": "output_tokens_per_currency", "where": OTHER, "value": 1e6, "cite": "without a price"},
+    {"metric": "energy_per_output_token_j", "where": OTHER, "value": 1, "cite": "without a GPU"},
 ]  # fmt: skip
 
 
@@ -50,6 +52,7 @@ def results(tmp_path_factory) -> Path:
     plan["study"]["expects"] = EXPECTS
     plan["study"]["models"] = {"tiny": {"name": "tiny", "source": "models/tiny", "dtype": "float16", "shape": LLAMA}}
     plan["study"]["platforms"] = {"own-cpu": {"name": "own-cpu"}, "shared-cpu": {"name": "shared-cpu"}}
+    plan["study"]["platforms"]["own-cpu"]["prices"] = {"currency": "EUR", "node_hour": 1}
     write_json(root / "results/plan/demo.json", plan)
     merge.merge(root / "results")
     assert write_tables(root / "results") == []
@@ -95,8 +98,11 @@ def test_something_else_is_not_compared_and_says_why_and_is_shown(checked: list[
 
 def test_what_is_not_there_is_not_measured_and_says_why(checked: list[list[Checked]]) -> None:
     for (one,), reason in zip(
-        (checked[6], checked[7], checked[10], checked[11]),
-        ("", "no cell with burst 10", "no model unheard-of", "the probe gemm has no such number with own-cpu"),
+        (checked[6], checked[7], *checked[10:]),
+        (
+            *("", "no cell with burst 10", "no model unheard-of", "the probe gemm has no such number with own-cpu"),
+            *("the platform has no `prices`", "the platform has no GPU"),
+        ),
         strict=True,
     ):
         assert (one.outcome.verdict, one.measured) == ("not measured", None)

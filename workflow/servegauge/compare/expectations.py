@@ -227,7 +227,8 @@ class _Source:
             return self._phase(entry, side.where)
         metric = self.metrics.get(entry["metric"])
         if metric is None:
-            return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
+            why = self._no_cost(entry["metric"])
+            return _refused(NOT_MEASURED, why or f"the study has no metric {entry['metric']}")
         rows, why = self._rows(side.where, metric)
         if not rows:
             return _refused(NOT_MEASURED, why)
@@ -236,6 +237,8 @@ class _Source:
         by_launch: dict[str, list[float]] = defaultdict(list)
         for row in kept or rows:
             number = statistic(self.study, row, metric)
+            if number is None and (why := self._no_cost(metric.column, row["cell"])):
+                return _refused(NOT_MEASURED, why)
             if number is None or number <= 0 or math.isinf(number):
                 return _refused(NOT_COMPARABLE, f"{row['cell']} has no finite value above 0")
             by_launch[row["launch"]].append(math.log(number))
@@ -252,7 +255,8 @@ class _Source:
             return _independent(self._phase(entry, base.where), self._phase(entry, one.where))
         metric = self.metrics.get(entry["metric"])
         if metric is None:
-            return _refused(NOT_MEASURED, f"the study has no metric {entry['metric']}")
+            why = self._no_cost(entry["metric"])
+            return _refused(NOT_MEASURED, why or f"the study has no metric {entry['metric']}")
         varied = [axis for axis in {**one.where, **base.where} if one.where.get(axis) != base.where.get(axis)]
         groups: dict[str, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
         for place, side in enumerate((base, one)):
@@ -266,6 +270,11 @@ class _Source:
         if not pairs:
             return _refused(NOT_MEASURED, "no condition was measured on both sides")
         return self._ratio(metric, pairs)
+
+    def _no_cost(self, column: str, cell: str | None = None) -> str | None:
+        """Why a column of `economics` is null, in this cell or the first; None where it is none or has a number."""
+        rows = (row for row in self.study.economics if cell in (None, row["cell"]))
+        return next((told for row in rows if (told := json.loads(row["reasons"]).get(column))), None)
 
     def _ratio(self, metric: Metric, pairs: Sequence[Condition]) -> _Found:
         refusals = [one.refused(metric) for one in pairs]
