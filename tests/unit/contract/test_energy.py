@@ -36,6 +36,12 @@ def test_a_counter_goes_before_power():
     assert (used.source, used.joules) == ("counter", pytest.approx(4000.0))
 
 
+def test_a_counter_that_stands_still_is_none():
+    used = energy.used(samples({"counter": 0.0, "power": 300.0}), ["0"], 10.0)
+    assert (used.source, used.joules) == ("power", pytest.approx(3000.0))
+    assert energy.used(samples({"counter": 0.0}), ["0"], 10.0) is None
+
+
 def test_power_is_integrated_where_there_is_no_counter():
     used = energy.used(samples({"power": 300.0}, every_s=0.5), ["0"], 10.0)
     assert (used.source, used.joules) == ("power", pytest.approx(3000.0))

@@ -32,8 +32,8 @@ class Energy:
 def used(samples: pa.Table | None, gpus: Sequence[str], duration_s: float | None) -> Energy | None:
     """The energy of `gpus` (numbers or UUIDs, as the launch was given them) in [0, duration]; None where not known.
 
-    `samples`: rows of GPU_RAW. All GPUs are counted alike: by their counters if each has one that covers the window and
-    never falls (a counter falls when the driver is loaded anew), else by the integral of power.
+    `samples`: rows of GPU_RAW. All GPUs are counted alike: by their counters if each has one that covers the window,
+    rises and never falls (a counter falls when the driver is loaded anew), else by the integral of power.
     """
     if samples is None or not gpus or not duration_s or duration_s <= 0:
         return None
@@ -66,7 +66,7 @@ def _of_one(rows: pa.Table, column: str, source: str, duration_s: float) -> tupl
     if last - first < LEAST_COVERED * duration_s:
         return None
     if source == COUNTER:
-        if np.any(np.diff(values) < 0):
+        if np.any(np.diff(values) < 0) or values[-1] == values[0]:  # one that stands still counts nothing
             return None
         joules = np.interp(last, times, values) - np.interp(first, times, values)
         missed: float | None = float(sum(_step(times, values, end) for end in (first, last)))
