@@ -6,13 +6,14 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pytest
 
 from servegauge.contract import activity, tables
 from servegauge.dataset.study_view import Study
-from servegauge.report.limits import Evidence, limit, limits
+from servegauge.report.limits import Evidence, _traced, limit, limits
 from servegauge.report.page import render
 from servegauge.report.terminal import summarise
 
@@ -127,3 +128,24 @@ def test_a_real_study_whose_server_waits_for_its_cpu(tmp_path: Path) -> None:
     said, failed = summarise(tmp_path, "gpu-vllm", "profiles/local")
     assert not failed
     assert not re.search(r"slower on|faster on", said)
+
+
+def test_a_step_that_the_capture_cut_is_no_decode_step() -> None:
+    """The shares are those that the section of the traces says: of whole steps. A cut one has no CPU time."""
+    rows = [
+        {"cut": False, "end_ns": 100, "gpu_busy_ns": 30, "cpu_ns": 90, "comm_exposed_ns": 10},
+        {"cut": True, "end_ns": 300, "gpu_busy_ns": 300, "cpu_ns": None, "comm_exposed_ns": None},
+    ]
+    zero = {"trace": "t", "phase": "decode", "start_ns": 0, "context_tokens": 0, "generation_tokens": 1, "kernels": 1}
+    zero |= dict.fromkeys(("launches", "graph_launches"), 1) | dict.fromkeys(("sampling_cpu_ns", "sampling_gpu_ns"))
+    steps = pa.Table.from_pylist([{**zero, **row} for row in rows])
+    gaps = pa.table({"trace": ["t"], "phase": ["decode"], "cause": ["host_late"], "total_ns": [70]})
+
+    class Traced:
+        traces: ClassVar = [{"status": "ok", "trace": "t", "axes": {"rate": 4}, "platform": "p"}]
+
+        def trace_tables(self, trace: str) -> dict[str, pa.Table]:
+            return {"steps": steps, "gaps": gaps}
+
+    ((_, shares),) = _traced(Traced()).items()  # type: ignore[arg-type]
+    assert shares == {"step_busy": 0.3, "step_cpu": 0.9, "exposed": 0.1}

@@ -302,7 +302,7 @@ def gpus(order: Order, platform: Mapping[str, Any], found: Mapping[str, Any]) ->
     def fact(name: str) -> Any:
         return (found.get(name) or {}).get("value")
 
-    _, needed = slurm_request.shape(order.layout, platform)
+    _, needed = slurm_request.shape_of(order)
     variable, given = visible()
     if "SLURM_JOB_ID" in os.environ and len(given) < needed:
         return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"

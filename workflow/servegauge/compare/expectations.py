@@ -175,8 +175,9 @@ class _Source:
         self.study = study
         self.metrics = {metric.name: metric for metric in study.metrics}
         self.probes = merge.read(study.results, "probes").to_pylist()
-        own = [row for row in merge.read(study.results, "study_platforms").to_pylist() if row["study"] == study.name]
-        self.gpus = {row["platform"]: (json.loads(row["file"]).get("gpu") or {}).get("name") for row in own}
+        platforms = study.own("study_platforms")
+        self.gpus = {row["platform"]: (json.loads(row["file"]).get("gpu") or {}).get("name") for row in platforms}
+        self.models = {row["model"]: row for row in study.own("study_models")}
 
     def unit(self, entry: Entry) -> str:
         if entry.get("model"):
@@ -372,8 +373,7 @@ class _Source:
     # -- models ---------------------------------------------------------------
 
     def _computed(self, entry: Entry) -> _Found:
-        rows = merge.read(self.study.results, "study_models").to_pylist()
-        row = next((one for one in rows if (one["study"], one["model"]) == (self.study.name, entry["model"])), None)
+        row = self.models.get(entry["model"])
         if row is None:
             return _refused(NOT_MEASURED, f"the study has no model {entry['model']}")
         value = model_number(json.loads(row["file"]), json.loads(row["config"] or "null"), entry["metric"])

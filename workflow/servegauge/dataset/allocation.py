@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
+from servegauge.base.progress import seconds_of
 from servegauge.contract.tables import ALLOCATION
 
 
@@ -23,10 +23,5 @@ def columns(
 
 
 def _between(start: str | None, end: str | None) -> float | None:
-    if not start or not end:
-        return None
-    return (_time(end) - _time(start)).total_seconds()
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    began, ended = seconds_of(start), seconds_of(end)
+    return None if began is None or ended is None else ended - began

@@ -222,10 +222,9 @@ def read_file(folder: Path, name: str, said: FileHash) -> pa.Table:
         data = (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise CorruptCell(f"{name} is gone") from error
-    if len(data) != said.bytes:
-        raise CorruptCell(f"{name} has {len(data)} bytes, {said.bytes} were written")
-    if hashlib.sha256(data).hexdigest() != said.sha256:
-        raise CorruptCell(f"{name} does not have the SHA-256 with which it was written")
+    found = FileHash(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    if damage := said.damage(name, found):
+        raise CorruptCell(damage)
     try:
         return pq.read_table(pa.BufferReader(data))
     except (pa.ArrowException, OSError) as error:

@@ -258,11 +258,6 @@ class Study:
             tables[table] = rows if rows is not None and rows.num_rows else None
         return activity.during(row["window_s"], tables["server_metrics"], tables["gpu"], tables["node"])
 
-    def has_gpus(self, platform: str) -> bool:
-        """True where the platform's file says that its nodes have GPUs."""
-        files = {row["platform"]: row["file"] for row in merge.read(self.results, "study_platforms").to_pylist()}
-        return bool(json.loads(files.get(platform) or "{}").get("gpus_per_node"))
-
     def place_of(self, row: Mapping[str, Any]) -> str | None:
         """The label of the results folder that a cell was joined from; None where it was measured here."""
         return self._places.get(row["launch"])
@@ -272,10 +267,14 @@ class Study:
         launches = merge.read(self.results, "launches").select(["launch", "joined"])
         return {one["launch"]: one["joined"] for one in launches.to_pylist()}
 
+    def own(self, table: str) -> list[dict[str, Any]]:
+        """The study's rows of a table that has rows for each study."""
+        return [row for row in merge.read(self.results, table).to_pylist() if row["study"] == self.name]
+
+    @cached_property
     def platform_gpus(self) -> dict[str, int]:
         """GPUs of a node of each platform; 0 where the server runs on its CPUs."""
-        rows = merge.read(self.results, "study_platforms").to_pylist()
-        return {row["platform"]: row["gpus_per_node"] or 0 for row in rows if row["study"] == self.name}
+        return {row["platform"]: row["gpus_per_node"] or 0 for row in self.own("study_platforms")}
 
     def factor(self) -> tuple[str | None, Any]:
         """The compared factor and its baseline: as the study says, else the platform, first one first."""

@@ -20,6 +20,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, whole_file
 from servegauge.contract.columns import SchemaError, conform
 from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode
+from servegauge.contract.records.cell import FileHash
 from servegauge.contract.records.trace import TraceRecord
 from servegauge.contract.spec import Load, digest
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
@@ -147,10 +148,8 @@ def _from_captures(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
         path, said = folder / name, record.files[name]
         if not path.is_file():
             raise CorruptCell(f"{name} is gone")
-        if path.stat().st_size != said.bytes:
-            raise CorruptCell(f"{name} has {path.stat().st_size} bytes, {said.bytes} were written")
-        if sha256(path) != said.sha256:
-            raise CorruptCell(f"{name} does not have the SHA-256 with which it was written")
+        if damage := said.damage(name, FileHash(sha256=sha256(path), bytes=path.stat().st_size)):
+            raise CorruptCell(damage)
     window = requests.read(folder / "requests.parquet") if "requests.parquet" in record.files else None
     return build.tables(record.trace, build.read([folder / name for name in record.captures]), window)
 

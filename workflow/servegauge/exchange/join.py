@@ -176,8 +176,8 @@ def _verify(folder: Path, name: str, found: Joined) -> None:
             found.conflicts.append(f"{where}/{name} names a file outside its folder: {file!r}")
         elif not path.is_file() or path.is_symlink():
             found.conflicts.append(f"{where}/{file} is gone, or is a link")
-        elif path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
-            found.conflicts.append(f"{where}/{file} is not what {name} says: it is damaged")
+        elif damage := expected.damage(f"{where}/{file}", FileHash(sha256=sha256(path), bytes=path.stat().st_size)):
+            found.conflicts.append(f"{damage}: it is damaged")
 
 
 def _file(other: Path, results: Path, file: Path, found: Joined) -> None:

@@ -9,11 +9,11 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.base.progress import seconds_of
 from servegauge.base.text import csv_cell
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.order import RECORDS
@@ -207,9 +207,9 @@ def _spent(launch: Launch, now: LaunchState, results: Path) -> float:
             outcome = read(results / "launches" / launch.id / f"attempt-{number}.json", Outcome)
         except (FileNotFoundError, DamagedRecord):
             continue
-        if outcome.started_utc and outcome.finished_utc:
-            start, end = (datetime.fromisoformat(text) for text in (outcome.started_utc, outcome.finished_utc))
-            seconds += (end - start).total_seconds()
+        start, end = seconds_of(outcome.started_utc), seconds_of(outcome.finished_utc)
+        if start is not None and end is not None:
+            seconds += end - start
     return gpus * seconds / 3600
 
 

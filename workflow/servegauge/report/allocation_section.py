@@ -52,6 +52,6 @@ def _use(study: Study, platform: str, rows: list[dict[str, Any]], launches: Mapp
     whole = sum(row["job_s"] for row in rows)
     windows, cells, starts = (sum(row[name] for row in rows) for name in ("windows_s", "cells_s", "starts_s"))
     gpus = sum(row["job_s"] * (launches[row["launch"]]["gpus"] or 0) for row in rows) / 3600
-    gpu_h = gpus if study.has_gpus(platform) else None
+    gpu_h = gpus if study.platform_gpus.get(platform) else None
     parts = {"windows": windows, "around": cells - windows, "starts": starts, "rest": whole - cells - starts}
     return Use(platform, len(rows), whole, gpu_h, {name: max(0.0, value) / whole for name, value in parts.items()})

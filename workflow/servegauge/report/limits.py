@@ -13,10 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from servegauge.dataset.study_view import Study, label
+from servegauge.traces import phases
 
 IDLE = 0.7  # requests at a time in an open loop: below, the server has nothing to do for a part of the time
 KV_FULL = 0.97
@@ -144,7 +142,7 @@ def _of_cell(study: Study, row: Mapping[str, Any]) -> Evidence:
     if running is None and row["achieved_rps"] and row["e2e_mean_s"]:
         running = row["achieved_rps"] * row["e2e_mean_s"]  # Little's law
     return Evidence(
-        gpu=seen["gpu_utilisation_mean"] is not None or study.has_gpus(row["platform"]),
+        gpu=seen["gpu_utilisation_mean"] is not None or bool(study.platform_gpus.get(row["platform"])),
         closed=row["concurrency"] is not None,
         running=running,
         waiting=seen["requests_waiting_mean"],
@@ -158,20 +156,21 @@ def _of_cell(study: Study, row: Mapping[str, Any]) -> Evidence:
 
 def _traced(study: Study) -> dict[tuple[str, str], dict[str, float]]:
     """Shares of a decode step from the study's traces, by condition and platform."""
-    found = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
     for row in study.traces:
         if row["status"] != "ok":
             continue
-        steps = study.trace_tables(row["trace"])["steps"]
-        decode = steps.filter(pc.equal(pc.cast(steps["phase"], pa.string()), "decode"))
-        sums = {name: pc.sum(decode[name]).as_py() for name in ("gpu_busy_ns", "cpu_ns", "comm_exposed_ns")}
-        sums["step_ns"] = pc.sum(pc.subtract(decode["end_ns"], decode["start_ns"])).as_py()
-        if not sums["step_ns"] or sums["gpu_busy_ns"] is None:
+        tables = study.trace_tables(row["trace"])
+        decode = next((one for one in phases.phases(tables) if one["phase"] == "decode"), None)
+        if decode is None or not decode["step_ns"] or decode["gpu_share"] is None:
             continue
+        steps = phases.whole(tables["steps"].to_pandas())
+        alone = steps.loc[steps["phase"] == "decode", "comm_exposed_ns"]
+        exposed = float(alone.mean()) if alone.notna().all() else None
+        means = {"step_busy": decode["gpu_busy_ns"], "step_cpu": decode["cpu_ns"], "exposed": exposed}
         condition = label({axis: value for axis, value in row["axes"].items() if axis != "platform"})
-        shares = {"step_busy": "gpu_busy_ns", "step_cpu": "cpu_ns", "exposed": "comm_exposed_ns"}
         found[(condition, row["platform"])] = {
-            name: sums[column] / sums["step_ns"] for name, column in shares.items() if sums[column] is not None
+            name: value / decode["step_ns"] for name, value in means.items() if value is not None
         }
     return found
 

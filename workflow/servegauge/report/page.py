@@ -141,7 +141,7 @@ def _context(
         "cells_left_out": max(0, len(study.cells) - MOST_CELLS),
         "slos": study.slos,
         "searches": searches(study),
-        "looks": [row for row in merge.read(results, "looks").to_pylist() if row["study"] == study.name],
+        "looks": study.own("looks"),
         "label": lambda row: label({axis: value for axis, value in row["axes"].items() if axis != factor}),
         "level_of": lambda row: axis_value(row, factor) if factor else "",
         "doubts": doubts,

@@ -49,8 +49,8 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     if rows and comparison:
         section.ratios = study_probes(study)
         section.sentences = sentences(section.ratios, comparison.margin)
-    shapes = section.shapes = _shapes(_own(study, results, "study_models"))
-    section.panels = _panels(study, rows, _own(study, results, "study_platforms"), shapes)
+    shapes = section.shapes = _shapes(study.own("study_models"))
+    section.panels = _panels(study, rows, study.own("study_platforms"), shapes)
     for panel in section.panels:
         mine = _with_shape(study, panel.ceilings.platform, shapes)
         section.by_cell |= {row["cell"]: used for row, used in zip(mine, panel.cells, strict=True)}
@@ -62,11 +62,6 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:
     words = ", ".join(f"{key} {value}" for key, value in variant_of(row).items())
     return {**row, "words": words}
-
-
-def _own(study: Study, results: Path, table: str) -> list[dict[str, Any]]:
-    """The study's rows of a table."""
-    return [row for row in merge.read(results, table).to_pylist() if row["study"] == study.name]
 
 
 def _shapes(models: Iterable[Mapping[str, Any]]) -> dict[str, ModelShape]:

@@ -26,12 +26,17 @@ def shape(layout: Layout, platform: Mapping[str, Any]) -> tuple[int, int]:
     return nodes, math.ceil(layout.gpus / nodes)
 
 
+def shape_of(order: Order) -> tuple[int, int]:
+    """(nodes, GPUs on each) for the job of an order: those of its layout, but for probes, which name their nodes."""
+    nodes, gpus = shape(order.layout, order.launch.platform)
+    return order.job.nodes or nodes, gpus
+
+
 def parameters(order: Order, exclude: Sequence[str] = ()) -> dict[str, Any]:
     """What submitit's Slurm executor is told, from the launch's platform. Absent keys leave it to the site."""
     launch, platform = order.launch, order.launch.platform
     slurm = platform.get("slurm") or {}
-    nodes, gpus = shape(order.layout, platform)
-    nodes = order.job.nodes or nodes
+    nodes, gpus = shape_of(order)
     asked: dict[str, Any] = {
         "job_name": launch.id,
         "comment": order.study,

@@ -41,7 +41,7 @@ def phases(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     gaps = tables["gaps"].to_pandas()
     out: list[dict[str, Any]] = []
     for trace, all_steps in steps.groupby("trace", observed=True, sort=True):
-        named = _whole(all_steps[all_steps["phase"].isin(ORDER)])
+        named = whole(all_steps[all_steps["phase"].isin(ORDER)])
         for phase in ORDER[:3]:
             some = named[named["phase"] == phase]
             if len(some):
@@ -52,7 +52,7 @@ def phases(tables: Mapping[str, pa.Table]) -> list[dict[str, Any]]:
     return out
 
 
-def _whole(steps: pd.DataFrame) -> pd.DataFrame:
+def whole(steps: pd.DataFrame) -> pd.DataFrame:
     """Without the steps that the capture cut, in each phase that has others: a part of a step is no step's time."""
     whole = steps[~steps["cut"]]
     return pd.concat([whole, steps[steps["cut"] & ~steps["phase"].isin(whole["phase"])]])

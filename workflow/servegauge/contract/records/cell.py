@@ -26,6 +26,14 @@ class FileHash(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     bytes: int
 
+    def damage(self, name: str, found: FileHash) -> str | None:
+        """How the file `name`, as found, is not the one that was written; None where it is."""
+        if found.bytes != self.bytes:
+            return f"{name} has {found.bytes} bytes, {self.bytes} were written"
+        if found.sha256 != self.sha256:
+            return f"{name} does not have the SHA-256 with which it was written"
+        return None
+
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
     """Where time 0 of the tables lies on the monotonic clock, and what to add to that clock for the epoch, then."""

@@ -69,7 +69,7 @@ _LAYOUT = ("tp", "pp", "dp", "ep", "instances", "share_gpu")
 
 def _gpus(study: Study) -> Callable[[Row], int]:
     """GPUs of a cell's launch; 0 where its platform has none."""
-    platforms = study.platform_gpus()
+    platforms = study.platform_gpus
 
     def of(row: Row) -> int:
         if not platforms.get(row["platform"]):

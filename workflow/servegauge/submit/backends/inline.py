@@ -26,8 +26,7 @@ class InlineBackend(ProcessBackend):
             str(self.folder),
         ]
         environment = allocation.without_rank(dict(os.environ))
-        nodes, _ = slurm_request.shape(self.order.layout, self.order.launch.platform)
-        nodes = self.order.job.nodes or nodes
+        nodes, _ = slurm_request.shape_of(self.order)
         if nodes > 1:
             if not allocation.job():
                 raise UserError(
