@@ -139,6 +139,19 @@ def test_what_is_damaged_linked_or_other_than_ours_is_refused_by_name(sides: tup
     assert tree(here) == before, "nothing is copied"
 
 
+@pytest.mark.parametrize("place", ["", "cells", "launches", "joined"])
+def test_a_file_where_a_folder_must_be_is_said_before_anything_is_copied(
+    sides: tuple[Path, Path], tmp_path: Path, place: str
+) -> None:
+    taken = tmp_path / "taken"
+    if place:
+        taken.mkdir()
+    (taken / place).touch()
+    with pytest.raises(UserError, match="is not a folder"):
+        join(sides[1], taken, "b")
+    assert [path.name for path in tmp_path.glob("taken/*")] == ([place] if place else [])
+
+
 def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(sys, "argv", ["servegauge", "join", *words])
     with pytest.raises(SystemExit) as left:

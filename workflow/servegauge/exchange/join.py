@@ -98,6 +98,9 @@ def _check(other: Path, results: Path) -> None:
         )
     if other.resolve() == results.resolve():
         raise UserError(f"{other} is this results folder; name the other one.")
+    for folder in (results, *(results / kind for kind in ("launches", FOLDER, *WHOLE))):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; results are kept in one. Move it away, then join again.")
 
 
 def _has_ended(other: Path, record: Path, found: Joined) -> bool:
