@@ -106,12 +106,15 @@ def told(**values):
     return {name: {"value": value, "source": "s", "reason": None} for name, value in values.items()}
 
 
+PLATFORM = {"name": "mig", "gpus_per_node": 2, "nodes": 1}
+
+
 def order(instances):
-    launch = LaunchSpec(id="l", framework="vllm", model={"name": "m"}, platform={}, layout=Layout(instances=instances))
+    layout = Layout(instances=instances)
+    launch = LaunchSpec(id="l", framework="vllm", model={"name": "m"}, platform=PLATFORM, layout=layout)
     return Order(study="s", launch=launch, attempt=0, root="/")
 
 
-PLATFORM = {"name": "mig", "gpus_per_node": 2, "nodes": 1}
 MIG = told(gpu_count=1, gpu_model="NVIDIA H100 80GB HBM3", gpu_mig=True)
 
 
@@ -135,14 +138,14 @@ def test_the_doctor_counts_what_a_job_is_given(monkeypatch, environment, found, 
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    answer = doctor.gpus(order(2), PLATFORM, found)
+    answer = doctor.gpus(order(2), found)
     assert (answer[0], words in answer[1]) == (ok, True), answer
 
 
 def test_the_doctor_says_why_nothing_is_known_and_never_no_gpus(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     unknown = {"gpu_count": {"value": None, "source": "s", "reason": "2 AMD GPUs on the PCI bus, but no amd-smi"}}
-    ok, said, _ = doctor.gpus(order(2), PLATFORM, unknown)
+    ok, said, _ = doctor.gpus(order(2), unknown)
     assert (ok, said) == (False, "the node's GPUs could not be read: 2 AMD GPUs on the PCI bus, but no amd-smi")
 
 

@@ -253,7 +253,7 @@ def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Itera
     yield "expected facts", lambda: expected(platform, found)
     yield "CPUs", lambda: cpus(platform)
     if platform.get("gpus_per_node"):
-        yield "GPUs", lambda: gpus(order, platform, found)
+        yield "GPUs", lambda: gpus(order, found)
         yield "driver", lambda: told(found["gpu_driver"])
         amd = found["gpu_vendor"]["value"] == "AMD"
         yield "ROCm" if amd else "CUDA", lambda: told(found["gpu_rocm" if amd else "gpu_cuda"])
@@ -292,7 +292,7 @@ def cpus(platform: Mapping[str, Any]) -> Found:
     return True, f"{len(allowed)} CPUs for the job", ""
 
 
-def gpus(order: Order, platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+def gpus(order: Order, found: Mapping[str, Any]) -> Found:
     """GPUs that the widest launch needs on a node, against those that the job got and that the driver shows.
 
     A MIG slice counts as one: the driver shows the GPU that it is a part of, and the job is given slices.
