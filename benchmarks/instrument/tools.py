@@ -161,8 +161,7 @@ def _ours(python: Path, url: str, load: Point, tokenizer: Path, folder: Path) ->
         "out": str(folder),
         "model": "paced",
         "phase": "window",
-        "mode": "open" if load.streams is None else "closed",
-        "concurrency": load.streams,
+        "load": {"rate_rps": load.rate_rps, "concurrency": load.streams},
         "workers": load.workers,
         "cpus": [min(os.sched_getaffinity(0))],
     }

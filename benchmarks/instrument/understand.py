@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from servegauge.contract.spec import Load
 from servegauge.instrument import request_rows
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
@@ -63,7 +64,7 @@ def turn(kind: str, folder: Path) -> float:
         "prompt_tokens": [7] * REQUESTS,
         "output_tokens": [CHUNKS] * REQUESTS,
     }
-    job = LoadJob(["http://host"], "workload", str(folder), "m", mode="closed", concurrency=1)
+    job = LoadJob(["http://host"], "workload", str(folder), "m", Load(concurrency=1))
     flights = [flight(number, kind) for number in range(REQUESTS)]
     done = {"share": Share(columns, {}), "flights": {"window": flights}, "start_ns": {"window": 0}}
     gc.collect()

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.contract import speculation
-from servegauge.contract.spec import Launch
+from servegauge.contract.spec import Launch, Load
 from servegauge.frameworks import base, framework, frameworks
 from servegauge.frameworks.base import Context, Reset
 from servegauge.frameworks.reported_config import evidence_flags
@@ -179,7 +179,7 @@ def test_the_load_generator_understands_its_stream(running: Running, endpoint: s
     pq.write_table(pa.table(columns), tmp_path / "workload.parquet")
     job = LoadJob(
         base_urls=[running.server.base_url], workload=str(tmp_path / "workload.parquet"), out=str(tmp_path / "out"),
-        model=running.model, endpoint=endpoint, phase="window", mode="closed", concurrency=2, timeout_s=120,
+        model=running.model, load=Load(concurrency=2, endpoint=endpoint, timeout_s=120), phase="window",
         extra_body=running.extras(), api_key=running.context.api_key,
         tokenizer=running.launch.model["source"],
     )  # fmt: skip

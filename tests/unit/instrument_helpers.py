@@ -16,6 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from servegauge.contract.spec import Load
+from servegauge.instrument.job import LoadJob
+
 WORKLOAD = pa.schema(
     {
         "request": pa.int32(),
@@ -99,6 +102,12 @@ def paced(tmp_path: Path, *arguments: str, api_key: str = "") -> Iterator[PacedP
         finally:
             process.terminate()
             process.wait(timeout=10)
+
+
+def load_job(url: str, path: Path, out: Path, model: str, **fields: Any) -> LoadJob:
+    """A load job from the fields of its load and its own."""
+    load = {name: fields.pop(name) for name in tuple(fields) if name in Load.__dataclass_fields__}
+    return LoadJob([url], str(path), str(out), model, Load(**load), **fields)
 
 
 def rows_of(path: Path, phase: str = "window") -> list[dict[str, Any]]:

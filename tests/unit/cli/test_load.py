@@ -100,8 +100,12 @@ def test_every_arrival_process_can_be_asked_for(tmp_path, fields):
 def test_a_frozen_workload_is_replayed(tmp_path, capsys):
     path = workload(tmp_path / "w", window=3, scheduled_s=[0.0, 0.01, 0.02])
     with paced(tmp_path, *FAST) as server:
-        given = options(server.url, concurrency=None, prompts=str(path), out=tmp_path / "run.parquet")
+        given = options(server.url, concurrency=None, prompts=str(path), out=tmp_path / "run.parquet", json=True)
         assert load.measure(given) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["offered_rps"] == pytest.approx(3 / summary["window_s"]), (
+        "it is an open loop, though no rate is given"
+    )
     assert [row["scheduled_ns"] for row in rows_of(tmp_path / "run.parquet")] == [0, 10_000_000, 20_000_000]
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from servegauge.instrument.coordinator import LoadJob, run_load
-from tests.unit.instrument_helpers import rows_of, workload
+from servegauge.instrument.coordinator import run_load
+from tests.unit.instrument_helpers import load_job, rows_of, workload
 
 CHUNK = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
 LAST = (
@@ -64,8 +64,7 @@ def closing_server() -> Iterator[tuple[str, list[str]]]:
 def test_a_closed_loop_loses_no_request_and_sends_none_twice(tmp_path, closing_server, concurrency):
     url, served = closing_server
     path = workload(tmp_path, window=16)
-    job = LoadJob([url], str(path), str(tmp_path / "out"), "m", phase="window", mode="closed",
-                  concurrency=concurrency, timeout_s=10.0, warm_path=None)  # fmt: skip
+    job = load_job(url, path, tmp_path / "out", "m", phase="window", concurrency=concurrency, warm_path=None)
     result = run_load(job)
     assert result.counts == {"ok": 16}
     assert sorted(served) == sorted(f"Say something. {number}" for number in range(16))
@@ -75,7 +74,6 @@ def test_a_closed_loop_loses_no_request_and_sends_none_twice(tmp_path, closing_s
 def test_an_open_loop_loses_no_request(tmp_path, closing_server):
     url, served = closing_server
     path = workload(tmp_path, window=16, scheduled_s=[0.01 * number for number in range(16)])
-    job = LoadJob([url], str(path), str(tmp_path / "out"), "m", phase="window", mode="open", timeout_s=10.0,
-                  warm_path=None, reserve=2)  # fmt: skip
+    job = load_job(url, path, tmp_path / "out", "m", phase="window", warm_path=None, reserve=2)
     assert run_load(job).counts == {"ok": 16}
     assert len(served) == 16

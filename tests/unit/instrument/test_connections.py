@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from servegauge.base.errors import UserError
+from servegauge.contract.spec import Load
 from servegauge.instrument.coordinator import LoadJob, run_load
 from servegauge.instrument.openai_api import Target
-from tests.unit.instrument_helpers import paced, rows_of, workload
+from tests.unit.instrument_helpers import load_job, paced, rows_of, workload
 
 EVENTS = b'data: {"choices": [{"text": "a", "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -77,9 +78,9 @@ def script(behave: Callable[[Script, socket.socket, int], None], tls: ssl.SSLCon
 
 def job(server: Script, path: Path, tmp_path: Path, **fields: object) -> LoadJob:
     scheme = "https" if server.tls else "http"
-    defaults = {"phase": "window", "mode": "closed", "concurrency": 1, "timeout_s": 10.0, "warm_path": None}
+    defaults = {"phase": "window", "concurrency": 1, "timeout_s": 10.0, "warm_path": None}
     url = f"{scheme}://localhost:{server.port}"
-    return LoadJob([url], str(path), str(tmp_path / "out"), "m", **{**defaults, **fields})
+    return load_job(url, path, tmp_path / "out", "m", **{**defaults, **fields})
 
 
 def answer_all(server: Script, connection: socket.socket, number: int) -> None:
@@ -198,9 +199,7 @@ def test_sent_is_when_the_kernel_has_the_last_byte_of_a_large_prompt(tmp_path):
 def test_prompts_of_64k_tokens_do_not_slow_the_others_down(tmp_path):
     path = workload(tmp_path, window=8, prompt="word " * 65536, output_tokens=8)
     with paced(tmp_path, "--first-s", "0.05", "--gap-s", "0.005") as server:
-        given = LoadJob(
-            [server.url], str(path), str(tmp_path / "out"), "m", mode="closed", concurrency=4, phase="window"
-        )
+        given = load_job(server.url, path, tmp_path / "out", "m", concurrency=4, phase="window")
         rows = rows_of(run_load(given).requests)
         truth = server.truth()
     assert {row["status"] for row in rows} == {"ok"}
@@ -269,11 +268,11 @@ def heads_of(server: Script) -> list[tuple[str, dict[str, str], dict]]:
 def test_path_query_headers_and_the_lengths_field_are_sent_as_asked(tmp_path):
     path = workload(tmp_path, window=2, output_tokens=7)
     headers = {"api-key": "a-secret-of-azure", "authorization": "Token t", "X-Team": "a"}
-    fields = {"endpoint": "chat", "api_key": "k", "length_field": "max_completion_tokens", "headers": headers}
+    fields = {"api_key": "k", "length_field": "max_completion_tokens", "headers": headers}
     with script(answer_all) as server:
         base = f"http://127.0.0.1:{server.port}/openai/my model/v1?api-version=2024-10-21&x=a b"
-        given = LoadJob([base], str(path), str(tmp_path / "out"), "m", mode="closed", concurrency=1, phase="window",
-                        path="/chat/completions", **fields)  # fmt: skip
+        given = LoadJob([base], str(path), str(tmp_path / "out"), "m", Load(concurrency=1, endpoint="chat"),
+                        phase="window", path="/chat/completions", **fields)  # fmt: skip
         assert run_load(given).counts == {"ok": 2}
     line, sent, body = heads_of(server)[0]
     assert line == "POST /openai/my%20model/chat/completions?api-version=2024-10-21&x=a%20b HTTP/1.1"
@@ -314,7 +313,7 @@ def test_a_base_url_may_go_as_far_as_the_endpoint(base):
 )
 def test_what_no_request_can_carry_is_refused(tmp_path, fields, said):
     with pytest.raises(UserError, match=said):
-        LoadJob(["http://h"], "w", str(tmp_path), "m", **fields)
+        LoadJob(["http://h"], "w", str(tmp_path), "m", Load(), **fields)
 
 
 def test_request_ids_are_unique_over_phases_processes_and_runs(tmp_path):

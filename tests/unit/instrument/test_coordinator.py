@@ -17,17 +17,14 @@ from servegauge.instrument import worker as load_worker
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.coordinator import LoadJob, run_load
 from tests.parquet_files import check_file
-from tests.unit.instrument_helpers import paced, rows_of, workload
+from tests.unit.instrument_helpers import load_job, paced, rows_of, workload
 
 FAST = ("--first-s", "0.02", "--gap-s", "0.002")
 
 
 def job(url: str, path: Path, tmp_path: Path, **fields: object) -> LoadJob:
-    defaults = {"phase": "window", "mode": "closed", "concurrency": 2, "timeout_s": 10.0, "cell": "c", "launch": "l"}
-    defaults |= fields
-    if defaults["mode"] == "open":
-        defaults.pop("concurrency")
-    return LoadJob([url], str(path), str(tmp_path / "out"), "paced", **defaults)
+    defaults = {"phase": "window", "concurrency": 2, "timeout_s": 10.0, "cell": "c", "launch": "l"}
+    return load_job(url, path, tmp_path / "out", "paced", **{**defaults, **fields})
 
 
 def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp_path):
@@ -80,7 +77,7 @@ def test_an_open_loop_sends_on_time_whatever_the_server_does(tmp_path):
     times = [0.0, 0.05, 0.05, 0.1, 0.15]
     path = workload(tmp_path, window=5, scheduled_s=times)
     with paced(tmp_path, "--first-s", "0.4", "--gap-s", "0.001", "--slots", "1") as server:
-        result = run_load(job(server.url, path, tmp_path, mode="open"))
+        result = run_load(job(server.url, path, tmp_path, concurrency=None))
     rows = rows_of(result.requests)
     assert [row["scheduled_ns"] for row in rows] == [int(time_s * 1e9) for time_s in times]
     # The server answers one at a time, after 0.4 s each: every request was sent before the first answer.
@@ -91,7 +88,7 @@ def test_an_open_loop_sends_on_time_whatever_the_server_does(tmp_path):
 def test_a_limit_on_requests_in_flight_shows_in_the_lateness(tmp_path):
     path = workload(tmp_path, window=3, scheduled_s=[0.0, 0.0, 0.0])
     with paced(tmp_path, "--first-s", "0.1", "--gap-s", "0.001") as server:
-        rows = rows_of(run_load(job(server.url, path, tmp_path, mode="open", max_in_flight=1)).requests)
+        rows = rows_of(run_load(job(server.url, path, tmp_path, concurrency=None, max_in_flight=1)).requests)
     lateness = sorted((row["sent_ns"] - row["scheduled_ns"]) / 1e9 for row in rows)
     assert lateness[0] < 0.05
     assert lateness[1] > 0.1
@@ -164,7 +161,9 @@ def test_a_server_that_is_not_there_is_said_at_once(tmp_path):
 def test_stopping_keeps_what_was_measured(tmp_path):
     path = workload(tmp_path, window=50, scheduled_s=[number * 0.1 for number in range(50)])
     with paced(tmp_path, "--first-s", "0.3", "--gap-s", "0.001") as server:
-        result = run_load(job(server.url, path, tmp_path, mode="open"), should_stop=lambda: len(server.truth()) > 10)
+        result = run_load(
+            job(server.url, path, tmp_path, concurrency=None), should_stop=lambda: len(server.truth()) > 10
+        )
     assert result.stopped
     rows = rows_of(result.requests)
     assert 2 <= result.counts["ok"] < 49
@@ -175,7 +174,7 @@ def test_stopping_keeps_what_was_measured(tmp_path):
 def test_several_processes_give_one_table_on_one_clock(tmp_path):
     path = workload(tmp_path, window=10, scheduled_s=[number * 0.02 for number in range(10)])
     with paced(tmp_path, *FAST) as server:
-        result = run_load(job(server.url, path, tmp_path, mode="open", workers=2))
+        result = run_load(job(server.url, path, tmp_path, concurrency=None, workers=2))
     rows = rows_of(result.requests)
     assert result.counts == {"ok": 10}
     assert [row["worker"] for row in rows] == [0, 1] * 5
@@ -220,7 +219,6 @@ def test_a_changed_workload_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"mode": "sideways"}, "open, closed or burst"),
         ({"concurrency": 0}, "at least 1"),
         ({"endpoint": "embeddings"}, "completions, chat"),
         ({"workers": 0}, "at least 1"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +28,7 @@ def cell(load: Load) -> Cell:
 def flagged(tmp_path: Path, arguments: tuple[str, ...], load: Load, path: Path, twice: bool = False) -> dict[str, dict]:
     with paced(tmp_path, *FAST, *arguments) as server:
         job = LoadJob(
-            [server.url], str(path), str(tmp_path / "out"), "m", phase="window",
-            mode="open" if load.concurrency is None else "closed", concurrency=load.concurrency, timeout_s=5.0,
+            [server.url], str(path), str(tmp_path / "out"), "m", replace(load, timeout_s=5.0), phase="window",
         )  # fmt: skip
         if twice:
             run_load(job)

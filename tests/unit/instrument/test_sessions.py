@@ -41,8 +41,8 @@ def measure(root: Path, load: Load, *server: str, urls: int = 1, **fields: Any) 
     pace = ("--first-s", str(TTFT_MS / 1e3), "--gap-s", str(ITL_MS / 1e3))
     with paced(root, *pace, *server) as running:
         job = LoadJob(
-            [running.url] * urls, str(file), str(root / "load"), "paced", mode=load.loop, concurrency=load.concurrency,
-            window_s=described.window_s, ramp_s=load.ramp_s, duration_s=load.duration_s, cell="c", **fields,
+            [running.url] * urls, str(file), str(root / "load"), "paced", load, window_s=described.window_s, cell="c",
+            **fields,
         )  # fmt: skip
         result = run_load(job)
     return result, pq.read_table(result.requests)

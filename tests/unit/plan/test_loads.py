@@ -112,7 +112,7 @@ def test_a_mix_of_adapters_is_frozen_with_its_weights(root: Path) -> None:
     asked = table["adapter"].to_pylist()
     shares = {name: asked.count(name) / len(asked) for name in (None, "law", "code")}
     assert shares == pytest.approx({None: 1 / 6, "law": 2 / 6, "code": 3 / 6}, abs=0.06)
-    job = LoadJob(["http://h:1"], str(root / "out" / one.id / "workload.parquet"), "x", "tiny")
+    job = LoadJob(["http://h:1"], str(root / "out" / one.id / "workload.parquet"), "x", "tiny", Load())
     share = Share.read(job, 0)
     for field in ("model", "lora_path"):
         rows = build_rows(replace(job, adapter_field=field), share, "window", 0, [Target.of("http://h:1")], "", {})

@@ -214,10 +214,15 @@ class Load:
 
     @property
     def loop(self) -> str:
-        """open | closed | burst."""
+        """open | closed | burst; without any size it is open: the times stand in the workload."""
         if self.burst is not None:
             return "burst"
-        return "closed" if self.rate_rps is None and self.capacity is None else "open"
+        return "open" if self.concurrency is None else "closed"
+
+    @property
+    def size(self) -> float | None:
+        """Requests per second of an open loop, streams of a closed one, requests of a burst; None where none is set."""
+        return {"open": self.rate_rps, "closed": self.concurrency, "burst": self.burst}[self.loop]
 
     @cached_property
     def canonical(self) -> str:
@@ -231,12 +236,10 @@ class Load:
 
     def words(self) -> str:
         """`rate4`, `conc8`, `burst64` or `capacity-chat`, with `-warm` for a warm prefix cache."""
-        if self.burst is not None:
-            size = f"burst{self.burst}"
-        elif self.capacity is not None:
+        if self.capacity is not None:
             size = "-".join(["capacity", *([slug(self.capacity["slo"])] if "slo" in self.capacity else [])])
         else:
-            size = f"conc{self.concurrency}" if self.rate_rps is None else f"rate{number(self.rate_rps)}"
+            size = {"open": "rate", "closed": "conc", "burst": "burst"}[self.loop] + number(self.size or 0)
         return size if self.cache == "cold" else f"{size}-{self.cache}"
 
 

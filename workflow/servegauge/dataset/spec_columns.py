@@ -7,10 +7,7 @@ from typing import Any
 
 from servegauge.contract.records.base import plain
 from servegauge.contract.records.launch import LaunchRecord
-from servegauge.contract.spec import LATER, Launch, canonical_json
-
-LOOPS = {"open": "rate_rps", "closed": "concurrency", "burst": "burst"}
-"""How requests are sent -> the field of a load that says how many."""
+from servegauge.contract.spec import LATER, Launch, Load, canonical_json
 
 
 def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,14 +29,13 @@ def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The columns that say what a cell is put under, from `Cell.to_dict()`."""
     load = spec["load"]
     protocol = spec.get("protocol", 1)
-    loop = next((name for name, key in LOOPS.items() if load.get(key) is not None), None)
     searched = load.get("capacity")
     return {
         "prompts": spec["prompts"]["name"],
         "capacity": None if searched is None else searched["slo"],
         **{name: load.get(name) for name in ("rate_rps", "concurrency", "burst", "cache")},
         "protocol": protocol,
-        "loop": loop if searched is None else "open",
+        "loop": Load(**load).loop,
         "arrival": (load.get("arrival") or {}).get("process"),
         "sampling": canonical_json({"temperature": load.get("temperature", 0), **(load.get("sampling") or {})}),
         "load": canonical_json({name: value for name, value in load.items() if name not in LATER or value is not None}),

@@ -119,6 +119,4 @@ def workers_needed(calibration: Calibration | None, load: Load) -> int:
 
 def size_of(load: Load) -> tuple[float, str]:
     """How large a load is, and in which measure."""
-    if load.rate_rps is not None:
-        return load.rate_rps, "rate_rps"
-    return load.concurrency or load.burst or 1, "streams"
+    return load.size or 1, "rate_rps" if load.loop == "open" else "streams"

@@ -187,7 +187,7 @@ def run_load(
         raise UserError(f"{workload} has SHA-256 {found}, but {job.workload_sha256} is asked for; compile it again")
     if job.tokenizer is not None:
         Encoder(job.tokenizer)  # its absence is said now, not after the window
-    streams = job.concurrency if job.mode == "closed" else None
+    streams = job.load.concurrency
     if streams is not None and job.workers > streams:
         job = replace(job, workers=streams)  # a process without a stream would send nothing
     out = Path(job.out)
@@ -233,7 +233,7 @@ class _Window:
 
 def _turns(job: LoadJob) -> list[str]:
     """What the workers are told to run, in order."""
-    bursts = [f"burst-{number}" for number in range(job.bursts)] if job.mode == "burst" else ["window"]
+    bursts = [f"burst-{number}" for number in range(job.load.bursts)] if job.load.loop == "burst" else ["window"]
     return [*(["warmup"] if "warmup" in job.phases else []), *(bursts if "window" in job.phases else [])]
 
 
@@ -244,7 +244,7 @@ def _hold(job: LoadJob, team: _Team, window: _Window, start_ns: int, on_window: 
     team.tell({"open_ns": time.monotonic_ns() + int(_LEAD_S * 1e9)})
     if on_window is not None:
         on_window()
-    if job.mode == "closed":
+    if job.load.loop == "closed":
         team.wait("sent")
         team.tell({"close_ns": time.monotonic_ns()})
     team.wait("drained")
@@ -264,13 +264,13 @@ def _settle(job: LoadJob, team: _Team, window: _Window) -> None:
         return
     window.start_ns = min(opened)
     window.exhausted_ns = min((event["exhausted_ns"] for event in events if event["exhausted_ns"]), default=None)
-    if job.mode == "closed":
+    if job.load.loop == "closed":
         sends = sorted(when for event in events for when in event["sends"] if when >= window.start_ns)
         count = sum(event["quota"] for event in events)
         window.start_ns = sends[0] if sends else window.start_ns
         window.end_ns = sends[count] if len(sends) > count else max(event["landed_ns"] for event in events)
-        if job.duration_s is not None:
-            window.end_ns = min(window.end_ns, min(opened) + int(job.duration_s * 1e9))
+        if job.load.duration_s is not None:
+            window.end_ns = min(window.end_ns, min(opened) + int(job.load.duration_s * 1e9))
     else:
         window.end_ns = events[0]["closed_ns"]
         if window.end_ns <= window.start_ns + 1:  # everything at once, and nothing says how long that is to last
@@ -317,7 +317,7 @@ def _joined(job: LoadJob, team: _Team, path: Path, window: _Window) -> LoadResul
         "epoch_offset_start_ns": first.get("epoch_offset_start_ns"),
         "epoch_offset_end_ns": first.get("epoch_offset_end_ns"),
     }
-    if job.mode == "burst":
+    if job.load.loop == "burst":
         window_s = _bursts_s([(scheduled, last) for _, _, scheduled, last in rows])
     elif start_ns is not None and window.end_ns is not None:
         window_s = (window.end_ns - start_ns) / 1e9
@@ -368,7 +368,7 @@ def main() -> int:
     if len(sys.argv) != 2:
         raise UserError("usage: python -m servegauge.instrument.coordinator JOB.json (the fields of LoadJob)")
     job = LoadJob.from_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    result = run_load(replace(job, api_key=os.environ.get("SERVEGAUGE_API_KEY", "")))
+    result = run_load(job)
     print(json.dumps({"requests": str(result.requests), "counts": result.counts, "instrument": result.instrument}))
     return 130 if result.stopped else 0
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
+
 from servegauge.base.errors import UserError
+from servegauge.contract.spec import Load
 from servegauge.instrument.openai_api import PATHS, Target, wrong_request
 
 
@@ -18,36 +19,24 @@ from servegauge.instrument.openai_api import PATHS, Target, wrong_request
 class LoadJob:
     """One run of the load generator. Times in seconds; None means none or not set.
 
-    `workload` is a workload.parquet; its rows are sent to `base_urls` (one per instance, in turn). Open mode sends each
-    at its `scheduled_s`, closed mode keeps `concurrency` streams busy; burst mode sends the window in `bursts` equal
-    parts, each at once when the one before it was answered. Open and closed mode send the workload's rows of the ramp
-    before the window and those of the tail after it, unless `plain`. `api_key` never leaves the process but by a pipe.
-    `cpus` pins worker i to the i-th of them.
+    `workload` is a workload.parquet; its rows are sent to `base_urls` (one per instance, in turn). An open loop sends
+    each at its `scheduled_s`, a closed one keeps `load.concurrency` streams busy; a burst sends the window in
+    `load.bursts` equal parts, each at once when the one before it was answered. Open and closed loops send the
+    workload's rows of the ramp before the window and those of the tail after it, unless `plain`. `api_key` never leaves
+    the process but by a pipe. `cpus` pins worker i to the i-th of them.
     """
 
     base_urls: list[str]
     workload: str
     out: str  # folder that gets requests.parquet
     model: str
+    load: Load
     workload_sha256: str | None = None  # refuse other bytes
-    endpoint: str = "completions"
     phase: str = "both"  # "warmup", "window", or "both"
-    mode: str = "open"  # "open", "closed" or "burst"
-    concurrency: int | None = None
-    bursts: int = 1
     window_s: float | None = None  # length of an open loop's window; None: until its last request is due
-    ramp_s: float | None = None  # least length of the ramp; None: an open loop's is 2 s, or a third of a short window
-    start: str = "staggered"  # closed loop: streams start spread over one end-to-end time, or "together"
     expected_e2e_s: float | None = None  # of a request, where no warm-up tells it
     plain: bool = False  # no ramp and no tail
     warmup_streams: int = 8  # streams of an open loop's warm-up, where its requests have no times
-    stream: bool = True
-    temperature: float = 0.0
-    ignore_eos: bool = True
-    timeout_s: float = 300.0
-    max_in_flight: int | None = None
-    think_s: float = 0.0
-    duration_s: float | None = None
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     length_field: str = "max_tokens"  # which field of a request asks for the answer's length
     adapter_field: str = "model"  # which field of a request names its LoRA adapter, where it asks for one
@@ -69,35 +58,31 @@ class LoadJob:
         """UserError for values that cannot work."""
         for url in self.base_urls:
             Target.of(url)
-        wrong = None
+        load, wrong = self.load, None
         if not self.base_urls:
             wrong = "base_urls is empty; give at least one"
-        elif self.endpoint not in PATHS:
-            wrong = f"endpoint is {self.endpoint!r}; it must be one of {', '.join(PATHS)}"
+        elif load.endpoint not in PATHS:
+            wrong = f"endpoint is {load.endpoint!r}; it must be one of {', '.join(PATHS)}"
         elif self.phase not in ("warmup", "window", "both"):
             wrong = f"phase is {self.phase!r}; it must be warmup, window or both"
-        elif self.mode not in ("open", "closed", "burst"):
-            wrong = f"mode is {self.mode!r}; it must be open, closed or burst"
-        elif self.start not in ("staggered", "together"):
-            wrong = f"start is {self.start!r}; it must be staggered or together"
-        elif self.bursts < 1:
-            wrong = f"bursts is {self.bursts}; it must be at least 1"
-        elif self.mode == "closed" and (self.concurrency is None or self.concurrency < 1):
-            wrong = f"concurrency is {self.concurrency}; a closed loop needs at least 1"
-        elif self.mode != "closed" and self.concurrency is not None:
-            wrong = f"concurrency is {self.concurrency} without a closed loop; leave it out, or limit max_in_flight"
+        elif load.start not in ("staggered", "together"):
+            wrong = f"start is {load.start!r}; it must be staggered or together"
+        elif load.bursts < 1:
+            wrong = f"bursts is {load.bursts}; it must be at least 1"
+        elif load.concurrency is not None and load.concurrency < 1:
+            wrong = f"concurrency is {load.concurrency}; a closed loop needs at least 1"
         elif self.workers < 1:
             wrong = f"workers is {self.workers}; it must be at least 1"
-        elif not 0 < self.timeout_s < math.inf:  # false for NaN too
-            wrong = f"timeout_s is {self.timeout_s:g}; it must be a positive number of seconds"
-        elif self.duration_s is not None and not 0 < self.duration_s < math.inf:
-            wrong = f"duration_s is {self.duration_s:g}; it must be a positive number of seconds, or none"
-        elif not 0 <= self.temperature < math.inf:
-            wrong = f"temperature is {self.temperature:g}; it must be 0 or more"
-        elif self.max_in_flight is not None and self.max_in_flight < self.workers:
-            wrong = f"max_in_flight is {self.max_in_flight}; it must be at least the number of workers, {self.workers}"
-        elif not 0 <= self.think_s < math.inf or (self.think_s and self.mode != "closed"):
-            wrong = f"think_s is {self.think_s:g}; it must be 0 or more, and belongs to a closed loop"
+        elif not 0 < load.timeout_s < math.inf:  # false for NaN too
+            wrong = f"timeout_s is {load.timeout_s:g}; it must be a positive number of seconds"
+        elif load.duration_s is not None and not 0 < load.duration_s < math.inf:
+            wrong = f"duration_s is {load.duration_s:g}; it must be a positive number of seconds, or none"
+        elif not 0 <= load.temperature < math.inf:
+            wrong = f"temperature is {load.temperature:g}; it must be 0 or more"
+        elif load.max_in_flight is not None and load.max_in_flight < self.workers:
+            wrong = f"max_in_flight is {load.max_in_flight}; it must be at least the number of workers, {self.workers}"
+        elif not 0 <= load.think_s < math.inf or (load.think_s and load.loop != "closed"):
+            wrong = f"think_s is {load.think_s:g}; it must be 0 or more, and belongs to a closed loop"
         elif not self.api_key.isprintable() or not self.api_key.isascii():
             wrong = "the API key has characters that no HTTP header can carry; check it for a line break"
         wrong = wrong or wrong_request(self.path, self.headers)
@@ -116,8 +101,8 @@ class LoadJob:
 
     def to_json(self) -> str:
         """The job without its API key and its headers."""
-        return json.dumps({**dataclasses.asdict(self), "api_key": "", "headers": {}}, indent=1)
+        return msgspec.json.encode(replace(self, api_key="", headers={})).decode()
 
     @classmethod
     def from_json(cls, text: str) -> LoadJob:
-        return cls(**json.loads(text))
+        return msgspec.json.decode(text, type=cls)

@@ -86,7 +86,7 @@ def _row_of(
     for secret in secrets:
         error = error.replace(secret, "***") if error and secret else error
     # What came in one piece tells when it came, not when its first token was made.
-    streamed = bool(answer.stamps) and job.stream and not answer.at_once
+    streamed = bool(answer.stamps) and job.load.stream and not answer.at_once
     number = columns["request"][flight.row]
     return {
         "cell": job.cell,

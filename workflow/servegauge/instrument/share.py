@@ -39,9 +39,9 @@ class Share:
         mine: dict[str, list[int]] = {}
         for phase in PHASES:
             places = [place for place, name in enumerate(columns["phase"]) if name == phase and place not in later]
-            if phase == "window" and job.mode == "open" and job.duration_s is not None:
-                places = [place for place in places if columns["scheduled_s"][place] < job.duration_s]
-            if phase in ("ramp", "tail") and (job.plain or job.mode == "burst"):
+            if phase == "window" and job.load.loop == "open" and job.load.duration_s is not None:
+                places = [place for place in places if columns["scheduled_s"][place] < job.load.duration_s]
+            if phase in ("ramp", "tail") and (job.plain or job.load.loop == "burst"):
                 places = []
             mine[phase] = list(islice(places, worker, None, job.workers))
         return cls(columns, mine, follows)
@@ -50,8 +50,8 @@ class Share:
         """Length of an open loop's window: as the job says, else until the tail begins, or would begin."""
         if job.window_s is not None:
             return job.window_s
-        if job.duration_s is not None:
-            return job.duration_s
+        if job.load.duration_s is not None:
+            return job.load.duration_s
         pairs = list(zip(self.columns["scheduled_s"], self.columns["phase"], strict=True))
         if tail := [when for when, name in pairs if name == "tail" and when is not None]:
             return min(tail)

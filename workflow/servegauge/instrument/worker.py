@@ -51,9 +51,9 @@ def stream_instances(job: LoadJob, share: Share, phase: str, worker: int) -> lis
 
     The warm-up of an open loop is closed, too, where its requests have no times of their own.
     """
-    if job.mode != "closed" and (phase != "warmup" or share.timed(phase)):
+    if job.load.loop != "closed" and (phase != "warmup" or share.timed(phase)):
         return []
-    streams = part_of(job.concurrency or max(job.warmup_streams, job.workers), worker, job.workers)
+    streams = part_of(job.load.concurrency or max(job.warmup_streams, job.workers), worker, job.workers)
     return [(stream * job.workers + worker) % len(job.base_urls) for stream in range(streams)]
 
 
@@ -81,16 +81,16 @@ def build_rows(
             columns["prompt"][place],
             columns["messages"][place],
             columns["output_tokens"][place],
-            endpoint=job.endpoint,
+            endpoint=job.load.endpoint,
             model=job.model,
-            stream=job.stream,
-            temperature=job.temperature,
-            ignore_eos=job.ignore_eos,
+            stream=job.load.stream,
+            temperature=job.load.temperature,
+            ignore_eos=job.load.ignore_eos,
             extra={**job.extra_body, **adapter},
             length_field=job.length_field,
         )
         name_of_request = request_id(job.cell, name, columns["request"][place], job.run_id)
-        path = job.path or PATHS[job.endpoint]
+        path = job.path or PATHS[job.load.endpoint]
         payload = request_bytes(targets[instance], path, body, api_key, name_of_request, job.headers)
         return Row(place, payload, instance, int((columns["scheduled_s"][place] or 0.0) * 1e9))
 
@@ -114,26 +114,26 @@ def build_phases(job: LoadJob, share: Share, worker: int, targets: list[Target],
     def rows(name: str) -> list[Row]:
         return build_rows(job, share, name, worker, targets, api_key, follows)
 
-    limit = None if job.max_in_flight is None else part_of(job.max_in_flight, worker, job.workers)
-    timeout_ns = int(job.timeout_s * 1e9)
+    limit = None if job.load.max_in_flight is None else part_of(job.load.max_in_flight, worker, job.workers)
+    timeout_ns = int(job.load.timeout_s * 1e9)
     phases = {}
     if "warmup" in job.phases:
         streams = stream_instances(job, share, "warmup", worker)
         phases["warmup"] = Phase(rows("warmup"), streams, limit=limit, timeout_ns=timeout_ns, follows=follows)
-    if "window" in job.phases and job.mode == "burst":
+    if "window" in job.phases and job.load.loop == "burst":
         all_rows = rows("window")
-        size = math.ceil(len(all_rows) / job.bursts)
-        for number in range(job.bursts):
+        size = math.ceil(len(all_rows) / job.load.bursts)
+        for number in range(job.load.bursts):
             phases[f"burst-{number}"] = Phase(
                 all_rows[number * size : (number + 1) * size], limit=limit, timeout_ns=timeout_ns
             )
     elif "window" in job.phases:
         streams = stream_instances(job, share, "window", worker)
-        longest_s = job.duration_s if streams else share.window_s(job)
+        longest_s = job.load.duration_s if streams else share.window_s(job)
         phases["window"] = Phase(
             rows("window"),
             streams,
-            think_ns=int(job.think_s * 1e9),
+            think_ns=int(job.load.think_s * 1e9),
             limit=limit,
             timeout_ns=timeout_ns,
             held=True,
@@ -148,7 +148,7 @@ def build_phases(job: LoadJob, share: Share, worker: int, targets: list[Target],
 def ended_in_s(job: LoadJob, share: Share, flights: Sequence[InFlight]) -> list[float]:
     """End-to-end times of the warm-up's requests that were answered; of sessions in an open loop, of the sessions."""
     good = [flight for flight in flights if flight.outcome is None]
-    if not share.follows or job.mode != "open":
+    if not share.follows or job.load.loop != "open":
         return [(flight.end_ns - flight.sent_ns) / 1e9 for flight in good]
     spans: dict[int, tuple[int, int]] = {}
     for flight in good:
@@ -163,9 +163,9 @@ def with_ramp(phase: Phase, job: LoadJob, worker: int, e2e_s: Sequence[float]) -
     closed = phase.closed_loop
     known = (statistics.median(e2e_s) if closed else max(e2e_s)) if e2e_s else job.expected_e2e_s or 0.0
     floor_s = 0.0 if closed else min(RAMP_S, SHORT_RAMP * phase.window_ns / 1e9)
-    least_s = max(known if not closed else 0.0, floor_s) if job.ramp_s is None else job.ramp_s
-    total = job.concurrency or 1
-    gap_s = 0.0 if job.start == "together" else known / total
+    least_s = max(known if not closed else 0.0, floor_s) if job.load.ramp_s is None else job.load.ramp_s
+    total = job.load.concurrency or 1
+    gap_s = 0.0 if job.load.start == "together" else known / total
     starts = [int((stream * job.workers + worker) * gap_s * 1e9) for stream in range(len(phase.stream_instances))]
     return replace(phase, ramp_ns=int(least_s * 1e9), starts_ns=starts)
 
@@ -396,7 +396,7 @@ class Worker:
             return sum(owner == instance for owner in phase.stream_instances)
         rows = sum(row.instance == instance for part in (phase.ramp, phase.rows, phase.tail) for row in part)
         # A burst needs all of its connections at the same moment.
-        return min(rows, phase.limit or FAR, rows if self.job.mode == "burst" else self.job.reserve)
+        return min(rows, phase.limit or FAR, rows if self.job.load.loop == "burst" else self.job.reserve)
 
 
 def usage() -> tuple[float, int]:
