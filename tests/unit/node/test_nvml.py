@@ -279,6 +279,9 @@ def test_a_neighbour_on_the_gpu_raises_a_flag():
 def test_the_sampler_says_which_gpus_are_the_launchs(tmp_path, nodes, told):
     servers = [SimpleNamespace(context=SimpleNamespace(nodes=nodes, gpus=gpus)) for gpus in (("3",), ("0", "3"))]
     sampler = gpu_sample.Sampler()
-    sampler.start(SimpleNamespace(framework=SimpleNamespace(weights="none"), servers=servers), tmp_path, ())
+    live = SimpleNamespace(
+        framework=SimpleNamespace(weights="none"), servers=servers, launch=SimpleNamespace(trace=None)
+    )
+    sampler.start(live, tmp_path, ())
     sampler.stop(0)
     assert sampler.said.get("launch_gpus") == told

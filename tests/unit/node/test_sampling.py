@@ -17,7 +17,7 @@ from servegauge.base.forkserver import ForkedProcess
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.contract.tables import GPU_RAW, NODE_RAW
 from servegauge.launch.recorders.gpu_sample import NodeReader, Sampler, summary
-from servegauge.node import nvml, smi_loop
+from servegauge.node import dcgm, nvml, smi_loop
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import FIELDS, parse_line, reasons, usable_fields
 from tests.unit import made_up_nodes as nodes
@@ -261,5 +261,5 @@ def test_the_summary_is_of_the_window_only():
 
 def test_columns_are_those_of_the_dataset():
     assert ["t_ns", *FIELDS] == GPU_RAW.names[: len(FIELDS) + 1]
-    assert {"t_ns", *nvml.COLUMNS} == set(GPU_RAW.names)
+    assert {"t_ns", *nvml.COLUMNS, *dcgm.FIELDS} == set(GPU_RAW.names)
     assert set(smi_loop.REASONS.values()) >= THROTTLING

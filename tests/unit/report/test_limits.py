@@ -106,6 +106,7 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
             "requests_running_mean": 6.0, "requests_waiting_mean": 3.0, "requests_waiting_max": 6.0,
             "kv_usage_mean": 0.45, "kv_usage_max": 0.6, "preemptions": 9.0, "gpu_utilisation_mean": 0.4,
             "gpu_power_capped_share": 0.5, "gpu_sm_clock_mhz_mean": None, "node_busy_mean": 0.5,
+            "gpu_sm_active_mean": None, "gpu_tensor_active_mean": None, "gpu_dram_active_mean": None,
         }
     )  # fmt: skip
     assert set(activity.during(10.0, None, None, None).values()) == {None}

@@ -14,6 +14,8 @@ from servegauge.contract.columns import column
 NS = 1e9
 POWER_CAPS = ("sw_power_cap", "hw_power_brake")  # reasons by which the driver lowers clocks for power's sake
 
+PARTS = ("sm_active", "tensor_active", "dram_active")  # of a GPU, as DCGM counts them
+
 COLUMNS = (
     column("requests_running_mean", pa.float64(), "requests being computed, mean over the window", "requests"),
     column("requests_waiting_mean", pa.float64(), "requests admitted but not yet computed, mean", "requests"),
@@ -24,6 +26,9 @@ COLUMNS = (
     column("gpu_utilisation_mean", pa.float64(), "share of the window in which a kernel ran, mean over GPUs", "1"),
     column("gpu_power_capped_share", pa.float64(), "share of samples with a GPU slowed for its power limit", "1"),
     column("gpu_sm_clock_mhz_mean", pa.float64(), "clock of the multiprocessors, mean over the window", "MHz"),
+    column("gpu_sm_active_mean", pa.float64(), "share of cycles with work on a multiprocessor (DCGM), mean", "1"),
+    column("gpu_tensor_active_mean", pa.float64(), "share of cycles with work on the tensor cores (DCGM), mean", "1"),
+    column("gpu_dram_active_mean", pa.float64(), "share of cycles in which GPU memory moved data (DCGM), mean", "1"),
     column("node_busy_mean", pa.float64(), "share of the node's CPU time that was not idle, mean over the window", "1"),
 )  # fmt: skip
 """Columns of CELLS; null where no recorder told. Of several server instances: counts are summed, shares averaged."""
@@ -41,6 +46,9 @@ def during(
     if gpu is not None and (inside := _inside(gpu, window_s * NS)).num_rows:
         found["gpu_utilisation_mean"] = _mean(inside, "utilisation")
         found["gpu_sm_clock_mhz_mean"] = _mean(inside, "sm_clock_mhz")
+        for name in PARTS:
+            if name in inside.column_names:  # samples of older versions have none
+                found[f"gpu_{name}_mean"] = _mean(inside, name)
         reasons = [text for text in inside["throttle_reasons"].to_pylist() if text is not None]
         if reasons:
             capped = [any(cap in text.split(",") for cap in POWER_CAPS) for text in reasons]

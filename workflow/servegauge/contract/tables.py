@@ -346,6 +346,9 @@ _GPU = (
     _column("ecc_uncorrected", pa.int64(), "uncorrected memory errors since the driver was loaded", "errors"),
     _column("other_processes", pa.int64(), "processes on the GPU that the launch did not start", "processes"),
     _column("source", WORD, "who told: nvml, or nvidia-smi where NVML was not there"),
+    _column("sm_active", pa.float64(), "share of cycles in which a multiprocessor had work, by DCGM", "1"),
+    _column("tensor_active", pa.float64(), "share of cycles in which the tensor cores worked, by DCGM", "1"),
+    _column("dram_active", pa.float64(), "share of cycles in which the memory moved data, by DCGM", "1"),
 )
 
 GPU_RAW = _schema("gpu_raw", "State of the GPUs during one cell.", _GPU)

@@ -49,7 +49,7 @@ class NvmlReader:
         self.missing: dict[str, str] = {}  # column -> NVML's words, of the first GPU that did not tell it
         self.reason: str | None = None
         self._owner, self._turn = owner, 0
-        self._gpus: list[tuple[int, Any, str | None]] = []
+        self.gpus: list[tuple[int, Any, str | None]] = []
         self._refused: set[tuple[int, str]] = set()  # what a GPU will not tell however often it is asked
         self._others: dict[int, int | None] = {}
         try:
@@ -61,8 +61,8 @@ class NvmlReader:
             self._nvml.nvmlInit()
             for index in range(self._nvml.nvmlDeviceGetCount()):
                 handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-                self._gpus.append((index, handle, self._text(self._nvml.nvmlDeviceGetUUID, handle)))
-            if not self._gpus:
+                self.gpus.append((index, handle, self._text(self._nvml.nvmlDeviceGetUUID, handle)))
+            if not self.gpus:
                 self.reason = "NVML shows no GPU"
         except self._nvml.NVMLError as error:
             self.reason = f"NVML: {error}"
@@ -77,7 +77,7 @@ class NvmlReader:
 
     def read(self) -> None:
         """Add a row for each GPU."""
-        for index, handle, uuid in self._gpus:
+        for index, handle, uuid in self.gpus:
             row: dict[str, Any] = {"t_ns": time.monotonic_ns(), **dict.fromkeys(COLUMNS)}
             row |= {"gpu": index, "uuid": uuid, "source": "nvml"}
             self._fields(row, handle)
@@ -167,7 +167,7 @@ class NvmlReader:
 
     def close(self) -> None:
         """Let go of NVML."""
-        if self._gpus:
-            self._gpus = []
+        if self.gpus:
+            self.gpus = []
             with contextlib.suppress(self._nvml.NVMLError):
                 self._nvml.nvmlShutdown()

@@ -5,19 +5,14 @@ Not exercised on hardware of ours: written to the documented CSV output, and tes
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import signal
-import subprocess
 import time
-import tty
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from servegauge.base import supervisor
 from servegauge.node import nvidia_smi
 from servegauge.node.reader import Unreadable, run_command
+from servegauge.node.repeated import Repeated
 
 # Column of tables.GPU_RAW -> names that drivers have had for it, newest first, and the factor to our unit
 FIELDS: dict[str, tuple[tuple[str, ...], float]] = {
@@ -101,55 +96,44 @@ def _query(fields: dict[str, str]) -> list[str]:
 
 
 class GpuReader:
-    """One nvidia-smi that repeats its query; its lines come through a terminal, so that it holds none of them back."""
+    """One nvidia-smi that repeats its query."""
 
     def __init__(self, hz: float) -> None:
         self.rows: list[dict[str, Any]] = []
         self.reason: str | None = None
-        self.handle: int | None = None
-        self._rest = b""
+        self._lines: Repeated | None = None
         try:
             self.fields = usable_fields(run_command)
-            self.handle, end = pty.openpty()
-            tty.setraw(end)
-            argv = [*_query(self.fields), f"--loop-ms={max(1, round(1000 / hz))}"]
-            self._process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=end, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent
-            )
-            os.close(end)
+            self._lines = Repeated([*_query(self.fields), f"--loop-ms={max(1, round(1000 / hz))}"])
         except (Unreadable, OSError) as error:
             self.reason = str(error)
 
+    @staticmethod
+    def uuids() -> list[str]:
+        """The GPUs' UUIDs; none where the driver does not tell."""
+        try:
+            return run_command(["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]).split()
+        except Unreadable:
+            return []
+
+    @property
+    def handle(self) -> int | None:
+        """What becomes readable when it has printed something."""
+        return self._lines.handle if self._lines else None
+
     def read(self) -> bool:
         """Take what has arrived; false when nvidia-smi has ended."""
-        if self.handle is None:
+        if self._lines is None:
             return False
-        now = time.monotonic_ns()
-        try:
-            data = os.read(self.handle, 65536)
-        except OSError:  # EIO: the other end of the terminal is closed
-            data = b""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            if row := parse_line(line.decode(errors="replace"), list(self.fields)):
+        now, lines = time.monotonic_ns(), self._lines.lines()
+        for line in lines or ():
+            if row := parse_line(line, list(self.fields)):
                 self.rows.append({"t_ns": now, **row, "source": "nvidia-smi"})
-        if not data:
-            self.reason = f"nvidia-smi ended with status {self._process.wait()} while it was read"
-        return bool(data)
+        if lines is None:
+            self.reason = f"nvidia-smi ended with status {self._lines.status()} while it was read"
+        return lines is not None
 
     def close(self) -> None:
         """End nvidia-smi."""
-        if self.handle is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self.handle)
-        self.handle = None
-
-
-def _die_with_parent() -> None:
-    supervisor.prctl(supervisor.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if self._lines:
+            self._lines.close()

@@ -38,6 +38,8 @@ class Evidence:
     preemptions: float | None = None
     utilisation: float | None = None
     capped: float | None = None
+    tensor: float | None = None  # share of cycles, by DCGM
+    dram: float | None = None
     node_busy: float | None = None
     mfu: float | None = None
     mbu: float | None = None
@@ -76,6 +78,12 @@ def limit(known: Evidence) -> Limit:
         return Limit("CPU", f"its CPU: the GPU was busy {known.step_busy:.0%} of a decode step and waited else (trace)")
     if (known.capped or 0) >= CAPPED and (known.utilisation is None or known.utilisation > WAITING):
         return Limit("power", f"power: in {known.capped:.0%} of the samples the GPU was slowed for its power limit")
+    if (known.dram or 0) >= BANDWIDTH:
+        return Limit(
+            "memory bandwidth", f"memory bandwidth: memory moved data in {known.dram:.0%} of the cycles (DCGM)"
+        )
+    if (known.tensor or 0) >= ARITHMETIC:
+        return Limit("compute", f"arithmetic: tensor cores worked in {known.tensor:.0%} of the cycles (DCGM)")
     if (known.mbu or 0) >= BANDWIDTH:
         return Limit("memory bandwidth", f"memory bandwidth: decoding used {known.mbu:.0%} of it")
     if (known.mfu or 0) >= ARITHMETIC:
@@ -150,6 +158,8 @@ def _of_cell(study: Study, row: Mapping[str, Any]) -> Evidence:
         preemptions=seen["preemptions"],
         utilisation=seen["gpu_utilisation_mean"],
         capped=seen["gpu_power_capped_share"],
+        tensor=seen["gpu_tensor_active_mean"],
+        dram=seen["gpu_dram_active_mean"],
         node_busy=seen["node_busy_mean"],
     )
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
 from servegauge.launch.recorder import ProcessRecorder
 from servegauge.node import nvml, process_tree
+from servegauge.node.dcgm import DcgmReader
 from servegauge.node.node_facts import cpu_shares, cpu_times
 from servegauge.node.reader import Node, Unreadable
 from servegauge.node.smi_loop import GpuReader
@@ -164,14 +165,18 @@ def main() -> int:
         with contextlib.suppress(OSError):  # CPUs that this job may not use: placement is checked elsewhere
             os.sched_setaffinity(0, job["cpus"])
     node, gpus = NodeReader(owner=job.get("owner")), gpu_reader(job["hz"], job.get("owner"))
+    parts = part_reader(gpus) if job.get("dcgm") else None
+    readers = [one for one in (gpus, parts) if one is not None]
     try:
-        ended, missed = _sample(orders, node, gpus, job["hz"])
-        gpus.close()
+        ended, missed = _sample(orders, node, gpus, job["hz"], parts)
+        for one in readers:
+            one.close()
         if ended is None:
             return 0
-        print(json.dumps(_finish(node, gpus, ended, missed, Path(job["out"]))), flush=True)
+        print(json.dumps(_finish(node, gpus, ended, missed, Path(job["out"]), parts)), flush=True)
     finally:
-        gpus.close()
+        for one in readers:
+            one.close()
     return 0
 
 
@@ -186,17 +191,26 @@ def gpu_reader(hz: float, owner: int | None) -> nvml.NvmlReader | GpuReader:
     return looped
 
 
-def _sample(orders: FileIO, node: NodeReader, gpus: nvml.NvmlReader | GpuReader, hz: float) -> tuple[int | None, int]:
+def part_reader(gpus: nvml.NvmlReader | GpuReader) -> DcgmReader | None:
+    """DCGM's counters of the GPUs that `gpus` shows; None where it shows none."""
+    uuids = [uuid for _, _, uuid in gpus.gpus] if isinstance(gpus, nvml.NvmlReader) else gpus.uuids()
+    return DcgmReader(uuids) if uuids else None
+
+
+def _sample(
+    orders: FileIO, node: NodeReader, gpus: nvml.NvmlReader | GpuReader, hz: float, parts: DcgmReader | None = None
+) -> tuple[int | None, int]:
     """Read until `orders` say `zero_ns` or ends: (zero_ns or None, ticks missed)."""
     selector = selectors.DefaultSelector()
     selector.register(orders, selectors.EVENT_READ)
     direct = gpus if isinstance(gpus, nvml.NvmlReader) else None
-    looped = gpus if isinstance(gpus, GpuReader) else None
-    if looped is not None and looped.handle is not None:
-        selector.register(looped.handle, selectors.EVENT_READ)
+    looped = [one for one in (gpus, parts) if isinstance(one, GpuReader | DcgmReader)]
+    printing = {one.handle: one for one in looped if one.handle is not None}
+    for handle in printing:
+        selector.register(handle, selectors.EVENT_READ)
     each = max(1, round(nvml.HZ / hz)) if direct is not None else 1  # readings of the GPUs to one of the node
     hz *= each
-    start, tick, missed = time.monotonic(), 1, 0
+    start, tick, missed, filled = time.monotonic(), 1, 0, 0
     while True:
         left = start + tick / hz - time.monotonic()
         for key, _ in selector.select(max(0.0, left)):
@@ -205,8 +219,10 @@ def _sample(orders: FileIO, node: NodeReader, gpus: nvml.NvmlReader | GpuReader,
                 node.read()
                 if direct is not None:
                     direct.read()
+                if parts is not None:
+                    parts.fill(gpus.rows[filled:])
                 return (int(line) if line else None), missed
-            if looped is not None and not looped.read():
+            if not printing[key.fd].read():
                 selector.unregister(key.fileobj)
         if time.monotonic() >= start + tick / hz:
             if direct is not None:
@@ -216,10 +232,18 @@ def _sample(orders: FileIO, node: NodeReader, gpus: nvml.NvmlReader | GpuReader,
             following = int((time.monotonic() - start) * hz) + 1
             missed += following - tick - 1
             tick = following
+        if parts is not None:
+            parts.fill(gpus.rows[filled:])
+            filled = len(gpus.rows)
 
 
 def _finish(
-    node: NodeReader, gpus: nvml.NvmlReader | GpuReader, zero_ns: int, missed: int, out: Path
+    node: NodeReader,
+    gpus: nvml.NvmlReader | GpuReader,
+    zero_ns: int,
+    missed: int,
+    out: Path,
+    parts: DcgmReader | None = None,
 ) -> dict[str, Any]:
     """Shift the stamps, write both files; what is told on standard output."""
     from servegauge.contract.tables import GPU_RAW, NODE_RAW
@@ -229,8 +253,9 @@ def _finish(
     others = node.others
     said = {**summary(gpus.rows, node.rows), "gpu_reason": gpus.reason, "missed_ticks": missed, "files": []}
     said["node"] |= others
-    if isinstance(gpus, nvml.NvmlReader):
-        said["gpu_missing"] = gpus.missing
+    missing = gpus.missing if isinstance(gpus, nvml.NvmlReader) else {}
+    if missing or parts:
+        said["gpu_missing"] = {**missing, **(parts.missing if parts else {})}
     try:
         if gpus.rows:
             _write(gpus.rows, GPU_RAW, out)
@@ -263,17 +288,21 @@ class Sampler(ProcessRecorder):
         ours = live.framework.weights != "none"  # a server that ran before counts as others' work
         if all(server.context.nodes == 1 for server in live.servers):  # else GPUs of other nodes are in it, too
             self._gpus = sorted({gpu for server in live.servers for gpu in server.context.gpus})
-        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus, os.getpid() if ours else None)
+        # A profiler and DCGM may want the same counters of the GPU.
+        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus, os.getpid() if ours else None, not live.launch.trace)
 
-    def sample(self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None) -> None:
+    def sample(
+        self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None, dcgm: bool = False
+    ) -> None:
         """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it.
 
         `owner`: the process whose own and whose children's CPU time is ours; None where the server is none of them.
+        `dcgm`: ask it too, where it is there.
         """
         if not hz > 0:
             raise ValueError(f"hz is {hz}, it must be above 0")
         self._out = out
-        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner})
+        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner, "dcgm": dcgm})
 
     def stop(self, zero_ns: int = 0) -> Path | None:
         """Read a last time and write; returns the GPUs' file, None where there is none (with the reason in `said`)."""
