@@ -163,8 +163,18 @@ BAD = {
     "no number": ("mooncake", '{"timestamp": 1, "input_length": 2.5, "output_length": 5}\n', ":1: input_length is 2.5"),
     "blocks": (
         "mooncake",
-        '{"timestamp": 1, "input_length": 2, "output_length": 5, "hash_ids": ["a"]}\n',
-        ":1: `hash_ids` is ['a'], expected a list of whole",
+        '{"timestamp": 1, "input_length": 2, "output_length": 5, "hash_ids": ["a"' + ', "b"' * 9999 + "]}\n",
+        ":1: `hash_ids` has 'a', expected a list of whole",
+    ),
+    "a block alone": (
+        "mooncake",
+        '{"timestamp": 1, "input_length": 2, "output_length": 5, "hash_ids": 7}\n',
+        ":1: `hash_ids` has 7, expected a list of whole",
+    ),
+    "no answer at all": (
+        "azure",
+        AZURE.replace(",4", ",0").replace(",12", ",0"),
+        "of 2 requests none is left by `filters` {} and `cut` {}; 2 have no prompt or no answer",
     ),
     "column missing": ("azure", "TIME,ContextTokens\n", ":1: the column 'TIMESTAMP' is missing; it has: TIME, Context"),
     "no time": ("azure", AZURE + "yesterday,4,4\n", ":4: TIMESTAMP is 'yesterday', expected a time"),
@@ -188,6 +198,7 @@ def test_a_bad_line_is_named(case: str, root: Path) -> None:
         recording_of(written(root, kind, content), root)
     assert said in str(error.value)
     assert "trace" in str(error.value)
+    assert len(str(error.value)) < 1000
 
 
 def test_a_cut_that_leaves_nothing_and_a_set_without_times_are_said(root: Path) -> None:
@@ -202,6 +213,24 @@ def test_the_samples_are_what_their_files_say(name: str, repository: Path) -> No
     found = recording_of(config.load_prompts(repository, name), repository)
     assert found.rate_rps is not None
     assert len(found.sessions) >= 12
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"kind": "azure", "path": "t", "filters": {"min_turns": 2}}, "filters.min_turns: does nothing for azure"),
+        ({"kind": "mooncake", "path": "t", "filters": {"min_requests": 2}}, "min_requests: does nothing for mooncake"),
+        ({"kind": "conversations", "path": "t", "filters": {"min_turns": 2}}, "it is for sharegpt. conversations has"),
+        ({"kind": "conversations", "path": "t", "output_tokens": 4}, "output_tokens: does nothing for conversations"),
+        ({"kind": "synthetic", "input_tokens": 4, "output_tokens": 4, "cut": {"from_s": 1}}, "cut: does nothing"),
+        ({"kind": "burstgpt", "path": "t", "pause_s": 4}, "pause_s: does nothing for burstgpt; it is for sessions"),
+        ({"kind": "azure", "path": "t", "output_tokens": {"distribution": "constant", "value": 4}}, "output_tokens"),
+    ],
+)
+def test_a_key_of_another_kind_is_refused_because_it_would_do_nothing(tree: Tree, given: dict, said: str) -> None:
+    tree.write("config/prompts/own.yaml", {"description": "x", "how_to_get": "ask", **given})
+    with pytest.raises(UserError, match=said):
+        config.load_prompts(tree.root, "own")
 
 
 def test_a_speed_becomes_the_rate_of_the_recording(tree: Tree) -> None:
@@ -225,6 +254,37 @@ def test_a_speed_becomes_the_rate_of_the_recording(tree: Tree) -> None:
     assert {(one.cell.prompts["name"], one.cell.load.loop) for one in plan.cells} == {
         ("chat", "closed"), ("azure", "open")
     }  # fmt: skip
+
+
+def test_a_published_figure_a_comparison_and_what_is_left_out_can_name_a_speed(tree: Tree) -> None:
+    tree.write("trace.csv", AZURE)
+    for name in ("azure", "again"):
+        described = {"description": "x", "kind": "azure", "path": "trace.csv", "how_to_get": "ask"}
+        tree.write(f"config/prompts/{name}.yaml", described)
+    tree.write("other.csv", AZURE.replace("48.1", "49.1"))
+    tree.write("config/prompts/other.yaml", {**described, "path": "other.csv"})
+    matrix = {"model": "small", "framework": "plain", "platform": "metal", "prompts": "azure", "speed": [1, 2, 3]}
+    figure = {"metric": "e2e_p50", "where": {"speed": 2}, "over": {"where": {"speed": 1}}, "ratio": 1.5, "cite": "x"}
+    asked = {"question": "q", "matrix": matrix, "load": {"arrival": "trace", "requests": 2}, "expects": [figure]}
+    asked["compare"] = {"factor": "speed", "baseline": 1}
+    study = tree.study(asked)
+    rates = [study["expects"][0]["where"], study["expects"][0]["over"]["where"], study["compare"]]
+    plan = expand.expand(study)
+    known = {one.cell.load.rate_rps for one in plan.cells}
+    assert {rates[0]["rate"], rates[1]["rate"], rates[2]["baseline"]} < known
+    assert "speed" not in rates[0]
+    assert study["compare"]["factor"] == "rate"
+    # Two sets with one rate are no question, two with their own are.
+    tree.study({**asked, "matrix": {**matrix, "prompts": ["azure", "again"]}})
+    several = {**asked, "matrix": {**matrix, "prompts": ["azure", "other"]}}
+    with pytest.raises(UserError, match=r"expects\[0\].where.speed: a speed is another rate of each prompt set"):
+        tree.study({**several, "compare": {"factor": "platform", "baseline": "metal"}})
+    with pytest.raises(UserError, match=r"compare.factor: a speed is another rate of each prompt set"):
+        tree.study({name: several[name] for name in several if name != "expects"})
+    named = {**figure, "where": {"speed": 2, "prompts": "other"}}
+    tree.study({**several, "expects": [named], "compare": {"factor": "platform", "baseline": "metal"}})
+    fewer = expand.expand(tree.study({**asked, "matrix": {**matrix, "exclude": [{"speed": 3}]}}))
+    assert len(fewer.cells) == 2
 
 
 def test_a_recorded_rate_is_kept_over_a_long_replay(root: Path) -> None:

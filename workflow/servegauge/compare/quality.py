@@ -84,13 +84,13 @@ def canaries(study: Study, factor: str | None, baseline: Any) -> list[Canary]:
     if factor is None or not study.quality:
         return []
     of_launch = {row["launch"]: axis_value(row, factor) for row in study.ok}
-    conditions: dict[str, dict[str, dict[int, list[Mapping[str, Any]]]]] = defaultdict(lambda: defaultdict(dict))
+    conditions: dict[str, dict[str, dict[Question, list[Mapping[str, Any]]]]] = defaultdict(lambda: defaultdict(dict))
     values: dict[str, Any] = {}
     for row in study.quality:
         key = canonical_json(of_launch[row["launch"]])
         values[key] = of_launch[row["launch"]]
         where = label({axis: value for axis, value in row["axes"].items() if axis != factor})
-        conditions[where][key].setdefault(row["item"], []).append(row)
+        conditions[where][key].setdefault((row["item"], row["prompt_sha256"]), []).append(row)
     found = []
     for where, levels in conditions.items():
         if base := levels.pop(canonical_json(baseline), None):
@@ -99,7 +99,8 @@ def canaries(study: Study, factor: str | None, baseline: Any) -> list[Canary]:
     return [_judged(replace(one, p_adjusted=float(p))) for one, p in zip(found, adjusted, strict=True)]
 
 
-Answers = Mapping[int, Sequence[Mapping[str, Any]]]  # item -> its answers, one a repeat
+Question = tuple[int, str]  # number and hash of the prompt: another version asks otherwise under the same number
+Answers = Mapping[Question, Sequence[Mapping[str, Any]]]  # its answers, one a repeat
 
 
 def _canary(level: Any, where: str, base: Answers, other: Answers) -> Canary:

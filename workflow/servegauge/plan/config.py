@@ -26,12 +26,28 @@ from servegauge.inputs.runtimes import DEFAULT, runtime
 from servegauge.node.expectations import check_expect
 from servegauge.plan import fit
 from servegauge.plan.bases import read_study
-from servegauge.plan.expand import LAUNCH_AXES
+from servegauge.plan.expand import LAUNCH_AXES, SPEED, at_speed
 from servegauge.plan.expected import expectation_mistakes
 
 # Axes whose values are names of files under config/ (axis -> folder).
 FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}
 GENERATED = ("synthetic", "shared_prefix", "sessions")  # prompt sets whose lengths are drawn
+_LENGTHS, _FILE = ("input_tokens", "output_tokens"), ("path", "sha256")
+_COUNTS = tuple(f"filters.{end}_{what}_tokens" for end in ("min", "max") for what in ("input", "output"))
+_READ = (*_FILE, *_COUNTS, "filters.max_total_tokens")
+_REPLAYED = (*_READ, "output_tokens", "where", "cut")
+KIND_KEYS = {  # of a prompt set, the keys that do something for its kind
+    "synthetic": (*_LENGTHS, "images"),
+    "shared_prefix": (*_LENGTHS, "images", "prefix"),
+    "sessions": (*_LENGTHS, "turns", "pause_s", "prefix"),
+    "sharegpt": (*_READ, "output_tokens", "filters.min_turns"),
+    "jsonl": (*_READ, "output_tokens", "fields"),
+    "conversations": (*_READ, "pause_s", "filters.min_requests"),
+    "mooncake": (*_REPLAYED, "pause_s", "block_tokens"),
+    "azure": _REPLAYED,
+    "burstgpt": _REPLAYED,
+}
+_ANY_KIND = ("name", "description", "kind", "how_to_get", "licence")
 FEWEST_BEFORE_A_LOOK = 3  # repeats
 NOT_AXES = ("repeat", "include", "exclude")
 # Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
@@ -87,6 +103,7 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     study["prompts"] = {name: load_prompts(root, name) for name in _asked(study, "prompts")}
     _refuse([*_currency_mistakes(study), *_unknown_builds(study)], path, text)
     _refuse([*_recorded_mistakes(study, root), *_input_mistakes(study), *_lora_mistakes(study)], path, text)
+    _refuse(_speeds_as_rates(study), path, text)
     study["shapes"] = {name: fit.shape(root, model) for name, model in study["models"].items()}
     study["planning"] = load_config(root, {})["planning"]
     study.update(
@@ -124,7 +141,9 @@ def load_prompts(root: Path, name: str) -> dict[str, Any]:
     """The prompt set `name`: its file's keys as they stand there, and `name`."""
     prompts = read_named(root, "prompts", "prompts", name)
     path = file_of(root, "prompts", name)
-    refuse_secrets(path, path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    refuse_secrets(path, text)
+    _refuse(_idle_keys(prompts), path, text)
     for key in ("input_tokens", "output_tokens", "turns", "pause_s"):
         length = prompts.get(key)
         least = 0 if key == "pause_s" else 1
@@ -133,6 +152,17 @@ def load_prompts(root: Path, name: str) -> dict[str, Any]:
         if isinstance(length, dict) and "weights" in length and len(length["weights"]) != len(length.get("values", [])):
             raise UserError(f"{path}: {key}: {len(length['weights'])} weights for {len(length['values'])} values")
     return prompts
+
+
+def _idle_keys(prompts: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Keys that another kind of prompt set has: here they would be taken and do nothing."""
+    kind, filters = prompts["kind"], prompts.get("filters") or {}
+    known = (*KIND_KEYS[kind], *_ANY_KIND)
+    for keys in ([key] for key in prompts if key != "filters"), (["filters", key] for key in filters):
+        for where in keys:
+            if ".".join(where) not in known:
+                others = _list(name for name, has in KIND_KEYS.items() if ".".join(where) in has)
+                yield list(where), f"does nothing for {kind}; it is for {others}. {kind} has: {_list(KIND_KEYS[kind])}"
 
 
 def _refuse(mistakes: Iterable[tuple[Keys, str]], path: Path, text: str) -> None:
@@ -370,6 +400,29 @@ def _recorded_mistakes(study: dict[str, Any], root: Path) -> Iterator[tuple[Keys
             yield ["load", "arrival"], f"{what}; such have {', '.join(formats())}. Give another set or process"
         else:
             study.setdefault("recorded_rps", {})[name] = recording.rate_rps
+
+
+def _speeds_as_rates(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
+    """Puts the rate in place of each speed that `expects` and `compare` name: that is what cells are told apart by."""
+    recorded, sets = study.get("recorded_rps") or {}, _asked(study, "prompts")
+
+    def rate(speed: float, named: Mapping[str, Any]) -> float | None:
+        found = {recorded[name] for name in ([named["prompts"]] if "prompts" in named else sets) if name in recorded}
+        return at_speed(speed, found.pop()) if len(found) == 1 else None
+
+    several = "a speed is another rate of each prompt set; name one set"
+    for position, entry in enumerate(study.get("expects", ())):
+        for keys, part in ([], entry), (["over"], entry.get("over") or {}):
+            where = part.get("where") or {}
+            if SPEED in where and (found := rate(where[SPEED], {**entry.get("where", {}), **where})) is None:
+                yield ["expects", position, *keys, "where", SPEED], f"{several} as `prompts` beside it"
+            elif SPEED in where:
+                part["where"] = {**{axis: where[axis] for axis in where if axis != SPEED}, "rate": found}
+    compare = study["compare"]
+    if compare["factor"] == SPEED and (found := rate(compare["baseline"], {})) is None:
+        yield ["compare", "factor"], f"{several} as `matrix.prompts`"
+    elif compare["factor"] == SPEED:
+        compare.update(factor="rate", baseline=found)
 
 
 def _input_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:

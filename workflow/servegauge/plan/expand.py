@@ -29,7 +29,7 @@ LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False
 SIZES = ("rate", "concurrency", "burst", "capacity")  # how large a load is: a point has one of them
 SPEED = "speed"  # of a recording: a rate in other words
 LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
-CELL_AXES = ("prompts", *SIZES, "cache", "sampling")  # what it is put under
+CELL_AXES = ("prompts", *SIZES, SPEED, "cache", "sampling")  # what it is put under
 
 
 @dataclass(frozen=True)
@@ -395,9 +395,13 @@ def _points(matrix: Mapping[str, Any], recorded_rps: Mapping[str, float]) -> Ite
     sizes = [(name, size) for name in (*SIZES, SPEED) for size in matrix.get(name, [])]
     caches, samplings = matrix.get("cache", ["cold"]), matrix.get("sampling", [None])
     for prompts, (name, size), cache, sampling in itertools.product(matrix["prompts"], sizes, caches, samplings):
-        if name == SPEED:
-            name, size = "rate", round(size * recorded_rps[prompts], 6)
-        yield {"prompts": prompts, **dict.fromkeys(SIZES), name: size, "cache": cache, "sampling": sampling}
+        asked = {name: size, "rate": at_speed(size, recorded_rps[prompts])} if name == SPEED else {name: size}
+        yield {"prompts": prompts, **dict.fromkeys(SIZES), **asked, "cache": cache, "sampling": sampling}
+
+
+def at_speed(speed: float, recorded_rps: float) -> float:
+    """Requests a second of a recording that is replayed so many times as fast."""
+    return round(speed * recorded_rps, 6)
 
 
 def _fits(values: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """Graded questions, made from a seed: small tasks with one right answer, so that no data set and no licence is needed.
 
 They say whether a server still answers as it did, not how good a model is: a model that answers most of them without an
-option and fewer with it answers otherwise with it.
+option and fewer with it answers otherwise with it. No right answer stands in its question where a copy of the question,
+of its first, last or longest word or number would be graded as right: a server that only echoes gets none.
 """
 
 from __future__ import annotations
@@ -55,26 +56,32 @@ def _product(drawn: random.Random) -> Item:
 
 
 def _largest(drawn: random.Random) -> Item:
-    numbers = drawn.sample(range(100, 999), 6)
-    told = ", ".join(map(str, numbers))
-    return Item("number", f"Which is the largest of {told}? Reply with the number alone.", str(max(numbers)))
+    *others, largest = sorted(drawn.sample(range(100, 999), 6))
+    drawn.shuffle(others)
+    others.insert(drawn.randint(1, 4), largest)  # neither first nor last: the end of an echo is graded
+    told = ", ".join(map(str, others))
+    return Item("number", f"Which is the largest of {told}? Reply with the number alone.", str(largest))
 
 
-def _copy(drawn: random.Random) -> Item:
-    words = " ".join(drawn.sample(_WORDS, 7))
-    return Item("copy", f"Repeat these words exactly, and say nothing else: {words}", words)
+def _replace(drawn: random.Random) -> Item:
+    *words, instead = drawn.sample(_WORDS, 7)
+    out = drawn.choice(words[1:-1])
+    told, answer = " ".join(words), " ".join(instead if word == out else word for word in words)
+    return Item("words", f"Repeat these words with {instead} in place of {out}, and say nothing else: {told}", answer)
 
 
 def _reverse(drawn: random.Random) -> Item:
     words = drawn.sample(_WORDS, 4)
     told = " ".join(words)
-    return Item("copy", f"Write these words in reverse order, and nothing else: {told}", " ".join(reversed(words)))
+    return Item("words", f"Write these words in reverse order, and nothing else: {told}", " ".join(reversed(words)))
 
 
 def _sorted(drawn: random.Random) -> Item:
     words = drawn.sample(_WORDS, 4)
+    while words == sorted(words):
+        drawn.shuffle(words)
     told = " ".join(words)
-    return Item("copy", f"Write these words in alphabetical order, and nothing else: {told}", " ".join(sorted(words)))
+    return Item("words", f"Write these words in alphabetical order, and nothing else: {told}", " ".join(sorted(words)))
 
 
 def _json(drawn: random.Random) -> Item:
@@ -90,7 +97,7 @@ def _next(drawn: random.Random) -> Item:
 
 
 _MAKERS: dict[str, Callable[[random.Random], Item]] = {
-    "sum": _sum, "product": _product, "largest": _largest, "copy": _copy, "reverse": _reverse, "sorted": _sorted,
+    "sum": _sum, "product": _product, "largest": _largest, "replace": _replace, "reverse": _reverse, "sorted": _sorted,
     "json": _json, "next": _next,
 }  # fmt: skip
 
@@ -127,4 +134,4 @@ def _visible(text: str) -> str:
     return text.rpartition("</think>")[2]
 
 
-_RULES: dict[str, Callable[[str, str], bool]] = {"number": _number, "copy": _words, "json": _object}
+_RULES: dict[str, Callable[[str, str], bool]] = {"number": _number, "words": _words, "json": _object}

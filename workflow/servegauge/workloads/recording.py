@@ -86,7 +86,7 @@ def _recording(kind: Format, path: Path, _mtime_ns: int, kept: str) -> Recording
     if not everything:
         raise UserError(f"{path}: it holds no request" + (" with what `where` asks" if spec["where"] else ""))
     good = [one for one in everything if one.input_tokens > 0 and one.output_tokens > 0]
-    first = everything[0].at_s
+    failed, first = len(everything) - len(good), everything[0].at_s
     sessions: dict[Any, list[Recorded]] = {}
     for number, one in enumerate(good):
         sessions.setdefault(number if one.session is None else one.session, []).append(
@@ -99,10 +99,12 @@ def _recording(kind: Format, path: Path, _mtime_ns: int, kept: str) -> Recording
         and all(_fits(one, filters) for one in session)
     ][: cut.get("requests")]
     if not taken:
-        raise UserError(f"{path}: of {len(everything)} requests none is left by `filters` {filters} and `cut` {cut}")
+        raise UserError(
+            f"{path}: of {len(everything)} requests none is left by `filters` {filters} and `cut` {cut}; {failed} have no "
+            "prompt or no answer (0 tokens)"
+        )
     start = taken[0][0].at_s
     moved = tuple(tuple(replace(one, at_s=one.at_s - start) for one in session) for session in taken)
-    failed = len(everything) - len(good)
     return Recording(moved, len(everything), failed, len(good) - sum(map(len, moved)))
 
 

@@ -63,8 +63,9 @@ def _request(item: dict[str, Any], path: Path, line: int, begun: dict[str, float
     if session is not None:
         begun.setdefault(session, at_s)
     blocks = item.get("hash_ids") or []
-    if not isinstance(blocks, list) or not all(isinstance(one, int) for one in blocks):
-        raise UserError(f"{path}:{line}: `hash_ids` is {blocks!r}, expected a list of whole numbers")
+    wrong = [one for one in blocks if not isinstance(one, int)][:1] if isinstance(blocks, list) else [blocks]
+    if wrong:  # the first alone: a prompt can have thousands
+        raise UserError(f"{path}:{line}: `hash_ids` has {wrong[0]!r}, expected a list of whole numbers")
     asked, answer = (whole(needed(name), path, line, name) for name in ("input_length", "output_length"))
     return Recorded(at_s, asked, answer, tuple(blocks), session, pause if follows else None)
 
