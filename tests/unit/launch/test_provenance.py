@@ -233,14 +233,6 @@ def test_slurm_without_scontrol_keeps_the_variables():
     assert found["control_reason"] == "no scontrol on this node"
 
 
-def test_host_class(monkeypatch):
-    assert provenance.host_class({"SLURM_JOB_ID": "1"}) == "allocation"
-    monkeypatch.setattr(provenance.shutil, "which", lambda name: "/usr/bin/sbatch")
-    assert provenance.host_class({}) == "login"
-    monkeypatch.setattr(provenance.shutil, "which", lambda name: None)
-    assert provenance.host_class({}) == "workstation"
-
-
 # ---------------------------------------------------------------- hashes
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from servegauge.base import allocation
 from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, Layout
@@ -110,7 +111,7 @@ def test_what_would_override_the_platform_is_not_passed_on():
         "SRUN_CPUS_PER_TASK": "2",
         "SLURM_CONF": "/c",
     }
-    assert slurm_commands.clean_environment(around) == {"PATH": "/bin", "SLURM_CONF": "/c"}
+    assert allocation.without_job(around) == {"PATH": "/bin", "SLURM_CONF": "/c"}
 
 
 def test_a_refusal_names_slurms_words_and_the_file():

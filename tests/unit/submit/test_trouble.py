@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -260,3 +261,12 @@ def test_names_of_any_bytes_in_the_queue_hide_nobody(cluster, tmp_path: Path) ->
         b"400|RUNNING||n1|/home/\xff\xfe|x/job.sh\n401_[1-3]|PENDING|Priority||x\n9+1|RUNNING||n|y\n"
     )
     assert attempt(tmp_path)[0] == "501"
+
+
+@pytest.mark.parametrize(("end", "found"), [("2030-01-02T03:04:05", "2030-01-02T03:04:05"), ("Unknown", None)])
+def test_a_job_without_its_end_in_the_environment_asks_for_it(cluster, end: str, found: str | None) -> None:
+    cluster(f'echo "JobId=7 RunTime=00:00:01 EndTime={end} Command=/x/job.sh"', name="scontrol")
+    limit_s = slurm_commands.time_limit_s("7")
+    assert limit_s == (found and datetime.fromisoformat(found).timestamp())
+    cluster("exit 1", name="scontrol")
+    assert slurm_commands.time_limit_s("7") is None, "the measuring goes on without it"

@@ -20,6 +20,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.job import JobRecord
@@ -185,9 +186,7 @@ def partition(platform: Mapping[str, Any]) -> Found:
     file = f"config/platforms/{platform['name']}.yaml"
     argv = ["sinfo", "--noheader", "--format", "%P|%a|%D|%T|%l", *(["--partition", name] if name else [])]
     try:
-        answer = subprocess.run(
-            argv, capture_output=True, text=True, timeout=slurm_commands.ASK_S, stdin=subprocess.DEVNULL
-        )
+        answer = slurm_commands.run_command(argv, slurm_request.cluster(platform))
     except FileNotFoundError:
         return False, "there is no sinfo on this machine", "log in to a node of the cluster that can submit jobs"
     except subprocess.TimeoutExpired:
@@ -239,7 +238,7 @@ def examine(order: Order, _job: JobContext) -> Outcome:
         except (OSError, UserError, subprocess.SubprocessError, ValueError) as error:
             found = (False, str(error) or type(error).__name__, "see the message")
         checks.append(asdict(Check(platform["name"], what, *found)))
-    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    node = allocation.node() or socket.gethostname()
     answer = {"checks": checks, "started_s": started, "ended_s": time.time(), "node": node}
     return Outcome(
         launch=order.launch.id, attempt=order.attempt, study=order.study, status="ok", cells={}, answer=answer
@@ -304,7 +303,7 @@ def gpus(order: Order, found: Mapping[str, Any]) -> Found:
 
     _, needed = slurm_request.shape_of(order)
     variable, given = visible()
-    if "SLURM_JOB_ID" in os.environ and len(given) < needed:
+    if allocation.job() and len(given) < needed:
         return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"
     count = fact("gpu_count")
     if count is None:

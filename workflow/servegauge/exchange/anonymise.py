@@ -1,7 +1,7 @@
 """A dataset that names no host, person, place on disk or device: the same numbers, for everybody.
 
 Names are found where the dataset says that they are names (columns and keys of JSON such as `hostname`, `user`,
-`account`, `SLURM_JOB_NODELIST`, home folders), or by their shape (UUIDs, addresses, absolute paths), and replaced
+`account`, the job's list of nodes, home folders), or by their shape (UUIDs, addresses, absolute paths), and replaced
 everywhere: the same name by the same word in every table. Names of studies, platforms and models stay: people chose
 them to be read; where one holds a name of those (a platform called by its host), that part is replaced. Afterwards the
 copy is searched for every name that was found.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from servegauge.base import allocation
 
 
 @dataclass(frozen=True)
@@ -40,5 +41,5 @@ class Runtime:
 
 def step() -> list[str]:
     """A step of its own inside the job, beside the one that we are in, on this node only."""
-    node = [f"--nodelist={os.environ['SLURMD_NODENAME']}"] if "SLURMD_NODENAME" in os.environ else []
+    node = [f"--nodelist={name}"] if (name := allocation.node()) else []
     return ["srun", "--overlap", "--nodes=1", "--ntasks=1", *node, "--cpu-bind=none", "--kill-on-bad-exit=1"]

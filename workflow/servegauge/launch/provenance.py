@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge import frameworks
-from servegauge.base import hashes, redact
+from servegauge.base import allocation, hashes, redact
 from servegauge.base.errors import UserError
 from servegauge.base.hashes import file_hashes
 from servegauge.contract.records.order import Order
@@ -67,7 +66,7 @@ def gather(
     launch       what is launched; the model's files and the engine's environment are found from it
     facts        platform.facts() where they are at hand; read here otherwise
     servers      one {"argv", "environment", "version", ...} for each instance; `environment` may be the whole of it
-    submission   what the submitter knew of itself, such as {"host_class": host_class(), "mode": ...}
+    submission   what the submitter knew of itself, such as its mode
     hash_models  false: take hashes that are known already, hash nothing now
     secrets      strings that must not appear anywhere, such as the API keys of this launch
     """
@@ -332,11 +331,12 @@ def engine_packages(python: Path | str) -> dict[str, str]:
 
 
 def slurm(variables: Mapping[str, str], run: Callable[[list[str]], str] = run_command) -> dict[str, Any]:
-    """The job that this process runs in: SLURM_* variables and `scontrol show job`. No people's names."""
-    job = variables.get("SLURM_JOB_ID")
+    """The job that this process runs in: the scheduler's variables and `scontrol show job`. No people's names."""
+    job = variables.get(allocation.JOB)
     if not job:
-        raise Unreadable("not in a Slurm job", "SLURM_JOB_ID")
-    own = {name: value for name, value in variables.items() if name.startswith(("SLURM_", "SLURMD_", "CUDA_VISIBLE"))}
+        raise Unreadable("not in a Slurm job", allocation.JOB)
+    own = {name: value for name, value in variables.items() if name.startswith("CUDA_VISIBLE")}
+    own |= allocation.variables(variables)
     found: dict[str, Any] = {"job": job, "variables": redact.environment(own, keep=own), "control": None}
     try:
         found["control"] = control_fields(run(["scontrol", "show", "job", "-d", "-o", job]))
@@ -376,13 +376,3 @@ def times() -> dict[str, Any]:
         "boot_id": boot,
         "time_zone": time.strftime("%z"),
     }
-
-
-def host_class(variables: Mapping[str, str] | None = None) -> str:
-    """What kind of host this is: `allocation` (inside a Slurm job), `login` (Slurm's commands are here), `workstation`.
-
-    The submitting host is kept as its class only: its name says nothing about a measurement.
-    """
-    if (os.environ if variables is None else variables).get("SLURM_JOB_ID"):
-        return "allocation"
-    return "login" if shutil.which("sbatch") else "workstation"

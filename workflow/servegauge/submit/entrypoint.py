@@ -11,18 +11,16 @@ import contextlib
 import errno
 import importlib
 import os
-import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import TextIO, cast
 
+from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.locks import wait_for_lock
@@ -30,7 +28,7 @@ from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.job import Left, Running
 from servegauge.contract.records.order import JobContext, Node, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome
-from servegauge.submit import allocation, slurm_commands
+from servegauge.submit import slurm_commands
 from servegauge.submit.claim import claim
 
 # One for everybody on this machine, whatever their TMPDIR.
@@ -163,28 +161,8 @@ def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
 def deadline(order: Order) -> float | None:
     """When the job ends, in seconds since the epoch: Slurm's word, else the study's minutes from now, else None."""
     if job := allocation.job():
-        return allocation.end_s() or _scontrol_end(job)
+        return allocation.end_s() or slurm_commands.time_limit_s(job)
     return time.time() + 60.0 * order.job.minutes if order.job.minutes else None
-
-
-def _scontrol_end(job: str) -> float | None:
-    """End of `job` as `scontrol` says it, in this machine's time zone; None where it has none or does not answer."""
-    text = _ask(["scontrol", "show", "job", "-o", job])
-    for field in text.split():
-        if field.startswith("EndTime="):
-            with contextlib.suppress(ValueError):  # "Unknown": the partition has no limit
-                return datetime.fromisoformat(field.removeprefix("EndTime=")).timestamp()
-    return None
-
-
-def _ask(argv: list[str]) -> str:
-    """Standard output of a short command, or nothing where it fails: the measuring goes on without it."""
-    if shutil.which(argv[0]) is None:
-        return ""
-    try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
 
 
 # -- nodes ----------------------------------------------------------------

@@ -28,6 +28,7 @@ from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
 from servegauge.contract.records.order import Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, JobSummary, Outcome
+from servegauge.submit import slurm_request
 from servegauge.submit.backend import Backend
 from servegauge.submit.backends import backend
 from servegauge.submit.sbatch import NotSubmitted, refused, short
@@ -79,8 +80,7 @@ class Attempt:
         self.order, self.exclude = order, exclude
         self.results, self.launch, self.folder = order.results_folder, order.launch.id, order.folder
         self.file = self.folder / "job.json"
-        cluster = str((order.launch.platform.get("slurm") or {}).get("cluster") or "")
-        self.queue = Queue(self.results, poll_s, cluster)
+        self.queue = Queue(self.results, poll_s, slurm_request.cluster(order.launch.platform))
         self.say: Say = lambda text: say(f"{self.launch}: {text}")
         self.record = JobRecord(mode=mode, state="new")
         self.signal = 0

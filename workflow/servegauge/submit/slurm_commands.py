@@ -1,8 +1,7 @@
 """What Slurm is asked and what it answers: the queue, an end and its reason.
 
-Slurm is asked seldom: all launches that wait on
-one results folder share one `squeue` call every `poll_s` seconds through a file there, and `sacct` is asked once, about
-a job that has left the queue, and only where there is accounting.
+Slurm is asked seldom: all launches that wait on one results folder share one `squeue` call every `poll_s` seconds,
+through a file there. `sacct` is asked once, about a job that has left the queue, and only where there is accounting.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
+from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 
@@ -62,16 +63,6 @@ class JobState:
     @property
     def live(self) -> bool:
         return self.state not in ENDED
-
-
-def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Without what a surrounding job or the user's shell would silently override the platform's file with.
-
-    SQUEUE_PARTITION and the like narrow what squeue shows: a job that is not shown would seem to have ended.
-    """
-    away = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SCONTROL_", "SCANCEL_")
-    ours = {name: value for name, value in environment.items() if not name.startswith(away)}
-    return ours | {name: environment[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER") if name in environment}
 
 
 # -- the queue ------------------------------------------------------------
@@ -157,6 +148,18 @@ def is_alive(job: str, patience_s: float = 120.0) -> bool:
             time.sleep(2.0)
 
 
+def time_limit_s(job: str) -> float | None:
+    """When `job` reaches its limit, seconds since the epoch; None where it has none or Slurm does not answer."""
+    with suppress(SlurmSilent, UserError):
+        for field in _ask(["scontrol", "show", "job", "-o", job]).split():
+            if field.startswith("EndTime="):
+                with suppress(ValueError):  # "Unknown": the partition has no limit
+                    return datetime.fromisoformat(
+                        field.removeprefix("EndTime=")
+                    ).timestamp()  # this machine's time zone
+    return None
+
+
 class AccountingSilent(SlurmSilent):
     """The controller has forgotten a job, and accounting does not answer: only the job's own outcome can tell."""
 
@@ -226,7 +229,7 @@ def run_command(argv: list[str], cluster: str = "", timeout_s: float = ASK_S) ->
     argv = [argv[0], *(["-M", cluster] if cluster else []), *argv[1:]]
     return subprocess.run(
         argv, capture_output=True, text=True, errors="replace", timeout=timeout_s, stdin=subprocess.DEVNULL,
-        env=clean_environment(os.environ),
+        env=allocation.without_job(os.environ),
     )  # fmt: skip
 
 

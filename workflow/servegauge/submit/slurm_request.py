@@ -17,6 +17,11 @@ TIME_MIN = 60  # where neither the order nor the platform says how long a job ma
 SIGNAL_S = 1
 
 
+def cluster(platform: Mapping[str, Any]) -> str:
+    """The cluster that a platform names, where the site has several; empty for this machine's own."""
+    return str((platform.get("slurm") or {}).get("cluster") or "")
+
+
 def shape(layout: Layout, platform: Mapping[str, Any]) -> tuple[int, int]:
     """(nodes, GPUs on each) for a launch; (1, 0) on a platform without GPUs."""
     per_node = int(platform.get("gpus_per_node") or 0)

@@ -6,8 +6,9 @@ import os
 import subprocess
 import sys
 
+from servegauge.base import allocation
 from servegauge.base.errors import UserError
-from servegauge.submit import allocation, slurm_request
+from servegauge.submit import slurm_request
 from servegauge.submit.processes import ProcessBackend
 
 
@@ -25,7 +26,7 @@ class InlineBackend(ProcessBackend):
             *self.call(),
             str(self.folder),
         ]
-        environment = allocation.without_rank(dict(os.environ))
+        environment = allocation.without_rank(os.environ)
         nodes, _ = slurm_request.shape_of(self.order)
         if nodes > 1:
             if not allocation.job():

@@ -13,6 +13,7 @@ from typing import Any
 from submitit.core.utils import JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
+from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.job import Running
@@ -42,7 +43,7 @@ class _Executor(SlurmExecutor):
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         # The job looks for <its number>_submitted.pkl, which submitit renames after sbatch has answered. If nobody is
         # left to do that, the job does it.
-        pickle = f'"{self.folder}/${{SLURM_JOB_ID}}_submitted.pkl"'
+        pickle = f'"{self.folder}/${{{allocation.JOB}}}_submitted.pkl"'
         link = f'[ -e {pickle} ] || ln "{self.folder}"/[0-9a-f]*.pkl {pickle} 2>/dev/null || true'
         text: str = super()._make_submission_file_text(command, uid)
         head, marker, tail = text.partition("\n# command\n")
@@ -57,6 +58,7 @@ class SlurmBackend(Backend):
 
     def __init__(self, folder: Path, order: Order, queue: Queue, exclude: Sequence[str] = ()) -> None:
         super().__init__(folder, order, queue, exclude)
+        self.cluster = slurm_request.cluster(order.launch.platform)
         self._ran_on = ""
         self._gone_s = 0.0  # since when it is known to nobody but accounting, which does not answer
 
@@ -71,15 +73,10 @@ class SlurmBackend(Backend):
         executor.update_parameters(**slurm_request.parameters(self.order, self.exclude))
         return executor
 
-    @property
-    def cluster(self) -> str:
-        """The cluster that the platform names, where the site has several; empty for this machine's own."""
-        return str((self.order.launch.platform.get("slurm") or {}).get("cluster") or "")
-
     def submit(self) -> str:
         kept = dict(os.environ)
         os.environ.clear()
-        os.environ.update(slurm_commands.clean_environment(kept))
+        os.environ.update(allocation.without_job(kept))
         try:
             return str(self.executor().submit(entrypoint.run_order, *self.call()).job_id)
         except RuntimeError as error:  # submitit found no srun

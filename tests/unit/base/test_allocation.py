@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from servegauge.submit import allocation
+from servegauge.base import allocation
 from tests.conftest import ROOT
 
 NAMES = ("JOB_ID", "RESTART_COUNT", "PROCID", "STEP_ID", "STEP_NUM_TASKS", "JOB_END_TIME", "JOB_NODELIST")
@@ -37,6 +39,7 @@ def test_a_rank_without_a_step_is_of_somebody_else(monkeypatch: pytest.MonkeyPat
     assert allocation.rank() == (0, 1)
 
 
-def test_the_entrypoint_reads_no_variable_of_slurm() -> None:
-    source = (ROOT / "workflow/servegauge/submit/entrypoint.py").read_text(encoding="utf-8")
-    assert "SLURM" not in source
+def test_no_other_module_names_a_variable_of_slurm() -> None:
+    package = ROOT / "workflow" / "servegauge"
+    named = [path for path in package.rglob("*.py") if re.search("SLURMD?_[A-Z]", path.read_text(encoding="utf-8"))]
+    assert named == [package / "base" / "allocation.py"]
