@@ -18,21 +18,19 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.base.locks import NoLocks, wait_for_lock
-from servegauge.base.progress import duration, utc, utc_now
-from servegauge.base.text import visible
-from servegauge.contract.records.base import DamagedRecord, read, write
-from servegauge.contract.records.cell import CellRecord
+from servegauge.base.progress import duration
+from servegauge.contract.records.base import read, write
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
 from servegauge.contract.records.order import Order, is_measured
-from servegauge.contract.records.outcome import CellOutcome, JobSummary, Outcome
+from servegauge.contract.records.outcome import Outcome
 from servegauge.submit import slurm_request
 from servegauge.submit.backend import Backend
 from servegauge.submit.backends import backend
+from servegauge.submit.job_outcome import left, outcome_of
 from servegauge.submit.sbatch import NotSubmitted, refused, short
-from servegauge.submit.slurm_commands import MEANING, JobState, Queue, SlurmSilent, failed_nodes
+from servegauge.submit.slurm_commands import PENDING, JobState, Queue, SlurmSilent, failed_nodes
 
 POLL_S = 30.0
 CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
@@ -127,7 +125,7 @@ class Attempt:
         if state.state == "NODE_FAIL":
             with contextlib.suppress(SlurmSilent):
                 return list(failed_nodes(state.nodes)) or [state.nodes]
-        result = self._result()
+        result = left(self.order)
         return list(result.failed_nodes) if result else []
 
     # -- submitting ---------------------------------------------------------
@@ -274,7 +272,7 @@ class Attempt:
 
         An outcome with cells that were not run may be that of a job that Slurm puts back into the queue.
         """
-        result = self._result()
+        result = left(self.order)
         return result is not None and not any(cell.status == "not_run" for cell in result.cells.values())
 
     def _describe(self, job: str, state: JobState | None) -> str:
@@ -350,46 +348,14 @@ class Attempt:
     # -- the outcome --------------------------------------------------------
 
     def _outcome(self, state: JobState) -> Outcome:
-        """What the job says, corrected by what lies in `results/cells/`, with how the job ended."""
+        """The attempt's outcome, once this machine sees what the job left."""
         late = time.monotonic() + LATE_S
-        result = self._result()
         if state.state in ("COMPLETED", "UNKNOWN"):
-            self._until(late, lambda: self._result() is not None, "its outcome")
-            result = self._result()
-        if result is not None:
-            missing = [cell for cell, what in result.cells.items() if what.status == "ok"]
-            self._until(
-                late, lambda: all(is_measured(self.results, cell) for cell in missing), "cells that it measured"
-            )
-        good = result is not None and state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED")
-        reason = result.reason if result is not None and good else self._why(state)
-        said = result or Outcome(
-            launch=self.launch,
-            attempt=self.order.attempt,
-            study=self.order.study,
-            status="failed",
-            cells={},
-        )
-        job = JobSummary(
-            mode=self.record.mode,
-            job=self.record.job,
-            host=self.record.host or None,
-            folder=self.record.folder or None,
-            # A slow squeue may still call a job running that has left its outcome: then it has completed.
-            state="COMPLETED" if good else state.state,
-            reason=state.reason or None,
-            nodes=state.nodes or None,
-            failed_nodes=self.record.failed_nodes,
-        )
-        return replace(
-            said,
-            started_utc=said.started_utc or (utc(self.record.submitted_s) if self.record.submitted_s else None),
-            finished_utc=said.finished_utc or utc_now(),
-            status=said.status if good else "failed",
-            reason=reason,
-            cells={cell.id: self._cell(cell.id, said, reason) for cell in self.order.cells},
-            job=job,
-        )
+            self._until(late, lambda: left(self.order) is not None, "its outcome")
+        if result := left(self.order):
+            cells = [cell for cell, what in result.cells.items() if what.status == "ok"]
+            self._until(late, lambda: all(is_measured(self.results, cell) for cell in cells), "cells that it measured")
+        return outcome_of(self.order, self.record, state, self.submitter.log_file(state.job))
 
     def _until(self, end: float, there: Callable[[], bool], what: str) -> None:
         """Wait until `there`, or `end`: a shared file system shows late what a node wrote."""
@@ -402,65 +368,3 @@ class Attempt:
                 with contextlib.suppress(OSError):
                     os.listdir(folder)  # a client of NFS asks its server again for a folder that it lists
             time.sleep(0.5)
-
-    def _cell(self, cell: str, result: Outcome, reason: str | None) -> CellOutcome:
-        if is_measured(self.results, cell):
-            return CellOutcome(status="ok")
-        said = result.cells.get(cell)
-        if said and said.status == "ok":
-            return CellOutcome(status="failed", reason=f"it was measured, but results/cells/{cell} is not there")
-        if said:
-            return said if said.status == "failed" or not reason else replace(said, reason=reason)
-        with contextlib.suppress(FileNotFoundError, DamagedRecord):
-            failed = read(self.folder / "failed" / cell / "cell.json", CellRecord)
-            return CellOutcome(status="failed", reason=failed.reason)
-        return CellOutcome(status="not_run", reason=reason)
-
-    def _result(self) -> Outcome | None:
-        """What the job's first task left; None where it left nothing, or nothing yet."""
-        try:
-            return read(self.folder / "outcome.json", Outcome)
-        except FileNotFoundError:
-            return None
-
-    def _why(self, state: JobState) -> str:
-        """How a job that left no outcome ended, for people."""
-        if state.state == "NODE_FAIL" and "NODE_FAIL" in state.reason:
-            return state.reason
-        words = [f"job {state.job} ended as {state.state}" if self._queued else "its process ended without an outcome"]
-        if meaning := MEANING.get(state.state):
-            words.append(meaning)
-        if state.reason and state.reason not in ("None", "NonZeroExitCode", state.state):
-            words.append(state.reason)
-        if state.nodes and self._queued:
-            words.append(f"node {state.nodes}")
-        if state.state in ("FAILED", "ENDED", "COMPLETED", "UNKNOWN") and (last := self._last_line(state.job)):
-            words.append(f"its last line: {last}")
-        return "; ".join(words)
-
-    def _last_line(self, job: str) -> str:
-        try:
-            text = self.submitter.log_file(job).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
-        lines = [
-            line.strip() for line in text.splitlines() if line.strip() and not line.startswith(("srun:", "slurmstepd:"))
-        ]
-        return visible(redact.text(lines[-1])) if lines else ""
-
-
-# What a pending job's reason means, where waiting alone may not help. The platform's file is what to correct.
-PENDING = {
-    "PartitionTimeLimit": " (it asks for more time than the partition gives: time_min)",
-    "PartitionNodeLimit": " (it asks for more nodes than the partition gives)",
-    "ReqNodeNotAvail": " (its nodes are down, drained or reserved)",
-    "BadConstraints": " (no node has what it asks for: constraint, gres, cpus_per_task, mem_gb)",
-    "JobHeldAdmin": " (held by an administrator)",
-    "JobHeldUser": " (held by you; scontrol release lets it go)",
-    "InvalidAccount": " (the account may not use this partition: account)",
-    "InvalidQOS": " (the QOS may not be used: qos)",
-    "Resources": " (waiting for free nodes)",
-    "Priority": " (others come first)",
-    "launch failed requeued held": " (its node could not start it; scontrol release lets it try again)",
-    "BeginTime": " (it was put back into the queue and may start again shortly)",
-}

@@ -45,6 +45,22 @@ MEANING = {
     "REVOKED": "another cluster of the federation took it",
 }
 
+# What a pending job's reason means, where waiting alone may not help. The platform's file is what to correct.
+PENDING = {
+    "PartitionTimeLimit": " (it asks for more time than the partition gives: time_min)",
+    "PartitionNodeLimit": " (it asks for more nodes than the partition gives)",
+    "ReqNodeNotAvail": " (its nodes are down, drained or reserved)",
+    "BadConstraints": " (no node has what it asks for: constraint, gres, cpus_per_task, mem_gb)",
+    "JobHeldAdmin": " (held by an administrator)",
+    "JobHeldUser": " (held by you; scontrol release lets it go)",
+    "InvalidAccount": " (the account may not use this partition: account)",
+    "InvalidQOS": " (the QOS may not be used: qos)",
+    "Resources": " (waiting for free nodes)",
+    "Priority": " (others come first)",
+    "launch failed requeued held": " (its node could not start it; scontrol release lets it try again)",
+    "BeginTime": " (it was put back into the queue and may start again shortly)",
+}
+
 
 class SlurmSilent(Exception):
     """Slurm did not answer: its controller is down or restarting. Nothing is known, so nothing is concluded."""

@@ -100,8 +100,8 @@ def _recording(kind: Format, path: Path, _mtime_ns: int, kept: str) -> Recording
     ][: cut.get("requests")]
     if not taken:
         raise UserError(
-            f"{path}: of {len(everything)} requests none is left by `filters` {filters} and `cut` {cut}; {failed} have no "
-            "prompt or no answer (0 tokens)"
+            f"{path}: of {len(everything)} requests none is left by `filters` {filters} and `cut` {cut}; {failed} have "
+            "no prompt or no answer (0 tokens)"
         )
     start = taken[0][0].at_s
     moved = tuple(tuple(replace(one, at_s=one.at_s - start) for one in session) for session in taken)
