@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,12 +21,22 @@ VLLM_LOG = """\
 (EngineCore pid=2) INFO 11-21 11:00:08 [core.py:133] Initializing a V1 LLM engine (v0.33.0) with config: \
 model='/models/m', dtype=torch.bfloat16, max_seq_len=4096, tensor_parallel_size=2, pipeline_parallel_size=1, \
 data_parallel_size=1, quantization=fp8, enforce_eager=False, kv_cache_dtype=fp8, seed=7, enable_chunked_prefill=True
+(APIServer pid=1) INFO 11-21 10:59:59 [api_utils.py:286] non-default args: {'model_tag': '/models/m', \
+'max_num_seqs': 64, 'max_num_batched_tokens': 4096, 'gpu_memory_utilization': 0.85}
+(APIServer pid=1) INFO 11-21 11:00:00 [scheduler.py:308] Chunked prefill is enabled with max_num_batched_tokens=8192.
+(APIServer pid=1) INFO 11-21 11:00:00 [vllm.py:778] Asynchronous scheduling is enabled.
+(Worker pid=3) INFO 11-21 11:00:15 [cuda.py:507] Using FLASH_ATTN attention backend out of potential backends: \
+['FLASH_ATTN', 'FLASHINFER', 'TRITON_ATTN'].
+(Worker pid=3) INFO 11-21 11:00:15 [flash_attn.py:1118] Using FlashAttention version 3
 (Worker pid=3) INFO 11-21 11:00:20 [default_loader.py:501] Loading weights took 11.25 seconds
 (Worker pid=3) INFO 11-21 11:00:50 [monitor.py:53] torch.compile took 29.50 s in total
 (Worker pid=3) INFO 11-21 11:01:04 [gpu_model_runner.py:6517] Graph capturing finished in 14 secs, took 0.61 GiB
 (EngineCore pid=2) INFO 11-21 11:01:06 [core.py:402] init engine (profile, create kv cache, warmup model) took 46.01 s
 """
-VLLM_METRICS = 'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",num_gpu_blocks="27532"} 1.0\n'
+VLLM_METRICS = """\
+vllm:cache_config_info{block_size="16",enable_prefix_caching="True",gpu_memory_utilization="0.85",\
+num_gpu_blocks="27532"} 1.0
+"""
 SGLANG = {
     "version": "0.5.23", "context_length": 4096, "kv_cache_dtype": "fp8_e4m3", "quantization": None, "dtype": "auto",
     "max_running_requests": 64, "page_size": 16, "mem_fraction_static": 0.85, "random_seed": 7, "tp_size": 2,
@@ -81,9 +92,73 @@ def test_vllm_on_a_gpu() -> None:
     assert evidence.effective == {
         "context_tokens": 4096, "kv_cache_dtype": "fp8", "quantization": "fp8", "dtype": "bfloat16", "graphs": True,
         "prefix_cache": True, "chunked_prefill": True, "seed": 7, "tp": 2, "pp": 1, "dp": 1,
+        "max_batch": 64, "max_batched_tokens": 8192, "memory_fraction": 0.85,
+        "attention_backend": "FLASH_ATTN 3", "scheduling": "async",
     }  # fmt: skip
+    asked = fair(framework("vllm"), max_batched_tokens=4096)
+    flags = [flag["detail"] for flag in evidence_flags(asked, evidence)]
+    assert any("max_batched_tokens: asked for 4096" in one for one in flags), (
+        "what the scheduler has, not what was given"
+    )
+    assert not any("attention" in one or "scheduling" in one for one in flags), "its own choice"
     assert evidence.startup_s == {"process": 10.0, "weights": 11.25, "compile": 29.5, "graphs": 14.0, "engine": 46.01}
     assert (evidence.kv_blocks, evidence.kv_block_tokens) == (27532, 16)
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("WARNING [vllm.py] Async scheduling will be disabled because it is not supported with the `ray` distributed "
+         "executor backend. ", "scheduling", "sync"),
+        ("WARNING [vllm.py] Async scheduling is disabled because the V1 model runner does not support it with pipeline "
+         "parallelism.", "scheduling", "sync"),
+        ("INFO [cuda.py:446] Using FLASHINFER backend.", "attention_backend", "FLASHINFER"),
+        ("INFO [rocm.py:850] Using ROCM_ATTN backend out of potential backends: ['ROCM_ATTN'].",
+         "attention_backend", "ROCM_ATTN"),
+        ("INFO [cuda.py] Using backend FLASH_ATTN for vit attention", "attention_backend", None),
+        ("", "scheduling", None),
+    ],
+)  # fmt: skip
+def test_what_vllm_says_of_its_own_choices(line: str, name: str, value: str | None) -> None:
+    assert framework("vllm").evidence(Answers(), line).effective.get(name) == value
+
+
+def test_the_start_on_an_h100_tells_its_memory_share() -> None:
+    """`cache_config_info` and the line of its configuration as vLLM 0.26 gave them (tests/samples/gpu-h100-aa)."""
+    metrics = 'vllm:cache_config_info{block_size="16",gpu_memory_utilization="0.85",num_gpu_blocks="24028"} 1.0\n'
+    line = (
+        "INFO 11-26 12:00:58 [core.py:116] Initializing a V1 LLM engine (v0.26.0) with config: device_config={}, seed=0"
+    )
+    for device, share in (("cuda", 0.85), ("cpu", None)):
+        evidence = framework("vllm").evidence(Answers(metrics=metrics), line.format(device))
+        assert evidence.effective.get("memory_fraction") == share
+        assert (evidence.kv_blocks, evidence.kv_block_tokens) == (24028, 16)
+
+
+@pytest.mark.parametrize(
+    ("said", "backend"),
+    [
+        ({"attention_backend": "fa3"}, "fa3"),
+        ({"attention_backend": "fa3", "decode_attention_backend": "flashinfer"}, "fa3 / flashinfer"),
+        ({"prefill_attention_backend": "fa4", "decode_attention_backend": "fa4"}, "fa4"),
+        ({"prefill_attention_backend": "fa4"}, None),
+    ],
+)
+def test_what_sglang_says_of_its_own_choices(said: dict, backend: str | None) -> None:
+    for disabled, scheduling in ((True, "sync"), (False, "async")):
+        reply = json.dumps({**said, "disable_overlap_schedule": disabled})
+        effective = framework("sglang").evidence(Answers(server_info=reply), "").effective
+        assert (effective.get("attention_backend"), effective["scheduling"]) == (backend, scheduling)
+
+
+def test_llamacpp_says_whether_flash_attention_is_on() -> None:
+    for line, said in (
+        ("llama_context: flash_attn    = auto\nllama_context: Flash Attention was auto, set to enabled", "enabled"),
+        ("llama_context: flash_attn    = disabled", "disabled"),
+    ):
+        effective = framework("llamacpp").evidence(Answers(), line).effective
+        assert effective["attention_backend"] == f"flash attention {said}"
+    assert "attention_backend" not in framework("llamacpp").evidence(Answers(), "").effective
 
 
 def test_sglang() -> None:
@@ -307,17 +382,15 @@ def test_readers() -> None:
     assert seconds("[11-21 23:59:50] one", stamp, form, "one", "two") is None
 
 
-def test_compile_caches_are_kept_per_version_on_the_fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAST", "/fast")
-    one = framework("vllm")
-    launch = dataclasses.replace(fair(one), platform={**PLATFORM, "scratch": "$FAST/me"})
-    first = one.environment(context(launch, python="/envs/vllm-aaa/bin/python"))["VLLM_CACHE_ROOT"]
-    again = one.environment(context(launch, python="/envs/vllm-aaa/bin/python", instance=1))["VLLM_CACHE_ROOT"]
-    newer = one.environment(context(launch, python="/envs/vllm-bbb/bin/python"))["VLLM_CACHE_ROOT"]
-    assert first.startswith("/fast/me/servegauge-cache/vllm-")
-    assert first == again != newer
-    without = one.environment(context(fair(one)))["VLLM_CACHE_ROOT"]
-    assert without.startswith("/private/instance-0/"), "without a fast disk nothing stays behind"
+@pytest.mark.parametrize("name", ["vllm", "sglang", "lmdeploy", "transformers", "llamacpp"])
+def test_what_is_compiled_stays_in_the_launchs_cache_unless_the_site_says_where(name: str) -> None:
+    one, cache = framework(name), Path("/fast/cache")
+    variables = one.environment(context(fair(one), cache=cache))
+    assert variables["CUDA_CACHE_PATH"] == "/fast/cache/cuda"
+    kept = {word for word in variables.values() if word.startswith("/fast/cache/")}
+    assert len(kept) == sum(word.startswith("/fast/cache") for word in variables.values()), "a folder each"
+    site = dataclasses.replace(fair(one), platform={**PLATFORM, "environment": {"CUDA_CACHE_PATH": "/site"}})
+    assert one.environment(context(site, cache=cache))["CUDA_CACHE_PATH"] == "/site"
 
 
 def test_transformers_on_a_cpu_sizes_its_cache_by_what_is_asked() -> None:

@@ -96,6 +96,14 @@ ATTEMPTS = _schema(
         _column("server_starts", pa.int32(), "times that the server was started", "starts"),
         _column("startup_s", pa.float64(), "process start until it answered, slowest instance, first start", "s"),
         _column("startup_parts", pa.string(), "parts of the start-up in seconds as JSON, where the server tells them"),
+        _column(
+            "compile_cache", WORD, "cold | warm: with what a server of this configuration had compiled, first start"
+        ),
+        _column(
+            "settings",
+            pa.string(),
+            "of each option and choice of the server what was asked and what is in effect, as JSON",
+        ),
         *ALLOCATION,
         _column("flags", WORDS, "what the server says of itself against what was asked; empty: no difference"),
         _column("provenance", pa.string(), "launch.json of the attempt: everything known of it, as JSON"),

@@ -8,6 +8,7 @@ from typing import Any
 from servegauge.contract.records.base import plain
 from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.spec import LATER, Launch, Load, canonical_json
+from servegauge.frameworks.reported_config import beside
 
 
 def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,13 +49,18 @@ def attempt_columns(record: LaunchRecord | None) -> dict[str, Any]:
     if record is None:
         return {"server_starts": 0, "flags": []}
     starts = record.server_starts
-    evidence = starts[0].instances[0].evidence if starts and starts[0].instances else {}
+    instances = starts[0].instances if starts else ()
+    evidence = instances[0].evidence if instances else {}
+    caches = {one.compile_cache for one in instances}
+    settings = beside(record.spec.launch, evidence["effective"]) if "effective" in evidence else None
     return {
         "hostname": _hostname(record.provenance),
         "framework_version": evidence.get("version"),
         "server_starts": len(starts),
         "startup_s": starts[0].ready_s if starts else None,
         "startup_parts": canonical_json(evidence["startup_s"]) if evidence.get("startup_s") else None,
+        "compile_cache": None if None in caches or not caches else "warm" if caches == {"warm"} else "cold",
+        "settings": canonical_json(settings) if settings else None,
         "flags": sorted({flag.flag for flag in record.flags}),
         "provenance": canonical_json(plain(record)),
     }

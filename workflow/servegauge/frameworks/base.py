@@ -6,7 +6,6 @@ Everything here is about *one server process group* (an instance). How processes
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from servegauge.base.redact import clean
-from servegauge.contract.spec import Launch, digest
+from servegauge.contract.spec import Launch
 from servegauge.inputs.containers import vendor
 
 # Neutral server options: name -> what it means. A study uses these names; each framework's file translates them.
@@ -39,6 +38,12 @@ OPTIONS: dict[str, str] = {
     "multimodal_limits": "most items a prompt: {image: n, video: n, audio: n}",
 }
 
+
+# What a server decides for itself and tells beside its options (`Evidence.effective`); nothing of these is asked here.
+OWN_CHOICES: dict[str, str] = {
+    "attention_backend": "the attention kernels that it took",
+    "scheduling": "async: the next step is planned while one runs, so that a token is sent a step later; or sync",
+}
 
 # Options whose defaults differ between frameworks and change what is measured: always set, the same everywhere. The
 # study's own values win; the plan shows what is set. `context_tokens` is the model's unless the study says otherwise.
@@ -85,6 +90,7 @@ class Context:
     api_key_file: Path | None = None
     python: str = "python3"  # interpreter of the framework's own environment (envs/<name>.txt), absolute on a node
     work: Path = Path(".")  # a private folder (0700) for this instance's scratch files
+    cache: Path = Path("caches")  # where what it compiles is kept, perhaps for the next launch (launch.compile_caches)
     gpus: tuple[str, ...] = ()
     node_rank: int = 0
     nodes: int = 1
@@ -138,7 +144,8 @@ class Evidence:
     """What a running server says of itself. None where it does not say; `raw` keeps the answers but for secrets."""
 
     version: str | None = None
-    effective: Mapping[str, Any] = field(default_factory=dict)  # neutral option -> value the server reports
+    # neutral option, part of the layout or one of OWN_CHOICES -> value that the server reports
+    effective: Mapping[str, Any] = field(default_factory=dict)
     kv_blocks: int | None = None
     kv_block_tokens: int | None = None
     startup_s: Mapping[str, float] = field(default_factory=dict)  # part -> seconds: weights, compile, graphs, ...
@@ -335,15 +342,14 @@ class Framework:
         given = {**(launch.platform.get("environment") or {}), **launch.environment}
         return {name: str(given.get(name, value)) for name, value in variables.items()}
 
-    def cache_folder(self, ctx: Context) -> str:
-        """Where compile caches go: the platform's `scratch`, kept between launches, or else the private folder.
-
-        Another environment, image or program, and so another version, gets another folder.
-        """
-        scratch = ctx.launch.platform.get("scratch")
-        parent = os.path.expandvars(scratch) if scratch else str(ctx.work)
-        made_of = [ctx.python, self.here(ctx.launch) or None]
-        return os.path.join(parent, "servegauge-cache", f"{self.name}-{digest(made_of)}")
+    @staticmethod
+    def compile_caches(ctx: Context) -> dict[str, str]:
+        """Variables that name where compilers below the framework keep what they made: in `ctx.cache`, each its own."""
+        folders = {
+            "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TORCH_EXTENSIONS_DIR": "extensions",
+            "CUDA_CACHE_PATH": "cuda", "FLASHINFER_WORKSPACE_BASE": "flashinfer", "TVM_FFI_CACHE_DIR": "tvm-ffi",
+        }  # fmt: skip
+        return {name: str(ctx.cache / folder) for name, folder in folders.items()}
 
     def on_cpu(self, launch: Launch) -> bool:
         """True where the platform has no GPU, or says that its build of this framework is one for CPUs."""

@@ -96,6 +96,9 @@ class LlamaCpp(Framework):
         variables = {"LLAMA_API_KEY": ctx.api_key} if ctx.api_key else {}
         if ctx.option("graphs") is False:
             variables["GGML_CUDA_DISABLE_GRAPHS"] = "1"
+        if not self.on_cpu(ctx.launch):  # what the driver compiles for a GPU that the build does not know
+            name = "CUDA_CACHE_PATH"
+            variables |= self.preferred(ctx.launch, {name: self.compile_caches(ctx)[name]})
         return variables
 
     def unsupported(self, launch: Launch) -> str | None:
@@ -154,7 +157,9 @@ class LlamaCpp(Framework):
         # The program says these from -lv 4 on.
         cells = re.search(r"llama_kv_cache: size = .*?\(\s*(\d+) cells.*?(\d+)/\d+ seqs\), K \((\w+)\)", log)
         threads, batch = re.search(r"n_threads = (\d+)", log), re.search(r"n_batch\s+= (\d+)", log)
+        attention = re.search(r"Flash Attention was auto, set to (\w+)|flash_attn\s+= (enabled|disabled)", log)
         effective = {
+            "attention_backend": f"flash attention {attention[1] or attention[2]}" if attention else None,
             "context_tokens": contexts.pop() if len(contexts) == 1 else None,
             "max_batch": props.get("total_slots"),
             "max_batched_tokens": int(batch.group(1)) if batch else params.get("n_batch"),

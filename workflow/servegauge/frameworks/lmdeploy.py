@@ -66,4 +66,4 @@ class LmDeploy(Framework):
         return [*argv, *self.option_argv(ctx.launch, own), *ctx.launch.extra_args]
 
     def environment(self, ctx: Context) -> dict[str, str]:
-        return self.preferred(ctx.launch, {"TRITON_CACHE_DIR": f"{self.cache_folder(ctx)}/triton"})
+        return self.preferred(ctx.launch, self.compile_caches(ctx))

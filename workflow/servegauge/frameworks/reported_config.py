@@ -25,8 +25,7 @@ def evidence_flags(launch: Launch, evidence: Evidence) -> list[dict[str, Any]]:
     Compared are the neutral options and the layout that the server reports. What was left to the server ("auto") and
     what it does not report cannot differ. A KV cache too small for one request of the asked context is a flag too.
     """
-    layout = dataclasses.asdict(launch.layout)
-    asked = {**launch.options, **{name: layout[name] for name in ("tp", "pp", "dp", "ep")}}
+    asked = _asked(launch)
     differences = [
         (name, asked[name], have)
         for name, have in evidence.effective.items()
@@ -34,6 +33,20 @@ def evidence_flags(launch: Launch, evidence: Evidence) -> list[dict[str, Any]]:
     ]
     context = launch.options.get("context_tokens")
     return raised(ServerCase(differences, evidence.kv_blocks, evidence.kv_block_tokens, context))
+
+
+def _asked(launch: Launch) -> dict[str, Any]:
+    layout = dataclasses.asdict(launch.layout)
+    return {**launch.options, **{name: layout[name] for name in ("tp", "pp", "dp", "ep")}}
+
+
+def beside(launch: Launch, effective: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Of every option and choice of the server: what was asked, and what it says is in effect.
+
+    `asked` is None where it was left to the server, `effective` where the server does not tell.
+    """
+    asked = _asked(launch)
+    return {name: {"asked": asked.get(name), "effective": effective.get(name)} for name in sorted({*asked, *effective})}
 
 
 def same(asked: Any, have: Any) -> bool:

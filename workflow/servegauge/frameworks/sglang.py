@@ -144,9 +144,7 @@ class Sglang(Framework):
         return {CONFIG: f"api-key: {json.dumps(ctx.api_key)}\n"} if ctx.api_key else {}
 
     def environment(self, ctx: Context) -> dict[str, str]:
-        cache = self.cache_folder(ctx)
-        variables = {"SGLANG_CACHE_DIR": cache, "FLASHINFER_WORKSPACE_BASE": cache}
-        variables |= {"TRITON_CACHE_DIR": f"{cache}/triton", "TORCHINDUCTOR_CACHE_DIR": f"{cache}/inductor"}
+        variables = {"SGLANG_CACHE_DIR": str(ctx.cache / "sglang"), **self.compile_caches(ctx)}
         if self.on_cpu(ctx.launch):
             variables |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": str(ctx.option("threads", 1))}
             variables |= _bound_threads(ctx.launch)
@@ -179,6 +177,14 @@ class Sglang(Framework):
             effective["prefix_cache"] = not said["disable_radix_cache"]
         if said.get("chunked_prefill_size") is not None:
             effective["chunked_prefill"] = said["chunked_prefill_size"] > 0
+        # Of a prefill that has kernels of its own; else one backend does both.
+        parts = [
+            said.get(f"{part}_attention_backend") or said.get("attention_backend") for part in ("prefill", "decode")
+        ]
+        if all(parts):
+            effective["attention_backend"] = " / ".join(dict.fromkeys(map(str, parts)))
+        if "disable_overlap_schedule" in said:
+            effective["scheduling"] = "sync" if said["disable_overlap_schedule"] else "async"
         # The batch sizes whose graphs were captured, of each data parallel rank: none, and every step is eager.
         captured = [state["decode_cuda_graph_bs"] for state in states if "decode_cuda_graph_bs" in state]
         if captured:

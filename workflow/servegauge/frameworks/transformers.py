@@ -92,7 +92,7 @@ class Transformers(Framework):
         return ["-c", START.format(most)]
 
     def environment(self, ctx: Context) -> dict[str, str]:
-        variables = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        variables = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", **self.compile_caches(ctx)}
         if self.on_cpu(ctx.launch):
             variables |= {"OMP_NUM_THREADS": str(ctx.launch.options.get("threads", 1))}
         return self.preferred(ctx.launch, variables)

@@ -17,6 +17,11 @@ STARTUP = {
     "graphs": r"Graph capturing finished in ([\d.]+) secs",
     "engine": r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s",
 }
+# what its log says of its own choices: value -> a line that says it
+SCHEDULING = {
+    "async": r"Asynchronous scheduling is enabled",
+    "sync": r"Asynchronous scheduling is disabled|Async scheduling (?:will be|is) disabled|and will be disabled\.",
+}
 STAMP = r"(?:INFO|WARNING) (\d\d-\d\d \d\d:\d\d:\d\d) "
 
 
@@ -127,8 +132,7 @@ class Vllm(Framework):
         return {"profiler": "cuda", **bound}
 
     def environment(self, ctx: Context) -> dict[str, str]:
-        cache = self.cache_folder(ctx)
-        variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": cache, "FLASHINFER_WORKSPACE_BASE": cache}
+        variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": str(ctx.cache / "vllm"), **self.compile_caches(ctx)}
         if ctx.launch.options.get("prefix_cache"):
             variables["VLLM_SERVER_DEV_MODE"] = (
                 "1"  # /reset_prefix_cache; it opens other endpoints, so only when needed
@@ -166,6 +170,14 @@ class Vllm(Framework):
         cache = labels_of(client.get("/metrics").text, "vllm:cache_config_info")
         line = next((text for text in log.splitlines() if " with config: " in text), "")
         config = key_values(line.partition(" with config: ")[2])
+
+        def given(name: str) -> int | None:
+            """A limit as the scheduler has it, else as the server took its own command line."""
+            found = re.search(rf"with {name}=(\d+)", log) or re.search(rf"non-default args: .*'{name}': (\d+)", log)
+            return int(found[1]) if found else None
+
+        share = cache.get("gpu_memory_utilization", "") if config.get("device_config") != "cpu" else ""
+        fraction = float(share) if re.fullmatch(r"[\d.]+", share) else None
         effective: dict[str, Any] = {
             "context_tokens": first_number(config.get("max_seq_len")),
             "kv_cache_dtype": config.get("kv_cache_dtype"),
@@ -175,6 +187,11 @@ class Vllm(Framework):
             "prefix_cache": {"True": True, "False": False}.get(cache.get("enable_prefix_caching", "")),
             "chunked_prefill": {"True": True, "False": False}.get(config.get("enable_chunked_prefill", "")),
             "seed": first_number(config.get("seed")),
+            "max_batch": given("max_num_seqs"),
+            "max_batched_tokens": given("max_num_batched_tokens"),
+            "memory_fraction": fraction,
+            "attention_backend": _attention(log),
+            "scheduling": next((name for name, text in SCHEDULING.items() if re.search(text, log)), None),
             "tp": first_number(config.get("tensor_parallel_size")),
             "pp": first_number(config.get("pipeline_parallel_size")),
             "dp": first_number(config.get("data_parallel_size")),
@@ -199,3 +216,11 @@ class Vllm(Framework):
 
     def stop_profile(self, client: Client, launch: Launch) -> Reply:
         return client.post("/stop_profile", timeout_s=120.0)
+
+
+def _attention(log: str) -> str | None:
+    """The attention backend that the first worker says, FlashAttention with its version."""
+    if not (found := re.search(r"Using (\w+) (?:attention )?backend(?: out of|\.)", log)):
+        return None
+    version = re.search(r"Using FlashAttention version (\d)", log)
+    return f"{found[1]} {version[1]}" if version and found[1] == "FLASH_ATTN" else found[1]

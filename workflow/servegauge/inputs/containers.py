@@ -15,11 +15,17 @@ from servegauge.inputs.runtimes import DEFAULT, runtime
 
 
 def contained(
-    argv: Sequence[str], framework: str, platform: Mapping[str, Any], work: Path, environment: Sequence[str] = ()
+    argv: Sequence[str],
+    framework: str,
+    platform: Mapping[str, Any],
+    work: Path,
+    environment: Sequence[str] = (),
+    cache: Path | None = None,
 ) -> list[str]:
     """`argv` as `framework` runs it on `platform`: unchanged without a container, else through its runtime.
 
-    `work` is the server's private folder and its working directory; the folder of the repository is visible too.
+    `work` is the server's private folder and its working directory; the folder of the repository is visible too, and
+    `cache`, where compiled code is kept.
     `environment`: names of variables that the server must see; values never stand in the command line.
     """
     how = (platform.get("frameworks") or {}).get(framework) or {}
@@ -27,7 +33,7 @@ def contained(
         return list(argv)
     inside = Inside(
         image=how["container"],
-        folders=list(dict.fromkeys([str(work), str(Path.cwd())])),
+        folders=list(dict.fromkeys(map(str, (work, Path.cwd(), *([cache] if cache else ()))))),
         variables=list(environment),
         gpus=vendor(platform) if platform.get("gpus_per_node") and how.get("device") != "cpu" else None,
         arguments=list(how.get("container_args") or ()),

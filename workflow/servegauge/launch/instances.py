@@ -14,11 +14,11 @@ from servegauge.base.progress import duration, utc_now
 from servegauge.contract.records.cell import Flag
 from servegauge.contract.records.launch import Instance, ServerStart
 from servegauge.contract.records.order import Node
-from servegauge.contract.spec import Launch
+from servegauge.contract.spec import Launch, digest
 from servegauge.frameworks.base import Context, Evidence, Framework
 from servegauge.frameworks.reported_config import evidence_flags
 from servegauge.inputs import environments, models
-from servegauge.launch import provenance, server
+from servegauge.launch import compile_caches, provenance, server
 from servegauge.node import gpus
 
 
@@ -36,6 +36,7 @@ class Instances:
     profile: bool = False
     around: server.Around | None = None  # what starts each server's command
     running: list[server.Server] = field(default_factory=list)
+    caches: list[compile_caches.Cache] = field(default_factory=list)  # of the instances, in their order
 
     @property
     def is_head(self) -> bool:
@@ -80,6 +81,10 @@ class Instances:
         """End all of them; may be called at any time, more than once."""
         for one in self.running:
             one.stop()
+        ready = bool(self.running) and all(one.ready_s is not None for one in self.running)
+        for cache in self.caches:
+            cache.release(ready)
+        self.caches = []
 
     def alive(self) -> bool:
         return all(one.alive() for one in self.running)
@@ -90,7 +95,10 @@ class Instances:
         say(f"ready after {duration(slowest)}")
         said = [self.framework.evidence(one.client, one.said()) for one in self.running]
         flags = [msgspec.convert(flag, Flag) for one in said for flag in evidence_flags(self.launch, one)]
-        described = tuple(_describe(one, evidence) for one, evidence in zip(self.running, said, strict=True))
+        described = tuple(
+            _describe(one, evidence, cache)
+            for one, evidence, cache in zip(self.running, said, self.caches, strict=True)
+        )
         return ServerStart(utc=utc_now(), ready_s=slowest, instances=described), flags
 
     def _variables(self) -> dict[str, str]:
@@ -117,6 +125,10 @@ class Instances:
     def _context(self, instance: int) -> Context:
         private = self.work / f"instance-{instance}"
         private.mkdir(mode=0o700, exist_ok=True)
+        python = environments.framework_python(self.launch.framework, self.platform, self.root)
+        # Another environment is another version, and another place of a part may be another GPU.
+        key = f"{self.launch.configuration}-{digest([python, self.node.rank, self.node.nodes, instance])}"
+        self.caches.append(compile_caches.take(self.platform.get("scratch"), key, private / "caches"))
         context = Context(
             launch=self.launch,
             model_path=models.weights_path(self.launch.model, self.framework.weights, self.root),
@@ -126,8 +138,9 @@ class Instances:
             instance=instance,
             served_name=self.launch.model["name"],
             api_key=self.api_key,
-            python=environments.framework_python(self.launch.framework, self.platform, self.root),
+            python=python,
             work=private,
+            cache=self.caches[-1].folder,
             gpus=self._gpus(instance),
             node_rank=self.node.rank,
             nodes=self.node.nodes,
@@ -141,12 +154,14 @@ class Instances:
         return replace(context, api_key_file=key_file)
 
 
-def _describe(running: server.Server, evidence: Evidence) -> Instance:
+def _describe(running: server.Server, evidence: Evidence, cache: compile_caches.Cache) -> Instance:
     described = {
         "argv": list(running.argv),
         "environment": dict(running.environment),
         "ready_s": running.ready_s,
         "version": evidence.version,
+        "compile_cache": cache.state,
+        "compile_cache_reason": cache.reason,
         "evidence": asdict(evidence),
     }
     return msgspec.convert(provenance.without_secrets(described, [running.context.api_key]), Instance)

@@ -200,7 +200,9 @@ def command(framework: Framework, context: Context) -> list[str]:
     launch, platform = context.launch, context.launch.platform
     own = {*framework.environment(context), *(platform.get("environment") or {}), *launch.environment}
     variables = sorted({*own, MARK, *([visible_variable(platform)] if context.gpus else [])})
-    return contained(framework.argv(context), launch.framework, platform, context.work, variables)
+    # In the private folder, which is visible already, where nothing is kept.
+    kept = None if context.cache.is_relative_to(context.work) else context.cache
+    return contained(framework.argv(context), launch.framework, platform, context.work, variables, kept)
 
 
 def visible_variable(platform: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ from servegauge.report.figures import figures
 from servegauge.report.limits import limits
 from servegauge.report.platform_section import PlatformSection, platform_section
 from servegauge.report.published_section import PublishedSection
+from servegauge.report.server_section import server_section
 from servegauge.report.trace_section import trace_section
 from servegauge.report.traced import baseline_of, of_study, phases_csv, table_csv
 from servegauge.traces.phases import ORDER
@@ -75,6 +76,7 @@ def render(results: Path, name: str, out: Path) -> None:
     context = _context(study, comparison, drawn, platforms, results)
     context |= {"traces": traces, "economics": economics, "published": published}
     context["allocation"] = allocation(study)
+    context["servers"] = server_section(study)
     context["limits"] = limits(study, platforms.used)
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:

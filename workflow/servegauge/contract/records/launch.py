@@ -20,6 +20,10 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, Any] = msgspec.field(default_factory=dict)
     ready_s: float | None = None
     version: str | None = None
+    compile_cache: Literal["cold", "warm"] | None = (
+        None  # warm: a server of this configuration got ready with it before
+    )
+    compile_cache_reason: str | None = None  # why nothing of it is kept for the next launch
     evidence: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
