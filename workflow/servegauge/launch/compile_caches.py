@@ -1,8 +1,8 @@
 """Where a server's compile caches lie: kept between the launches of one configuration, else private to one launch.
 
-Compiling is most of a start on a GPU, and gives the same code each time. What is kept is executed, so it lies in a folder
-that only this user can write; and it holds choices that a first launch measured (the tiles of a kernel), so it is shared
-by the repeats of one configuration and by nothing else.
+Compiling is most of a start on a GPU, and gives the same code each time. What is kept is executed, so it lies in a
+folder that only this user can write; and it holds choices that a first launch measured (the tiles of a kernel), so it
+is shared by the repeats of one configuration and by nothing else.
 """
 
 from __future__ import annotations
