@@ -154,7 +154,7 @@ def test_without_its_times_a_recording_is_a_set_of_lengths(root: Path) -> None:
 
 BAD = {
     "no JSON": ("mooncake", '{"timestamp": 1, "input_length": 5, "output_length": 5}\n{"timest', ":2: not JSON"),
-    "no object": ("mooncake", "[1]\n", ":1: expected a JSON object a line, found list"),
+    "no object": ("mooncake", "[1]\n", ":1: is a list, expected a JSON object"),
     "key missing": (
         "mooncake",
         '{"timestamp": 1, "output_length": 5}\n',

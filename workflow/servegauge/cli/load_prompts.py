@@ -13,6 +13,7 @@ import yaml
 from servegauge.base.errors import UserError
 from servegauge.workloads import prompts
 from servegauge.workloads import tokenizer as tokens
+from servegauge.workloads.data_sets import jsonl_entries
 
 # Common words that nearly every vocabulary holds as one token, for endpoints whose tokenizer is not at hand.
 _WORDS = (
@@ -63,7 +64,7 @@ def load_prompts(
         return _uncounted(path, count, seed, output_tokens, chat)
     notes = []
     if path.suffix in _DATA_SETS and output_tokens is None and spec["kind"] == "jsonl":
-        untold = sum(entry.output_tokens is None for entry in prompts.jsonl_entries(path))
+        untold = sum(entry.output_tokens is None for entry in jsonl_entries(path))
         if untold:
             notes = [f"{untold} lines of {path} name no output_tokens: {_OUTPUT_TOKENS} are asked for"]
             spec["default_output_tokens"] = _OUTPUT_TOKENS
@@ -91,7 +92,7 @@ def _synthetic(
 
 def _uncounted(path: Path, count: int, seed: int, output_tokens: int | None, chat: bool) -> Given:
     """Prompts of a file whose lengths nobody here can tell: in file order from an entry that the seed chooses."""
-    entries = prompts.jsonl_entries(path)
+    entries = jsonl_entries(path)
     if not entries:
         raise UserError(f"--prompts {path}: it has no line with a prompt")
     if not chat and any(entry.messages is not None for entry in entries):

@@ -31,9 +31,10 @@ from servegauge.contract.spec import Load, Workload
 from servegauge.inputs import models
 from servegauge.workloads import replay
 from servegauge.workloads import tokenizer as tokens
+from servegauge.workloads.data_sets import unchanged_sha256
 from servegauge.workloads.images import with_images
 from servegauge.workloads.load_times import OUTPUT_TOKENS, SPARE_S_PER_TOKEN, LoadTimes, load_times
-from servegauge.workloads.prompts import Drawn, Prompt, draw_prompts, unchanged_sha256
+from servegauge.workloads.prompts import Drawn, Prompt, draw_prompts
 from servegauge.workloads.recording import Recording
 from servegauge.workloads.recordings import formats
 from servegauge.workloads.replay import recording_of
@@ -110,7 +111,7 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecor
     counts = {phase: len(when) for phase, when in times.phases.items()}
     drawn = draw(spec, tokens.load(tokenizer), counts, seeds["prompts"], load.output_tokens, root)
     closed = load.concurrency is not None
-    table = session_table(times, drawn.sessions, closed) if drawn.sessions else workload_table(times, drawn.prompts)
+    table = workload_table(times, drawn.prompts, drawn.sessions, closed)
     if load.lora_mix:
         table = with_adapters(table, load.lora_mix, workload.seed)
     rows = Counter(table["phase"].to_pylist())
@@ -227,24 +228,6 @@ def _mean(length: Any) -> float | None:
     return length.get("mean") or length.get("value") or (length.get("min", 1) + length.get("max", 512)) / 2
 
 
-def workload_table(times: LoadTimes, prompts: list[Prompt]) -> pa.Table:
-    """Rows in the order of the phases. Prompts are drawn for warm-up and window first: spare requests change none."""
-    phases = times.phases
-    order = [phase for phase in ("warmup", "window", "ramp", "tail") for _ in phases[phase]]
-    mine = {phase: [prompt for prompt, name in zip(prompts, order, strict=True) if name == phase] for phase in phases}
-    prompts = [prompt for phase in phases for prompt in mine[phase]]
-    columns = {
-        "request": range(len(prompts)),
-        "phase": [phase for phase, when in phases.items() for _ in when],
-        "scheduled_s": [time for when in phases.values() for time in when],
-        "prompt": [prompt.text for prompt in prompts],
-        "messages": [prompt.messages for prompt in prompts],
-        "prompt_tokens": [prompt.prompt_tokens for prompt in prompts],
-        "output_tokens": [prompt.output_tokens for prompt in prompts],
-    }
-    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
-
-
 def draw(
     spec: Mapping[str, Any],
     tokenizer: tokens.Tokenizer,
@@ -262,30 +245,36 @@ def draw(
     return replace(drawn, prompts=with_images(drawn.prompts, spec["images"], seed)) if "images" in spec else drawn
 
 
-def session_table(times: LoadTimes, drawn: list[list[Prompt]], closed: bool) -> pa.Table:
-    """Rows in the order of the phases, of each session one after the other; only its first has a time of its own.
+def workload_table(
+    times: LoadTimes, prompts: list[Prompt], sessions: list[list[Prompt]] | None = None, closed: bool = False
+) -> pa.Table:
+    """Rows in the order of the phases; those of a session one after the other, of which the first alone has a time.
 
-    Streams of a closed loop start with sessions at every stage (`staggered`), as they stand later on.
+    Prompts are drawn for warm-up and window first: spare requests change none. Streams of a closed loop start with
+    sessions at every stage (`staggered`), as they stand later on.
     """
     phases = times.phases
+    drawn = sessions or [[prompt] for prompt in prompts]
     order = [phase for phase in PHASES for _ in phases[phase]]
     rows: list[tuple[str, float | None, int, Prompt]] = []
+    begun = 0
     for phase, when in phases.items():
         mine = [session for session, name in zip(drawn, order, strict=True) if name == phase]
         mine = staggered(mine) if closed and phase == "ramp" else mine
-        begun = len({number for _, _, number, _ in rows})
         for number, (session, time) in enumerate(zip(mine, when, strict=True), begun):
             rows += [(phase, None if place else time, number, one) for place, one in enumerate(session)]
+        begun += len(mine)
     columns: dict[str, Any] = {
         "request": range(len(rows)),
         "phase": [phase for phase, *_ in rows],
         "scheduled_s": [time for _, time, *_ in rows],
         "session": [number for _, _, number, _ in rows],
+        "prompt": [one.text for *_, one in rows],
     }
     named = ("messages", "prompt_tokens", "output_tokens", "turn", "pause_s")
     columns |= {name: [getattr(one, name) for *_, one in rows] for name in named}
-    columns["prompt"] = [one.text for *_, one in rows]
-    return pa.table([pa.array(columns[field.name], field.type) for field in SESSION_SCHEMA], schema=SESSION_SCHEMA)
+    schema = SESSION_SCHEMA if sessions else SCHEMA
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def with_adapters(table: pa.Table, mix: Mapping[str, float], seed: int) -> pa.Table:

@@ -19,6 +19,7 @@ import numpy as np
 
 from servegauge.base.errors import UserError
 from servegauge.contract.spec import canonical_json
+from servegauge.workloads.data_sets import fits
 from servegauge.workloads.tokenizer import Tokenizer
 
 BLOCK_TOKENS = 512  # of a block, where the set does not say: that of the traces that have blocks
@@ -96,7 +97,7 @@ def _recording(kind: Format, path: Path, _mtime_ns: int, kept: str) -> Recording
         tuple(session)
         for session in sessions.values()
         if cut.get("from_s", 0.0) <= session[0].at_s < cut.get("to_s", np.inf)
-        and all(_fits(one, filters) for one in session)
+        and all(fits(filters, one.input_tokens, one.output_tokens) for one in session)
     ][: cut.get("requests")]
     if not taken:
         raise UserError(
@@ -106,14 +107,6 @@ def _recording(kind: Format, path: Path, _mtime_ns: int, kept: str) -> Recording
     start = taken[0][0].at_s
     moved = tuple(tuple(replace(one, at_s=one.at_s - start) for one in session) for session in taken)
     return Recording(moved, len(everything), failed, len(good) - sum(map(len, moved)))
-
-
-def _fits(one: Recorded, filters: Mapping[str, int]) -> bool:
-    sizes = {"input": one.input_tokens, "output": one.output_tokens, "total": one.input_tokens + one.output_tokens}
-    return all(
-        filters.get(f"min_{name}_tokens", 0) <= size <= filters.get(f"max_{name}_tokens", np.inf)
-        for name, size in sizes.items()
-    )
 
 
 # -- prompts ------------------------------------------------------------------

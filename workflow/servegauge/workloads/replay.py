@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from servegauge.workloads.prompts import Drawn, Prompt, data_set_path, exact_texts, unchanged_sha256
+from servegauge.workloads.data_sets import data_set_path, unchanged_sha256
+from servegauge.workloads.prompts import Drawn, Prompt, exact_texts
 from servegauge.workloads.recording import BLOCK_TOKENS, Recorded, Recording, Texts, recording
 from servegauge.workloads.recordings import formats
 from servegauge.workloads.sessions import Turn, conversations

@@ -15,16 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from servegauge.base.errors import UserError
-from servegauge.workloads.prompts import (
-    Drawn,
-    Prompt,
-    data_set_path,
-    exact_texts,
-    lengths,
-    sharegpt_turns,
-    unchanged_sha256,
-)
+from servegauge.workloads.data_sets import data_set_path, fits, in_file_order, sharegpt_turns
+from servegauge.workloads.prompts import Drawn, Prompt, exact_texts, lengths
 from servegauge.workloads.tokenizer import Tokenizer
 
 PHASES = ("warmup", "window", "ramp", "tail")  # in the order in which they are drawn
@@ -127,22 +119,13 @@ def recorded_conversations(
     requests than `min_requests` is left out.
     """
     path = data_set_path(spec, root)
-    entries = sharegpt_turns(path)
     count = sum(counts[phase] for phase in PHASES)
-    first = int(draw.integers(len(entries))) if entries else 0
-    found: list[list[Prompt]] = []
-    looked_at = 0
-    while looked_at < len(entries) and len(found) < count:
-        session = _recorded(spec, tokenizer, entries[(first + looked_at) % len(entries)], output)
-        looked_at += 1
-        if len(session) >= spec.get("filters", {}).get("min_requests", 2):
-            found.append(session)
-    if not found:
-        raise UserError(
-            f"prompt set {spec.get('name')}: of {len(entries)} conversations in {path} none is left by its filters "
-            f"{dict(spec.get('filters', {}))}; widen them, or lower `min_requests`"
-        )
-    taken = [found[number % len(found)] for number in range(count)]
+
+    def long_enough(texts: Sequence[str]) -> list[Prompt] | None:
+        session = _recorded(spec, tokenizer, texts, output)
+        return session if len(session) >= spec.get("filters", {}).get("min_requests", 2) else None
+
+    taken, source = in_file_order(spec, path, sharegpt_turns(path), count, draw, long_enough)
     waits = iter(pauses(spec.get("pause_s", 0.0), sum(map(len, taken)), draw))
     sessions = [
         [
@@ -152,10 +135,6 @@ def recorded_conversations(
         ]
         for session in taken
     ]  # fmt: skip
-    source = {
-        "path": spec["path"], "sha256": unchanged_sha256(path), "entries": len(entries), "first": first,
-        "looked_at": looked_at, "repeated": count - len(found),
-    }  # fmt: skip
     return Drawn([], source, sessions)
 
 
@@ -169,12 +148,7 @@ def _recorded(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Sequence[str
         messages.append({"role": "user", "content": question})
         text = BETWEEN.join(texts[: 2 * number + 1])
         size, asked = tokenizer.count(text), output or tokenizer.count(answer, special=False)
-        limits = ((size, "input"), (asked, "output"), (size + asked, "total"))
-        fits = (
-            filters.get(f"min_{name}_tokens", 0) <= many <= filters.get(f"max_{name}_tokens", np.inf)
-            for many, name in limits
-        )
-        if not asked or not all(fits):
+        if not asked or not fits(filters, size, asked):
             break
         session.append(Prompt(text, json.dumps(messages, ensure_ascii=False), size, asked, turn=number))
         messages.append({"role": "assistant", "content": answer})

@@ -8,12 +8,12 @@ those before it; with blocks it is the whole prompt's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.workloads.data_sets import json_lines
 from servegauge.workloads.recording import Format, Recorded, seconds, whole
 
 _NAMES = {
@@ -26,18 +26,9 @@ _NAMES = {
 
 def _read(path: Path, spec: Mapping[str, Any]) -> Iterator[Recorded]:
     begun: dict[str, float] = {}
-    with path.open("rb") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            try:
-                item = json.loads(text)
-            except ValueError as error:
-                raise UserError(f"{path}:{line}: not JSON: {error}") from error
-            if not isinstance(item, dict):
-                raise UserError(f"{path}:{line}: expected a JSON object a line, found {type(item).__name__}")
-            if all(item.get(name) == value for name, value in (spec.get("where") or {}).items()):
-                yield _request(item, path, line, begun, spec.get("pause_s"))
+    for line, item in json_lines(path):
+        if all(item.get(name) == value for name, value in (spec.get("where") or {}).items()):
+            yield _request(item, path, line, begun, spec.get("pause_s"))
 
 
 def _request(item: dict[str, Any], path: Path, line: int, begun: dict[str, float], pause_s: float | None) -> Recorded:
