@@ -124,6 +124,19 @@ def test_everything_that_made_a_number(checkout, launch, order, monkeypatch):
     assert moment["epoch_offset_ns"] == moment["epoch_ns"] - moment["monotonic_ns"]
 
 
+def test_a_model_that_was_hashed_while_its_server_loaded_is_not_hashed_again(checkout, launch, monkeypatch):
+    began: list[str] = []
+    real = hashes.sha256
+    monkeypatch.setattr(hashes, "sha256", lambda path: (began.append(path.name), real(path))[1])
+    provenance.hash_model(checkout, launch, lambda: len(began) == 2)
+    assert len(began) == 2, "it ends between two files"
+    provenance.hash_model(checkout, launch, lambda: False)
+    assert sorted(began) == ["config.json", "model.safetensors", "tokenizer.json"]
+    found = provenance.gather(checkout, None, launch)["models"]["value"]
+    assert {one["how"] for one in found.values()} == {"cache"}
+    provenance.hash_model(checkout / "nowhere", launch, lambda: False)
+
+
 def test_nothing_given_is_null_with_reasons_and_no_failure(tmp_path):
     found = provenance.gather(tmp_path / "nowhere")
     assert set(found) == GROUPS | {"version"}

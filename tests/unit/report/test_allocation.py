@@ -21,9 +21,15 @@ def cell(start: int, end: int, window_s: float | None) -> dict[str, object]:
 
 def test_the_parts_of_an_attempt() -> None:
     cells = [cell(20, 29, 5.0), cell(30, 39, 6.0), {"started_utc": None, "finished_utc": None, "window_s": None}]
-    found = columns("2026-11-26T12:00:00Z", "2026-11-26T12:01:00Z", [10.0, 2.0], cells)
-    assert found == {"job_s": 60.0, "starts_s": 12.0, "cells_s": 19.0, "windows_s": 11.0}
-    assert set(columns(None, "2026-11-26T12:01:00Z", [1.0], cells).values()) == {None}
+    spent = {"calibration": 6.0, "idle_power": 5.0}
+    found = columns("2026-11-26T12:00:00Z", "2026-11-26T12:01:00Z", [10.0, 2.0], cells, spent)
+    assert found == {
+        "job_s": 60.0, "starts_s": 12.0, "cells_s": 19.0, "windows_s": 11.0, "resets_s": None, "calibration_s": 6.0,
+        "idle_power_s": 5.0,
+    }  # fmt: skip
+    cells = [{**cells[0], "reset_s": 0.5}, {**cells[1], "reset_s": 0.25}]
+    assert columns("2026-11-26T12:00:00Z", "2026-11-26T12:01:00Z", [], cells, {})["resets_s"] == 0.75
+    assert set(columns(None, "2026-11-26T12:01:00Z", [1.0], cells, spent).values()) == {None}
 
 
 def test_the_report_sums_a_platforms_jobs_up(tmp_path: Path) -> None:
@@ -35,6 +41,7 @@ def test_the_report_sums_a_platforms_jobs_up(tmp_path: Path) -> None:
     for path in results.glob("launches/*/attempt-0/launch.json"):
         record = read_json(path)
         record["server_starts"] = [{**one, "ready_s": 60.0} for one in record["server_starts"][:1]]
+        record["spent_s"] = {"calibration": 30.0}
         write_json(path, record)
     merge.merge(results)
     attempts = merge.read(results, "attempts").to_pylist()
@@ -48,4 +55,8 @@ def test_the_report_sums_a_platforms_jobs_up(tmp_path: Path) -> None:
         assert one.gpu_h is None
         assert sum(one.shares.values()) == pytest.approx(1)
         assert one.shares["starts"] == pytest.approx(0.1)
+        assert one.shares["calibration"] == pytest.approx(0.05)
+        assert "idle_power" not in one.shares, "there is no GPU"
+        assert one.shares["rest"] == pytest.approx(0.85 - one.shares["windows"] - one.shares["around"])
+        assert "10% servers starting, 5% calibration" in one.words
         assert one.words.startswith(f"{one.platform}: 2 jobs of 20 min 00 s together: ")

@@ -74,8 +74,11 @@ ALLOCATION = (
     _column("starts_s", pa.float64(), "of that: servers starting, until they answered, all starts", "s"),
     _column("cells_s", pa.float64(), "of that: cells, with resets, warm-up, ramp, window, tail and saving", "s"),
     _column("windows_s", pa.float64(), "of that: the windows of its cells, of a search those of all its rates", "s"),
+    _column("resets_s", pa.float64(), "of cells_s: resetting prefix caches", "s"),
+    _column("calibration_s", pa.float64(), "of job_s: calibrating, but for what went on while servers started", "s"),
+    _column("idle_power_s", pa.float64(), "of job_s: reading the power of GPUs with nothing to do", "s"),
 )
-"""Columns of ATTEMPTS. What `starts_s` and `cells_s` leave of `job_s` is checks, calibration, evidence and ending."""
+"""Columns of ATTEMPTS. What they leave of `job_s` is idle: checks, evidence and records, questions, ending."""
 
 ATTEMPTS = _schema(
     "attempts",
@@ -181,6 +184,7 @@ CELLS = _schema(
         _column("log", pa.string(), "where to look for a failed cell, relative to the repository"),
         _column("started_utc", pa.string(), "start of the cell, ISO 8601"),
         _column("finished_utc", pa.string(), "end of the cell, ISO 8601"),
+        _column("reset_s", pa.float64(), "resetting the servers' prefix caches took so long, all resets of it", "s"),
         _column("epoch_offset_ns", pa.int64(), "add to a stamp of this cell for Unix time, from the start", "ns"),
         _column("clock_drift_ns", pa.int64(), "epoch offset at the end - at the start", "ns"),
         _column("flags", WORDS, "names of the validity flags that were raised; empty: none", null=False),

@@ -35,7 +35,7 @@ _SUMMARISED = [
 ]
 """What a summary may need: without the other lists, taking the window's rows costs half."""
 
-_KEPT = ("attempt", "protocol", "workload_sha256", "started_utc", "finished_utc")  # of cell.json as it is
+_KEPT = ("attempt", "protocol", "workload_sha256", "started_utc", "finished_utc", "reset_s")  # of cell.json as it is
 
 FORMAT = 5
 """Of a part: raise it when `measured` gives other numbers for the same cell. Metrics have versions of their own."""

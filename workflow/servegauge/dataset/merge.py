@@ -453,7 +453,8 @@ class _Merge:
                 record = self._launch_record(launch, attempt.number)
                 starts = [start.ready_s for start in record.server_starts] if record else []
                 own = [{**row, "window_s": self._windows_s(row)} for row in measured.get((launch, attempt.number), [])]
-                said |= allocation.columns(said["started_utc"], said["finished_utc"], starts, own)
+                spent = record.spent_s if record else {}
+                said |= allocation.columns(said["started_utc"], said["finished_utc"], starts, own, spent)
                 rows.append({"launch": launch, **said, **attempt_columns(record)})
         return rows
 

@@ -6,6 +6,7 @@ import math
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict
@@ -193,7 +194,9 @@ class Measurement:
 
     def _reset_cache(self) -> None:
         """Reset every instance's prefix cache; a refusal, whenever it comes, is what the cell keeps."""
+        began = time.monotonic()
         resets = [self.framework.reset_cache(one.client, self.run.launch) for one in self.run.servers]
+        self._note(reset_s=(self.record.reset_s or 0.0) + time.monotonic() - began)
         if self.reset is None or self.reset.ok:
             self.reset = next((reset for reset in resets if not reset.ok), resets[0])
 

@@ -6,6 +6,7 @@ measurement never fails because its provenance does.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -237,14 +238,30 @@ def model_hashes(root: Path, launch: Launch, hash_models: bool = True) -> dict[s
 
     A file that was fetched or built by the workflow has its hash in a stamp; others are hashed once and remembered.
     """
+    names, stamps = _model_files(root, launch)
+    found = file_hashes(names, root / hashes.CACHE, known_only=not hash_models, stamps=stamps)
+    return {os.path.relpath(name, root): one for name, one in found.items()}
+
+
+def hash_model(root: Path, launch: Launch, ended: Callable[[], bool]) -> None:
+    """Hash what is not known yet of the files of `model_hashes`, until `ended`; what goes wrong is said there."""
+    with contextlib.suppress(OSError, UserError):
+        names, stamps = _model_files(root, launch)
+        for name in names:
+            if ended():
+                return
+            file_hashes([name], root / hashes.CACHE, stamps=stamps)
+
+
+def _model_files(root: Path, launch: Launch) -> tuple[list[Path], list[Path]]:
+    """(the files that the launch loads, stamps that may have their hashes)."""
     model = launch.model
     weights = frameworks.framework(launch.framework).weights
     paths = [root / models.tokenizer_folder(model)]
     paths.append(root / (models.source_folder(model) if weights == "hf" else models.gguf_file(model)))
     stamps = [root / name for name in [*models.files_needed(model, weights), *models.tokenizer_needed(model)]]
     names = [path for path in dict.fromkeys(hashes.files_of(paths)) if not weightless(path, paths[1])]
-    found = file_hashes(names, root / hashes.CACHE, known_only=not hash_models, stamps=stamps)
-    return {os.path.relpath(name, root): one for name, one in found.items()}
+    return names, stamps
 
 
 def weightless(path: Path, loaded: Path) -> bool:

@@ -15,7 +15,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -80,6 +81,7 @@ class LaunchRun:
         self.stop = Stop(job.deadline_s)
         self.api_key = ""  # one for all instances of this launch, never written to results
         self.facts: dict[str, Any] | None = None
+        self.calibration: Calibration
         self.outcomes: dict[str, CellOutcome] = {}
         self.started_utc = utc_now()
         self.expected_s = 30.0  # of a closed-loop cell, until one was measured
@@ -130,8 +132,11 @@ class LaunchRun:
             for old in self.folder.glob(f"{FAILED_NODE}*.json"):  # of an earlier start of this job
                 old.unlink()
             forkserver.prepare(PRELOADED)
-            self._calibrate()
-            self._start_servers()
+            if not self._aside:
+                with self._spending("calibration"):
+                    self._calibrate()
+            self._start_servers(self._meanwhile)
+            self._calibrate_again()
             self._measure_cells()
             self._ask_questions()
         finally:
@@ -166,17 +171,68 @@ class LaunchRun:
                 f"Correct config/platforms/{self.platform['name']}.yaml or choose another partition."
             )
 
-    def _calibrate(self) -> None:
-        """The instrument's own error on this node, before anything is measured with it."""
+    @property
+    def _aside(self) -> bool:
+        """Whether the load generator has CPUs that no server uses, and one of them to spare for the paced server."""
+        load, serving = (self._placement.get(f"{whose}_cpus") or () for whose in ("load", "server"))
+        return len(load) > 2 and bool(serving) and not set(load) & set(serving)
+
+    def _calibrate(self, again: bool = False) -> None:
+        """The instrument's own error on this node; `again`: of the points that it was not seen to carry."""
         file = self.folder / "calibration.json"
         cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
+        if cpus and self._aside:
+            cpus, server_cpus = cpus[:-1], cpus[-1:]
         kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
         known = read(kept, Calibration) if self.job.calibrate == "once" and kept.is_file() else None
+        if again:
+            known = self.calibration
         said = "calibrating the load generator on this node"
         self.progress.say(said if known is None else f"{said}, where launches before have not")
         points = calibrate.short_points(list(self._loads()))
         self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points, known=known)
         write(kept, calibrate.merged(known, self.calibration))
+
+    def _calibrate_again(self) -> None:
+        """What was not carried while a server was loading is measured once more, now that it is idle."""
+        if self._aside and not all(calibrate.carries(point) for point in self.calibration.points):
+            with self._spending("calibration"):
+                self._calibrate(again=True)
+
+    def _meanwhile(self, given_up: threading.Event) -> None:
+        """While the servers start: calibrate beside them, and hash the model, which provenance waits for."""
+        if cpus := self._placement.get("load_cpus"):
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(threading.get_native_id(), cpus)
+        if self._aside:
+            self._calibrate()
+        provenance.hash_model(self.root, self.launch, given_up.is_set)
+
+    @contextlib.contextmanager
+    def _beside(self, work: Callable[[threading.Event], None] | None) -> Iterator[None]:
+        """Do `work` in a thread beside the block, and wait for it afterwards; it is told where the block has failed."""
+        given_up = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(work, given_up) if work else None
+            try:
+                yield
+            except BaseException:
+                given_up.set()
+                raise
+            if done:
+                with self._spending("calibration"):
+                    done.result()
+
+    @contextlib.contextmanager
+    def _spending(self, what: str) -> Iterator[None]:
+        """Note how long the block takes: time of the job in which no server starts and no cell is measured."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = self.record.spent_s
+            total = spent.get(what, 0.0) + time.monotonic() - began
+            self.record = msgspec.structs.replace(self.record, spent_s={**spent, what: total})
 
     def _loads(self) -> Iterator[tuple[Load, float | None]]:
         """The load of each cell with its mean prompt length in tokens; None where the workload does not tell."""
@@ -211,12 +267,13 @@ class LaunchRun:
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
-    def _start_servers(self) -> None:
-        """Start every instance, and keep what they say of themselves."""
+    def _start_servers(self, meanwhile: Callable[[threading.Event], None] | None = None) -> None:
+        """Start every instance, doing `meanwhile` beside it, and keep what they say of themselves."""
         count = self.launch.layout.instances
         self.progress.say(f"starting {self.framework.title}" + (f", {count} instances" if count > 1 else ""))
         ready_s = min(self.job.ready_timeout_s, self.stop.left_s())
-        self.instances.start(ready_s, self._give_up, self.progress.say)
+        with self._beside(meanwhile):
+            self.instances.start(ready_s, self._give_up, self.progress.say)
         if self._is_head:
             start, flags = self.instances.evidence(self.progress.say)
             # A server that was started again may differ from the one before it; both served cells of this attempt.
@@ -255,9 +312,12 @@ class LaunchRun:
                 self.outcomes[cell.id] = CellOutcome(status="ok")
             else:
                 todo.append((cell, thresholds))
-        if todo and (idle := idle_power(self._live_launch())):
-            self.record = msgspec.structs.replace(self.record, idle=idle)
-            self._write_record()
+        if todo:
+            with self._spending("idle_power"):
+                idle = idle_power(self._live_launch())
+            if idle:
+                self.record = msgspec.structs.replace(self.record, idle=idle)
+                self._write_record()
         for index, (cell, thresholds) in enumerate(todo):
             expected = [cell_run.expected_s(other.load, self.expected_s) for other, _ in todo[index:]]
             if self.stop() or self.stop.left_s() < expected[0]:

@@ -12,15 +12,19 @@ from servegauge.dataset.study_view import Study
 
 PARTS = {
     "windows": "windows",
-    "around": "resets, warm-up, ramp and tail around them",
+    "around": "warm-up, ramp, tail and saving around them",
+    "resets": "resets of caches",
     "starts": "servers starting",
-    "rest": "checks, calibration, ending",
+    "calibration": "calibration",
+    "idle_power": "reading idle power",
+    "rest": "idle (checks, records, ending)",
 }
+TOLD = ("resets", "starts", "calibration", "idle_power")  # columns of ATTEMPTS; left out where they are null or 0
 
 
 @dataclass(frozen=True)
 class Use:
-    """The jobs of a platform together: their seconds, and the share of each of PARTS."""
+    """The jobs of a platform together: their seconds, and the share of each of PARTS that there is."""
 
     platform: str
     jobs: int
@@ -32,7 +36,7 @@ class Use:
     def words(self) -> str:
         """One sentence without a full stop."""
         gpus = f" ({self.gpu_h:.2g} GPU hours)" if self.gpu_h else ""
-        shares = ", ".join(f"{self.shares[part]:.0%} {words}" for part, words in PARTS.items())
+        shares = ", ".join(f"{self.shares[part]:.0%} {words}" for part, words in PARTS.items() if part in self.shares)
         jobs = f"{self.jobs} job{'s' if self.jobs != 1 else ''}"
         return f"{self.platform}: {jobs} of {duration(self.job_s)} together{gpus}: {shares}"
 
@@ -50,8 +54,11 @@ def allocation(study: Study) -> list[Use]:
 
 def _use(study: Study, platform: str, rows: list[dict[str, Any]], launches: Mapping[str, Mapping[str, Any]]) -> Use:
     whole = sum(row["job_s"] for row in rows)
-    windows, cells, starts = (sum(row[name] for row in rows) for name in ("windows_s", "cells_s", "starts_s"))
+    sums = {name: sum(row[f"{name}_s"] or 0.0 for row in rows) for name in ("windows", "cells", *TOLD)}
+    told = [name for name in TOLD if any(row[f"{name}_s"] for row in rows)]
     gpus = sum(row["job_s"] * (launches[row["launch"]]["gpus"] or 0) for row in rows) / 3600
     gpu_h = gpus if study.platform_gpus.get(platform) else None
-    parts = {"windows": windows, "around": cells - windows, "starts": starts, "rest": whole - cells - starts}
+    parts = {"windows": sums["windows"], "around": sums["cells"] - sums["windows"] - sums["resets"]}
+    parts |= {name: sums[name] for name in told}
+    parts["rest"] = whole - sums["cells"] - sum(sums[name] for name in told if name != "resets")
     return Use(platform, len(rows), whole, gpu_h, {name: max(0.0, value) / whole for name, value in parts.items()})

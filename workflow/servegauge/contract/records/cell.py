@@ -95,6 +95,7 @@ class Measured(Record, frozen=True, kw_only=True):
     window: Window | None = None
     capacity: Capacity | None = None
     cache_reset: Mapping[str, Any] | None = None
+    reset_s: float | None = None  # resetting prefix caches took so long, all resets
     instrument: Mapping[str, Any] | None = None
     recorders: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=dict)
     node: Mapping[str, Any] | None = None

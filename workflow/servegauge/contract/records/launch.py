@@ -63,6 +63,8 @@ class LaunchRecord(Record, frozen=True, kw_only=True):
     server_starts: tuple[ServerStart, ...] = ()
     flags: tuple[Flag, ...] = ()
     idle: Idle | None = None
+    # what else the job's time went to -> seconds, while no server started and no cell was measured
+    spent_s: dict[str, float] = msgspec.field(default_factory=dict)
     provenance: dict[str, Any] = msgspec.field(default_factory=dict)
     status: Literal["ok", "failed"] | None = None
     reason: str | None = None
