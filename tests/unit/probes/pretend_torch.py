@@ -124,6 +124,13 @@ class Tensor(np.ndarray):
         self[...] = 0
         return self
 
+    def fill_(self, value: float) -> Any:
+        self[...] = value
+        return self
+
+    def float(self) -> Any:
+        return self.astype(np.float32)
+
     def __getitem__(self, which: Any) -> Any:
         if isinstance(which, np.ndarray) and which.dtype.kind in "iu" and which.ndim:
             found = np.asarray(self)[np.asarray(which)].view(Tensor)
@@ -272,6 +279,7 @@ def make(device: Device) -> Any:
         Stream=lambda: SimpleNamespace(synchronize=device.wait),
         current_stream=lambda: SimpleNamespace(synchronize=device.wait),
         stream=lambda stream: null(),
+        set_device=lambda device: None,
         CUDAGraph=lambda: Graph(device),
         graph=lambda graph: graph.capture(),
     )
@@ -295,7 +303,11 @@ def make(device: Device) -> Any:
         ones=lambda shape, device=None: wrap(np.ones(shape, float32), device),
         full=lambda shape, value, dtype=float32, device=None: wrap(np.full(shape, value, dtype), device),
         arange=lambda *bounds, dtype=None, device=None: wrap(np.arange(*bounds, dtype=dtype), device),
-        cat=lambda parts, dim: wrap(np.concatenate(parts, axis=dim)),
+        cat=lambda parts, dim=0: wrap(np.concatenate(parts, axis=dim)),
+        device=lambda kind, index=0: kind,
+        zeros_like=lambda array: wrap(np.zeros_like(array), array.place),
+        tensor=lambda values, dtype=None, device=None: wrap(np.array(values, dtype), device),
+        int64=np.dtype(np.int64),
         softmax=softmax,
         equal=lambda a, b: bool(np.array_equal(a, b)),
     )  # fmt: skip

@@ -196,6 +196,14 @@ def test_inputs_that_stay_in_the_l2_give_no_bandwidth(gpu, monkeypatch, models):
     assert "lie within twice the L2" in rows[0].reason
 
 
+def test_a_vector_times_a_matrix_that_stays_in_the_l2_gives_no_bandwidth(gpu, monkeypatch):
+    gpu(Device(**SLOW))
+    monkeypatch.setattr(numeric, "MOST_SETS", 2)
+    rows = [row for row in rows_of("gemm") if row.variant["operation"] == "gemv"]
+    assert {row.status for row in rows} == {"skipped"}
+    assert all("lie within twice the L2" in row.reason and row.value is None for row in rows)
+
+
 def test_copies_of_any_size_are_the_memorys_not_the_l2s(gpu, monkeypatch):
     gpu(Device(**SLOW, launch_s=0.0, rise_s=0.0))
     rows = {(row.variant.get("direction"), row.variant.get("memory")): row for row in rows_of("memcpy")}

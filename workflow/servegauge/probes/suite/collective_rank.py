@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.files import write_json
+from servegauge.probes.harness.cuda import CYCLES_PER_S, HOLD_S, MOST_QUEUED, ClockLog, warm_up
 from servegauge.probes.nccl_tests import busbw_factor
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv")
@@ -39,6 +40,7 @@ class Rank:
         self.device = self.torch.device("cuda", local_rank) if self.cuda else self.torch.device("cpu")
         if self.cuda:
             self.torch.cuda.set_device(self.device)
+            self.hold_s = HOLD_S[0]
         else:
             self.torch.set_num_threads(1)
         self.dtype = {"fp32": self.torch.float32, "bf16": self.torch.bfloat16}[spec["dtype"]]
@@ -151,15 +153,14 @@ class Rank:
             return {"operation": name, "size_bytes": size, "skipped": f"{self.spec['backend']}: {error}"}
         self.settle()
         inner = self.inner(once)
+        clock = ClockLog(self.torch) if self.cuda else None
         samples = []
         for _ in range(self.spec["samples"]):
-            self.dist.barrier()
-            self.settle()
-            begin = time.perf_counter()
-            for _ in range(inner):
-                once()
-            self.settle()
-            samples.append((time.perf_counter() - begin) / inner)
+            seconds = self.queued(once, inner, clock) if clock else self.timed(once, inner)
+            if seconds is None:
+                why = f"{inner} calls could not be queued within {HOLD_S[1]:g} s: their time would be the CPU's"
+                return {"operation": name, "size_bytes": size, "failed": why}
+            samples.append(seconds)
         fill()
         once()
         self.settle()
@@ -172,8 +173,48 @@ class Rank:
             "seconds": self.slowest(samples),
             "wrong": int(wrong.item()),
             "busbw_factor": busbw_factor(name, self.world),
-            "calls_per_sample": inner,
+            "detail": {"calls": inner, **(clock.detail(len(samples)) if clock else {})},
         }
+
+    def timed(self, once: Callable[[], object], inner: int) -> float:
+        """Seconds of one call, by the wall clock, of `inner` in a row."""
+        self.dist.barrier()
+        self.settle()
+        begin = time.perf_counter()
+        for _ in range(inner):
+            once()
+        self.settle()
+        return (time.perf_counter() - begin) / inner
+
+    def queued(self, once: Callable[[], object], inner: int, clock: ClockLog) -> float | None:
+        """The same on GPUs, by events around calls that were queued while the GPU was held, as in `harness.cuda`.
+
+        None where they cannot be queued on every rank: all ranks decide alike, or one would wait for the others.
+        """
+        cuda = self.torch.cuda
+        start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
+        while True:
+            self.dist.barrier()
+            self.settle()
+            cuda._sleep(int(self.hold_s * CYCLES_PER_S))
+            start.record()
+            for _ in range(inner):
+                once()
+            end.record()
+            late, mhz = start.query(), clock.clock.mhz()
+            self.settle()
+            if not self.anywhere(late):
+                clock.readings.append(mhz)
+                return float(start.elapsed_time(end)) / 1e3 / inner
+            if self.hold_s >= HOLD_S[1]:
+                return None
+            self.hold_s = min(2 * self.hold_s, HOLD_S[1])
+
+    def anywhere(self, here: bool) -> bool:
+        """True where it is so on any rank."""
+        found = self.torch.tensor([int(here)], dtype=self.torch.int64, device=self.device)
+        self.dist.all_reduce(found, op=self.dist.ReduceOp.MAX)
+        return bool(found.item())
 
     def inner(self, once: Callable[[], object]) -> int:
         """Calls in one sample, the same on every rank, so that a sample takes about the time it should."""
@@ -185,13 +226,15 @@ class Rank:
             self.settle()
             times.append(time.perf_counter() - begin)
         slowest = statistics.median(self.slowest(times))
-        return max(1, min(200, round(self.spec["sample_s"] / max(slowest, 1e-7))))
+        return max(1, min(MOST_QUEUED if self.cuda else 200, round(self.spec["sample_s"] / max(slowest, 1e-7))))
 
 
 def main() -> int:
     spec = json.loads(Path(sys.argv[1]).read_text())
     rank, local_rank = int(sys.argv[2]), int(sys.argv[3])
     part = Rank(spec, rank, local_rank)
+    if part.cuda:
+        warm_up(part.torch)
     end = time.monotonic() + spec["time_limit_s"]
     results = []
     for name in spec["operations"]:

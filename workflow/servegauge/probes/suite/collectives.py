@@ -89,11 +89,11 @@ class Collectives(Probe):
         (found,) = (one for one in done if (one["operation"], one["size_bytes"]) == (operation, size))
         if "skipped" in found:
             raise Skip(found["skipped"])
+        if "failed" in found:
+            raise Wrong(found["failed"])
         if found["wrong"]:
             raise Wrong(f"{found['wrong']} elements of {operation} over {size} bytes are wrong")
-        return bandwidths(
-            found["bytes"], found["seconds"], found["busbw_factor"], {"calls": found["calls_per_sample"]}, True
-        )
+        return bandwidths(found["bytes"], found["seconds"], found["busbw_factor"], found["detail"], True)
 
     # -- nccl-tests ------------------------------------------------------------------------------------------------
 
