@@ -26,6 +26,7 @@ for _signal, _default in (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fix", action="store_true", help="write golden files and generated pages anew")
+    parser.addoption("--seeds", type=int, default=1, help="how often the test of random faults is run (default 1)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

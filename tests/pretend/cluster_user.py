@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import yaml
 
@@ -25,11 +26,14 @@ STUDY = {
 
 
 class User:
-    """A user of the cluster with a clone of the repository, at its prompt."""
+    """A user of the cluster with a clone of the repository, at its prompt; `calibrations` has those of nodes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, calibrations: Path | None = None) -> None:
         self.root = root
         copy_of_the_tree(root)
+        if calibrations is not None:
+            (root / "results").mkdir()
+            (root / "results" / "calibrations").symlink_to(calibrations)
         # The one file that a user adapts to the cluster.
         platform = yaml.safe_load((root / "config/platforms/own-cpu.yaml").read_text())
         platform["slurm"] = {"partition": "bm", **ASKED}
@@ -39,15 +43,17 @@ class User:
     def write(self, path: str, data: object) -> None:
         (self.root / path).write_text(yaml.safe_dump(data, sort_keys=False))
 
-    def start(self, *more: str, profile: str = "profiles/hlrs") -> subprocess.Popen[str]:
+    def start(
+        self, *more: str, profile: str = "profiles/hlrs", output: IO[str] | int = subprocess.PIPE, **around: str
+    ) -> subprocess.Popen[str]:
         """The one command, in a session of its own."""
         argv = [
             sys.executable, "-m", "snakemake", "--profile", profile, "--config", "study=lost", "poll_s=2", *more,
         ]  # fmt: skip
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return subprocess.Popen(
-            argv, cwd=self.root, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "PATH": path},
+            argv, cwd=self.root, text=True, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "PATH": path, **around},
         )  # fmt: skip
 
     def run(self, *more: str, profile: str = "profiles/hlrs") -> str:

@@ -5,22 +5,28 @@
 #   make slurm-down      or: tests/slurm/slurm-down.sh
 #
 # Partitions: bm (bm01, bm02; 4 "h100" each), vgpu (vgpu01, vgpu02; 4 "h100vgpu" each), and urgent, which takes bm's nodes
-# from its jobs. Everything listens on the loopback only and lies below ROOT. Calling it again starts what is not running.
+# from its jobs. Each node has a network, a host name and a view of some files of its own (networks.sh); where that is not
+# permitted all share the loopback, and tests that need it fail or are skipped. Everything lies below ROOT. Calling it
+# again starts what is not running.
 #
 # Settings, from the environment:
 #   SERVEGAUGE_SLURM_ROOT   folder of the cluster                               (default /tmp/servegauge-slurm)
 #   ACCOUNTING              1: slurmdbd and MariaDB, so that sacct works; 0: none   (default 1)
 #   MIN_JOB_AGE             seconds that squeue remembers an ended job              (default 300)
+#   NETWORKS                0: all nodes on the loopback                            (default 1)
+#   LATE_S                  how late ROOT/late shows what others wrote              (default 3)
 set -euo pipefail
 
 ROOT=${SERVEGAUGE_SLURM_ROOT:-/tmp/servegauge-slurm}
 ACCOUNTING=${ACCOUNTING:-1}
 MIN_JOB_AGE=${MIN_JOB_AGE:-300}
+NETWORKS=${NETWORKS:-1}
 ETC=/etc/slurm
 MARK="# written by servegauge tests/slurm/slurm-up.sh"
 HOST=$(hostname -s)
 NODES=(bm01 bm02 vgpu01 vgpu02)
 GPUS=4
+. "$(dirname "$0")/networks.sh"
 
 fail() { printf 'slurm-up: %s\n' "$*" >&2; exit 1; }
 say() { printf 'slurm-up: %3d s  %s\n' "$SECONDS" "$*"; }
@@ -47,6 +53,7 @@ preconditions() {
 
 packages() {
   local wanted=(slurmctld slurmd slurm-client munge) missing=() one
+  [ "$NETWORKS" = 0 ] || wanted+=(iproute2 mergerfs)
   [ "$ACCOUNTING" = 0 ] || wanted+=(slurmdbd slurm-wlm-mysql-plugin mariadb-server)
   for one in "${wanted[@]}"; do
     dpkg-query -W -f '${Status}' "$one" 2>/dev/null | grep -q 'ok installed' || missing+=("$one")
@@ -67,8 +74,18 @@ fake_gpus() {
   done
 }
 
+# node_line NODE: its line of slurm.conf. On one loopback a port tells nodes apart.
+node_line() {
+  local where="NodeHostname=$1 NodeAddr=$(address "$1")" what="Gres=gpu:h100:$GPUS Feature=baremetal"
+  local port=$((17000 + $(address "$1" | cut -d . -f 4)))
+  [ "$NETWORKS" = 1 ] || where="NodeHostname=$HOST NodeAddr=127.0.0.1"
+  case $1 in vgpu*) what="Gres=gpu:h100vgpu:$GPUS Feature=vgpu" ;; esac
+  echo "NodeName=$1 $where Port=$port CPUs=16 RealMemory=64000 $what"
+}
+
 slurm_conf() {
-  local accounting="AccountingStorageType=accounting_storage/none"
+  local accounting="AccountingStorageType=accounting_storage/none" controller=127.0.0.1 node
+  [ "$NETWORKS" = 0 ] || controller=$LOGIN
   if [ "$ACCOUNTING" = 1 ]; then
     accounting="AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
@@ -79,7 +96,7 @@ JobAcctGatherType=jobacct_gather/linux"
   cat <<CONF
 $MARK
 ClusterName=servegauge
-SlurmctldHost=$HOST(127.0.0.1)
+SlurmctldHost=$HOST($controller)
 SlurmUser=root
 AuthType=auth/munge
 StateSaveLocation=$ROOT/state
@@ -111,8 +128,7 @@ SlurmctldTimeout=30
 SlurmdTimeout=60
 DefMemPerCPU=512
 $accounting
-NodeName=bm[01-02] NodeHostname=$HOST NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=16 RealMemory=64000 Gres=gpu:h100:$GPUS Feature=baremetal
-NodeName=vgpu[01-02] NodeHostname=$HOST NodeAddr=127.0.0.1 Port=[17101-17102] CPUs=16 RealMemory=64000 Gres=gpu:h100vgpu:$GPUS Feature=vgpu
+$(for node in "${NODES[@]}"; do node_line "$node"; done)
 PartitionName=bm Nodes=bm[01-02] Default=YES MaxTime=02:00:00 DefaultTime=00:10:00 PriorityTier=1
 PartitionName=vgpu Nodes=vgpu[01-02] MaxTime=02:00:00 DefaultTime=00:10:00 PriorityTier=1
 PartitionName=urgent Nodes=bm[01-02] MaxTime=00:30:00 PriorityTier=10 PreemptMode=OFF
@@ -177,7 +193,12 @@ start_slurm() {
   wait_for 30 slurmctld scontrol ping
   for node in "${NODES[@]}"; do
     mkdir -p "$ROOT/spool/$node"
-    runs "$ROOT/run/slurmd.$node.pid" || setsid slurmd -N "$node" </dev/null
+    runs "$ROOT/run/slurmd.$node.pid" && continue
+    if [ "$NETWORKS" = 1 ]; then
+      on_node "$node" setsid slurmd -N "$node" </dev/null
+    else
+      setsid slurmd -N "$node" </dev/null
+    fi
   done
   # A node that an earlier test set down stays down until it is told otherwise.
   scontrol update nodename="$(IFS=,; echo "${NODES[*]}")" state=resume 2>/dev/null || true
@@ -190,6 +211,11 @@ preconditions
 mkdir -p "$ROOT"/{state,log,run,spool,dev,mysql}
 chmod 755 "$ROOT"
 packages
+if [ "$NETWORKS" = 1 ] && reason=$(why_no_networks) && [ -n "$reason" ]; then
+  say "the nodes have no networks of their own: $reason"
+  NETWORKS=0
+fi
+[ "$NETWORKS" = 0 ] || networks_up
 fake_gpus
 configure
 start_munge

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from servegauge.contract.spec import Layout
-from tests.pretend.cluster import jobs_of, platform, slurm
+from tests.pretend.cluster import daemon, jobs_of, platform, slurm
 from tests.pretend.pretend_site import kill, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -312,9 +312,7 @@ def test_the_controller_may_be_restarted_in_mid_run(site):
     [launch] = site.plan({"s": 15.0}, OK)
     process = site.start(launch)
     site.wait("cell", 1)
-    root = os.environ.get("SERVEGAUGE_SLURM_ROOT", "/tmp/servegauge-slurm")
-    with open(f"{root}/run/slurmctld.pid") as file:
-        controller = int(file.read())
+    controller = daemon("slurmctld")
     os.kill(controller, signal.SIGTERM)
     wait_for(lambda: not os.path.exists(f"/proc/{controller}"), 30, "the controller to end")
     time.sleep(3)

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def user(cluster, tmp_path):
+def user(cluster, tmp_path, calibrations):
     """A user; jobs and processes that stay behind fail the test."""
-    user = User(tmp_path)
+    user = User(tmp_path, calibrations)
     yield user
     left = user.jobs()
     for job in left:

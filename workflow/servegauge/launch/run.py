@@ -53,7 +53,9 @@ PRELOADED = (
     *coordinator.PRELOADED,
     *(kind.__module__ for kind in recorders().values()),
 )
-FAILED_NODE = "failed-node-"  # what a node that is not the head leaves for the head when its part of a server failed
+# What a node that is not the head leaves for the head when its part of a server failed. The port is this start's own: what
+# an earlier start of the job left has another.
+FAILED_NODE = "failed-node-{node.head_port}-{rank}.json"
 
 
 class LaunchFailed(Exception):
@@ -118,7 +120,8 @@ class LaunchRun:
             return self._finish(reason)
         if reason:
             with contextlib.suppress(OSError):
-                write_json(self.folder / f"{FAILED_NODE}{self.node.rank}.json", {"reason": reason})
+                name = FAILED_NODE.format(node=self.node, rank=self.node.rank)
+                write_json(self.folder / name, {"reason": reason})
         return None
 
     def _live(self) -> None:
@@ -129,8 +132,6 @@ class LaunchRun:
                 self._start_servers()
                 self._serve_until_finished()
                 return
-            for old in self.folder.glob(f"{FAILED_NODE}*.json"):  # of an earlier start of this job
-                old.unlink()
             forkserver.prepare(PRELOADED)
             if not self._aside:
                 with self._spending("calibration"):
@@ -286,9 +287,10 @@ class LaunchRun:
 
     def _give_up(self) -> bool:
         """True when waiting for the server is pointless; raises what another node of the launch said of its part."""
-        for failed in self.folder.glob(f"{FAILED_NODE}*.json"):
-            node = failed.stem.removeprefix(FAILED_NODE)
-            raise LaunchFailed(f"on node {node} of the launch: {read_json(failed)['reason']}")
+        for rank in range(1, self.node.nodes):
+            with contextlib.suppress(FileNotFoundError):
+                failed = read_json(self.folder / FAILED_NODE.format(node=self.node, rank=rank))
+                raise LaunchFailed(f"on node {rank} of the launch: {failed['reason']}")
         return self.stop()
 
     def without_secrets(self, text: str) -> str:
