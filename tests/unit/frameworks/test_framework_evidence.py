@@ -393,6 +393,33 @@ def test_what_is_compiled_stays_in_the_launchs_cache_unless_the_site_says_where(
     assert one.environment(context(site, cache=cache))["CUDA_CACHE_PATH"] == "/site"
 
 
+TRANSFORMERS_LOG = """\
+  "dtype": "bfloat16",
+  "transformers_version": "5.19.0",
+ContinuousBatchingConfig(page_size=32, num_blocks=10, max_batch_tokens=512, max_memory_percent=0.9, \
+max_requests_per_batch=64, max_blocks_per_request=None, allow_block_sharing=False, use_async_batching=None, \
+use_cuda_graph=False, scheduler_type='fifo', block_size=32)
+"""
+
+
+def test_transformers_tells_what_its_batching_was_made_of() -> None:
+    """The line that `argv` has it print; as transformers 5.19 prints it."""
+    one = framework("transformers")
+    assert "print(made, flush=True)" in one.argv(context(fair(one)))[2]
+    told = one.evidence(Answers(), TRANSFORMERS_LOG)
+    assert told.version == "5.19.0"
+    assert told.effective == {
+        "dtype": "bfloat16", "max_batch": 64, "max_batched_tokens": 512, "block_tokens": 32, "memory_fraction": 0.9,
+        "graphs": False, "prefix_cache": False,
+    }  # fmt: skip
+    newer = TRANSFORMERS_LOG.replace("use_async_batching=None", "use_async_batching=True").replace(
+        "=False, s", "=None, s"
+    )
+    effective = one.evidence(Answers(), newer).effective
+    assert (effective["scheduling"], "graphs" in effective) == ("async", False)
+    assert one.evidence(Answers(), "").effective == {}
+
+
 def test_transformers_on_a_cpu_sizes_its_cache_by_what_is_asked() -> None:
     """Without a number of blocks it takes memory_fraction of the machine's free memory."""
     one = framework("transformers")

@@ -6,17 +6,28 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, PROFILE, Client, Context, Evidence, Framework, Reply
+from servegauge.frameworks.log_parsing import key_values
 
-# The command line has no words for two fields of its own configuration class, so the class is given their values here.
+# The command line has no words for two fields of its own configuration class, so the class is given their values here;
+# and nothing tells the others, so what was made of them is printed.
 START = (
     "import functools, transformers; from transformers.cli.transformers import app; "
-    "transformers.ContinuousBatchingConfig = functools.partial(transformers.ContinuousBatchingConfig, "
-    "allow_block_sharing=False, max_requests_per_batch={}); app()"
+    "config = functools.partial(transformers.ContinuousBatchingConfig, "
+    "allow_block_sharing=False, max_requests_per_batch={}); "
+    "transformers.ContinuousBatchingConfig = lambda **given: (made := config(**given), print(made, flush=True))[0]; "
+    "app()"
 )
+# neutral name -> fields of that class, of which one is there; what is None there is decided with the first request
+BATCHING = {
+    "max_batch": ("max_requests_per_batch",), "max_batched_tokens": ("max_batch_tokens",),
+    "block_tokens": ("page_size", "block_size"), "memory_fraction": ("max_memory_percent",),
+    "graphs": ("use_cuda_graph",), "prefix_cache": ("allow_block_sharing",), "scheduling": ("use_async_batching",),
+}  # fmt: skip
+WORDS = {"True": True, "False": False}
 
 
 PROFILED = Path(__file__).parents[1] / "inputs" / "engines" / "transformers_profiled.py"
@@ -127,8 +138,17 @@ class Transformers(Framework):
 
         # The context is the model's, whatever was asked (see `differences`): no difference of this launch.
         raw = {name: said(name) for name in ("max_position_embeddings", "model_type", "use_cache")}
+        printed = re.search(r"^ContinuousBatchingConfig\((.*)\)$", log, re.MULTILINE)
+        batching = key_values(printed[1]) if printed else {}
+        effective: dict[str, Any] = {"dtype": said("dtype")}
+        for name, fields in BATCHING.items():
+            word = next((batching[field] for field in fields if batching.get(field, "None") != "None"), None)
+            if word is not None:
+                effective[name] = WORDS[word] if word in WORDS else float(word) if "." in word else int(word)
+        if "scheduling" in effective:
+            effective["scheduling"] = "async" if effective["scheduling"] else "sync"
         return Evidence(
             version=said("transformers_version"),
-            effective={"dtype": said("dtype")} if said("dtype") else {},
+            effective={name: value for name, value in effective.items() if value is not None},
             raw={**raw, "/health": client.get("/health").text},
         )

@@ -130,9 +130,15 @@ def install(control: Control, max_batch: int) -> None:
     from transformers.cli.serving import server
     from transformers.generation.continuous_batching import continuous_api, model_runner
 
-    transformers.ContinuousBatchingConfig = functools.partial(
+    config = functools.partial(
         transformers.ContinuousBatchingConfig, allow_block_sharing=False, max_requests_per_batch=max_batch
     )
+
+    def told(**given: Any) -> Any:  # as frameworks/transformers.py has it, which reads what is printed
+        print(made := config(**given), flush=True)
+        return made
+
+    transformers.ContinuousBatchingConfig = told
     manager, processor = continuous_api.ContinuousBatchingManager, continuous_api.ContinuousBatchProcessor
     body, step = manager._generation_loop_body, processor._generation_step
 
