@@ -33,6 +33,7 @@ FULL: dict[str, Any] = {
     "dummy_weights": True,
     "seed": 7,
     "threads": 4,
+    "async_scheduling": False,
     "multimodal_limits": {"image": 2},
 }
 

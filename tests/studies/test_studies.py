@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ from servegauge.base.files import read_json, write_json, write_text
 from servegauge.base.text import quantity, ratio_text
 from servegauge.cli.docs import studies
 from servegauge.compare.compare import compare
-from servegauge.compare.expectations import expectations
+from servegauge.compare.conditions import statistic
+from servegauge.compare.expectations import Checked, expectations
 from servegauge.compare.published import DIFFERS, NOT_COMPARABLE, NOT_MEASURED, OUTCOMES, REPRODUCED
-from servegauge.dataset.study_view import Study, level_text
+from servegauge.dataset import merge
+from servegauge.dataset.study_view import Study, label, level_text
+from servegauge.inputs.config_files import file_of, names
 from servegauge.plan import documents
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
+from servegauge.probes import get
 from servegauge.report import terminal
 from tests.pretend.tree import copy_of_the_tree
 from tests.studies import miniature
@@ -81,6 +85,12 @@ def test_the_page_lists_them() -> None:
     assert set(read_json(ROOT / studies.FIGURES)) == {f"{name}{studies.CPU}" for name in NAMES}
 
 
+@pytest.mark.parametrize("name", names(ROOT, "studies"))
+def test_its_file_says_what_it_takes(name: str) -> None:
+    text = file_of(ROOT, "studies", name).read_text(encoding="utf-8")
+    assert text == studies.expected(ROOT, name), "write it anew with: python -m servegauge.cli.docs.studies"
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory, tiny_model: Path, llamacpp_python: str) -> Iterator[Path]:
     """A copy of the repository, in which variants share what they measure; the working folder."""
@@ -97,7 +107,7 @@ def tree(tmp_path_factory, tiny_model: Path, llamacpp_python: str) -> Iterator[P
 )
 def test_its_variant_runs_and_its_figures_are_judged(name: str, tree: Path, request: pytest.FixtureRequest) -> None:
     variant = f"{name}{studies.CPU}"
-    miniature.measure(variant)
+    plan = miniature.measure(variant)
     study = Study(miniature.RESULTS, variant)
     assert {row["status"] for row in study.cells} <= {"ok", "skipped"}
     checked = expectations(study)
@@ -116,7 +126,10 @@ def test_its_variant_runs_and_its_figures_are_judged(name: str, tree: Path, requ
             assert said.verdict != NOT_COMPARABLE or "in place of" in said.reason or "unit" in said.reason
     if request.config.getoption("--fix"):
         found = read_json(ROOT / studies.FIGURES) if (ROOT / studies.FIGURES).exists() else {}
-        found[variant] = {"figure": figure(study), "verdicts": [one.outcome.verdict for one in checked]}
+        found[variant] = {
+            "figure": figure(study, checked, plan.study.get("probes") or ()),
+            "verdicts": [one.outcome.verdict for one in checked],
+        }
         write_json(ROOT / studies.FIGURES, dict(sorted(found.items())))
         page = ROOT / studies.PAGE
         write_text(page, studies.filled(page.read_text(encoding="utf-8"), ROOT))
@@ -126,13 +139,38 @@ def study_models(study: Study) -> set[str]:
     return {one["model"] for one in json.loads(study.row["expects"] or "[]") if "model" in one}
 
 
-def figure(study: Study) -> str:
-    """What the variant's own comparison says first; without one, what its first cell measured."""
+def figure(study: Study, checked: list[Checked], asked: Sequence[str]) -> str:
+    """What the variant says to the study's own question: a capacity, what was published, a probe, its comparison."""
+    by_name = {metric.name: metric for metric in study.metrics}
+    row = next((row for row in study.ok if row.get("capacity_rps") is not None), None)
+    if row:
+        return f"{by_name['capacity_rps'].title}: {quantity(row['capacity_rps'], by_name['capacity_rps'].unit)}"
+    told = [one for one in checked if one.measured is not None]
+    if told:
+        one = next((one for one in told if one.kind == "ratio"), told[0])
+        number = ratio_text(one.measured) if one.kind == "ratio" else quantity(one.measured, one.unit)
+        return f"{one.about}: {number}"
+    if checked and (found := probed(study, asked, {one.metric.partition(": ")[2] for one in checked})):
+        return found
+    if checked:
+        return f"not measured: {checked[0].outcome.reason}"
     comparison = compare(study)
     overall: list[Any] = [one for one in comparison.overall if one.ratio is not None] if comparison else []
     if overall and comparison:
         one = overall[0]
         level, base = level_text(one.level), level_text(comparison.baseline)
         return f"{one.metric.title} of {comparison.factor} {level} / {base}: {ratio_text(one.ratio)}"
-    row = study.ok[0]
-    return f"TTFT p50: {quantity(row['ttft_p50_s'], 's')}"
+    metric = by_name[(comparison.primary if comparison else ["ttft_p50"])[0]]
+    return f"{metric.title}: {quantity(statistic(study, study.ok[0], metric), metric.unit)}"
+
+
+def probed(study: Study, asked: Sequence[str], metrics: set[str]) -> str | None:
+    """The first number of the probes `asked`: of these metrics, or else what they are judged by."""
+    rows = [row for row in merge.read(study.results, "probes").to_pylist() if row["status"] == "ok"]
+    for name in asked:
+        for row in rows:
+            if row["probe"] == name and row["metric"] in (metrics & {*get(name).units} or get(name).primary):
+                told = json.loads(row["variant"])
+                words = label({key: told[key] for key in told if key not in ("device", "backend")})
+                return f"{name}, {words}: {row['metric']} {quantity(row['value'], row['unit'])}"
+    return None

@@ -130,6 +130,13 @@ def test_the_page_has_them_with_intervals_and_reasons(results, tmp_path):
     assert any(",cost_per_million_output_tokens,EUR," in line and line.split(",")[-2] == "3" for line in lines)
 
 
+def test_a_primary_metric_of_money_without_a_price_is_refused(tree: Tree):
+    compare = {"factor": "platform", "baseline": "metal", "primary": ["ttft_p50", "output_tokens_per_currency"]}
+    with pytest.raises(UserError, match=r"compare.primary\[1\]: .* no platform of the study has `prices`"):
+        tree.study(compare=compare)
+    tree.study(compare={**compare, "primary": ["energy_per_output_token_j"]})
+
+
 def test_prices_in_two_currencies_are_refused(tree: Tree):
     for name, currency in (("metal", "EUR"), ("virtual", "USD")):
         tree.write(f"config/platforms/{name}.yaml", {"description": "x", "prices": {"currency": currency, "kwh": 1}})

@@ -21,7 +21,7 @@ from servegauge.instrument.worker import build_rows
 from servegauge.plan import expand
 from servegauge.workloads.compile import compile_workload, read_workload
 from tests import synthetic
-from tests.unit.study_tree import STUDY, Tree, tree
+from tests.unit.study_tree import STUDY, Plain, Tree, tree
 from tests.unit.workloads.test_compile import root, workload
 
 __all__ = ["root", "tree"]
@@ -121,6 +121,26 @@ def test_a_mix_of_adapters_is_frozen_with_its_weights(root: Path) -> None:
             body = json.loads(row.payload.partition(b"\r\n\r\n")[2])
             adapter = share.columns["adapter"][row.place]
             assert {"model": "tiny", **({field: adapter} if adapter else {})}.items() <= body.items()
+
+
+def test_a_server_without_adapters_answers_a_mix_itself(root: Path, tree: Tree, monkeypatch) -> None:
+    spec = {"name": "s", "kind": "synthetic", "input_tokens": 12, "output_tokens": 4}
+    one = workload(Load(rate_rps=50, requests=60, lora_mix={"base": 1, "law": 2}), spec)
+    compile_workload(one, root, root / "out")
+    job = LoadJob(
+        ["http://h:1"], str(root / "out" / one.id / "workload.parquet"), "x", "tiny", Load(), adapter_field=""
+    )
+    share = Share.read(job, 0)
+    assert "adapter" not in share.columns, "so that no request is said to have asked for one"
+    for row in build_rows(job, share, "window", 0, [Target.of("http://h:1")], "", {}):
+        assert json.loads(row.payload.partition(b"\r\n\r\n")[2])["model"] == "tiny"
+    adapters = {"law": "/adapters/law"}
+    monkeypatch.setattr(Plain, "supported", {**Plain.supported, "lora": "--lora"})
+    monkeypatch.setattr(Plain, "adapter_field", "model")
+    matrix = {"lora": ["none", adapters], "rate": 1, "platform": "metal", "repeat": 1}
+    plan = expand.expand(tree.study(load={"lora_mix": {"law": 1}}, matrix=matrix))
+    assert [one.skipped for one in plan.cells] == [None, None]
+    assert len({one.cell.workload.id for one in plan.cells}) == 1, "both answer the same requests"
 
 
 def test_an_adapter_that_no_server_has_is_a_mistake(tree: Tree) -> None:

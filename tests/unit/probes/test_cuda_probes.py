@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import statistics
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from servegauge.probes import registry
 from servegauge.probes.harness import cuda, numeric, stats
-from servegauge.probes.harness.base import Context, Wrong, run
+from servegauge.probes.harness.base import Context, Skip, Wrong, run
 from servegauge.probes.harness.stats import QUICK
 from servegauge.probes.suite import attention, cuda_dispatch, cuda_memcpy, gemm, model_gemm
 from tests.unit.probes import pretend_torch
@@ -274,10 +275,16 @@ def kernels(monkeypatch):
         return wrap(np.stack(rows))
 
     def varlen(q, k, v, max_seqlen_q, cu_seqlens_q, max_seqlen_k, causal, fa_version, **more):
-        calls.append(("vllm", fa_version, "decode" if "block_table" in more else "prefill"))
+        prompt = "block_table" not in more and max_seqlen_q == max_seqlen_k
+        calls.append(("vllm", fa_version, "prefill" if prompt else "decode"))
         if "block_table" in more:
             assert list(more["seqused_k"]) == [max_seqlen_k] * len(q)
             return decode(q, k, v, more["block_table"])
+        if not prompt:  # caches in one piece, one after the other
+            starts = np.asarray(more["cu_seqlens_k"])
+            pairs = itertools.pairwise(starts)
+            rows = [exact(q[i : i + 1], k[a:b], v[a:b], causal=False)[0] for i, (a, b) in enumerate(pairs)]
+            return wrap(np.stack(rows))
         assert list(cu_seqlens_q) == list(more["cu_seqlens_k"]) == [0, len(q)]
         return wrap(exact(q, k, v, causal))
 
@@ -336,7 +343,8 @@ def test_attention_runs_the_servers_kernels_for_decode_and_prefill(gpu, kernels,
     gpu(Device(**SLOW, l2_bytes=1 << 17))
     rows = rows_of("attention", models=models)
     good = {(row.variant["backend"], row.variant["operation"]) for row in rows if row.status == "ok"}
-    assert good == {(k, o) for k in ("torch", "flashinfer", "vllm fa3") for o in ("decode", "prefill")}
+    both = {(k, o) for k in ("torch", "flashinfer", "vllm fa3") for o in ("decode", "prefill")}
+    assert good == both | {(k, attention.CONTIGUOUS) for k in ("torch", "vllm fa3")}
     assert [row.reason for row in rows if row.status == "failed"] == []
     assert {(name, version) for name, version, _ in kernels.calls} == {("flashinfer", None), ("vllm", 3)}
     refused = [row for row in rows if row.status == "skipped"]
@@ -350,6 +358,23 @@ def test_a_cache_within_the_l2_gives_a_time_and_no_bandwidth(gpu, kernels, monke
     rows = [row for row in rows_of("attention", models=models) if row.variant["operation"] == "decode"]
     assert {row.status for row in rows if row.metric == "bandwidth_gb_s"} == {"skipped"}
     assert "ok" in {row.status for row in rows if row.metric == "time_us"}
+
+
+def test_unified_memory_is_freed_and_a_driver_that_refuses_it_skips(monkeypatch):
+    freed = []
+
+    def allocate(place, size, flags):
+        place._obj.value = 4096
+        return 0 if size.value < 100 else 801
+
+    driver = SimpleNamespace(cuMemAllocManaged=allocate, cuMemFree_v2=lambda place: freed.append(place.value))
+    monkeypatch.setattr(attention.ctypes, "CDLL", lambda name: driver)
+    made = attention._Unified(64)
+    assert made.__cuda_array_interface__["data"] == (4096, False)
+    del made
+    assert freed == [4096]
+    with pytest.raises(Skip, match="cuMemAllocManaged says 801"):
+        attention._Unified(200)
 
 
 def test_a_kernel_that_reads_the_wrong_blocks_is_a_failed_row(gpu, kernels, models):

@@ -8,6 +8,7 @@ guessed: where a part is not known the sum is null, and `reasons` says what is m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +38,9 @@ STATISTICS = (
     _statistic("break_even_output_tokens_per_month", "Break-even output tokens a month", "tokens"),
 )
 """What of the table is compared, in studies that have numbers of it."""
+
+PRICED = frozenset(one.name for one in STATISTICS if re.match("cost_|break_even_|.*_per_currency", one.name))
+"""Names of those that need a platform's `prices`."""
 
 
 @dataclass

@@ -30,6 +30,7 @@ OPTIONS: dict[str, str] = {
     "memory_fraction": "share of a GPU's memory that one server may take, 0 to 1",
     "dtype": "data type of weights and activations: auto, float16, bfloat16, float32",
     "graphs": "CUDA graphs or compilation: true, or false for eager",
+    "async_scheduling": "prepare the next step while the GPU computes this one: true or false",
     "speculative": "speculative decoding: {method: ngram | draft | eagle3, tokens: n, model: ...}",
     "lora": "LoRA adapters: {name: folder}",
     "dummy_weights": "random weights instead of the model's: true or false",

@@ -55,6 +55,7 @@ class Sglang(Framework):
         "dtype": "--dtype",
         "graphs": "--cuda-graph-backend-decode full / "
         "--cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled",
+        "async_scheduling": "/ --disable-overlap-schedule",
         "speculative": "--speculative-algorithm --speculative-num-draft-tokens --speculative-draft-model-path",
         "lora": "--enable-lora --lora-paths",
         "dummy_weights": "--load-format dummy /",

@@ -34,6 +34,7 @@ class TensorRtLlm(Framework):
         "memory_fraction": "YAML kv_cache_config.free_gpu_memory_fraction",
         "dtype": "YAML dtype",
         "graphs": "YAML cuda_graph_config",
+        "async_scheduling": "YAML disable_overlap_scheduler",
         "speculative": "YAML speculative_config",
         "dummy_weights": "YAML load_format",
     }
@@ -86,6 +87,8 @@ class TensorRtLlm(Framework):
             "cuda_graph_config": {"enable_padding": True} if options.get("graphs", True) else None,
         }
         config |= {"dtype": options["dtype"]} if "dtype" in options else {}
+        if "async_scheduling" in options:
+            config["disable_overlap_scheduler"] = not options["async_scheduling"]
         config |= {"load_format": "dummy"} if options.get("dummy_weights") else {}
         if speculative := options.get("speculative"):
             kind = {"ngram": "NGram", "draft": "Draft_Target", "eagle3": "Eagle"}[speculative["method"]]

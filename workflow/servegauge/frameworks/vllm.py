@@ -47,6 +47,7 @@ class Vllm(Framework):
         "memory_fraction": "--gpu-memory-utilization",
         "dtype": "--dtype",
         "graphs": "--no-enforce-eager / --enforce-eager",
+        "async_scheduling": "--async-scheduling / --no-async-scheduling",
         "speculative": "--speculative-config",
         "lora": "--enable-lora --lora-modules",
         "dummy_weights": "--load-format dummy /",

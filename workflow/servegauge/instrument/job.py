@@ -39,7 +39,7 @@ class LoadJob:
     warmup_streams: int = 8  # streams of an open loop's warm-up, where its requests have no times
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     length_field: str = "max_tokens"  # which field of a request asks for the answer's length
-    adapter_field: str = "model"  # which field of a request names its LoRA adapter, where it asks for one
+    adapter_field: str = "model"  # which field of a request names its LoRA adapter; empty: none asks for one
     path: str | None = None  # path of the endpoint, where it is not that of PATHS
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # added to each request; by a pipe, too
     run_id: str = field(default_factory=lambda: secrets.token_hex(4))  # in every X-Request-Id

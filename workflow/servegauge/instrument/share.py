@@ -32,7 +32,8 @@ class Share:
 
         names = ["request", "phase", "scheduled_s", "prompt", "messages", "prompt_tokens", "output_tokens"]
         schema = pq.read_schema(job.workload)
-        names += [name for name in ("session", "turn", "pause_s", "adapter") if name in schema.names]
+        also = ("session", "turn", "pause_s", *(["adapter"] if job.adapter_field else []))
+        names += [name for name in also if name in schema.names]
         columns = pq.read_table(job.workload, columns=names, use_threads=False).to_pydict()
         follows = _follows(columns)
         later = {place for places in follows.values() for place in places}

@@ -247,7 +247,7 @@ class Measurement:
                 **(self.framework.ignore_eos if load.ignore_eos else {}),
                 **(load.sampling or {}),
             },
-            adapter_field=self.framework.adapter_field or "model",
+            adapter_field=(self.framework.adapter_field or "model") if run.launch.options.get("lora") else "",
             api_key=run.api_key,
             cpus=list(run.platform.get("placement", {}).get("load_cpus") or []) or None,
             workers=calibrate.workers_needed(run.calibration, load),

@@ -465,6 +465,10 @@ def _currency_mistakes(study: Mapping[str, Any]) -> Iterator[tuple[Keys, str]]:
     """Costs in two currencies have no ratio."""
     found = {name: one["prices"]["currency"] for name, one in study["platforms"].items() if "prices" in one}
     told = [f"config/platforms/{name}.yaml has {currency}" for name, currency in found.items()]
+    for position, name in enumerate(study["compare"].get("primary") or ()):
+        if name in economics.PRICED and not found:
+            message = f"{name!r}, but no platform of the study has `prices`, so there will be no such number"
+            yield ["compare", "primary", position], message
     api = ((study.get("economics") or {}).get("api") or {}).get("currency")
     if api is not None and not found:
         message = "no platform of the study has `prices`, so there is nothing to hold against the API's; add them"

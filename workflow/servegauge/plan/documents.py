@@ -110,7 +110,7 @@ def message(plan: Plan, state: State, launch_id: str, results: Path) -> str:
     if now.skipped:
         parts.append(f"{now.skipped} cannot work")
     parts.append(asks(plan, launch, cost.minutes))
-    parts.append(f"about {_minutes(cost.minutes)}")
+    parts.append(f"about {time_of(cost.minutes)}")
     return f"{serves(plan, launch)}: " + "; ".join(part for part in parts if part)
 
 
@@ -161,7 +161,7 @@ def _total(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
         cells += f", {_count(sums['traces'], 'trace')} in launches of their own ({sums['traces_measured']} measured, "
         cells += f"{sums['traces_missing']} to measure"
         cells += f", {sums['traces_skipped']} cannot work)" if sums["traces_skipped"] else ")"
-    text = f"study {plan.study['name']}: {to_run}, {cells}, about {_minutes(sums['minutes'])} one after the other"
+    text = f"study {plan.study['name']}: {to_run}, {cells}, about {time_of(sums['minutes'])} one after the other"
     if sums["gpu_hours"] or sums["gpu_hours_spent"] or sums["budget_gpu_hours"] is not None:
         text += f"; {sums['gpu_hours']:.1f} GPU hours to come, {sums['gpu_hours_spent']:.1f} spent"
         if sums["budget_gpu_hours"] is not None:
@@ -347,7 +347,8 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or one + 's'}"
 
 
-def _minutes(minutes: float) -> str:
+def time_of(minutes: float) -> str:
+    """`28 s`, `89 min`, `2.6 h`."""
     return (
         f"{minutes * 60:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
     )

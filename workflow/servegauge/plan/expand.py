@@ -446,10 +446,10 @@ def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
         return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"
     if "images" in prompts and load.endpoint != "chat":
         return f"the prompts of {prompts['name']} have images, which only chat messages hold: set load.endpoint to chat"
-    if load.lora_mix and set(load.lora_mix) != {"base"}:
+    if load.lora_mix and set(load.lora_mix) != {"base"} and launch.options.get("lora"):
         if not adapter.adapter_field:
             return f"a request to {adapter.title} cannot choose a LoRA adapter"
-        if missing := sorted(set(load.lora_mix) - {"base", *(launch.options.get("lora") or {})}):
+        if missing := sorted(set(load.lora_mix) - {"base", *launch.options["lora"]}):
             return f"this server is started without the LoRA adapter {', '.join(missing)}"
     if load.cache == "warm" and launch.options.get("prefix_cache") is False:
         return "cache: warm needs the server option prefix_cache: true"

@@ -73,14 +73,16 @@ def _chosen(
     study: Mapping[str, Any], where: Mapping[str, Any], here: list[str | int], axes: Sequence[str]
 ) -> Iterator[Mistake]:
     """Axes that no study has, and values that this one does not measure."""
-    entries = [study["matrix"], *study["matrix"].get("include", ())]
     for axis, value in where.items():
         if axis not in (known_axes := [one for one in axes if one not in ("repeat", "include", "exclude")]):
             near = did_you_mean(axis, known_axes)
             yield [*here, axis], f"there is no axis {axis!r}.{near} There are: {', '.join(known_axes)}"
             continue
         without = LAYOUT.get(axis, study["server"].get(axis))
-        known = [one for entry in entries for one in entry.get(axis, ())] or [without]
+        known = list(study["matrix"].get(axis, ["none" if without is None else without]))
+        known += [
+            one for entry in study["matrix"].get("include", ()) for one in entry.get(axis, ()) if one not in known
+        ]
         if value not in known:
             choices = [str(one) for one in known]
             near = did_you_mean(str(value), choices)

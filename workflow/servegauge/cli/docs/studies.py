@@ -1,4 +1,5 @@
-"""The table of docs/studies.md, of config/studies/ and docs/studies.json: `python -m servegauge.cli.docs.studies`.
+"""The table of docs/studies.md, and what each file in config/studies/ is expected to take, as its comment says:
+`python -m servegauge.cli.docs.studies`.
 
 docs/studies.json holds what the CPU variants gave when they were last run: `make test-studies` checks them, and
 `pytest --fix tests/studies` writes it anew.
@@ -21,6 +22,9 @@ from servegauge.plan.expand import expand
 PAGE = Path("docs/studies.md")
 FIGURES = Path("docs/studies.json")
 CPU = "-cpu"
+NOTHING = Path("no-results")  # the plan of what was never measured, whatever lies in results/
+EXPECTED = re.compile(r"^# Expected: .*\n", re.MULTILINE)
+_BEGINS = re.compile(r"^(?=[^#\n])", re.MULTILINE)  # of the first line that is no comment
 _MARKED = re.compile(r"(<!-- studies -->\n).*(<!-- end of studies -->\n)", re.DOTALL)
 
 
@@ -31,18 +35,33 @@ def rebuilt(root: Path) -> list[str]:
     return [name for name in variants if "stand_ins" in read_yaml(file_of(root, "studies", f"{name}{CPU}"))[0]]
 
 
+def sums_of(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The study, and the totals of its plan while nothing is measured."""
+    study = load_study(root, name)
+    plan = expand(study)
+    now = documents.state(plan, NOTHING)
+    return study, documents.totals(plan, now, documents.estimate(plan, now, NOTHING), NOTHING)
+
+
+def expected(root: Path, name: str) -> str:
+    """The study's file with the comment of what it takes, in place of the one that it has."""
+    _, sums = sums_of(root, name)
+    gpus = f", {sums['gpu_hours']:.1f} GPU hours" if sums["gpu_hours"] else ", no GPU"
+    line = f"# Expected: {documents.time_of(sums['minutes'])}, one launch after the other{gpus}.\n"
+    text = EXPECTED.sub("", file_of(root, "studies", name).read_text(encoding="utf-8"))
+    return _BEGINS.sub(line, text, count=1)
+
+
 def table(root: Path, figures: dict[str, Any]) -> str:
     """A row for each study: question, published figures, cost, and one figure of its CPU variant."""
-    lines = ["| study | asks | published | launches, cells | GPU hours | on a CPU |", "|---|---|---|---|---|---|"]
+    heads = ("study", "asks", "published", "launches, cells", "time", "GPU hours", "on a CPU")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name in rebuilt(root):
-        study = load_study(root, name)
-        plan = expand(study)
-        nothing = Path("no-results")  # the plan of what was never measured, whatever lies in results/
-        now = documents.state(plan, nothing)
-        sums = documents.totals(plan, now, documents.estimate(plan, now, nothing), nothing)
+        study, sums = sums_of(root, name)
         published = len(study.get("expects", ()))
         told = [f"`{name}`", study["question"], str(published or "–"), f"{sums['launches']}, {sums['cells']}"]
-        told += [f"{sums['gpu_hours']:.0f}", figures.get(f"{name}{CPU}", {}).get("figure", "not run yet")]
+        told += [documents.time_of(sums["minutes"]), f"{sums['gpu_hours']:.0f}"]
+        told += [figures.get(f"{name}{CPU}", {}).get("figure", "not run yet")]
         lines.append(f"| {' | '.join(told)} |")
     return "\n".join(lines) + "\n"
 
@@ -54,6 +73,8 @@ def filled(page: str, root: Path) -> str:
 
 
 def main() -> None:
+    for name in names(Path(), "studies"):
+        write_text(file_of(Path(), "studies", name), expected(Path(), name))
     write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), Path()))
 
 

@@ -1,12 +1,14 @@
 """Attention over a paged KV cache: decode by block size, context and batch, and prefill.
 
 Small blocks cost what the gather costs; that is the question where a GPU reads its cache through another memory system.
+Beside it, decode over a cache that lies in one piece, without a page table, and over a paged one in unified memory.
 Kernels: those that the server of this environment runs (FlashInfer, and of vLLM's flash attention the version it takes
 on this GPU), and always torch's SDPA behind a paged gather. Each result is checked against float64 without paging.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +23,7 @@ from servegauge.probes.harness.numeric import TorchBackend, has_torch, sets_need
 from servegauge.probes.harness.phases import DECODE, PREFILL
 
 TOLERANCE = {"bf16": 2e-2, "fp16": 3e-3, "fp32": 2e-5}  # of the largest value; several roundings of the data type
+CHECKED = 4  # sequences of a batch that are held against the reference, which is slow
 MOST_SETS = 256  # of caches that take turns; FlashInfer keeps 8 MiB of plan for each
 LLAMA_8B = (32, 8, 128)  # query heads, KV heads, head size, where no model is named
 Heads = tuple[int, int, int]
@@ -39,7 +42,7 @@ class Attention(Probe):
         return None if has_torch() else "torch is not installed in this environment; build the one of envs/probes"
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
-        return DECODE if variant.get("operation") == "decode" else PREFILL
+        return PREFILL if variant.get("operation") == "prefill" else DECODE
 
     def cases(self, context: Context) -> Iterator[Case]:
         engine = TorchBackend()
@@ -50,16 +53,24 @@ class Attention(Probe):
         about = {"model": name, "dtype": dtype, "device": engine.device}
         contexts = context.sizes((64,), (1024, 8192) if gpu else (1024,), (1024, 4096, 16384) if gpu else (1024, 4096))
         for tokens in contexts:
-            for batch in context.sizes((2,), (1, 8), (1, 2, 4, 8, 16, 32) if gpu else (1, 8, 32)):
+            for batch in context.sizes((2,), (1, 8), (1, 8, 16, 32, 128, 1024) if gpu else (1, 8, 32)):
+                size = {"context_tokens": tokens, "batch": batch}
+                for kernel in (one for one in found if one != "flashinfer"):  # which has no such call for a batch
+                    which = {**about, "operation": CONTIGUOUS, "backend": kernel, **size}
+                    measure = partial(_decode, engine, context, kernel, heads, dtype, batch, tokens, tokens, CONTIGUOUS)
+                    yield Case(which, "time_us", "us", measure)
                 for block in context.sizes((4, 16), (1, 16), (1, 2, 4, 8, 16, 32)):
-                    for kernel in found:
-                        which = {**about, "operation": "decode", "backend": kernel, "context_tokens": tokens}
-                        which |= {"batch": batch, "block_tokens": block}
-                        measure = partial(_decode, engine, context, kernel, heads, dtype, batch, tokens, block)
-                        yield Case(which, "time_us", "us", measure)
+                    for operation in ("decode", UNIFIED) if batch == 1 and gpu else ("decode",):
+                        for kernel in found:
+                            which = {**about, "operation": operation, "backend": kernel, **size, "block_tokens": block}
+                            given = (engine, context, kernel, heads, dtype, batch, tokens, block, operation)
+                            yield Case(which, "time_us", "us", partial(_decode, *given))
             for kernel in found:
                 which = {**about, "operation": "prefill", "backend": kernel, "context_tokens": tokens, "batch": 1}
                 yield Case(which, "time_us", "us", partial(_prefill, engine, context, kernel, heads, dtype, tokens))
+
+
+CONTIGUOUS, UNIFIED = "decode, contiguous", "decode, unified memory"
 
 
 def kernels(torch: Any) -> list[str]:
@@ -122,7 +133,32 @@ class Paged:
         return keys, values
 
 
-def _paged(engine: TorchBackend, heads: Heads, dtype: str, batch: int, tokens: int, block: int) -> Paged:
+class _Unified:
+    """Bytes that GPU and host share, from the CUDA driver, as torch takes them over; they go with the last tensor."""
+
+    def __init__(self, size: int) -> None:
+        self._place = ctypes.c_uint64()
+        self._driver = ctypes.CDLL("libcuda.so.1")
+        wrong = self._driver.cuMemAllocManaged(ctypes.byref(self._place), ctypes.c_size_t(size), 1)
+        if wrong:
+            raise Skip(f"no unified memory: the CUDA driver's cuMemAllocManaged says {wrong}")
+        whole = {"shape": (size,), "typestr": "|u1", "data": (self._place.value, False), "version": 2}
+        self.__cuda_array_interface__ = whole
+
+    def __del__(self) -> None:
+        if self._place.value:
+            self._driver.cuMemFree_v2(self._place)
+
+
+def _unified(torch: Any, blocks: Any) -> Any:
+    """A copy of `blocks` in unified memory, written by the GPU, so that it lies there when the clock starts."""
+    flat = torch.as_tensor(_Unified(blocks.numel() * blocks.element_size()), device="cuda")
+    return flat.view(blocks.dtype).reshape(blocks.shape).copy_(blocks)
+
+
+def _paged(
+    engine: TorchBackend, heads: Heads, dtype: str, batch: int, tokens: int, block: int, unified: bool = False
+) -> Paged:
     torch, kind, device = engine.torch, engine.dtype(dtype), engine.device
     if tokens % block:
         raise Skip(f"{tokens} tokens are no whole number of blocks of {block}")
@@ -134,18 +170,21 @@ def _paged(engine: TorchBackend, heads: Heads, dtype: str, batch: int, tokens: i
         raise Skip(f"the cache needs {4 * one / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
     sets = max(1, min(sets_needed(one, engine.cache, MOST_SETS), int(free / 8 / one)))
     blocks = torch.randn((2, sets * per_cache, block, kv_heads, size), device=device).to(kind)
+    if unified:
+        blocks = _unified(torch, blocks)
     order = torch.randperm(sets * per_cache, device=device).to(torch.int32).reshape(sets, batch, -1)
     queries = torch.randn((batch, query_heads, size), device=device).to(kind)
     return Paged(torch, queries, blocks, [order[index] for index in range(sets)])
 
 
 def reference(paged: Paged) -> Any:
-    """softmax(q k / sqrt(size)) v of the first cache in float64, block by block, one sequence at a time."""
+    """softmax(q k / sqrt(size)) v of the first cache in float64, block by block, of its first CHECKED sequences."""
     torch = paged.torch
     batch, heads, size = paged.queries.shape
     group = heads // paged.blocks.shape[3]
+    batch, blocks = min(batch, CHECKED), paged.blocks.cpu()
+    table = paged.tables[0].tolist()
     result = torch.empty((batch, heads, size), dtype=torch.float64)
-    blocks, table = paged.blocks.cpu(), paged.tables[0].tolist()
     for index in range(batch):
         keys, values = torch.cat([blocks[:, number] for number in table[index]], dim=1).double()
         query = paged.queries[index].double().cpu()
@@ -156,7 +195,7 @@ def reference(paged: Paged) -> Any:
 
 
 def _check(result: Any, expected: Any, dtype: str) -> float:
-    error = ((result.double().cpu() - expected).abs().max() / expected.abs().max()).item()
+    error = ((result[: len(expected)].double().cpu() - expected).abs().max() / expected.abs().max()).item()
     if not error <= TOLERANCE[dtype]:  # also true for NaN
         raise Wrong(f"off by {error:.3g} of the largest value, allowed are {TOLERANCE[dtype]:g} (float64 reference)")
     return error
@@ -171,9 +210,14 @@ def _decode(
     batch: int,
     tokens: int,
     block: int,
+    operation: str = "decode",
 ) -> list[Measured | Skipped]:
-    paged = _paged(engine, heads, dtype, batch, tokens, block)
-    attend = {"torch": _torch, "flashinfer": _flashinfer}.get(kernel, partial(_vllm, version=_version(kernel)))(paged)
+    paged = _paged(engine, heads, dtype, batch, tokens, block, operation == UNIFIED)
+    makers = {"torch": _torch, "flashinfer": _flashinfer}
+    if operation == CONTIGUOUS:
+        attend = _contiguous(paged, _version(kernel))
+    else:
+        attend = makers.get(kernel, partial(_vllm, version=_version(kernel)))(paged)
     with engine.torch.inference_mode():
         error = _check(attend(0), reference(paged), dtype)
     sets = len(paged.tables)
@@ -202,6 +246,35 @@ def _torch(paged: Paged) -> Attend:
         return attend(queries, keys.transpose(1, 2), values.transpose(1, 2), enable_gqa=True).squeeze(2)
 
     return once
+
+
+def _contiguous(paged: Paged, version: int | None) -> Attend:
+    """Caches of one block a sequence, read as they lie, without a page table; by torch where there is no version."""
+    torch, batch = paged.torch, paged.queries.shape[0]
+    tokens = paged.blocks.shape[2]
+    caches = [paged.blocks[:, table.flatten()] for table in paged.tables]  # each a copy in one piece
+
+    if version is None:
+        queries, attend = paged.queries.unsqueeze(2), torch.nn.functional.scaled_dot_product_attention
+
+        def once(i: int) -> Any:
+            keys, values = caches[i].transpose(2, 3)
+            return attend(queries, keys, values, enable_gqa=True).squeeze(2)
+
+        return once
+    attend = importlib.import_module("vllm.vllm_flash_attn").flash_attn_varlen_func
+    ones = torch.arange(batch + 1, dtype=torch.int32, device="cuda")
+    return lambda i: attend(
+        q=paged.queries,
+        k=caches[i][0].reshape(batch * tokens, *caches[i].shape[3:]),
+        v=caches[i][1].reshape(batch * tokens, *caches[i].shape[3:]),
+        max_seqlen_q=1,
+        cu_seqlens_q=ones,
+        max_seqlen_k=tokens,
+        cu_seqlens_k=ones * tokens,
+        causal=True,
+        fa_version=version,
+    )
 
 
 def _flashinfer(paged: Paged) -> Attend:

@@ -3,6 +3,9 @@
 Where decode's flat products stop being bound by memory and prefill's begin to be bound by arithmetic is read off the
 per cent of the peak that a square product reaches in the same run. An expert's matrix is measured with the rows it gets
 on average: tokens x experts used / experts, at least one.
+
+Two crossovers of each matrix follow: `gemv_rows`, the most rows whose product is no faster than as many products of one
+row, and `ridge_rows`, at which arithmetic at the peak takes as long as the product of one row.
 """
 
 from __future__ import annotations
@@ -25,7 +28,10 @@ DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3
 class ModelGemm(Probe):
     name = "model_gemm"
     title = "The model's matrix products"
-    units: ClassVar = {"tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s", "peak_percent": "%", "time_us": "us"}
+    units: ClassVar = {
+        "tflops": "TFLOP/s", "bandwidth_gb_s": "GB/s", "peak_percent": "%", "time_us": "us", "gemv_rows": "rows",
+        "ridge_rows": "rows",
+    }  # fmt: skip
     primary = ("time_us",)
     measures = (
         "each matrix product of a model (QKV, output, FFN up/gate, FFN down, ...) at 1 to 8192 tokens, split by TP"
@@ -73,6 +79,7 @@ class ModelGemm(Probe):
             yield Case({**about, "operation": "all"}, "tflops", "TFLOP/s", partial(_skip, str(error)))
             return
         for matrix in matrices:
+            taken: dict[int, Sequence[float]] = {}  # rows -> seconds, for the crossovers after them
             for count in tokens:
                 rows = max(1, round(count * matrix.used / matrix.experts))
                 which = {
@@ -81,16 +88,25 @@ class ModelGemm(Probe):
                     "tokens": count,
                     "shape": f"{rows}x{matrix.n}x{matrix.k}",
                 }
-                measure = partial(self._measure, engine, context, matrix, rows, dtype, peaks)
+                measure = partial(self._measure, engine, context, matrix, rows, dtype, peaks, taken)
                 yield Case(which, "tflops", "TFLOP/s", measure)
+            which = {**about, "operation": matrix.name, "shape": f"Mx{matrix.n}x{matrix.k}"}
+            yield Case(which, "gemv_rows", "rows", partial(crossovers, taken, 2.0 * matrix.n * matrix.k, peaks, dtype))
 
     @staticmethod
     def _measure(
-        engine: Any, context: Context, matrix: Matrix, rows: int, dtype: str, peaks: dict[str, Peak]
+        engine: Any,
+        context: Context,
+        matrix: Matrix,
+        rows: int,
+        dtype: str,
+        peaks: dict[str, Peak],
+        taken: dict[int, Sequence[float]],
     ) -> list[Measured | Skipped]:
         if dtype not in peaks:
             peaks[dtype] = measure_peak(engine, context, dtype)
         seconds, detail = product(engine, rows, matrix.n, matrix.k, dtype, context.effort)
+        taken[rows] = seconds
         rates = per_second(2.0 * rows * matrix.n * matrix.k, seconds, 1e12)
         known = peaks[dtype].tflops
         if known and statistics.median(rates) > known:
@@ -128,6 +144,26 @@ def _percent(rates: Sequence[float], peak: Peak, detail: Mapping[str, Any]) -> M
     if share > 100:
         wrong = f"{share:.4g} % of what square products reach ({peak.tflops:.4g} TFLOP/s): that is not the peak"
     return Measured("peak_percent", "%", shares, detail, True, wrong)
+
+
+def crossovers(
+    taken: Mapping[int, Sequence[float]], operations: float, peaks: Mapping[str, Peak], dtype: str
+) -> list[Measured | Skipped]:
+    """`gemv_rows` and `ridge_rows` of a matrix, a sample for each sample of the product of one row.
+
+    `taken`: seconds of the products by their rows; `operations`: floating point operations of one row.
+    """
+    if 1 not in taken or len(taken) < 2:
+        raise Skip("no crossover: the product of one row, or every larger one, could not be measured")
+    medians = {rows: statistics.median(seconds) for rows, seconds in sorted(taken.items())}
+    slower = [max(rows for rows, time in medians.items() if rows == 1 or time >= rows * one) for one in taken[1]]
+    peak = peaks[dtype]
+    return [
+        Measured("gemv_rows", "rows", [float(rows) for rows in slower], {"rows": list(medians)}),
+        Skipped("ridge_rows", "rows", peak.reason or "no peak was measured")
+        if peak.tflops is None
+        else Measured("ridge_rows", "rows", [peak.tflops * 1e12 * one / operations for one in taken[1]]),
+    ]
 
 
 def _skip(reason: str) -> Measured:
