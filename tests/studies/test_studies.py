@@ -22,6 +22,7 @@ from servegauge.compare.published import DIFFERS, NOT_COMPARABLE, NOT_MEASURED, 
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, label, level_text
 from servegauge.inputs.config_files import file_of, names
+from servegauge.inputs.environments import build_environment
 from servegauge.plan import documents
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
@@ -133,6 +134,22 @@ def test_its_variant_runs_and_its_figures_are_judged(name: str, tree: Path, requ
         write_json(ROOT / studies.FIGURES, dict(sorted(found.items())))
         page = ROOT / studies.PAGE
         write_text(page, studies.filled(page.read_text(encoding="utf-8"), ROOT))
+
+
+@pytest.mark.frameworks
+def test_two_releases_of_one_engine_are_compared(tree: Path) -> None:
+    """Two locks, two environments: each release says its own version, and the new one has a verdict."""
+    build_environment("llamacpp-before", ROOT)
+    miniature.measure("engine-release-cpu")
+    study = Study(miniature.RESULTS, "engine-release-cpu")
+    assert {row["status"] for row in study.cells} == {"ok"}
+    found = compare(study)
+    assert found is not None
+    ttft = next(one for one in found.overall if one.metric.name == "ttft_p50")
+    assert (ttft.level, ttft.pairs) == ("llamacpp", 3)
+    versions = {row["framework"]: study.version_of(row) for row in study.cells}
+    assert len({*versions.values()} - {None}) == 2, versions
+    assert "say the same version" not in " ".join(found.notes)
 
 
 def study_models(study: Study) -> set[str]:

@@ -8,6 +8,7 @@ docs/studies.json holds what the CPU variants gave when they were last run: `mak
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def rebuilt(root: Path) -> list[str]:
     return [name for name in variants if "stand_ins" in read_yaml(file_of(root, "studies", f"{name}{CPU}"))[0]]
 
 
+@cache
 def sums_of(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The study, and the totals of its plan while nothing is measured."""
     study = load_study(root, name)
