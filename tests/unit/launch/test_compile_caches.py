@@ -87,7 +87,7 @@ class Server:
 
     def __init__(self, framework, context, *_):
         self.context, self.ready_s, self.argv, self.environment = context, None, (), {}
-        self.client = SimpleNamespace(get=lambda path: Reply(404, ""))
+        self.client, self.ended = SimpleNamespace(get=lambda path: Reply(404, "")), False
         (context.cache / "kernel").touch()
 
     def wait_ready(self, *_) -> None:
@@ -97,14 +97,38 @@ class Server:
         return ""
 
     def stop(self) -> None:
-        pass
+        self.ended = True
+
+    def alive(self) -> bool:
+        return not self.ended
 
 
-def test_repeats_share_configurations_do_not_and_it_is_recorded(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instances.server, "start", Server)
     monkeypatch.setattr(instances.environments, "framework_python", lambda *_: "/env/bin/python")
     monkeypatch.setattr(instances.models, "weights_path", lambda *_: "/m")
 
+
+@pytest.mark.usefixtures("made_up")
+@pytest.mark.parametrize("died", [False, True])
+def test_a_node_that_waits_for_nobody_keeps_what_its_part_compiled_unless_it_died(tmp_path: Path, died: bool) -> None:
+    launch = Launch("vllm", {"name": "m", "source": "/m"}, {"name": "cpu", "scratch": str(tmp_path)})
+    states = []
+    for _ in range(2):
+        (tmp_path / "work").mkdir(exist_ok=True)
+        node = Node(rank=1, nodes=2)
+        one = instances.Instances(launch, framework("vllm"), node, tmp_path, tmp_path, tmp_path / "work", "key")
+        one.start(1.0, lambda: False, lambda text: None)
+        states.append(one.caches[0].state)
+        one.running[0].ended = died  # type: ignore[attr-defined]
+        one.stop()
+        one.stop()
+    assert states == ["cold", "cold" if died else "warm"]
+
+
+@pytest.mark.usefixtures("made_up")
+def test_repeats_share_configurations_do_not_and_it_is_recorded(tmp_path: Path) -> None:
     def launched(repeat: int, seed: int):
         platform = {"name": "cpu", "scratch": str(tmp_path)}
         launch = Launch("vllm", {"name": "m", "source": "/m"}, platform, options={"seed": seed}, repeat=repeat)

@@ -79,9 +79,12 @@ class Instances:
 
     def stop(self) -> None:
         """End all of them; may be called at any time, more than once."""
+        # Only the head waits for an answer; a part of a server elsewhere did well where it runs to the end.
+        ready = bool(self.running) and all(
+            one.ready_s is not None if self.is_head else one.alive() for one in self.running
+        )
         for one in self.running:
             one.stop()
-        ready = bool(self.running) and all(one.ready_s is not None for one in self.running)
         for cache in self.caches:
             cache.release(ready)
         self.caches = []

@@ -53,8 +53,8 @@ PRELOADED = (
     *coordinator.PRELOADED,
     *(kind.__module__ for kind in recorders().values()),
 )
-# What a node that is not the head leaves for the head when its part of a server failed. The port is this start's own: what
-# an earlier start of the job left has another.
+# What a node that is not the head leaves for the head when its part of a server failed. The port is this start's own:
+# what an earlier start of the job left has another.
 FAILED_NODE = "failed-node-{node.head_port}-{rank}.json"
 
 
