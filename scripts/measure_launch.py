@@ -4,6 +4,10 @@
 import argparse
 from pathlib import Path
 
+from servegauge.submit import turn
+
+turn.take()  # before anything large is imported
+
 from servegauge.base.errors import run_and_exit
 from servegauge.cli.measure import measure_launch
 from servegauge.submit.backends import backends

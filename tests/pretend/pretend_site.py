@@ -64,7 +64,8 @@ class Site:
     def environment(self) -> dict[str, str]:
         # A machine of its own: tests do not wait for what else is measured here.
         lock = str(self.root / "machine.lock")
-        return {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "SERVEGAUGE_MACHINE_LOCK": lock}
+        path = f"{HERE.parents[1]}:{HERE.parents[1] / 'workflow'}"  # this checkout's package, whatever is installed
+        return {**os.environ, "PYTHONPATH": path, "SERVEGAUGE_MACHINE_LOCK": lock}
 
     def start(self, launch: str, attempt: int = 0, *more: str) -> subprocess.Popen[str]:
         """Start the command, in a session of its own, as snakemake's child would be."""

@@ -34,7 +34,7 @@ rule measure_launch:
     message:
         "{params.message}"
     shell:
-        "python scripts/measure_launch.py --plan {input.plan:q} --launch {wildcards.launch:q}"
+        "exec python scripts/measure_launch.py --plan {input.plan:q} --launch {wildcards.launch:q}"
         " --attempt {wildcards.attempt} --submit {params.submit:q} --poll-s {params.poll_s}"
         " --cells {params.cells:q} {params.look} --log {log:q} --out {output:q}"
 
@@ -68,5 +68,5 @@ rule measure_cell:
     message:
         "measure the cell {wildcards.cell} in a launch of its own"
     shell:
-        "python scripts/measure_cell.py --plan {input.plan:q} --cell {wildcards.cell:q}"
+        "exec python scripts/measure_cell.py --plan {input.plan:q} --cell {wildcards.cell:q}"
         " --submit {params.submit:q} --poll-s {params.poll_s} --log {log:q} --out {output:q}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -22,33 +22,6 @@ from servegauge.submit import monitor, sbatch, slurm_commands
 from servegauge.submit.monitor import Cancelled, submit_and_wait
 from servegauge.submit.slurm_commands import JobState
 
-ACCEPT = 'echo "$n|{state}||n1|${{*: -1}}" >> "$STATE/queue"\n'
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write the programs of a pretended Slurm; returns the function that writes sbatch, from its body in bash."""
-    programs, state = tmp_path / "bin", tmp_path / "state"
-    programs.mkdir()
-    state.mkdir()
-    monkeypatch.setenv("STATE", str(state))
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-
-    def write(name: str, body: str) -> Path:
-        path = programs / name
-        path.write_text(f"#!/bin/bash\n{body}\n")
-        path.chmod(0o755)
-        return state
-
-    write("srun", "exit 0")
-    write("squeue", 'cat "$STATE/queue" 2>/dev/null; exit 0')
-    write("scancel", 'sed -i "s/|[A-Z_]*|/|CANCELLED|/" "$STATE/queue"')
-    write("scontrol", 'if [ "$2" = config ]; then echo "AccountingStorageType = none"; else exit 1; fi')
-    count = 'n=$(( $(cat "$STATE/n" 2>/dev/null || echo 500) + 1 )); echo $n > "$STATE/n"\n'
-    return lambda body="", name="sbatch", job="RUNNING": write(
-        name, count + body.replace("ACCEPT", ACCEPT.format(state=job)) if name == "sbatch" else body
-    )
-
 
 def an_order(root: Path) -> Order:
     """One cell on a node of Slurm."""
@@ -59,14 +32,14 @@ def an_order(root: Path) -> Order:
     return Order(study="demo", attempt=0, root=str(root), run="m:f", cells=cells, launch=spec, time_min=60)
 
 
-def attempt(root: Path, seconds: float = 1.0) -> tuple[str | None, list[str]]:
+def attempt(root: Path, seconds: float = 1.0, poll_s: float = 0.1) -> tuple[str | None, list[str]]:
     """Wait for one attempt for `seconds`, then ask it to end: (the job that it found, what it said)."""
     order = an_order(root)
     said: list[str] = []
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     try:
-        submit_and_wait(order, "slurm", 0.1, say=said.append)
+        submit_and_wait(order, "slurm", poll_s, say=said.append)
     except Cancelled:
         pass
     finally:
@@ -97,6 +70,14 @@ def test_sbatch_that_hangs_is_ended_and_its_job_found(cluster, tmp_path: Path, m
     state = cluster("ACCEPT exec sleep 60")
     assert attempt(tmp_path, 3)[0] == "501"
     assert queue(state) == ["501"]
+
+
+def test_a_look_at_the_queue_while_sbatch_was_at_work_says_nothing_about_the_job(cluster, tmp_path: Path) -> None:
+    look = "import pathlib, servegauge.submit.slurm_commands as s; s.Queue(pathlib.Path('{}'), 60).look()"
+    cluster(f'{sys.executable} -c "{look.format(tmp_path / "results")}" >&2; ACCEPT echo $n')
+    job, said = attempt(tmp_path, 2, poll_s=1.0)
+    assert job == "501"
+    assert any("cancelling job 501" in line for line in said), said
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from servegauge.base import environment
 from servegauge.base.errors import UserError
-from servegauge.submit import attempts
+from servegauge.submit import attempts, waiter
 from servegauge.submit.monitor import POLL_S
 
 RUN = "servegauge.launch.run:run_launch"
@@ -24,9 +24,10 @@ def measure_launch(
     With `look`, only where the intervals of the repeats before it are not narrow enough: see `compare.looks`.
     """
     environment.restore(os.environ)
-    if look and (reason := _looked(plan, launch, attempts.results_of(out))):
+    sleeper = waiter.Sleeper(waiter.woken())
+    if look and not sleeper.woken and (reason := _looked(plan, launch, attempts.results_of(out))):
         return attempts.leave_out(plan, launch, attempt, out, reason, log)
-    return attempts.measure_launch(plan, launch, attempt, submit, out, RUN, cells, poll_s, log)
+    return attempts.measure_launch(plan, launch, attempt, submit, out, RUN, cells, poll_s, log, sleeper)
 
 
 def _looked(plan: Path, launch: str, results: Path) -> str:
@@ -41,4 +42,4 @@ def _looked(plan: Path, launch: str, results: Path) -> str:
 def measure_cell(plan: Path, cell: str, submit: str, out: Path, poll_s: float = POLL_S, log: Path | None = None) -> int:
     """Measure one cell; the exit status. See `attempts.measure_cell`."""
     environment.restore(os.environ)
-    return attempts.measure_cell(plan, cell, submit, out, RUN, poll_s, log)
+    return attempts.measure_cell(plan, cell, submit, out, RUN, poll_s, log, waiter.Sleeper(waiter.woken()))

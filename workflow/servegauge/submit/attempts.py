@@ -21,6 +21,7 @@ from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
+from servegauge.submit import waiter
 from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
 from servegauge.submit.orders import find_launch, write_order
 
@@ -38,6 +39,7 @@ class Run:
     cells: str = "*"
     poll_s: float = POLL_S
     log: TextIO | None = None
+    sleeper: waiter.Sleeper | None = None
 
     def say(self, text: str) -> None:
         """One line to the terminal and to the log; neither may be there any more."""
@@ -60,13 +62,22 @@ class Run:
     def measure(self, attempt: int) -> Outcome:
         """Measure what is missing, from `attempt` on; the outcome of the last attempt. Raises what submit.py raises."""
         outcome = None
+        woken = self.sleeper.woken if self.sleeper else None
+        if woken:
+            attempt = woken.asleep.attempt
         while True:
             known = (attempt_folder(self.results, self.launch, attempt) / "job.json").exists()
             order = self._order(attempt, known)
+            if self.sleeper:
+                known = woken.asleep.known if woken else known
+                self.sleeper = waiter.Sleeper(woken, known, Path(self.log.name) if self.log else None)
+                woken = None
             if not order.cells:
                 return outcome or self._nothing_missing(order)
             try:
-                outcome = submit_and_wait(order, self.mode, self.poll_s, self._failed_nodes(order), self.say)
+                outcome = submit_and_wait(
+                    order, self.mode, self.poll_s, self._failed_nodes(order), self.say, self.sleeper
+                )
             except Cancelled as cancelled:
                 if cancelled.outcome:
                     self._write(attempt, cancelled.outcome)
@@ -150,18 +161,19 @@ def _counts(outcome: Outcome) -> str:
 
 
 def _run(
-    plan: Path, launch: str, submit: str, results: Path, run: str, cells: str, poll_s: float, log: Path | None
-) -> Run:
+    plan: Path, launch: str, submit: str, results: Path, run: str, cells: str, poll_s: float, log: Path | None,
+    sleeper: waiter.Sleeper | None = None,
+) -> Run:  # fmt: skip
     stream = None
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
         stream = log.open("a", encoding="utf-8")
-    return Run(plan, launch, submit, results, run, cells=cells or "*", poll_s=poll_s, log=stream)
+    return Run(plan, launch, submit, results, run, cells=cells or "*", poll_s=poll_s, log=stream, sleeper=sleeper)
 
 
 def measure_launch(
     plan: Path, launch: str, attempt: int, submit: str, out: Path, run: str, cells: str = "*", poll_s: float = POLL_S,
-    log: Path | None = None,
+    log: Path | None = None, sleeper: waiter.Sleeper | None = None,
 ) -> int:  # fmt: skip
     """Measure the missing cells of `launch` and write `out`, its `attempt-<k>.json`. Returns the exit status.
 
@@ -170,7 +182,7 @@ def measure_launch(
     0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
     """
     results = results_of(out)
-    attempts = _run(plan, launch, submit, results, run, cells, poll_s, log)
+    attempts = _run(plan, launch, submit, results, run, cells, poll_s, log, sleeper)
     if out.resolve() != attempts.attempt_file(attempt).resolve():
         raise UserError(
             f"--out {out} does not name attempt {attempt} of {launch}; it should be {attempts.attempt_file(attempt)}."
@@ -193,15 +205,16 @@ def leave_out(plan: Path, launch: str, attempt: int, out: Path, reason: str, log
 
 
 def measure_cell(
-    plan: Path, cell: str, submit: str, out: Path, run: str, poll_s: float = POLL_S, log: Path | None = None
-) -> int:
+    plan: Path, cell: str, submit: str, out: Path, run: str, poll_s: float = POLL_S, log: Path | None = None,
+    sleeper: waiter.Sleeper | None = None,
+) -> int:  # fmt: skip
     """Measure one cell in a launch of its own, as the launch's next attempt. 1 with the reason where it failed."""
     results = results_of(out)
     with contextlib.suppress(OSError):
         os.rmdir(out.parent)  # Snakemake makes the folder of an output; here the folder itself says "measured"
     if is_measured(results, cell):
         return 0
-    attempts = _run(plan, find_launch(plan, cell), submit, results, run, cell, poll_s, log)
+    attempts = _run(plan, find_launch(plan, cell), submit, results, run, cell, poll_s, log, sleeper)
     try:
         outcome = attempts.measure(attempts.next_attempt())
     except Cancelled as cancelled:

@@ -2,7 +2,8 @@
 
 An attempt's folder knows its job (`job.json`), from before the moment it is submitted. Whatever becomes of this process
 and of its machine, `submit_and_wait` with the same order finds the job pending, running or ended, and never submits
-twice. The waiting process is small: neither pandas nor pyarrow is imported, and Slurm is asked no more often than set.
+twice. It is small (neither pandas nor pyarrow is imported), asks Slurm no more often than set, and leaves the waiting
+for a queue to `waiter`.
 """
 
 from __future__ import annotations
@@ -25,20 +26,17 @@ from servegauge.contract.records.base import read, write
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
 from servegauge.contract.records.order import Order, is_measured
 from servegauge.contract.records.outcome import Outcome
-from servegauge.submit import slurm_request
+from servegauge.submit import slurm_request, turn, waiter
 from servegauge.submit.backend import Backend
 from servegauge.submit.backends import backend
 from servegauge.submit.job_outcome import left, outcome_of
 from servegauge.submit.sbatch import NotSubmitted, refused, short
-from servegauge.submit.slurm_commands import PENDING, JobState, Queue, SlurmSilent, failed_nodes
+from servegauge.submit.slurm_commands import JobState, Queue, SlurmSilent, failed_nodes
+from servegauge.submit.watch import Say, Watch
 
 POLL_S = 30.0
-CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
 DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
 LATE_S = 60.0  # a shared file system may take that long to show what a node wrote
-ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-Say = Callable[[str], None]
 
 
 class Cancelled(Exception):
@@ -55,15 +53,17 @@ def submit_and_wait(
     poll_s: float = POLL_S,
     exclude: Sequence[str] = (),
     say: Say | None = None,
+    sleeper: waiter.Sleeper | None = None,
 ) -> Outcome:
     """Run `order` by `mode` (slurm, local or inline) and return its outcome, which becomes `attempt-<k>.json`.
 
     The order's cells are all in the outcome: ok, failed or not_run, each with its reason. An order that was submitted
-    before is waited for, or its outcome taken. `exclude`: nodes to avoid. UserError where nothing could be submitted;
+    before is waited for, or its outcome taken. `exclude`: nodes to avoid. With `sleeper` this process becomes a shell
+    while a queue has its job, and is this process again when it has ended. UserError where nothing could be submitted;
     Cancelled after SIGINT, SIGTERM or SIGHUP.
     """
     backend(mode)  # a name that does not exist is said before anything is written
-    return Attempt(order, mode, poll_s, exclude, say or _print).run()
+    return Attempt(order, mode, poll_s, exclude, say or _print, sleeper).run()
 
 
 def _print(text: str) -> None:
@@ -74,7 +74,10 @@ def _print(text: str) -> None:
 class Attempt:
     """One attempt of a launch, seen from the process that waits for it."""
 
-    def __init__(self, order: Order, mode: str, poll_s: float, exclude: Sequence[str], say: Say) -> None:
+    def __init__(
+        self, order: Order, mode: str, poll_s: float, exclude: Sequence[str], say: Say,
+        sleeper: waiter.Sleeper | None = None,
+    ) -> None:  # fmt: skip
         self.order, self.exclude = order, exclude
         self.results, self.launch, self.folder = order.results_folder, order.launch.id, order.folder
         self.file = self.folder / "job.json"
@@ -82,11 +85,13 @@ class Attempt:
         self.say: Say = lambda text: say(f"{self.launch}: {text}")
         self.record = JobRecord(mode=mode, state="new")
         self.signal = 0
-        self._progress = 0  # bytes of progress.log that were said
+        self.sleeper = sleeper
+        self.woken = sleeper.woken if sleeper else None
 
     def run(self) -> Outcome:
         """Submit if nobody did, wait, and return the outcome."""
-        with self._ending(), self._alone():
+        with self._ending() as heard, self._alone() as lock:
+            self._sleep_on = (lock, heard)
             if self.file.exists():
                 self.record = read(self.file, JobRecord)
             if end := self.record.ended:
@@ -94,7 +99,7 @@ class Attempt:
             job = self._find() if self.record.state != "new" else None
             if job is None:
                 job = self._submit()
-            else:
+            elif not self.woken:
                 self.say(f"found its job {job}; waiting for it")
             state = self._wait(job)
             while other := self._left_to(job):
@@ -147,13 +152,14 @@ class Attempt:
             token = f"job-{secrets.token_hex(4)}"
             (self.folder / token).mkdir(mode=0o700)
             (self.folder / "outcome.json").unlink(missing_ok=True)  # of a job that nobody knows any more
-            self._note(state="submitting", folder=token, host=os.uname().nodename, submitted_s=time.time())
+            self._note(state="submitting", folder=token, host=os.uname().nodename)
         try:
             job = self._handed_over()
         except UserError:
             self.file.unlink(missing_ok=True)  # nothing was submitted: the next try starts anew
             raise
-        self._note(state="submitted", job=job)
+        # Of now: another process may have looked at the queue while sbatch was still at work.
+        self._note(state="submitted", job=job, submitted_s=time.time())
         cells = f"{len(self.order.cells)} cells"
         self.say(f"submitted job {job} ({cells})" if self._queued else f"started on this machine ({cells})")
         return job
@@ -171,6 +177,7 @@ class Attempt:
                 if (job := self._accepted()) is not None:
                     self.say(f"sbatch failed ({short(error.said)}), but Slurm has the job {job}")
                     return job
+                turn.release()
                 if error.kind == "refused":
                     raise refused(error.said, self.order.launch.platform["name"]) from error
                 waited = time.monotonic() - started
@@ -208,9 +215,10 @@ class Attempt:
                 f"{self.folder} was started on {self.record.host}, and this is {os.uname().nodename}. Give the "
                 f"same command there, or remove {self.file} if that machine is lost."
             )
-        job = self.record.job or self._accepted()
-        if job is not None:
-            self._note(state="submitted", job=job)
+        if self.record.job:
+            return self.record.job
+        if (job := self._accepted()) is not None:
+            self._note(state="submitted", job=job, submitted_s=time.time())
         return job
 
     @property
@@ -231,68 +239,21 @@ class Attempt:
 
     def _wait(self, job: str) -> JobState:
         """Until the job has ended, or until this process is asked to end and has cancelled it."""
-        said, said_s, silent, cancelled_s = "", time.monotonic(), False, 0.0
-        state = None
+        turn.release()
+        watch = Watch(self.order, self.submitter, job, self.record.submitted_s or 0.0, self.say)
+        if self.woken and (answer := self.woken.answer):
+            self.woken = None
+            if answer.state and answer.state.job == job:
+                return answer.state
+            watch.progress, watch.said = answer.progress, answer.said
         while True:
-            self._relay()
-            if self.signal and not cancelled_s:
-                cancelled_s = time.monotonic()
-                error = self.submitter.cancel(job)
-                what = f"job {job}" if self._queued else "its process"
-                self.say(f"cancelling {what}: this run got {signal.Signals(self.signal).name}")
-                if error:
-                    self.say(f"could not cancel {what}: {error}. Do it by hand: scancel {job}")
-                self.queue.poll_s = min(self.queue.poll_s, 5.0)
-            if self._finished():
-                # A job shorter than the time between two questions was never seen but pending.
-                return state if state and state.state != "PENDING" else JobState(job, "COMPLETED")
-            try:
-                state = self.submitter.state(job, self.record.submitted_s or 0.0) or state
-                if silent:
-                    self.say("Slurm answers again")
-                silent = False
-            except SlurmSilent as error:
-                if not silent:
-                    self.say(f"Slurm does not answer ({error}); the job goes on without it, waiting")
-                silent = True
-            if state and not state.live and not silent:
+            watch.signal = self.signal
+            if state := watch.look():
                 return state
-            if cancelled_s and time.monotonic() - cancelled_s > CANCEL_S:
-                self.say(f"job {job} has not ended {duration(CANCEL_S)} after it was cancelled; leaving it to Slurm")
-                return state or JobState(job, "UNKNOWN")
-            line = self._describe(job, state)
-            if line != said or (time.monotonic() - said_s > 600 and "pending" in line):
-                said, said_s = line, time.monotonic()
-                if line:
-                    self.say(line)
+            if self.sleeper and self._queued:
+                self.sleeper.sleep(watch, *self._sleep_on, lambda: self.signal)
+                self.sleeper = None  # nobody can wait for us
             self._sleep(2.0 if self._queued else 0.25)
-
-    def _finished(self) -> bool:
-        """True when the job's outcome is there and final, without asking Slurm.
-
-        An outcome with cells that were not run may be that of a job that Slurm puts back into the queue.
-        """
-        result = left(self.order)
-        return result is not None and not any(cell.status == "not_run" for cell in result.cells.values())
-
-    def _describe(self, job: str, state: JobState | None) -> str:
-        """What a person should know of the job's state, or nothing."""
-        if not self._queued or state is None or state.state == "COMPLETING":
-            return ""
-        if state.state == "PENDING":
-            why = state.reason.strip("()")
-            return f"job {job} is pending" + (f": {why}{PENDING.get(why, '')}" if why not in ("", "None") else "")
-        return f"job {job} is {state.state.lower()}" + (f" on {state.nodes}" if state.nodes else "")
-
-    def _relay(self) -> None:
-        """Pass on what the job says of its progress."""
-        with contextlib.suppress(OSError), (self.folder / "progress.log").open("rb") as file:
-            file.seek(self._progress)
-            text = file.read()
-            whole = text.rfind(b"\n") + 1
-            self._progress += whole
-            for line in text[:whole].decode("utf-8", "replace").splitlines():
-                self.say(line)
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -301,7 +262,7 @@ class Attempt:
             time.sleep(min(0.25, max(0.0, end - time.monotonic())))
 
     @contextlib.contextmanager
-    def _ending(self) -> Iterator[None]:
+    def _ending(self) -> Iterator[list[signal.Signals]]:
         """INT, TERM and HUP are noted and acted upon by `_wait`; a second INT ends this process at once."""
 
         def note(number: int, _frame: object) -> None:
@@ -310,24 +271,32 @@ class Attempt:
             self.signal = self.signal or number
 
         # What the caller ignores stays ignored: HUP under nohup, INT of a script's background process.
-        heard = [number for number in ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
+        heard = [number for number in waiter.ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
         before = {number: signal.signal(number, note) for number in heard}
+        if self.woken:  # what came while this process was a shell
+            for number in sorted(signal.sigpending() & set(heard)):
+                self.signal = self.signal or signal.sigwait({number})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, heard)
         try:
-            yield
+            yield heard
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[int]:
         """One process waits for an attempt; another one waits for that one. The lock ends with its process."""
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
             file = (self.folder / ".lock").open("a")
         with file:
+            if self.woken:  # the shell has kept it
+                with contextlib.suppress(OSError):
+                    os.dup2(waiter.LOCK, file.fileno(), inheritable=False)
+                    os.close(waiter.LOCK)
             with contextlib.suppress(NoLocks):  # then job.json still keeps us from submitting twice
                 wait_for_lock(file, self._wait_for_other)
-            yield
+            yield file.fileno()
 
     def _wait_for_other(self, first: bool) -> None:
         if first:

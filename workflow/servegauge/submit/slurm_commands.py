@@ -108,6 +108,7 @@ class Queue:
         name = "-".join(filter(None, ("queue", str(os.getuid()), cluster)))
         self.file = results / ".slurm" / f"{name}.json"
         self.poll_s, self.cluster = poll_s, cluster
+        self._silent: tuple[float, str] | None = None  # when Slurm did not answer this process, and why
 
     def look(self) -> tuple[float, dict[str, JobState]]:
         """(when, in seconds since the epoch; jobs), asked anew if the last look is older than `poll_s`.
@@ -120,7 +121,13 @@ class Queue:
                 seen = self._read()
                 if not self._fresh(seen[0]):
                     now = time.time()
-                    seen = now, squeue(self.cluster)
+                    if self._silent and 0 <= now - self._silent[0] < self.poll_s:
+                        raise SlurmSilent(self._silent[1])
+                    try:
+                        seen = now, squeue(self.cluster)
+                    except SlurmSilent as error:
+                        self._silent = time.time(), str(error)
+                        raise
                     jobs = [asdict(job) for job in seen[1].values()]
                     write_json(self.file, {"seen_s": now, "jobs": jobs}, mode=0o600)
         return seen
