@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from servegauge.base.errors import run_and_exit
-from servegauge.base.files import move_folder, whole_file
+from servegauge.base.files import move_folder, parse_json, read_json, whole_file
 
 
 def test_a_folder_moves_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +61,16 @@ def test_another_failure_of_the_system_is_not_hidden() -> None:
 
     with pytest.raises(OSError, match="Bad file descriptor"):
         run_and_exit(main)
+
+
+DEEP = "[" * 100_000
+
+
+def test_json_nested_deeper_than_the_stack_is_damage_like_any_other(tmp_path: Path) -> None:
+    """Each reader of other people's JSON turns a ValueError into its one message."""
+    (tmp_path / "deep.json").write_text(DEEP)
+    for text in (DEEP, '{"a":' * 100_000, DEEP + "]" * 100_000):
+        with pytest.raises(ValueError, match="nested too deep"):
+            parse_json(text)
+    with pytest.raises(ValueError, match="nested too deep"):
+        read_json(tmp_path / "deep.json")

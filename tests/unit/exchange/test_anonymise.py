@@ -31,6 +31,10 @@ NAMED = {
     "control": {"BatchHost": "n018", "ExcNodeList": "n044", "ReqNodeList": "(null)"},
     "head": "10.17.3.4",
     "mac": "3c:ec:ef:12:34:56",
+    "SLURM_CLUSTER_NAME": "falcon",
+    "SLURM_WORKING_CLUSTER": "falcon:ctl7:6817:9984:109",
+    "BatchHost": {"value": "vm", "source": "scontrol"},
+    "weights": "file:///scratch/bmuster/models/w.gguf, file://store9/export/bmuster/w.gguf and a vm on falcon",
     "port_guid": "506b:4b03:00ab:cdef",
     "gpu_uuids": {"value": ["GPU-1b2c3d4e-1111-2222-3333-abcdefabcdef"], "source": "nvidia-smi -q -x"},
     "boot_id": "0aa0bb0c-dd0e-4f00-8000-111122223333",
@@ -41,6 +45,7 @@ NAMED = {
 GONE = (
     "n017", "n018", "cluster.uni", "gpu-login3", "alice", "meier", "bmuster", "proj4711", "10.17.3", "141.58", "3c:ec",
     "506b", "1b2c3d4e", "0aa0bb0c", "uni.example", "fe80", "lustre", "frontend7", "n044",
+    "falcon", "ctl7", "store9", "scratch",
 )  # fmt: skip
 
 
@@ -102,6 +107,10 @@ def test_no_name_stays_and_numbers_do(results: Path, tmp_path: Path, capsys: pyt
     was = {row[1]: row[2] for row in lines[1:]}
     assert was["n017.cluster.uni.example"] == was["n017"] != was["n018"]
     assert was["alice.meier"] != was["bmuster"]
+    assert was["falcon"].startswith("cluster-")
+    assert was["vm"].startswith("host-")
+    assert was["vm"] in after
+    assert "a vm on cluster-" in after, "an ordinary word stays where it is one"
     assert str(listed) in capsys.readouterr().out
 
 

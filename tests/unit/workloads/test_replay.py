@@ -290,3 +290,10 @@ def test_a_published_figure_a_comparison_and_what_is_left_out_can_name_a_speed(t
 def test_a_recorded_rate_is_kept_over_a_long_replay(root: Path) -> None:
     times = np.array(frozen(root, written(root, "azure", AZURE), rate_rps=20.0, requests=400)["window"]["scheduled_s"])
     assert (len(times) - 1) / times[-1] == pytest.approx(20.0, rel=0.01)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"timestamp":' * 100_000])
+def test_a_recording_nested_without_end_is_one_message(root: Path, text: str) -> None:
+    spec = written(root, "mooncake", text, block_tokens=BLOCK)
+    with pytest.raises(UserError, match=r":1: not JSON: it is nested too deep"):
+        frozen(root, spec, rate_rps=0.75, requests=4)

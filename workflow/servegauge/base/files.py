@@ -110,6 +110,14 @@ def write_json(path: Path, data: Any, mode: int = 0o666) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds; ValueError where it is none, or nested deeper than Python's stack takes."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def read_json(path: Path) -> Any:
-    """The JSON document at `path`."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """The JSON document at `path`. OSError, ValueError."""
+    return parse_json(path.read_text(encoding="utf-8"))

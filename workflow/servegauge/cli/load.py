@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import whole_file
+from servegauge.base.files import parse_json, whole_file
 from servegauge.cli.load_prompts import Given, load_prompts
 from servegauge.cli.load_summary import as_text, summarise
 from servegauge.contract import metrics
@@ -362,7 +362,7 @@ def _headers(given: Sequence[str], by_variable: Sequence[str]) -> dict[str, str]
 
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        data = json.loads(text)
+        data = parse_json(text)
     except ValueError as error:
         raise UserError(f"--extra-body is not JSON: {error}") from None
     if not isinstance(data, dict):

@@ -116,7 +116,7 @@ def _uncounted(path: Path, count: int, seed: int, output_tokens: int | None, cha
 def _yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"--prompts {path} is no YAML of a prompt set: {error}") from None
     if not isinstance(data, dict):
         raise UserError(f"--prompts {path} is no prompt set; see config/prompts/ for what one is")

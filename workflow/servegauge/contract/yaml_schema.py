@@ -59,6 +59,8 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
         data = yaml.load(text, _StrictLoader)
     except yaml.YAMLError as error:
         raise UserError(f"{path}{_trouble(error, text)}") from error
+    except RecursionError:
+        raise UserError(f"{path}: is nested too deep") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: found {_shown(data)}, expected keys with values, one a line, as `question: ...`")
     return data, text

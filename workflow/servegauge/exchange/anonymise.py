@@ -10,7 +10,6 @@ copy is searched for every name that was found.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,27 +23,35 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import whole_file, whole_folder
+from servegauge.base.files import parse_json, whole_file, whole_folder
 
 Replaced = dict[tuple[str, str], str]  # (kind, what it was) -> what it is now
 
 KINDS = {
     "host": re.compile(r"\w*(?:host|host_?name|node_?list|nodename)|nodes?|head|fqdn|server_name", re.I),
     "user": re.compile(r"user|user_?name|login|logname|owner|uname|\w+_user", re.I),
+    "cluster": re.compile(r"slurm_\w*cluster\w*|clusters?|cluster_name", re.I),
     "account": re.compile(r"account|\w+_account|project_id|reservation|\w+_reservation", re.I),
     "device": re.compile(r"serial|serial_number|asset_tag|machine_id|boot_id|board_id|guid|\w+_guid|port_guid", re.I),
     "address": re.compile(r"ip|ip_address|addr|address|mac|mac_address|\w+_ipaddr|master_addr|head_address", re.I),
 }
 """Keys of JSON, and columns, whose value is a name of this kind."""
 
-ORDINARY = frozenset(
+NOBODY = frozenset(
     {
-        *("localhost", "none", "null", "unknown", "root", "node", "host", "head", "all", "here", "true", "false"),
-        *("cpu", "gpu", "yes", "no", "n/a", "default", "self"),
-        *("user", "users", "admin", "guest", "ubuntu", "server", "client", "test", "demo", "login", "vm", "ok"),
+        *("localhost", "none", "null", "unknown", "root", "all", "here", "true", "false"),
+        *("yes", "no", "n/a", "default", "self", "ok"),
     }
 )
 """Words that stand where a name may stand and name nobody."""
+
+ORDINARY = frozenset(
+    {
+        *("node", "host", "head", "cpu", "gpu", "user", "users", "admin", "guest", "ubuntu", "server", "client"),
+        *("test", "demo", "login", "vm", "cluster", "local", "linux", "compute", "master", "main", "gateway", "debian"),
+    }
+)
+"""Words that may name a host or a user and mean themselves everywhere else: replaced where names stand, only there."""
 
 SYSTEM = frozenset(["usr", "bin", "sbin", "lib", "lib64", "etc", "proc", "sys", "dev", "run", "v1", "v2", "metrics"])
 """First parts of paths that are the same everywhere: the system's own, and those of servers' endpoints."""
@@ -60,13 +67,17 @@ IPV4 = re.compile(
 )
 ADDRESS = re.compile(r"(?:\d{1,3}\.){3}\d{1,3}")
 MAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-PATH = re.compile(r"(?<![\w.:/$}*-])/(?:[^\s/\"'`,;:()\[\]{}<>|=*\\]+/)+[^\s/\"'`,;:()\[\]{}<>|=*\\]*")
+_PATH = r"/(?:[^\s/\"'`,;:()\[\]{}<>|=*\\]+/)+[^\s/\"'`,;:()\[\]{}<>|=*\\]*"
+PATH = re.compile(rf"(?<![\w.:/$}}*-]){_PATH}")
+FILE = re.compile(rf"(\bfile:(?://([\w.-]*))?)({_PATH})", re.I)
 HOME = re.compile(r"/(?:home|users|Users|u|people|hpc_home)/([^\s/\"',;:]+)")
 ENDING = re.compile(r"[\w.+-]+\.[A-Za-z][A-Za-z0-9]{0,11}|python[\d.]*", re.ASCII)
 """The last part of a path that is a file's name, and stays."""
 LISTED = re.compile(r"(?:\[[\d,-]+\]|[^\s,\[\]])+")
 BRACKETS = re.compile(r"\[([\d,-]+)\]")
 MOST_NODES = 9999  # of a list
+ITEM = re.compile(r'((?:^|[{,]\s*)\\*"(\w+)\\*"\s*:\s*(?:\{[^{}]{0,300}?\\*"value\\*"\s*:\s*)?\[?\\*")(\w+)(\\*")')
+"""An item of JSON whose value, or fact, is one word: its key, and the word. In JSON inside JSON quotes are escaped."""
 ESCAPE = re.compile(r"\\[bfnrt]")
 """A control character in JSON: its letter is no part of the word behind it."""
 EDGE = "\ue000"
@@ -85,6 +96,7 @@ class Names:
         self.words: Replaced = {}
         self.uses: Counter[tuple[str, str]] = Counter()
         self._noted: set[tuple[str, str]] = set()
+        self._ordinary: set[tuple[str, str]] = set()  # replaced where names of their kind stand, nowhere else
         self._numbers: Counter[str] = Counter()
 
     def word(self, kind: str, name: str) -> str:
@@ -97,9 +109,15 @@ class Names:
 
     def add(self, kind: str, value: str) -> None:
         """Note a name that stands where names of `kind` stand; a list of nodes names each of them."""
+        if kind == "cluster" and ":" in value:  # SLURM_WORKING_CLUSTER is name:controller:port:version:plugin
+            value, controller, *_ = value.split(":")
+            self.add("host", controller)
         for name in _each(value) if kind == "host" else [value.strip()]:
             word = name.lower().strip("()")  # Slurm's (null)
-            if len(name) < 2 or word in ORDINARY or name.startswith(("/", "127.", "::1")) or " " in name:
+            if word in ORDINARY:
+                self._ordinary.add((kind, name))
+                continue
+            if len(name) < 2 or word in NOBODY or name.startswith(("/", "127.", "::1")) or " " in name:
                 continue
             if any(shape.fullmatch(name) for shape in (MAC, GUID, IPV6, ADDRESS)):
                 self._noted.add(("address", name))
@@ -112,7 +130,7 @@ class Names:
 
     def number(self) -> None:
         """Give each noted name its word; a host's short and full name have the same."""
-        for kind, name in sorted(self._noted):  # a short name comes before those that begin with it
+        for kind, name in sorted(self._noted | self._ordinary):  # a short name comes before those that begin with it
             short = self.words.get((kind, name.partition(".")[0]))
             self.words[kind, name] = short or self.word(kind, name)
         self.uses.clear()
@@ -126,12 +144,17 @@ class Names:
         pattern = "|".join(map(re.escape, longest_first))
         return re.compile(rf"(?<![A-Za-z0-9])(?:{pattern})(?![A-Za-z0-9])"), names
 
-    def text(self, text: str) -> str:
-        """`text` with every name replaced."""
+    def text(self, text: str, column: str = "") -> str:
+        """`text` with every name replaced; `column` is where it stands."""
+        if key := next((one for one in self._ordinary if one[1] == text and KINDS[one[0]].fullmatch(column)), None):
+            return self._use(key)
+        if self._ordinary:
+            text = ITEM.sub(self._item, text)
         text = ESCAPE.sub(rf"\g<0>{EDGE}", text)
         for kind, shape in _SHAPES.items():
             text = shape.sub(partial(self._shaped, kind), text)
-        text = PATH.sub(self._path, text)
+        text = FILE.sub(lambda found: found[1] + self._path(found[3]), text)
+        text = PATH.sub(lambda found: self._path(found[0]), text)
         known, names = self._known
         text = known.sub(lambda found: self._use(names[found[0]]), text) if known else text
         return text.replace(EDGE, "")
@@ -144,7 +167,13 @@ class Names:
         if found := next((one for shape in shapes if (one := shape.search(text))), None):
             return found[0]
         kept = (*SYSTEM, "path-")
-        return next((path for path in PATH.findall(text) if not path[1:].startswith(kept)), None)
+        paths = [*PATH.findall(text), *(path for _, _, path in FILE.findall(text))]
+        return next((path for path in paths if not path[1:].startswith(kept)), None)
+
+    def _item(self, found: re.Match[str]) -> str:
+        """An item of JSON whose value is an ordinary word, and a name here."""
+        key = next((one for one in self._ordinary if one[1] == found[3] and KINDS[one[0]].fullmatch(found[2])), None)
+        return f"{found[1]}{self._use(key)}{found[4]}" if key else found[0]
 
     def _shaped(self, kind: str, found: re.Match[str]) -> str:
         return self.word(kind, found[0])
@@ -153,8 +182,7 @@ class Names:
         self.uses[key] += 1
         return self.words[key]
 
-    def _path(self, found: re.Match[str]) -> str:
-        path = found[0]
+    def _path(self, path: str) -> str:
         if path.split("/")[1] in SYSTEM:
             return path
         folder, _, last = path.rpartition("/")
@@ -218,9 +246,11 @@ def _collect(column: str, text: str, names: Names) -> None:
     """Note the names that one value holds."""
     for user in HOME.findall(text):
         names.add("user", user)
+    for _, host, _ in FILE.findall(text):
+        names.add("host", host)
     if text[:1] in "{[":
         with contextlib.suppress(ValueError):  # a text that begins like JSON
-            _walk(column, json.loads(text), names)
+            _walk(column, parse_json(text), names)
         return
     _named(column, text, names)
 
@@ -267,23 +297,25 @@ def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if column.type != pa.string() else column
 
 
-def _replaced(table: pa.Table, change: Callable[[str], str]) -> pa.Table:
+def _replaced(table: pa.Table, change: Callable[[str, str], str]) -> pa.Table:
     """The table with every text changed; types stay."""
     for index, name in enumerate(table.column_names):
         column = table.column(index)
         inner = column.type
         nested = pa.types.is_list(inner) or pa.types.is_large_list(inner)
         if nested and _is_text(inner.value_type):
-            lists = [None if one is None else [word and change(word) for word in one] for one in column.to_pylist()]
+            lists = [
+                None if one is None else [word and change(word, name) for word in one] for one in column.to_pylist()
+            ]
             table = table.set_column(index, table.schema.field(name), pa.array(lists, inner))
         elif _is_text(inner):
-            known = {text: change(text) for text in pc.unique(_decoded(column)).to_pylist() if text is not None}
+            known = {text: change(text, name) for text in pc.unique(_decoded(column)).to_pylist() if text is not None}
             values = [known.get(text) for text in _decoded(column).to_pylist()]
             table = table.set_column(index, table.schema.field(name), pa.array(values, pa.string()).cast(inner))
     return table
 
 
-def _copy(path: Path, target: Path, change: Callable[[str], str]) -> None:
+def _copy(path: Path, target: Path, change: Callable[[str, str], str]) -> None:
     """Write a table anew, row group by row group: a part's footer says in which of them a cell lies."""
     with pq.ParquetFile(path) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
         for group in range(file.num_row_groups):
@@ -291,7 +323,7 @@ def _copy(path: Path, target: Path, change: Callable[[str], str]) -> None:
             writer.write_table(table, row_group_size=max(1, table.num_rows))
         footer = {key: value for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"}
         own = {
-            key: change(value.decode())
+            key: change(value.decode(), key.decode())
             for key, value in footer.items()
             if key not in (file.schema_arrow.metadata or {})
         }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from servegauge.base.files import parse_json
 from servegauge.base.redact import clean
 from servegauge.contract.spec import Launch
 from servegauge.inputs.containers import vendor
@@ -126,7 +127,7 @@ class Reply:
     def json(self) -> Any:
         """The body as JSON, or None where it is not."""
         try:
-            return json.loads(self.text)
+            return parse_json(self.text)
         except ValueError:
             return None
 

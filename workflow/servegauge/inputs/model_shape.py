@@ -8,13 +8,13 @@ rest with the reason. Of a multimodal model it is the language part: images have
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from servegauge.base.files import parse_json
 from servegauge.inputs.config_json import Config, UnknownShape
 from servegauge.inputs.families import DEFAULTS, FAMILIES, Family, tied_by_class
 from servegauge.inputs.kv_cache import (
@@ -191,7 +191,7 @@ class ModelShape:
 
 def read_shape(folder: Path) -> ModelShape:
     """The shape of the model in `folder`. OSError where it has no config.json, UnknownShape where that is odd."""
-    return from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return from_config(parse_json((folder / "config.json").read_text(encoding="utf-8")))
 
 
 def from_config(config: Mapping[str, Any]) -> ModelShape:

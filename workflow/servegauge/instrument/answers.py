@@ -221,7 +221,7 @@ def _take_events(
         if alone and name == b"" and b"\n{" in data:
             try:
                 json.loads(data)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
         _take_data(data, name, stamp, answer)
     return done

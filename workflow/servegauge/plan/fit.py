@@ -18,7 +18,6 @@ reason to skip.
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.base.files import parse_json
 from servegauge.contract.spec import Data, Launch, Load
 from servegauge.frameworks import framework
 from servegauge.inputs.config_json import UnknownShape
@@ -65,7 +65,7 @@ def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
         known["gguf_bytes"] = gguf.stat().st_size
     config = folder / "config.json"
     try:
-        known.update(of_config(json.loads(config.read_text(encoding="utf-8")), model.get("dtype")))
+        known.update(of_config(parse_json(config.read_text(encoding="utf-8")), model.get("dtype")))
         known["how"] = "config.json"
     except OSError:
         known["reason"] = f"{_short(config, root)} is not on this machine"
@@ -129,7 +129,7 @@ def tensor_bytes(folder: Path) -> int | None:
     index = folder / "model.safetensors.index.json"
     try:
         if index.is_file():
-            return int(json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"])
+            return int(parse_json(index.read_text(encoding="utf-8"))["metadata"]["total_size"])
         sizes = [_header_bytes(path) for path in sorted(folder.glob("*.safetensors"))]
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
@@ -142,7 +142,7 @@ def _header_bytes(path: Path) -> int:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > 1 << 28:
             raise ValueError(f"{path}: a header of {length} bytes")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
     return max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
 
 

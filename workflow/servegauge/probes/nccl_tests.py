@@ -280,6 +280,8 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
 
     try:
         data = json.loads(text)
+    except RecursionError:
+        raise refuse("not JSON (it is nested too deep)") from None
     except json.JSONDecodeError as error:
         raise NcclOutputError(f"{source}, line {error.lineno}: not JSON ({error.msg}); was the test killed?") from error
     if data.get("version") not in KNOWN_JSON_VERSIONS:

@@ -5,7 +5,6 @@ Requests are on CLOCK_MONOTONIC, 0 at the start of their window; `clock` joins t
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
+from servegauge.base.files import parse_json
 from servegauge.traces.activity import phase_name
 from servegauge.traces.clock import Clock
 from servegauge.traces.view import PHASES, View
@@ -116,7 +116,7 @@ def _clock(path: Path, table: pa.Table) -> Clock:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         raise UserError(f"{where}: no JSON: {error}") from error
 

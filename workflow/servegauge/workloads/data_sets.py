@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import sha256
+from servegauge.base.files import parse_json, sha256
 from servegauge.workloads.chat_template import text_of_part
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def _sharegpt(path: Path, _mtime_ns: int) -> list[Entry]:
 def _conversations(path: Path, _mtime_ns: int) -> list[list[Any]]:
     """The turns of every conversation, as they stand there."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(data, list):
@@ -167,7 +167,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             where = f"{path}:{number}"
             try:
-                item = json.loads(line.decode("utf-8"))
+                item = parse_json(line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 text = f"{where}: not UTF-8 text ({error.reason} at byte {error.start} of the line)"
                 raise UserError(text) from error

@@ -7,7 +7,6 @@ adds around a text (for Llama one `<s>` in front). An answer is counted without 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
@@ -18,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from servegauge.base.errors import UserError
+from servegauge.base.files import parse_json
 from servegauge.workloads.chat_template import ChatTemplate
 
 # A lower-case word with the mark that vocabularies use for a space before it: SentencePiece's or byte-level BPE's.
@@ -81,7 +81,7 @@ class Tokenizer:
         for name in ("special_tokens_map.json", "chat_template.json", "tokenizer_config.json"):  # the last one wins
             path = self.path.with_name(name)
             if path.is_file():
-                found |= json.loads(path.read_text(encoding="utf-8"))
+                found |= parse_json(path.read_text(encoding="utf-8"))
         return found
 
     @cached_property

@@ -73,7 +73,8 @@ def decode(data: bytes, kind: type[R], path: Path) -> R:
         for version in range(found, kind.VERSION):
             plain = {**kind.MIGRATIONS[version](plain), "version": version + 1}
         return msgspec.convert(plain, kind)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the last three by a migration of damaged data
+    # The three after ValueError by a migration of damaged data.
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise DamagedRecord(path, kind, reason) from error
 

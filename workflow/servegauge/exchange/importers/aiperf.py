@@ -8,7 +8,6 @@ texts.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from servegauge.base.errors import UserError
+from servegauge.base.files import parse_json
 from servegauge.exchange.formats import Importer, imported
 
 PHASES = {"profiling": "window", "warmup": "warmup"}
@@ -30,7 +30,7 @@ class AIPerf(Importer):
     def recognises(self, path: Path) -> bool:
         try:
             with path.open(encoding="utf-8") as file:
-                first = json.loads(file.readline())
+                first = parse_json(file.readline())
             return {"metadata", "metrics"} <= first.keys() and _phase(first["metadata"]) is not None
         except (OSError, ValueError, AttributeError, TypeError):
             return False
@@ -64,7 +64,7 @@ class AIPerf(Importer):
 def _read(path: Path, number: int, line: str) -> dict[str, Any]:
     """One line's object; UserError where it is none."""
     try:
-        one: dict[str, Any] = json.loads(line)
+        one: dict[str, Any] = parse_json(line)
         phase = _phase(one["metadata"])
         _start(one["metadata"])
         found = {name: one["metrics"][name] for name in one["metrics"]}

@@ -137,7 +137,7 @@ def _document(source) -> _Document:
         document = msgspec.json.decode(data, type=_Document)
     except msgspec.ValidationError as error:
         raise UserError(f"{source.name}: JSON, but no Chrome trace: {error}") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         document = _lenient(data, source.name, error)
     if document.traceEvents is None:
         raise UserError(f"{source.name}: JSON without traceEvents: not a trace, or the trace of another tool")
@@ -150,7 +150,7 @@ def _lenient(data: bytes, name: str, first: Exception) -> _Document:
         return msgspec.convert(json.loads(data.decode("utf-8", "replace"), strict=False), type=_Document)
     except msgspec.ValidationError as error:
         raise UserError(f"{name}: JSON, but no Chrome trace: {error}") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(
             f"{name}: the JSON is cut off or damaged ({first}); the profiler was stopped while it wrote, or the copy "
             "was: record or copy it again"
