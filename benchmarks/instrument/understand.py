@@ -17,7 +17,7 @@ from servegauge.contract.spec import Load
 from servegauge.instrument import request_rows
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
-from servegauge.instrument.share import Share
+from servegauge.instrument.share import Done, Share
 
 REQUESTS, CHUNKS, TURNS = 400, 128, 5
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -66,7 +66,7 @@ def turn(kind: str, folder: Path) -> float:
     }
     job = LoadJob(["http://host"], "workload", str(folder), "m", Load(concurrency=1))
     flights = [flight(number, kind) for number in range(REQUESTS)]
-    done = {"share": Share(columns, {}), "flights": {"window": flights}, "start_ns": {"window": 0}}
+    done = Done(Share(columns, {}), {"window": flights}, {"window": 0})
     gc.collect()
     gc.freeze()
     gc.disable()

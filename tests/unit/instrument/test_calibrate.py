@@ -11,6 +11,7 @@ import pytest
 
 from servegauge.contract.records.base import read
 from servegauge.contract.records.calibration import Beyond, CalibratedPoint, Calibration, Nearest, Point
+from servegauge.contract.records.cell import Clock, Window
 from servegauge.contract.spec import Load
 from servegauge.instrument import calibrate
 from servegauge.instrument.coordinator import LoadResult
@@ -37,7 +38,7 @@ def test_the_error_is_reported_less_true(tmp_path):
     rows = [row(number, request_id=names[number]) for number in range(4)]
     pq.write_table(table(*rows), tmp_path / "requests.parquet")
     instrument = {"cpu_s": 0.12, "busiest_cpu_share": 0.03, **{f"lateness_{k}_s": 0.001 for k in ("p50", "p99", "max")}}
-    result = LoadResult(tmp_path / "requests.parquet", {"ok": 4}, 4.0, {}, instrument, False)
+    result = LoadResult(tmp_path / "requests.parquet", {"ok": 4}, Window(duration_s=4.0), Clock(), instrument, False)
     # The server got each request 1 ms after it was sent and sent its tokens 98, 118 and 139 ms after that.
     truth = {}
     for number in range(4):

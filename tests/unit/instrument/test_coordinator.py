@@ -16,6 +16,7 @@ from servegauge.contract.tables import REQUESTS_RAW
 from servegauge.instrument import worker as load_worker
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.coordinator import LoadJob, run_load
+from servegauge.instrument.phases import part_of
 from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import load_job, paced, rows_of, workload
 
@@ -34,7 +35,7 @@ def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp
         truth = server.truth()
     assert result.counts == {"ok": 6}
     assert check_file(result.requests, REQUESTS_RAW) == 6
-    zero = result.clock["window_start_ns"]
+    zero = result.clock.window_start_ns
     for row in rows_of(result.requests):
         said = truth[row["request_id"]]
         assert row["tokens_source"] == "usage"
@@ -50,7 +51,8 @@ def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp
         assert row["chunk_ns"][-1] == row["last_ns"]
         # Every chunk is stamped after the server sent it.
         assert all(stamp + zero > sent for stamp, sent in zip(row["chunk_ns"], said["sends_ns"], strict=True))
-    assert result.window_s == pytest.approx(max(row["end_ns"] for row in rows_of(result.requests)) / 1e9, abs=0.05)
+    last_s = max(row["end_ns"] for row in rows_of(result.requests)) / 1e9
+    assert result.window.duration_s == pytest.approx(last_s, abs=0.05)
 
 
 def test_a_closed_loop_sends_the_next_request_when_a_stream_is_free(tmp_path):
@@ -252,7 +254,7 @@ def test_the_same_schema_is_written_for_no_requests(tmp_path):
     with paced(tmp_path, *FAST) as server:
         result = run_load(replace(job(server.url, path, tmp_path), phase="warmup"))
     assert pq.read_table(result.requests).num_rows == 0
-    assert result.window_s is None
+    assert result.window.duration_s is None
 
 
 def test_processes_are_pinned_to_the_given_cpus(tmp_path):
@@ -302,6 +304,6 @@ def test_beyond_its_bound_the_raw_bytes_are_understood_as_they_land(monkeypatch,
 
 @pytest.mark.parametrize(("total", "workers"), [(1, 1), (5, 2), (64, 3), (7, 7)])
 def test_streams_are_split_evenly(total, workers):
-    parts = [load_worker.part_of(total, worker, workers) for worker in range(workers)]
+    parts = [part_of(total, worker, workers) for worker in range(workers)]
     assert sum(parts) == total
     assert max(parts) - min(parts) <= 1

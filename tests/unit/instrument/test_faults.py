@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.contract.flags import cell_flags
+from servegauge.contract.records import base as records
 from servegauge.contract.spec import Cell, Launch, Layout, Load, Workload
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Reset
@@ -37,7 +38,7 @@ def flagged(tmp_path: Path, arguments: tuple[str, ...], load: Load, path: Path, 
         )
         result = run_load(job)
     record = {"instrument": result.instrument, "cache_reset": asdict(reset)}
-    record["window"] = {"duration_s": result.window_s, **result.load}
+    record["window"] = records.plain(result.window)
     found = cell_flags(pq.read_table(result.requests), cell(load), record)
     return {flag["flag"]: flag for flag in found if flag["flag"] not in STARVED}
 

@@ -79,7 +79,7 @@ def test_a_turn_is_never_sent_before_the_answer_and_its_pause(root: Path, load: 
     for one in by_session(requests).values():
         turns = [row["turn"] for row in one]
         assert turns == list(range(turns[0], turns[0] + len(turns)))
-    assert result.load["exhausted_ns"] is None
+    assert result.window.exhausted_ns is None
 
 
 def test_the_latency_of_a_session_is_its_answers_and_its_pauses(root: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_latency_of_a_session_is_its_answers_and_its_pauses(root: Path) -> N
         assert row["session_s"] == pytest.approx(many * ANSWER_S + (many - 1) * PAUSE_S, abs=0.02 * many)
     others = window.filter(pc.not_equal(window["turn"], 0))
     assert others["session_s"].null_count == others.num_rows
-    summary = metrics.summarise(requests, result.window_s)
+    summary = metrics.summarise(requests, result.window.duration_s)
     assert summary["sessions"] == summary["sessions_answered"] == began.num_rows
     assert summary["session_p50_s"] == pytest.approx(np.median(began["session_s"].to_numpy()))
 
@@ -144,7 +144,7 @@ def test_a_session_ends_where_a_request_of_it_fails(root: Path) -> None:
         assert set(statuses[:-1]) <= {"ok"}
         failed += statuses[-1] == "http_error"
     assert failed
-    summary = metrics.summarise(requests, result.window_s)
+    summary = metrics.summarise(requests, result.window.duration_s)
     assert summary["sessions_answered"] < summary["sessions"]
     assert "session_p90" in summary["censored"], "a session that failed is longer than all"
 

@@ -52,7 +52,7 @@ def measure(
         )
         result = run_load(job, **called)
     requests = metrics.derive(pq.read_table(result.requests))
-    return result, requests, metrics.summarise(requests, result.window_s, load.loop)
+    return result, requests, metrics.summarise(requests, result.window.duration_s, load.loop)
 
 
 def closed(streams: int, requests: int, **fields: Any) -> Load:
@@ -70,8 +70,8 @@ def test_a_slower_server_that_keeps_up_achieves_the_same_rate(tmp_path):
     assert slow["output_tokens_per_s"] / fast["output_tokens_per_s"] == pytest.approx(1.0, abs=0.005)
     assert slow["requests"] == fast["requests"] == 160
     # The ramp lasted until answers came, the tail until the last request of the window was answered.
-    assert slow_result.load["ramp_s"] > 0.65
-    assert slow_result.load["tail_s"] == pytest.approx(0.65, abs=0.2)
+    assert slow_result.window.ramp_s > 0.65
+    assert slow_result.window.tail_s == pytest.approx(0.65, abs=0.2)
 
 
 def test_one_request_that_hangs_does_not_stretch_the_window(tmp_path):
@@ -86,7 +86,7 @@ def test_one_request_that_hangs_does_not_stretch_the_window(tmp_path):
     assert "ttft_p99" in summary["censored"]
     # The load stayed on while the request hung.
     tail = [row for row in requests.to_pylist() if row["phase"] == "tail"]
-    assert result.load["tail_s"] > 1.0
+    assert result.window.tail_s > 1.0
     assert max(row["scheduled_ns"] for row in tail) > (summary["window_s"] + 1.0) * 1e9
 
 
@@ -106,7 +106,7 @@ def test_the_first_wave_of_a_closed_loop_is_not_counted(tmp_path, start):
     result, requests, summary = measure(
         load, tmp_path, "--first-s", "0.1", "--gap-s", "0.01", "--slots", "16", expected_e2e_s=0.2
     )
-    assert result.load["ramp_s"] > 0.19
+    assert result.window.ramp_s > 0.19
     waited = np.sort(metrics.values_of(requests.filter(metrics.in_window(requests)), "ttft"))
     assert summary["requests"] == 96
     assert np.quantile(waited, 0.2) > 0.2  # its own 0.1 s, and at least half of another's 0.19 s
@@ -146,7 +146,7 @@ def test_a_closed_loops_window_ends_at_its_duration(tmp_path):
     result, _, summary = measure(load, tmp_path, "--first-s", "0.02", "--gap-s", "0.001")
     assert summary["window_s"] == pytest.approx(0.5, abs=0.05)
     assert 20 < summary["requests"] < 100
-    assert result.load["exhausted_ns"] is None
+    assert result.window.exhausted_ns is None
 
 
 def test_a_load_that_runs_out_is_known(tmp_path):
@@ -154,8 +154,8 @@ def test_a_load_that_runs_out_is_known(tmp_path):
     pace = ("--first-s", "0.5", "--gap-s", "0.02")
     short, _, _ = measure(load, tmp_path / "short", *pace, spare=2)
     enough, _, _ = measure(load, tmp_path / "enough", *pace)
-    assert short.load["exhausted_ns"] is not None
-    assert enough.load["exhausted_ns"] is None
+    assert short.window.exhausted_ns is not None
+    assert enough.window.exhausted_ns is None
 
 
 def test_bursts_come_to_an_idle_server_and_are_their_own_window(tmp_path):
@@ -193,7 +193,7 @@ def test_whoever_asks_is_told_once_when_the_window_opens(tmp_path, load):
         load, tmp_path, "--first-s", "0.02", "--gap-s", "0.002", on_window=lambda: called.append(time.monotonic_ns())
     )
     (when,) = called
-    start_ns = told[0].clock["window_start_ns"]
+    start_ns = told[0].clock.window_start_ns
     assert abs(when - start_ns) < 0.5e9
     if load.loop != "burst":
         assert when - start_ns > -0.25e9, "the ramp is over"

@@ -16,8 +16,8 @@ from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import Target
+from servegauge.instrument.phases import build_rows
 from servegauge.instrument.share import Share
-from servegauge.instrument.worker import build_rows
 from servegauge.plan import expand
 from servegauge.workloads.compile import compile_workload, read_workload
 from tests import synthetic

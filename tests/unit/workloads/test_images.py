@@ -66,10 +66,7 @@ def test_requests_carry_images_of_their_own_before_their_text(root: Path) -> Non
     rows = read_workload(root / "out" / one.id).to_pylist()
     seen = set()
     for row in rows:
-        body = body_of(
-            row["prompt"], row["messages"], 4, endpoint="chat", model="m", stream=True, temperature=0,
-            ignore_eos=True, extra={},
-        )  # fmt: skip
+        body = body_of(Load(endpoint="chat"), "m", row["prompt"], row["messages"], 4, {})
         (message,) = body["messages"]
         first, second, text = message["content"]
         assert text == {"type": "text", "text": row["prompt"]}

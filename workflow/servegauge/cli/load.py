@@ -25,6 +25,7 @@ from servegauge.base.files import parse_json, whole_file
 from servegauge.cli.load_prompts import Given, load_prompts
 from servegauge.cli.load_summary import as_text, summarise
 from servegauge.contract import metrics
+from servegauge.contract.records import base as records
 from servegauge.contract.spec import Load
 from servegauge.contract.tables import REQUESTS, conform
 from servegauge.instrument import openai_api
@@ -273,7 +274,7 @@ def write_requests(result: LoadResult, out: Path) -> None:
     trace of the same node can be joined.
     """
     table = conform(metrics.derive(pq.read_table(result.requests)), REQUESTS)
-    metadata = {**(table.schema.metadata or {}), b"clock": json.dumps(result.clock).encode()}
+    metadata = {**(table.schema.metadata or {}), b"clock": json.dumps(records.plain(result.clock)).encode()}
     with whole_file(out) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from servegauge.contract import metric_registry, metrics
 from servegauge.contract.flags import cell_flags
 from servegauge.contract.metric import LOAD
+from servegauge.contract.records import base as records
 from servegauge.contract.spec import Cell, Load, Workload
 from servegauge.instrument.coordinator import LoadResult
 
@@ -33,13 +34,13 @@ def summarise(
     for status, error in zip(window["status"].to_pylist(), window["error"].to_pylist(), strict=True):
         if status != "ok":
             failures.setdefault(status, error or "")
-    record = {"instrument": result.instrument, "window": {"duration_s": result.window_s, **result.load}}
+    record = {"instrument": result.instrument, "window": records.plain(result.window)}
     return {
         "out": str(path),
         "stopped": result.stopped,
         "statuses": result.counts,
         "first_errors": failures,
-        **metrics.summarise(requests, result.window_s, load.loop),
+        **metrics.summarise(requests, result.window.duration_s, load.loop),
         "instrument": result.instrument,
         "flags": cell_flags(requests, cell, record, thresholds),
         "notes": list(notes),

@@ -265,7 +265,7 @@ def compare(result: LoadResult, truth: Mapping[str, Mapping[str, Any]], point: P
         reported["itl"].extend(np.diff(chunks))
         plan_ns = (point.first_s + point.gap_s * point.tokens_per_chunk * np.arange(len(sends))) * 1e9
         slips.extend(sends - said["received_ns"] - plan_ns)
-    cpu_s, window_s = result.instrument["cpu_s"], result.window_s
+    cpu_s, window_s = result.instrument["cpu_s"], result.window.duration_s
     errors: dict[str, Any] = {}
     for metric in reported:
         said, real = quantiles(reported[metric]), quantiles(true[metric])

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from servegauge.base import forkserver
 from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import sha256, whole_file
 from servegauge.base.forkserver import ForkedProcess
+from servegauge.contract.records.cell import Clock, Window
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.token_counts import Encoder
 
@@ -44,20 +45,16 @@ _POLL_S = 0.2
 class LoadResult:
     """What a run left.
 
-    `counts` is status -> requests of the window, `window_s` its length in seconds (of bursts: the sum of theirs, each
-    until its last token). `clock` has `window_start_ns` (the monotonic time that is 0 in the table) and the epoch
-    offsets at start and end. None where no window ran. `load` says how long ramp and tail were, in seconds, and when
-    the load ran out before the window's last request had ended (`exhausted_ns`, from the window's start; None: it did
-    not).
+    `counts` is status -> requests of the window. Of bursts, the length of the window is the sum of theirs, each until
+    its last token. Clock and window hold None where no window ran.
     """
 
     requests: Path
     counts: dict[str, int]
-    window_s: float | None
-    clock: dict[str, int | None]
+    window: Window
+    clock: Clock
     instrument: dict[str, Any]
     stopped: bool
-    load: dict[str, Any] = field(default_factory=dict)
 
 
 class _Process:
@@ -197,7 +194,7 @@ def run_load(
         team = _Team(job, folder, on_progress, should_stop)
         try:
             team.wait("ready", _PREPARE_S)
-            window = _Window()
+            window = _Bounds()
             for number, phase in enumerate(_turns(job)):
                 if team.stopping:
                     break
@@ -221,7 +218,7 @@ def run_load(
 
 
 @dataclass
-class _Window:
+class _Bounds:
     """The window of a run and what was around it, ns of CLOCK_MONOTONIC; None where it did not come to that."""
 
     ramp_ns: int | None = None
@@ -237,7 +234,7 @@ def _turns(job: LoadJob) -> list[str]:
     return [*(["warmup"] if "warmup" in job.phases else []), *(bursts if "window" in job.phases else [])]
 
 
-def _hold(job: LoadJob, team: _Team, window: _Window, start_ns: int, on_window: Callable[[], None] | None) -> None:
+def _hold(job: LoadJob, team: _Team, window: _Bounds, start_ns: int, on_window: Callable[[], None] | None) -> None:
     """Keep the load on through ramp, window and tail; every worker does the same at the same time."""
     team.wait("steady")
     window.ramp_ns = start_ns
@@ -252,7 +249,7 @@ def _hold(job: LoadJob, team: _Team, window: _Window, start_ns: int, on_window: 
     team.tell({"finish": True})
 
 
-def _settle(job: LoadJob, team: _Team, window: _Window) -> None:
+def _settle(job: LoadJob, team: _Team, window: _Bounds) -> None:
     """Say what the window was, once everything has been sent.
 
     A closed loop's begins with its first request and ends where the request after its last one was sent: it then holds
@@ -278,7 +275,7 @@ def _settle(job: LoadJob, team: _Team, window: _Window) -> None:
     team.tell({"window_ns": [window.start_ns, window.end_ns]})
 
 
-def _joined(job: LoadJob, team: _Team, path: Path, window: _Window) -> LoadResult:
+def _joined(job: LoadJob, team: _Team, path: Path, window: _Bounds) -> LoadResult:
     """One table and one account of the run from its workers'."""
     from servegauge.instrument import request_rows  # pyarrow is not needed until here
 
@@ -312,11 +309,11 @@ def _joined(job: LoadJob, team: _Team, path: Path, window: _Window) -> LoadResul
     started = next((event["start_ns"]["window"] for event in finished if "window" in event["start_ns"]), None)
     start_ns = window.start_ns or started
     first = windows[0] if windows else {}
-    clock = {
-        "window_start_ns": start_ns,
-        "epoch_offset_start_ns": first.get("epoch_offset_start_ns"),
-        "epoch_offset_end_ns": first.get("epoch_offset_end_ns"),
-    }
+    clock = Clock(
+        window_start_ns=start_ns,
+        epoch_offset_start_ns=first.get("epoch_offset_start_ns"),
+        epoch_offset_end_ns=first.get("epoch_offset_end_ns"),
+    )
     if job.load.loop == "burst":
         window_s = _bursts_s([(scheduled, last) for _, _, scheduled, last in rows])
     elif start_ns is not None and window.end_ns is not None:
@@ -324,19 +321,20 @@ def _joined(job: LoadJob, team: _Team, path: Path, window: _Window) -> LoadResul
     else:  # stopped early: until the last answer
         window_s = max((last for *_, last in rows if last is not None), default=0) / 1e9 or None
     stopped = any(event["stopped"] for event in finished)
-    return LoadResult(path, counts, window_s, clock, instrument, stopped, _around(window))
+    return LoadResult(path, counts, _described(window, window_s), clock, instrument, stopped)
 
 
-def _around(window: _Window) -> dict[str, Any]:
-    """Lengths of ramp and tail in seconds, and when the load ran out."""
-    start, end = window.start_ns, window.end_ns
+def _described(bounds: _Bounds, duration_s: float | None) -> Window:
+    """The window of this length, with the lengths of ramp and tail, and when the load ran out."""
+    start, end = bounds.start_ns, bounds.end_ns
     if start is None or end is None:
-        return {"ramp_s": None, "tail_s": None, "exhausted_ns": None}
-    return {
-        "ramp_s": None if window.ramp_ns is None else (start - window.ramp_ns) / 1e9,
-        "tail_s": None if window.over_ns is None else max(0.0, (window.over_ns - end) / 1e9),
-        "exhausted_ns": None if window.exhausted_ns is None else window.exhausted_ns - start,
-    }
+        return Window(duration_s=duration_s)
+    return Window(
+        duration_s=duration_s,
+        ramp_s=None if bounds.ramp_ns is None else (start - bounds.ramp_ns) / 1e9,
+        tail_s=None if bounds.over_ns is None else max(0.0, (bounds.over_ns - end) / 1e9),
+        exhausted_ns=None if bounds.exhausted_ns is None else bounds.exhausted_ns - start,
+    )
 
 
 def _bursts_s(rows: list[tuple[int, int | None]]) -> float | None:

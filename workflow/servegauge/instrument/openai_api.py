@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
 from servegauge.base.errors import UserError
+from servegauge.contract.spec import Load
 
 PATHS = {"completions": "/v1/completions", "chat": "/v1/chat/completions"}
 _NONE: Mapping[str, str] = {}
@@ -116,31 +117,27 @@ def get_bytes(target: Target, path: str, api_key: str) -> bytes:
 
 
 def body_of(
+    load: Load,
+    model: str,
     prompt: str,
     messages: str | None,
     output_tokens: int,
-    *,
-    endpoint: str,
-    model: str,
-    stream: bool,
-    temperature: float,
-    ignore_eos: bool,
     extra: Mapping[str, Any],
     length_field: str = "max_tokens",
 ) -> dict[str, Any]:
-    """The JSON body of one request; `messages` is JSON of chat messages, `extra` wins over every other field.
+    """The JSON body of one request of `load`; `messages` is JSON of chat messages, `extra` wins over all other fields.
 
     A None in `extra` takes the field out: some servers refuse fields that they do not know. `length_field` is asked for
     `output_tokens`; newer chat endpoints call it `max_completion_tokens`.
     """
     body: dict[str, Any] = {"model": model}
-    if endpoint == "chat":
+    if load.endpoint == "chat":
         body["messages"] = json.loads(messages) if messages else [{"role": "user", "content": prompt}]
     else:
         body["prompt"] = prompt
-    body |= {length_field: output_tokens, "temperature": temperature, "stream": stream}
-    if ignore_eos:
+    body |= {length_field: output_tokens, "temperature": load.temperature, "stream": load.stream}
+    if load.ignore_eos:
         body["ignore_eos"] = True
-    if stream:
+    if load.stream:
         body["stream_options"] = {"include_usage": True}
     return {name: value for name, value in (body | dict(extra)).items() if value is not None}

@@ -15,20 +15,20 @@ from servegauge.instrument.answers import Answer
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import request_id
-from servegauge.instrument.share import Share, understood
+from servegauge.instrument.share import Done, Share, understood
 from servegauge.instrument.token_counts import Encoder, count
 
 _SECRET_LENGTH = 8  # characters from which on the value of a header is taken for a secret, in a server's words
 
 
-def write_part(job: LoadJob, worker: int, done: dict[str, Any], path: Path, api_key: str = "") -> Path:
+def write_part(job: LoadJob, worker: int, done: Done, path: Path, api_key: str = "") -> Path:
     """Write this worker's part of the raw requests table to `path` (Parquet), rows of every phase that ran."""
-    zero_ns = done["start_ns"].get("window", min(done["start_ns"].values(), default=0))
+    zero_ns = done.start_ns.get("window", min(done.start_ns.values(), default=0))
     pq.write_table(part_of(job, worker, done, zero_ns, api_key), path, compression="none")
     return path
 
 
-def part_of(job: LoadJob, worker: int, done: dict[str, Any], zero_ns: int, api_key: str = "") -> pa.Table:
+def part_of(job: LoadJob, worker: int, done: Done, zero_ns: int, api_key: str = "") -> pa.Table:
     """Rows of REQUESTS_RAW for what a worker has done; stamps are relative to `zero_ns`, the start of the window."""
     tokenizer = Encoder(job.tokenizer) if job.tokenizer else None
     secrets = [
@@ -36,10 +36,10 @@ def part_of(job: LoadJob, worker: int, done: dict[str, Any], zero_ns: int, api_k
     ]
     rows: list[dict[str, Any]] = []
     stamps, tokens = _Lists(), _Lists()
-    for phase, flights in done["flights"].items():
+    for phase, flights in done.flights.items():
         for flight in flights:
             answer = flight.answer or understood(flight)
-            rows.append(_row_of(job, worker, phase, done["share"], flight, answer, zero_ns, tokenizer, secrets))
+            rows.append(_row_of(job, worker, phase, done.share, flight, answer, zero_ns, tokenizer, secrets))
             stamps.add(answer.stamps)
             tokens.add(answer.chunk_tokens)
     scalar = pa.schema([field for field in REQUESTS_RAW if field.name not in ("chunk_ns", "chunk_tokens")])

@@ -6,8 +6,7 @@ import asyncio
 import heapq
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import monotonic_ns
 from typing import Any
@@ -15,61 +14,12 @@ from typing import Any
 from servegauge.instrument.alarm import Alarm
 from servegauge.instrument.connection import Connection, InFlight
 from servegauge.instrument.openai_api import Target
+from servegauge.instrument.phases import FAR, Phase, Row
 from servegauge.instrument.pool import Pool
 from servegauge.instrument.ramp import ClosedRamp, OpenRamp
 
-FAR = 1 << 62  # a time that never comes
 _SPARE_LOW = 8  # idle connections of an instance below which an open loop opens more, ahead of need
 _SWEEP_S = 0.05  # how often timeouts are looked for
-
-
-@dataclass(frozen=True)
-class Row:
-    """One request to be sent: its place in the worker's share, its bytes, its instance, its time in the phase in ns."""
-
-    place: int
-    payload: bytes
-    instance: int
-    scheduled_ns: int = 0
-
-
-@dataclass(frozen=True)
-class Phase:
-    """What to send: an open loop by each row's time, or a closed loop of `streams` streams.
-
-    `stream_instances` gives the instance of each stream; `limit` is the most requests in flight, None for none. A phase
-    that is `held` has a window: `ramp` rows are sent until `open_window`, then `rows`, then `tail` rows until `finish`.
-    Times of `rows` and `tail` are from the window's start. Without `held`, `rows` are sent, and that is all.
-    """
-
-    rows: Sequence[Row]
-    stream_instances: Sequence[int] = ()
-    think_ns: int = 0
-    limit: int | None = None
-    timeout_ns: int = 300_000_000_000
-    held: bool = False
-    ramp: Sequence[Row] = ()
-    tail: Sequence[Row] = ()
-    ramp_ns: int = 0  # least length of the ramp
-    window_ns: int = FAR  # length of the window; closed loop: at most
-    starts_ns: Sequence[int] = ()  # closed loop: when each stream starts, from the start of the ramp; none: at once
-    # Sessions: place of a row -> the next one of its session, and how long after its answer that is sent, ns. The other
-    # fields hold the first row of each session.
-    follows: Mapping[int, tuple[Row, int]] = field(default_factory=dict)
-
-    @property
-    def closed_loop(self) -> bool:
-        return bool(self.stream_instances)
-
-    @property
-    def quota(self) -> int:
-        """Requests of `rows`, those that follow in their sessions included."""
-        count = len(self.rows)
-        for row in self.rows if self.follows else ():
-            while row.place in self.follows:
-                row = self.follows[row.place][0]
-                count += 1
-        return count
 
 
 class Engine:

@@ -73,6 +73,17 @@ class Share:
         return all(self.columns["scheduled_s"][place] is not None for place in self.phases[phase])
 
 
+@dataclass
+class Done:
+    """What one generator process did: its flights and the start of each phase (ns), and an account of each."""
+
+    share: Share
+    flights: dict[str, list[InFlight]] = field(default_factory=dict)
+    start_ns: dict[str, int] = field(default_factory=dict)
+    instrument: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stopped: bool = False
+
+
 def _follows(columns: Mapping[str, list[Any]]) -> dict[int, list[int]]:
     """First row of each session in its phase -> the rows that follow it."""
     found: dict[int, list[int]] = {}

@@ -1,4 +1,4 @@
-"""One generator process: `python -m servegauge.instrument.worker JOB.json WORKER`, started by `loadgen.run_load`.
+"""One generator process: `python -m servegauge.instrument.worker JOB.json WORKER`, started by `coordinator.run_load`.
 
 It speaks lines of JSON with its coordinator: reads {"api_key"}, then {"phase", "start_ns"} or {"stop"} on standard
 input (its end means stop, too), writes {"event": "ready" | "progress" | "phase" | "done" | "error", ...}. A load with a
@@ -13,12 +13,10 @@ import asyncio
 import contextlib
 import gc
 import json
-import math
 import os
 import resource
 import signal
 import ssl
-import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -30,119 +28,14 @@ from servegauge.base.errors import UserError
 from servegauge.base.linux import hold_many_connections, run_soon
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob
-from servegauge.instrument.openai_api import PATHS, Target, body_of, request_bytes, request_id
-from servegauge.instrument.scheduler import FAR, Engine, Phase, Row
-from servegauge.instrument.share import Share, understood
+from servegauge.instrument.openai_api import Target
+from servegauge.instrument.phases import FAR, Phase, build_phases, with_ramp
+from servegauge.instrument.scheduler import Engine
+from servegauge.instrument.share import Done, Share, understood
 
 RETAINED_LIMIT = 1 << 30  # raw bytes kept for after the window; beyond, answers are understood as they land
-RAMP_S = 2.0  # the least length of an open loop's ramp, where the study does not say; in a short window
-SHORT_RAMP = 1 / 3  # this part of it
 TAIL_S = 5.0  # requests of the tail are waited for as long as the longest answer took, and at most so long
 _PROGRESS_S = 0.5
-
-
-def part_of(total: int, worker: int, workers: int) -> int:
-    """How many of `total` streams (or slots) this worker has: they differ by one at most."""
-    return total // workers + (worker < total % workers)
-
-
-def stream_instances(job: LoadJob, share: Share, phase: str, worker: int) -> list[int]:
-    """The instance of each of this worker's closed-loop streams; none in an open loop.
-
-    The warm-up of an open loop is closed, too, where its requests have no times of their own.
-    """
-    if job.load.loop != "closed" and (phase != "warmup" or share.timed(phase)):
-        return []
-    streams = part_of(job.load.concurrency or max(job.warmup_streams, job.workers), worker, job.workers)
-    return [(stream * job.workers + worker) % len(job.base_urls) for stream in range(streams)]
-
-
-def build_rows(
-    job: LoadJob,
-    share: Share,
-    name: str,
-    worker: int,
-    targets: list[Target],
-    api_key: str,
-    follows: dict[int, tuple[Row, int]],
-) -> list[Row]:
-    """Requests of one phase with their bytes. Which goes to which instance is settled here, not by chance.
-
-    Those that follow in sessions, which stay on the instance of their first one, go into `follows`.
-    """
-    streams = stream_instances(job, share, name, worker)
-    columns = share.columns
-
-    adapters = columns.get("adapter")
-
-    def row_of(place: int, instance: int) -> Row:
-        adapter = {job.adapter_field: adapters[place]} if adapters and adapters[place] else {}
-        body = body_of(
-            columns["prompt"][place],
-            columns["messages"][place],
-            columns["output_tokens"][place],
-            endpoint=job.load.endpoint,
-            model=job.model,
-            stream=job.load.stream,
-            temperature=job.load.temperature,
-            ignore_eos=job.load.ignore_eos,
-            extra={**job.extra_body, **adapter},
-            length_field=job.length_field,
-        )
-        name_of_request = request_id(job.cell, name, columns["request"][place], job.run_id)
-        path = job.path or PATHS[job.load.endpoint]
-        payload = request_bytes(targets[instance], path, body, api_key, name_of_request, job.headers)
-        return Row(place, payload, instance, int((columns["scheduled_s"][place] or 0.0) * 1e9))
-
-    rows = []
-    for position, place in enumerate(share.phases[name]):
-        turn = position * job.workers + worker
-        instance = streams[position % len(streams)] if streams else turn % len(targets)
-        rows.append(row_of(place, instance))
-        before = place
-        for later in share.follows.get(place, ()):
-            follows[before] = row_of(later, instance), int((columns["pause_s"][later] or 0.0) * 1e9)
-            before = later
-    return rows
-
-
-def build_phases(job: LoadJob, share: Share, worker: int, targets: list[Target], api_key: str) -> dict[str, Phase]:
-    """What is run, by name: the warm-up and the load, or each burst of it by its number."""
-
-    follows: dict[int, tuple[Row, int]] = {}  # by the places of rows, so that all phases can share it
-
-    def rows(name: str) -> list[Row]:
-        return build_rows(job, share, name, worker, targets, api_key, follows)
-
-    limit = None if job.load.max_in_flight is None else part_of(job.load.max_in_flight, worker, job.workers)
-    timeout_ns = int(job.load.timeout_s * 1e9)
-    phases = {}
-    if "warmup" in job.phases:
-        streams = stream_instances(job, share, "warmup", worker)
-        phases["warmup"] = Phase(rows("warmup"), streams, limit=limit, timeout_ns=timeout_ns, follows=follows)
-    if "window" in job.phases and job.load.loop == "burst":
-        all_rows = rows("window")
-        size = math.ceil(len(all_rows) / job.load.bursts)
-        for number in range(job.load.bursts):
-            phases[f"burst-{number}"] = Phase(
-                all_rows[number * size : (number + 1) * size], limit=limit, timeout_ns=timeout_ns
-            )
-    elif "window" in job.phases:
-        streams = stream_instances(job, share, "window", worker)
-        longest_s = job.load.duration_s if streams else share.window_s(job)
-        phases["window"] = Phase(
-            rows("window"),
-            streams,
-            think_ns=int(job.load.think_s * 1e9),
-            limit=limit,
-            timeout_ns=timeout_ns,
-            held=True,
-            ramp=rows("ramp"),
-            tail=rows("tail"),
-            window_ns=FAR if longest_s is None else int(longest_s * 1e9),
-            follows=follows,
-        )
-    return phases
 
 
 def ended_in_s(job: LoadJob, share: Share, flights: Sequence[InFlight]) -> list[float]:
@@ -156,18 +49,6 @@ def ended_in_s(job: LoadJob, share: Share, flights: Sequence[InFlight]) -> list[
         begin, end = spans.get(session, (flight.sent_ns, flight.end_ns))
         spans[session] = min(begin, flight.sent_ns), max(end, flight.end_ns)
     return [(end - begin) / 1e9 for begin, end in spans.values()]
-
-
-def with_ramp(phase: Phase, job: LoadJob, worker: int, e2e_s: Sequence[float]) -> Phase:
-    """The load with the length of its ramp and the starts of its streams, from the warm-up's end-to-end times."""
-    closed = phase.closed_loop
-    known = (statistics.median(e2e_s) if closed else max(e2e_s)) if e2e_s else job.expected_e2e_s or 0.0
-    floor_s = 0.0 if closed else min(RAMP_S, SHORT_RAMP * phase.window_ns / 1e9)
-    least_s = max(known if not closed else 0.0, floor_s) if job.load.ramp_s is None else job.load.ramp_s
-    total = job.load.concurrency or 1
-    gap_s = 0.0 if job.load.start == "together" else known / total
-    starts = [int((stream * job.workers + worker) * gap_s * 1e9) for stream in range(len(phase.stream_instances))]
-    return replace(phase, ramp_ns=int(least_s * 1e9), starts_ns=starts)
 
 
 def by_phase(flights: Sequence[InFlight], window_ns: Sequence[int]) -> dict[str, list[InFlight]]:
@@ -231,8 +112,8 @@ class Worker:
         self._counted: set[int] = set()  # places of the rows that progress counts
         self._usage: list[tuple[float, int]] = []  # CPU time and clock at the start of the window, and when it is over
 
-    async def run(self, api_key: str) -> dict[str, Any]:
-        """All phases; returns {"flights": {phase: [...]}, "start_ns": {...}, ...} for `stamps.write_part`."""
+    async def run(self, api_key: str) -> Done:
+        """Run all phases; what was done in them, for `request_rows.write_part`."""
         job = self.job
         share = Share.read(job, self.worker)
         targets = [Target.of(url) for url in job.base_urls]
@@ -250,26 +131,26 @@ class Worker:
             except OSError as error:
                 raise UserError(f"cannot connect to {job.base_urls[instance]}: {error}; is the server up?") from None
         self.control.say("ready", connections=len(self.engine.pool.all), requests=len(share.columns["request"]))
-        done: dict[str, Any] = {"share": share, "flights": {}, "start_ns": {}, "instrument": {}}
+        done = Done(share)
         for name, phase in phases.items():
             order = await self._orders.get()
             if self.stopped:
                 break
             if phase.held:
-                e2e_s = ended_in_s(job, share, done["flights"].get("warmup", ()))
+                e2e_s = ended_in_s(job, share, done.flights.get("warmup", ()))
                 phase = with_ramp(phase, job, self.worker, e2e_s)
             await self._phase(name, phase, order["start_ns"], done)
-        done["stopped"] = self.stopped
+        done.stopped = self.stopped
         loop.remove_reader(0)
         self.engine.close()
         return done
 
-    async def _phase(self, name: str, phase: Phase, start_ns: int, done: dict[str, Any]) -> None:
+    async def _phase(self, name: str, phase: Phase, start_ns: int, done: Done) -> None:
         """Run one phase with the collector off."""
         self.high_water, self.understood_in_window = self.retained, 0
-        window = [place for row in phase.rows for place in (row.place, *done["share"].follows.get(row.place, ()))]
+        window = [place for row in phase.rows for place in (row.place, *done.share.follows.get(row.place, ()))]
         self.landed, self.total, self._counted = 0, len(window), set(window)
-        self._now, self._share = phase, done["share"]
+        self._now, self._share = phase, done.share
         self._start_ns, self._usage = start_ns, [usage()]
         self.window_ns = [0, 0]
         gc.collect()
@@ -307,12 +188,12 @@ class Worker:
                 exhausted_ns=self.engine.exhausted_ns,
             )
             await self._agree(opened)
-            done["flights"] |= by_phase(flights, self.window_ns)
+            done.flights |= by_phase(flights, self.window_ns)
         else:
-            done["flights"].setdefault(key, []).extend(flights)
+            done.flights.setdefault(key, []).extend(flights)
             self.control.say("phase", phase=name)
-        done["start_ns"].setdefault(key, self.window_ns[0] or start_ns)
-        done["instrument"][key] = account
+        done.start_ns.setdefault(key, self.window_ns[0] or start_ns)
+        done.instrument[key] = account
 
     async def _agree(self, opened_ns: int) -> None:
         """Learn what the window was: from the coordinator, which has heard every worker, unless it was stopped."""
@@ -434,9 +315,7 @@ def main() -> int:
     except UserError as error:
         control.say("error", message=str(error))
         return 2
-    control.say(
-        "done", part=str(part), instrument=done["instrument"], start_ns=done["start_ns"], stopped=done["stopped"]
-    )
+    control.say("done", part=str(part), instrument=done.instrument, start_ns=done.start_ns, stopped=done.stopped)
     return 0
 
 

@@ -98,7 +98,7 @@ class CapacitySearch(Measurement):
         self.run.progress.say(f"{self.title}: rate {number + 1}, {rate:.4g} requests/s")
         result = self._run_load(folder, "both" if self.load.warmup_requests and not number else "window")
         self._refuse_dead()
-        if result.stopped or result.window_s is None:
+        if result.stopped or result.window.duration_s is None:
             raise CellFailed(f"the load at {rate:.4g} requests/s ended before its window was over")
         step = self._judged_step(number, rate, started, result)
         self.steps.append(step)
@@ -109,12 +109,12 @@ class CapacitySearch(Measurement):
     def _judged_step(self, number: int, rate: float, started: str, result: LoadResult) -> Step:
         requests = pq.read_table(result.requests)
         cell = replace(self.cell, load=self.load)
-        summary = metrics.summarise(requests, result.window_s, "open")
-        reached = metrics.goodput(requests, self.asked["limits"], result.window_s, "open")
+        summary = metrics.summarise(requests, result.window.duration_s, "open")
+        reached = metrics.goodput(requests, self.asked["limits"], result.window.duration_s, "open")
         load = (self.load, summary["output_tokens_per_s"], self.workload.prompt_tokens.mean)
         record = {
             **records.plain(self.record),
-            "window": {"duration_s": result.window_s, **result.load},
+            "window": records.plain(result.window),
             "instrument": {
                 **result.instrument,
                 "calibration": records.plain(calibrate.nearest(self.run.calibration, *load)),
@@ -132,7 +132,7 @@ class CapacitySearch(Measurement):
             "attained_low": low,
             "saturated": saturated,
             "attained": low >= self.asked["share"] and not saturated,
-            "ramp_s": result.load["ramp_s"],
+            "ramp_s": result.window.ramp_s,
             "started_utc": started,
             "flags": [flag["flag"] for flag in flags],
         }

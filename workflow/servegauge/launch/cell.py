@@ -25,7 +25,7 @@ from servegauge.contract.capacity import search_seconds
 from servegauge.contract.flags import cell_flags
 from servegauge.contract.metrics import summarise
 from servegauge.contract.records import base as records
-from servegauge.contract.records.cell import CellRecord, Clock, FileHash, Flag, Window
+from servegauge.contract.records.cell import CellRecord, FileHash, Flag
 from servegauge.contract.records.outcome import CellOutcome
 from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.workload import WorkloadRecord
@@ -159,7 +159,7 @@ class Measurement:
         except BaseException:
             recording.cancel()
             raise
-        zero_ns = result.clock["window_start_ns"]
+        zero_ns = result.clock.window_start_ns
         if zero_ns is None:
             recording.cancel()
         else:
@@ -169,12 +169,12 @@ class Measurement:
         nearest = calibrate.nearest(
             self.run.calibration,
             self.load,
-            summarise(requests, result.window_s, self.load.loop)["output_tokens_per_s"],
+            summarise(requests, result.window.duration_s, self.load.loop)["output_tokens_per_s"],
             self.workload.prompt_tokens.mean,
         )
         self._note(
-            clock=Clock(**result.clock),
-            window=Window(duration_s=result.window_s, **result.load),
+            clock=result.clock,
+            window=result.window,
             cache_reset=asdict(self.reset) if self.reset else None,
             instrument={**result.instrument, "calibration": records.plain(nearest)},
             recorders=recording.said,
