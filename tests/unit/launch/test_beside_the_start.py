@@ -145,4 +145,4 @@ def test_the_paced_server_takes_the_spare_cpu_of_the_load_generator(monkeypatch:
         one = Made(placement)
         one.order = SimpleNamespace(cells=[])
         LaunchRun._calibrate(one)
-    assert asked == [([2, 3], [4]), ([1, 2], [0])]
+    assert asked == [((2, 3), (4,)), ((1, 2), (0,))]

@@ -27,7 +27,7 @@ from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import JobContext, Order
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.specs import LaunchSpec
-from servegauge.contract.spec import AGAIN, Launch
+from servegauge.contract.spec import AGAIN, Launch, Placement
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -280,9 +280,7 @@ def expected(platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
 def cpus(platform: Mapping[str, Any]) -> Found:
     """CPUs that `placement` names, against those that the job has."""
     allowed = os.sched_getaffinity(0)
-    placement = platform.get("placement") or {}
-    wanted = {cpu for key in ("server_cpus", "load_cpus") for cpu in placement.get(key) or ()}
-    if missing := sorted(wanted - allowed):
+    if missing := sorted(Placement.of(platform).cpus - allowed):
         return (
             False,
             f"placement names CPUs that the job may not use: {', '.join(map(str, missing))}",

@@ -101,6 +101,22 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Placement:
+    """CPUs of a node that the servers and the load generator are pinned to; empty: any."""
+
+    server_cpus: tuple[int, ...] = ()
+    load_cpus: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, platform: Data) -> Placement:
+        return cls(**{name: tuple(cpus or ()) for name, cpus in (platform.get("placement") or {}).items()})
+
+    @property
+    def cpus(self) -> set[int]:
+        return {*self.server_cpus, *self.load_cpus}
+
+
+@dataclass(frozen=True)
 class Launch:
     """One server lifetime. `model` and `platform` are the resolved contents of their files, with their `name`."""
 
@@ -132,6 +148,10 @@ class Launch:
             "repeat": self.repeat,
             **({"trace": self.trace} if self.trace else {}),  # a timed launch is called what it was before traces
         }
+
+    @cached_property
+    def placement(self) -> Placement:
+        return Placement.of(self.platform)
 
     @property
     def _frameworks(self) -> Data | None:

@@ -195,7 +195,7 @@ def _program(ctx: Context) -> list[str]:
 
 def _threads(ctx: Context) -> list[str]:
     """`threads`, else one for each CPU that the platform gives the server, else llama.cpp's own choice."""
-    threads = ctx.option("threads") or len((ctx.launch.platform.get("placement") or {}).get("server_cpus") or ())
+    threads = ctx.option("threads") or len(ctx.launch.placement.server_cpus)
     return ["-t", str(threads), "-tb", str(threads)] if threads else []
 
 

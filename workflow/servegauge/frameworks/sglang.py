@@ -231,7 +231,7 @@ def _most_tokens(options: Mapping[str, Any]) -> int | None:
 
 def _bound_threads(launch: Launch) -> dict[str, str]:
     """Which CPUs each rank's threads are bound to, of those that the placement gives: SGLang takes all by itself."""
-    cpus = list((launch.platform.get("placement") or {}).get("server_cpus") or ())
+    cpus = launch.placement.server_cpus
     ranks = launch.layout.tp * launch.layout.pp * launch.layout.dp
     each = launch.options.get("threads") or len(cpus) // ranks
     if not each or len(cpus) < each * ranks:

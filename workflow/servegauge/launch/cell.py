@@ -249,7 +249,7 @@ class Measurement:
             },
             adapter_field=(self.framework.adapter_field or "model") if run.launch.options.get("lora") else "",
             api_key=run.api_key,
-            cpus=list(run.platform.get("placement", {}).get("load_cpus") or []) or None,
+            cpus=list(run.launch.placement.load_cpus) or None,
             workers=calibrate.workers_needed(run.calibration, load),
             tokenizer=str(models.workload_tokenizer(self.cell.workload.tokenizer, run.root).parent),
             cell=self.cell.id,

@@ -28,8 +28,7 @@ def idle_power(live: LiveLaunch) -> Idle | None:
     sampler = Sampler()
     with tempfile.TemporaryDirectory(dir=live.work) as folder:
         started_ns = time.monotonic_ns()
-        cpus = (live.platform.get("placement") or {}).get("load_cpus") or ()
-        sampler.sample(Path(folder) / "gpu.parquet", SAMPLE_HZ, cpus)
+        sampler.sample(Path(folder) / "gpu.parquet", SAMPLE_HZ, live.launch.placement.load_cpus)
         end = time.monotonic() + SETTLE_S + MEASURE_S + AFTER_S
         while time.monotonic() < end and not live.stop():
             time.sleep(0.1)

@@ -64,7 +64,7 @@ class Instances:
     def _start_once(self, ready_s: float, give_up: Callable[[], bool]) -> None:
         self.running = []
         one_by_one = self.launch.layout.share_gpu  # each takes its part of the memory that it finds free
-        cpus = (self.platform.get("placement") or {}).get("server_cpus") or ()
+        cpus = self.launch.placement.server_cpus
         base = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", **self._variables()}
         for instance in range(self.launch.layout.instances):
             # Each node writes and seals its own; the head's has the plain name.

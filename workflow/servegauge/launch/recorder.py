@@ -117,7 +117,7 @@ class Recording:
     def __init__(self, kinds: Mapping[str, type[Recorder]], live: LiveLaunch, folder: Path) -> None:
         self._running: list[Recorder] = []
         self.said: dict[str, dict[str, Any]] = {}
-        cpus = (live.platform.get("placement") or {}).get("load_cpus") or ()
+        cpus = live.launch.placement.load_cpus
         for name, kind in kinds.items():
             one = kind()
             try:

@@ -154,16 +154,11 @@ class LaunchRun:
     def _is_head(self) -> bool:
         return self.node.rank == 0
 
-    @property
-    def _placement(self) -> Mapping[str, Any]:
-        return self.platform.get("placement") or {}
-
     def _check_node(self) -> None:
         """Facts of the node; refuse to measure where the platform's `expect` and the node disagree."""
         self.facts = expectations.facts()
         wrong = expectations.mismatches(self.platform.get("expect") or {}, self.facts)
-        cpus = {cpu for key in ("server_cpus", "load_cpus") for cpu in self._placement.get(key) or ()}
-        if missing := sorted(cpus - os.sched_getaffinity(0)):
+        if missing := sorted(self.launch.placement.cpus - os.sched_getaffinity(0)):
             wrong.append(f"placement names CPU {', '.join(map(str, missing))}, which this job may not use")
         if wrong:
             what = "; ".join(wrong)
@@ -175,16 +170,16 @@ class LaunchRun:
     @property
     def _aside(self) -> bool:
         """Whether the load generator has CPUs that no server uses, and one of them to spare for the paced server."""
-        load, serving = (self._placement.get(f"{whose}_cpus") or () for whose in ("load", "server"))
+        load, serving = self.launch.placement.load_cpus, self.launch.placement.server_cpus
         return len(load) > 2 and bool(serving) and not set(load) & set(serving)
 
     def _calibrate(self, again: bool = False) -> None:
         """The instrument's own error on this node; `again`: of the points that it was not seen to carry."""
         file = self.folder / "calibration.json"
-        cpus, server_cpus = self._placement.get("load_cpus"), self._placement.get("server_cpus")
-        if cpus and self._aside:
+        cpus, server_cpus = self.launch.placement.load_cpus, self.launch.placement.server_cpus
+        if self._aside:
             cpus, server_cpus = cpus[:-1], cpus[-1:]
-        kept = self.results / "calibrations" / f"{self._instrument(cpus, server_cpus)}.json"
+        kept = self.results / "calibrations" / f"{self._instrument(cpus or None, server_cpus or None)}.json"
         known = read(kept, Calibration) if self.job.calibrate == "once" and kept.is_file() else None
         if again:
             known = self.calibration
@@ -202,7 +197,7 @@ class LaunchRun:
 
     def _meanwhile(self, given_up: threading.Event) -> None:
         """While the servers start: calibrate beside them, and hash the model, which provenance waits for."""
-        if cpus := self._placement.get("load_cpus"):
+        if cpus := self.launch.placement.load_cpus:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(threading.get_native_id(), cpus)
         if self._aside:
