@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servegauge.instrument.answers import understand
+from servegauge.instrument.completion_events import decode
 from servegauge.instrument.http_stream import Framing, MalformedResponse, read_message, sse_events
 from servegauge.instrument.token_counts import count
 
@@ -119,8 +120,8 @@ def test_of_a_long_stream_only_a_few_events_are_parsed_however_they_come(end, me
     events = [event(text).replace(b"\n", end) for text in texts]
     tail = framed(event("", "stop"), usage(100), b"data: [DONE]\n\n") + b"0\r\n\r\n"
     reads = [HEAD, framed(b"".join(events)) if merged else framed(*events), tail]
-    parsed, loads = [], json.loads
-    monkeypatch.setattr("servegauge.instrument.answers.json.loads", lambda data: parsed.append(data) or loads(data))
+    parsed = []
+    monkeypatch.setattr("servegauge.instrument.answers.decode", lambda data: parsed.append(data) or decode(data))
     answer = answer_of(reads)
     assert ([text for text, _ in answer.chunks], answer.status, answer.output_tokens) == (texts, "ok", 100)
     assert len(parsed) < 10
@@ -128,7 +129,7 @@ def test_of_a_long_stream_only_a_few_events_are_parsed_however_they_come(end, me
 
 def test_a_stream_whose_events_are_mostly_alike_is_still_held_to_json():
     """What looks like the others around its text, and is not JSON, ends as it would have ended alone."""
-    for text in (b"a\x01b", b"a\xffb"):
+    for text in (b'a"b', b"a\\b\\xb"):
         odd = event("X").replace(b"X", text)
         reads = [HEAD, *(framed(event(f"{number}")) for number in range(5)), framed(odd) + b"0\r\n\r\n"]
         assert answer_of(reads).status == "invalid"
@@ -243,9 +244,9 @@ def test_a_stream_that_just_ends_is_truncated():
     assert (answer.status, answer.chunks) == ("truncated", [("a", 0)])
 
 
-def test_invalid_utf8_is_invalid_and_a_character_across_chunks_is_not():
+def test_invalid_utf8_is_replaced_as_the_format_has_it_and_a_character_across_chunks_is_whole():
     broken = HEAD + framed(b'data: {"choices": [{"text": "\xff"}]}\n\n', b"data: [DONE]\n\n") + b"0\r\n\r\n"
-    assert answer_of([broken]).status == "invalid"
+    assert (answer_of([broken]).status, answer_of([broken]).text) == ("ok", "\ufffd")
     whole = event("世")
     middle = whole.index("世".encode()) + 1
     split = HEAD + framed(whole[:middle], whole[middle:], b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -331,11 +332,10 @@ def test_chunks_alike_are_read_as_each_would_be_alone():
     assert answer.output_tokens == 4
 
 
-def test_a_chunk_like_the_others_with_invalid_utf8_is_still_invalid():
+def test_half_a_character_in_an_event_of_its_own_is_a_chunk_like_the_others():
     broken = event("b").replace(b'"b"', b'"\xff"')
     answer = answer_of(stream(event("a"), broken, event("c")))
-    assert answer.status == "invalid"
-    assert [text for text, _ in answer.chunks] == ["a", "c"]
+    assert [text for text, _ in answer.chunks] == ["a", "\ufffd", "c"]
 
 
 def test_a_text_that_is_elsewhere_too_is_not_mistaken():

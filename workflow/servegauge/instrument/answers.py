@@ -15,16 +15,18 @@ from typing import Any
 from servegauge.instrument.completion_events import (
     choices_of,
     counts_of,
+    decode,
     decode_common,
     ends_well,
     error_of,
     error_words,
     finish_of,
+    finish_words,
     json_objects,
     piece_of,
     says_failed,
 )
-from servegauge.instrument.http_stream import Message, line_events, sse_events
+from servegauge.instrument.http_stream import BOM, Message, line_events, sse_events
 
 # What reading JSON raises that is none, or of another shape than the API's, or nested without end.
 _NOT_THE_API = (ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError)
@@ -118,7 +120,8 @@ def understand(message: Message, end_ns: int) -> Answer:
         answer = _streamed(message, answer)
     _settle(answer)
     if answer.finish_reason is not None and not ends_well(answer.finish_reason):
-        answer.fail("invalid", f"the server ended the answer with finish reason {answer.finish_reason!r}")
+        words = f": {answer.said}" if answer.said else ""
+        answer.fail("invalid", f"the server ended the answer with finish reason {answer.finish_reason!r}{words}")
     if answer.status == "ok" and message.complete and not answer.stamps:
         if answer.said:
             answer.fail("invalid", f"the answer is no completion: {answer.said}")
@@ -141,7 +144,7 @@ def _refused(message: Message, answer: Answer) -> None:
 def _document(message: Message) -> Any:
     """The whole body from JSON; None where it is not one JSON text."""
     try:
-        return json.loads(message.body.decode("utf-8-sig"))
+        return decode(message.body)
     except (ValueError, RecursionError):
         return None
 
@@ -177,11 +180,11 @@ def _taker(answer: Answer) -> Callable[[bytes, int], bool]:
 
     Nearly all events are that, so no more is done for them than must be. White space around the JSON is no matter.
     """
-    add_text, add_stamp, decode = answer.texts.append, answer.stamps.append, decode_common
+    add_text, add_stamp = answer.texts.append, answer.stamps.append
 
     def take(data: bytes, stamp: int) -> bool:
         try:
-            (choice,) = decode(data).choices
+            (choice,) = decode_common(data).choices
         except ValueError:  # msgspec's errors, and bytes that are not UTF-8
             return False
         delta = choice.delta
@@ -220,7 +223,7 @@ def _take_events(
             continue
         if alone and name == b"" and b"\n{" in data:
             try:
-                json.loads(data)
+                decode(data)
             except (ValueError, RecursionError):
                 return None
         _take_data(data, name, stamp, answer)
@@ -228,10 +231,10 @@ def _take_events(
 
 
 def _unwrapped(data: bytes) -> bytes:
-    """Data without the `data:` that some proxies put before a server's own."""
-    text = data.strip()
+    """Data without what some proxies put before a server's own: another `data:`, a byte order mark."""
+    text = data.strip().removeprefix(BOM)
     while text.startswith(b"data:"):
-        text = text[5:].strip()
+        text = text[5:].strip().removeprefix(BOM)
     return text
 
 
@@ -242,7 +245,7 @@ def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> N
     failed = name is not None and says_failed(name.decode("latin-1"))
     event, mistake = None, ""
     try:
-        event = json.loads(data)
+        event = decode(data)
     except _NOT_THE_API as error:
         mistake = str(error)
     shown = data[:_ERROR_LENGTH].decode("utf-8", "replace")
@@ -281,9 +284,11 @@ def _take_event(event: Any, stamp: int, answer: Answer) -> None:
             answer.said = answer.said or event["message"]
         return
     pieces = [piece_of(choice) for choice in choices]
-    finish = next((found for choice in choices if (found := finish_of(choice)) is not None), None)
-    if finish is not None:
-        answer.finish_reason = _writable(finish)
+    finishes = [(found, choice) for choice in choices if (found := finish_of(choice)) is not None]
+    for finish, choice in finishes:
+        if answer.finish_reason is None or not ends_well(finish):  # one of several choices that failed fails them all
+            answer.finish_reason = _writable(finish)
+            answer.said = answer.said or finish_words(choice)
     known = answer.known
     counted, listed = counts.output, pieces[0].tokens
     if counted is None and listed is not None and known is not None:
@@ -292,12 +297,14 @@ def _take_event(event: Any, stamp: int, answer: Answer) -> None:
     if opening:
         answer.opening = ((answer.opening[0] if answer.opening else "") + opening, stamp)
     text = "".join(piece.text for piece in pieces)
+    if text and not counted:  # none beside a text is no count
+        counted = None
     if text or (counted is not None and known is not None and counted > known):
         answer.add(text, stamp, counted)
         if answer.answered_ns is None and any(piece.answer for piece in pieces):
             answer.answered_ns = stamp
-    elif finish is not None or not (opening or all(piece.opens for piece in pieces)):
-        answer.unsure.append((len(answer.stamps), stamp, finish is not None))
+    elif finishes or not (opening or all(piece.opens for piece in pieces)):
+        answer.unsure.append((len(answer.stamps), stamp, bool(finishes)))
 
 
 def _settle(answer: Answer) -> None:
@@ -314,6 +321,8 @@ def _settle(answer: Answer) -> None:
         return
     late = [one for one in answer.unsure if one[0] > 0 or not answer.stamps]
     inner = [one for one in late if not one[2]]
+    if len(late) > len(inner) + 1:  # several choices have ended, and an end holds a token once at most
+        late = inner
     missing = answer.output_tokens - len(answer.stamps)
     chosen = inner if missing == len(inner) else late if missing == len(late) else []
     for place, stamp, _ in reversed(chosen):

@@ -87,6 +87,15 @@ decode_common = msgspec.json.Decoder(_Common).decode
 """Decodes an event that holds a text and nothing else. ValueError for any other: it is decoded as a whole."""
 
 
+def decode(data: bytes) -> Any:
+    """A JSON text as servers write it. ValueError, or RecursionError, where it is none.
+
+    As the event-stream format has it, bytes that are not UTF-8 stand for a character that cannot be shown: half of one,
+    where a server cuts its text between two tokens. Control characters inside a text are left in.
+    """
+    return json.loads(data.decode("utf-8-sig", "replace"), strict=False)
+
+
 def choices_of(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The choices of an event, one as a rule. TypeError for anything that cannot be choices."""
     choices = event.get("choices") or []
@@ -183,6 +192,12 @@ def finish_of(choice: Mapping[str, Any]) -> str | None:
     if finish is not None and not isinstance(finish, str):
         raise TypeError(f"its finish reason is {type(finish).__name__}")
     return None if finish is None or finish.lower() in _NOT_ENDED else finish
+
+
+def finish_words(choice: Mapping[str, Any]) -> str:
+    """What the server says of its finish reason, as in {"type": "abort", "message": ...}; empty where it does not."""
+    finish = choice.get("finish_reason")
+    return error_words(finish["message"]) if isinstance(finish, dict) and finish.get("message") else ""
 
 
 def ends_well(finish: str) -> bool:

@@ -17,7 +17,8 @@ from servegauge.instrument.completion_events import says_failed
 
 Segment = tuple[bytes, int]  # body bytes of one read, and the read's stamp in ns
 MalformedResponse = httptools.HttpParserError
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
+_PADDING = b"\0" + BOM  # before a line, by proxies that fill up or join what they pass on
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS  # by its header
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -84,7 +85,7 @@ class Message:
     def begins(self) -> bytes:
         """The first character of the body but white space and a byte order mark; empty where there is none."""
         for data, _ in self.segments:
-            if text := data.removeprefix(_BOM).lstrip():
+            if text := data.removeprefix(BOM).lstrip():
                 return text[:1]
         return b""
 
@@ -92,7 +93,7 @@ class Message:
         """Undo a content encoding; `malformed` says where that cannot be done."""
         named = (name.strip() for name in self.headers.get("content-encoding", "").lower().split(","))
         encoding = ", ".join(name for name in named if name not in ("", "identity"))
-        if not encoding and self.segments and self.segments[0][0][:2] == _GZIP_MAGIC:
+        if not encoding and b"".join(data for data, _ in self.segments[:2]).startswith(_GZIP_MAGIC):
             encoding = "gzip"
         if encoding:
             try:
@@ -211,9 +212,9 @@ def sse_events(
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         rest += data
         last_stamp = stamp
-        if first and len(rest) >= len(_BOM):
+        if first and len(rest) >= len(BOM):
             first = False
-            rest = rest.removeprefix(_BOM)
+            rest = rest.removeprefix(BOM)
         if b"\n\n" not in rest:
             continue
         *blocks, rest = rest.split(b"\n\n")
@@ -232,7 +233,7 @@ def _event(block: bytes, stamp: int) -> Iterator[Segment]:
     stray: list[tuple[bytes | None, bytes]] = []
     event_name = b""
     for line in block.split(b"\n"):
-        name, _, value = line.partition(b":")
+        name, _, value = line.lstrip(_PADDING).partition(b":")
         if name == b"data":
             values.append(value[1:] if value[:1] == b" " else value)
         elif name == b"event":
@@ -264,7 +265,7 @@ def line_events(segments: Iterable[Segment], complete: bool = True) -> Iterator[
 
 
 def _line(line: bytes, stamp: int) -> Iterator[Segment]:
-    text = line.removeprefix(_BOM).strip()
+    text = line.removeprefix(BOM).strip()
     if text and not text.startswith((b":", b"event:", b"id:", b"retry:")):
         yield text.removeprefix(b"data:").strip(), stamp
 
