@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from servegauge.compare.compare import compare
+from servegauge.compare.looks import widths_of
 from servegauge.compare.results import Comparison
 from servegauge.compare.verdicts import DIFFERENT, EQUAL, FASTER, FASTER_WITHIN, SLOWER, SLOWER_WITHIN
+from servegauge.contract.metric import PRIMARY
+from servegauge.contract.records.looks import Look
 from servegauge.dataset.study_view import METRICS, Metric, Study
 
 NAMES = ("ttft_p50", "ttft_p99", "tpot_p50", "e2e_p50", "e2e_p99", "output_tokens_per_s")
@@ -62,9 +65,11 @@ class SimulatedStudy(Study):
     again: list[dict[str, Any]] = field(default_factory=list)
     quality: list[dict[str, Any]] = field(default_factory=list)
 
+    wanted: list[Metric] = field(default_factory=lambda: WANTED)
+
     @property
     def metrics(self) -> list[Metric]:
-        return WANTED
+        return self.wanted
 
     def node_of(self, row: Mapping[str, Any]) -> str | None:
         return None
@@ -175,6 +180,38 @@ def judge(setting: Setting, studies: int, seed: int) -> Found:
         comparison = compare(simulated(rng, setting))
         assert comparison
         found.add(comparison, setting.truth)
+    return found
+
+
+@dataclass
+class Stopped:
+    """What studies that stopped by `job.stop` said: primary intervals, and repeats."""
+
+    intervals: int = 0
+    covered: int = 0
+    repeats: int = 0
+
+    @property
+    def coverage(self) -> float:
+        return self.covered / self.intervals
+
+
+def stop(setting: Setting, half_width: float, at_most: int, metrics: int, studies: int, seed: int) -> Stopped:
+    """Studies of `metrics` metrics that add repeats to those of `setting` until their primary intervals are narrow."""
+    rng, found = np.random.default_rng([seed, setting.repeats, metrics]), Stopped()
+    primary = [metric for metric in WANTED if PRIMARY in metric.views][:metrics]
+    for _ in range(studies):
+        whole = simulated(rng, replace(setting, repeats=at_most))
+        whole.wanted = primary
+        for after in range(setting.repeats, at_most + 1):
+            study = replace(whole, cells=[row for row in whole.cells if row["repeat"] <= after])
+            comparison = compare(study)
+            assert comparison
+            if Look(after=after, utc="", widths=widths_of(comparison)).narrow(half_width):
+                break
+        found.repeats += after
+        found.intervals += len(comparison.overall)
+        found.covered += sum(one.low <= setting.truth <= one.high for one in comparison.overall)
     return found
 
 

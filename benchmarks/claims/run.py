@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.simulated_studies import Found, Setting, judge
+from tests.simulated_studies import Found, Setting, judge, stop
 
 SEED = 20261126
 REPEATS = (3, 5, 10)
@@ -35,6 +35,7 @@ HARD = [
     for r in REPEATS
 ]
 MARGIN = [Setting(r, d, 1.02) for r in REPEATS for d in (0.001, 0.003, 0.01)]
+STOPS = [(Setting(3, d, 1.05), metrics) for metrics in (1, 3) for d in (0.005, 0.01, 0.015, 0.02, 0.03)]
 POWER = [Setting(r, 0.01, 1.05) for r in REPEATS]
 
 
@@ -47,10 +48,20 @@ def main() -> int:
     with ProcessPoolExecutor(arguments.processes) as pool:
         ask = partial(judge, studies=arguments.studies, seed=SEED)
         found = dict(zip(settings, pool.map(ask, settings), strict=True))
-    for title, lines in tables(found):
+        stopped = pool.map(partial(stop_line, studies=arguments.studies), STOPS)
+        stops = [["setting", "primary intervals covered", "repeats"], ["---"] * 3, *stopped]
+    for title, lines in [*tables(found), ("Studies that stop when their intervals are narrow", stops)]:
         print(f"\n{title}\n")
         print("\n".join(f"| {' | '.join(line)} |" for line in lines))
     return 0
+
+
+def stop_line(asked: tuple[Setting, int], studies: int) -> list[str]:
+    """A row of the table of `job.stop: {half_width: 0.02, at_most: 12}`."""
+    setting, metrics = asked
+    found = stop(setting, 0.02, 12, metrics, studies, SEED)
+    title = f"{100 * setting.deviation:g} %, {metrics} primary metric{'s' if metrics > 1 else ''}"
+    return [title, share(found.coverage), f"{found.repeats / studies:.1f}"]
 
 
 def tables(found: dict[Setting, Found]) -> list[tuple[str, list[list[str]]]]:

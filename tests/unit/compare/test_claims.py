@@ -13,7 +13,7 @@ import pytest
 
 from servegauge.compare.compare import compare
 from servegauge.compare.verdicts import FASTER, FASTER_WITHIN, NOT_COMPARABLE
-from tests.simulated_studies import Setting, judge, losing
+from tests.simulated_studies import Setting, judge, losing, stop
 
 SEED = 20261126
 FEW, MANY = 120, 1000
@@ -76,6 +76,16 @@ def test_equality_is_rarely_said_of_a_difference_as_large_as_the_margin(setting)
     assert found.equal_cell / FEW <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / FEW)
 
 
+def check_stopped(setting: Setting, metrics: int, studies: int) -> None:
+    """Stopping on precision: 93 % of the intervals hold the truth, and two standard errors for the count of studies."""
+    found = stop(setting, 0.02, 12, metrics, studies, SEED)
+    assert found.coverage >= 0.93 - 2 * math.sqrt(0.93 * 0.07 / studies)
+
+
+def test_intervals_hold_the_truth_where_they_said_when_to_stop():
+    check_stopped(Setting(3, 0.015, 1.05), 1, 60)
+
+
 @pytest.mark.parametrize(("share", "slowest"), [(0.2, False), (0.01, True), (0.2, True)])
 def test_a_platform_that_fails_requests_is_never_better(share, slowest):
     rng = np.random.default_rng(SEED)
@@ -107,6 +117,14 @@ def test_a_few_failures_leave_latencies_comparable_and_count_in_their_p99():
 @pytest.mark.parametrize("setting", [*GRID, *HARD], ids=Setting.words)
 def test_intervals_hold_the_truth_in_the_whole_grid(setting):
     check_coverage(setting, MANY)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("metrics", [1, 3])
+@pytest.mark.parametrize("deviation", [0.005, 0.01, 0.02, 0.03])
+def test_intervals_hold_the_truth_where_they_said_when_to_stop_in_the_whole_grid(deviation, metrics):
+    check_stopped(Setting(3, deviation, 1.05), metrics, MANY)
 
 
 @pytest.mark.heavy

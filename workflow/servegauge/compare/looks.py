@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.progress import utc_now
 from servegauge.compare.compare import compare
+from servegauge.compare.results import Comparison
 from servegauge.contract.records.base import plain, read, write
 from servegauge.contract.records.looks import Look, Looks, Width
 from servegauge.contract.records.order import is_measured
@@ -34,16 +35,19 @@ def look(results: Path, study: str, after: int) -> Look:
         found = compare(view)
     except UserError:  # what cannot be compared is not narrow; the report will say why
         found = None
+    return Look(after=after, utc=utc_now(), widths=widths_of(found) if found else ())
+
+
+def widths_of(found: Comparison) -> tuple[Width, ...]:
+    """The primary intervals of a comparison."""
     widths: list[Width] = []
-    if found is None:
-        return Look(after=after, utc=utc_now())
     for level in found.levels[1:]:
         overall = {one.metric.name: one for one in found.overall if one.level == level}
         for name in found.primary:
             one = overall.get(name)
             ends = {end: getattr(one, end) for end in ("ratio", "low", "high")} if one else {}
             widths.append(Width(metric=name, level=level_text(level), **ends))
-    return Look(after=after, utc=utc_now(), widths=tuple(widths))
+    return tuple(widths)
 
 
 def reason_to_stop(plan_file: Path, launch: str, results: Path) -> str | None:

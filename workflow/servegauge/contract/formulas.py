@@ -173,6 +173,33 @@ class Requests:
         ends = float(found[-8:].mean() - found[:8].mean())
         return Growth(ends, float(last.min() - first.min()), float(first.min()), float(found.mean()))
 
+    @property
+    def answering_spread(self) -> float:
+        """Standard deviation / mean of the times from first token to end; 1, as of chance, where few have them."""
+        several = self.table.filter(pc.greater(self.table["output_tokens"], 1))
+        took = pc.subtract(several["end_ns"], several["first_token_ns"]).drop_null().to_numpy()
+        return float(took.std() / took.mean()) if 2 * len(took) > self.count and took.mean() else 1.0
+
+    def carried_share(self, window_ns: int, rate_rps: float) -> float | None:
+        """Work of a second while at least as many requests are in flight as in half of the window / requests offered.
+
+        Requests stand for work: each is done evenly from its first token to its end. None without anything in flight.
+        """
+        begin = self.table["scheduled_ns"].to_numpy()
+        end = pc.fill_null(self.table["end_ns"], 1 << 62).to_numpy()
+        first = np.minimum(pc.coalesce(self.table["first_token_ns"], self.table["end_ns"], 1 << 62).to_numpy(), end - 1)
+        events = np.concatenate([[0, window_ns], begin, end])
+        times = np.unique(events[(events >= 0) & (events <= window_ns)])
+        flying = np.searchsorted(np.sort(begin), times, "right") - np.searchsorted(np.sort(end), times, "right")
+        took = np.diff(times)
+        by_number = np.argsort(flying[:-1])
+        half = np.searchsorted(np.cumsum(took[by_number]), took.sum() / 2)
+        full = flying[:-1] >= max(1, flying[by_number[half]])
+        order, slope = np.argsort(edges := np.concatenate([first, end])), 1 / (end - first)
+        edges, speed = edges[order], np.cumsum(np.concatenate([slope, -slope])[order])
+        done = np.interp(times, edges, np.concatenate([[0.0], np.cumsum(speed[:-1] * np.diff(edges))]))
+        return float(np.diff(done)[full].sum() / took[full].sum() * 1e9 / rate_rps) if full.any() else None
+
     def first_quarter(self) -> tuple[float, float, float]:
         """Seconds from schedule to end in the first quarter of the requests and in the rest, and the error of the gap.
 

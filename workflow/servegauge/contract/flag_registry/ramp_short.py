@@ -6,7 +6,7 @@ from servegauge.contract.flag import DOUBT, CellCase, Doubt, Flag, Threshold
 from servegauge.contract.flag_registry.saturated import STEADY_PROCESSES
 
 FEWEST = 48  # answers
-CHANCE = 3.5  # standard errors that the quarters must differ by
+CHANCE = 4.5  # standard errors that the quarters must differ by: requests that queue together are alike
 
 
 def check(case: CellCase) -> Iterator[Doubt]:

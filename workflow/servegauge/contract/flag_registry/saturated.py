@@ -1,4 +1,10 @@
-"""The queue grew over the window: more was offered than the server carries."""
+"""The queue grows: more was offered than the server carries.
+
+Open loop: a server that carries its load works faster than requests come whenever many are in flight, or the queue
+would not shrink again; one that does not carry it never does. How fast it works then, over the rate that was offered,
+needs no luck in the arrivals, so it tells from fewer requests than the growth of the queue, which is added with a
+small weight. Closed loop: nothing is offered at a rate, and requests in flight must have grown by more than chance.
+"""
 
 import math
 from collections.abc import Iterator
@@ -7,27 +13,43 @@ from servegauge.contract.flag import UNFIT_LATENCY, CellCase, Doubt, Flag, Thres
 
 STEADY_PROCESSES = ("poisson", "constant", "gamma", "closed")
 FEWEST = 8  # requests
-FEW = 2.0  # roots of the number of requests: below about 120, growth must be so large to be no chance
+CARRIED, CHANCE, LEAST_SPREAD = 1.04, 1.6, 0.7  # a server is full for about half of a window: see docs/instrument.md
+GROWTH = 0.3  # weight of the queue's growth, in parts of the requests
+FEW = 2.0  # closed loop: roots of the number of requests; below about 120, growth must be so large to be no chance
 SPREAD = 2.0  # roots of the requests in flight: with many, their number wanders by chance
 FLOOR = 3.0  # a queue that grows does not fall back to where it began: its least number has grown by this, too,
 FLOOR_SPREAD = 0.3  # and so many roots of what it was
 
 
+def least_carried(asked: float, requests: int, spread: float) -> float:
+    """Share below which a load is not carried. `spread`: of the times of answering, standard deviation / mean."""
+    return min(asked, CARRIED - CHANCE * max(LEAST_SPREAD, spread) / math.sqrt(requests))
+
+
 def least_growth(asked: float, requests: int, in_flight: float) -> float:
-    """Growth above which a queue grows not by chance: see docs/instrument.md for its power and false alarms."""
+    """Growth above which a queue grows not by chance."""
     return min(max(asked, SPREAD * math.sqrt(in_flight)), FEW * math.sqrt(requests))
 
 
 def check(case: CellCase) -> Iterator[Doubt]:
-    process = case.cell.load.arrival.get("process", "poisson")
-    if case.cell.protocol == 1 or process not in STEADY_PROCESSES or not case.window_ns or case.window.count < FEWEST:
+    load, requests = case.cell.load, case.window.count
+    process = load.arrival.get("process", "poisson")
+    if case.cell.protocol == 1 or process not in STEADY_PROCESSES or not case.window_ns or requests < FEWEST:
         return
     growth = case.around.in_flight_growth(case.window_ns)
-    least = least_growth(case.thresholds["queue_growth"], case.window.count, growth.mean)
+    grew = f"requests in flight grew by {growth.gained:.0f} over the window"
+    if load.rate_rps is not None:
+        # The rate of a load of sessions is of sessions.
+        rate = load.rate_rps if not case.window.sessions else requests / (case.window_ns / 1e9)
+        carried = case.around.carried_share(case.window_ns, rate)
+        least = least_carried(case.thresholds["carried_share"], requests, case.window.answering_spread)
+        if carried is not None and carried - GROWTH * growth.gained / requests < least:
+            detail = f"while many were in flight, the server did {carried:.2f} of the work that was offered; {grew}"
+            yield Doubt(carried - GROWTH * growth.gained / requests, least, detail)
+        return
+    least = least_growth(case.thresholds["queue_growth"], requests, growth.mean)
     if growth.gained > least and growth.floor_gained > FLOOR + FLOOR_SPREAD * math.sqrt(growth.floor):
-        began = max(0.0, growth.mean - growth.gained / 2)
-        detail = f"requests in flight grew by {growth.gained:.0f} over the window, from about {began:.0f}"
-        yield Doubt(growth.gained, least, detail)
+        yield Doubt(growth.gained, least, f"{grew}, from about {max(0.0, growth.mean - growth.gained / 2):.0f}")
 
 
 SATURATED = Flag(
@@ -39,9 +61,16 @@ SATURATED = Flag(
     check=check,
     thresholds=(
         Threshold(
+            "carried_share",
+            0.99,
+            "open loop: work done while many requests are in flight / work offered, less 0.3 times the growth of the "
+            "requests in flight / requests, is below (lower in windows of few requests)",
+        ),
+        Threshold(
             "queue_growth",
             22,
-            "requests in flight gained from start to end of the window are more than (fewer in windows of under 120)",
+            "closed loop: requests in flight gained from start to end of the window are more than (fewer in windows of "
+            "under 120)",
         ),
     ),
     position=79,

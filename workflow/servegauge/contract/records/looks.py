@@ -12,6 +12,9 @@ import msgspec
 
 from servegauge.contract.records.base import Record
 
+FIRST, FULL = 5, 10
+"""Repeats from which on a study may stop, and from which on its intervals need be no narrower than was asked."""
+
 
 class Width(msgspec.Struct, frozen=True, kw_only=True):
     """The 95 % interval of one primary ratio over all conditions; null where there was none."""
@@ -41,9 +44,14 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
     widths: tuple[Width, ...] = ()
 
     def narrow(self, half_width: float) -> bool:
-        """Every primary ratio has an interval, and none is wider."""
+        """Every primary ratio has an interval, and none is wider; with few repeats they must be narrower than asked.
+
+        Few repeats that happen to scatter little would stop a study too soon, with intervals that are too narrow:
+        docs/statistics.md has the coverage with and without this.
+        """
         halves = [one.half for one in self.widths]
-        return bool(halves) and all(half is not None and half <= half_width for half in halves)
+        most = half_width * min(1.0, (self.after - 1) / (FULL - 1))
+        return self.after >= FIRST and bool(halves) and all(half is not None and half <= most for half in halves)
 
 
 class Looks(Record, frozen=True, kw_only=True):
