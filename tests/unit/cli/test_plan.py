@@ -45,6 +45,17 @@ def test_the_scatter_of_the_dataset_is_taken_where_there_is_one(tmp_path: Path) 
     assert "to see 5 % in all of them, set matrix.repeat to " in said
 
 
+def test_what_one_cell_can_see_is_told(tmp_path: Path) -> None:
+    study = {"name": "x", "matrix": {"repeat": 3, "rate": [2, 4], "capacity": ["quick"]}, "load": {"requests": 200}}
+    said = what_it_sees(study, tmp_path)
+    assert "windows of 200 requests show an overload of 5 % (saturated) in about 89 % of cells" in said
+    assert "45 % where their times deviate by their mean" in said
+    assert "200 requests a rate scatters by chance by up to 18 % between repeats; 3 % takes about 7000" in said
+    said = what_it_sees({**study, "load": {"duration_s": 500}, "matrix": {"repeat": 3, "rate": [2]}}, tmp_path)
+    assert "windows of 1000 requests" in said
+    assert "capacity" not in said
+
+
 @pytest.mark.parametrize("wrong", ["0", "2", "nothing"])
 def test_a_difference_is_a_share(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from servegauge.contract.capacity import HALVINGS, PRECISION, fewest_requests
-from servegauge.instrument.capacity import LEAST_PART, Bracket, first_rate, lower_bound, search
+from servegauge.contract.spec import Load
+from servegauge.instrument.calibrate import LEAST_RATE, short_points
+from servegauge.instrument.capacity import LEAST_PART, Bracket, first_rate, lower_bound, range_of, search
 
 
 class Queue:
@@ -61,6 +63,14 @@ def test_what_is_not_bracketed_has_one_end():
     assert tried == [1, 2, 4, 8, 16, 32, 40]
     assert search(lambda rate: False, 1.0, 40.0) == Bracket(None, LEAST_PART)
     assert search(lambda rate: rate < 30, 100.0, 20.0) == Bracket(20.0, None)
+
+
+@pytest.mark.parametrize(("first", "most"), [(1.0, 1000.0), (24.0, 30.0), (24.0, 24.0), (100.0, 12_800.0)])
+def test_the_instrument_is_calibrated_over_the_range_of_a_search(first, most):
+    points = short_points([(Load(rate_rps=rate), None) for rate in range_of(first, most)])
+    rates = [point.rate_rps for point in points if point.rate_rps]
+    for rate in np.geomspace(max(first, LEAST_RATE), most, 50):
+        assert any(0.4 <= rate / one <= 2.5 for one in rates)
 
 
 def test_a_bound_says_what_is_sure():

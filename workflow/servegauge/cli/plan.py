@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,30 @@ def what_it_sees(study: Mapping[str, Any], results: Path, effect: float | None =
     except UserError:  # nothing was merged yet, or nothing of this study
         pass
     margin = study.get("compare", {}).get("margin", MARGIN)
-    return plan_text(study["matrix"]["repeat"], known, margin, effect, titles)
+    return "\n".join([plan_text(study["matrix"]["repeat"], known, margin, effect, titles), *_windows_see(study)])
+
+
+def _windows_see(study: Mapping[str, Any]) -> Iterator[str]:
+    """What one cell can see, whatever is repeated: an overload, a capacity."""
+    from servegauge.contract.capacity import PRECISION, scatter
+    from servegauge.contract.flag_registry.saturated import overload_seen
+
+    matrix, load = study["matrix"], study.get("load", {})
+    slowest = min(matrix.get("rate") or [0])
+    requests = load.get("requests") or int(slowest * (load.get("duration_s") or 0))
+    if matrix.get("rate") and requests:
+        often, seldom = (100 * overload_seen(requests, spread) for spread in (0.0, 1.0))
+        yield (
+            f"  windows of {requests} requests show an overload of 5 % (saturated) in about {often:.0f} % of cells "
+            f"whose answers take equal time, {seldom:.0f} % where their times deviate by their mean"
+        )
+    if matrix.get("capacity") and load.get("requests"):
+        enough = math.ceil((scatter(1) / PRECISION) ** 2 / 100) * 100
+        yield (
+            f"  a search for the capacity with {load['requests']} requests a rate scatters by chance by up to "
+            f"{100 * scatter(load['requests']):.0f} % between repeats; {100 * PRECISION:.0f} % takes about {enough} "
+            "(fewer with constant arrivals, answers of equal time or many slots)"
+        )
 
 
 def _difference(text: str) -> float:

@@ -9,6 +9,14 @@ CONFIDENCE = 0.95  # that the share of requests which meet the SLO is what was a
 HALVINGS = math.ceil(math.log2(math.log(2) / math.log(1 + PRECISION)))  # of a factor of two, on the logarithm
 
 
+def scatter(requests: int) -> float:
+    """Deviation of the logarithm, about the largest, between searches of so many requests with draws of their own.
+
+    Simulated with Poisson arrivals, exponential answers and 8 slots: docs/statistics.md has this and kinder cases.
+    """
+    return 2.5 / math.sqrt(requests)
+
+
 def search_seconds(requests: int, first_rps: float, request_s: float = 0.0, overhead_s: float = 5.0) -> float:
     """About how long a search takes at most, unless the capacity is below the first rate: then it takes longer.
 

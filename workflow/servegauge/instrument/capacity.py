@@ -63,6 +63,15 @@ def first_rate(asked_rps: float, cell: str) -> float:
     return asked_rps * 2 ** (part / 2**HALVINGS)
 
 
+def range_of(first_rps: float, most_rps: float) -> list[float]:
+    """Rates at most four times apart, from the first of a search to its highest, where the instrument is calibrated.
+
+    Each holds for about twice and half of itself. A search that goes down needs no more than the first.
+    """
+    steps = math.ceil(math.log(most_rps / first_rps, 4))
+    return [first_rps * (most_rps / first_rps) ** (step / steps) for step in range(steps)] + [most_rps]
+
+
 def lower_bound(met: int, requests: int) -> float:
     """Share that surely meets the limits where `met` of `requests` did: the one-sided Clopper-Pearson bound."""
     if not met:

@@ -38,6 +38,7 @@ from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, Load, digest
 from servegauge.frameworks import framework
 from servegauge.instrument import calibrate, coordinator
+from servegauge.instrument.capacity import range_of
 from servegauge.launch import cell as cell_run
 from servegauge.launch import provenance, quality, server, trace
 from servegauge.launch.capacity import CapacitySearch
@@ -237,10 +238,10 @@ class LaunchRun:
             with contextlib.suppress(OSError, UserError):
                 workload = read(self.results / "workloads" / cell.workload.id / "workload.json", WorkloadRecord)
                 prompt = workload.prompt_tokens.mean
-            load = cell.load
-            if load.capacity is not None:  # where its search begins
-                load = replace(load, rate_rps=load.capacity["first_rps"], capacity=None)
-            yield load, prompt
+            asked = cell.load.capacity
+            rates = [cell.load.rate_rps] if asked is None else range_of(asked["first_rps"], asked["most_rps"])
+            for rate in rates:
+                yield replace(cell.load, rate_rps=rate, capacity=None), prompt
 
     @staticmethod
     def _instrument(*what: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from servegauge.base.text import quantity
 from servegauge.compare.knee import Knee, knee
+from servegauge.contract.capacity import scatter
 from servegauge.dataset.study_view import Study
 
 Row = Mapping[str, Any]
@@ -21,6 +22,12 @@ class Search:
     row: Row
     steps: Sequence[Row]
     knee: Knee | None
+
+    @property
+    def by_chance(self) -> float | None:
+        """How far, as a share, arrivals and answers alone may have moved it: 95 % of searches are nearer."""
+        requests = min((step["requests"] for step in self.steps), default=0)
+        return 2 * scatter(requests) if requests else None
 
     @property
     def words(self) -> str:

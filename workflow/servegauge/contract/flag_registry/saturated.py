@@ -26,6 +26,12 @@ def least_carried(asked: float, requests: int, spread: float) -> float:
     return min(asked, CARRIED - CHANCE * max(LEAST_SPREAD, spread) / math.sqrt(requests))
 
 
+def overload_seen(requests: int, spread: float) -> float:
+    """About how often a window of an open loop shows an offered load of 1.05 of the capacity: plans say it."""
+    shown, deviation = (1 - GROWTH * 0.05) / 1.05, 1.3 * max(spread, 0.2) / math.sqrt(requests)  # as simulated
+    return 0.5 * math.erfc((shown - least_carried(0.99, requests, spread)) / deviation / math.sqrt(2))
+
+
 def least_growth(asked: float, requests: int, in_flight: float) -> float:
     """Growth above which a queue grows not by chance."""
     return min(max(asked, SPREAD * math.sqrt(in_flight)), FEW * math.sqrt(requests))
