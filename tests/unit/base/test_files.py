@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from servegauge.base.errors import run_and_exit
-from servegauge.base.files import move_folder, parse_json, read_json, whole_file
+from servegauge.base.files import move_folder, parse_json, read_json, whole_file, whole_folder
 
 
 def test_a_folder_moves_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,3 +75,10 @@ def test_json_nested_deeper_than_the_stack_is_damage_like_any_other(tmp_path: Pa
             parse_json(text)
     with pytest.raises(ValueError, match="nested too deep"):
         read_json(tmp_path / "deep.json")
+
+
+def test_a_folder_of_a_group_stays_one(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2770)
+    with whole_folder(tmp_path / "cell") as folder:
+        (folder / "file").write_text("measured")
+    assert (tmp_path / "cell").stat().st_mode & stat.S_ISGID

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,8 @@ def whole_folder(path: Path, writer: str = "") -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.{writer}."))
     try:
-        temporary.chmod(_allowed(0o777))
+        # A folder that gives its files its group has passed that on to this one, and goes on doing so.
+        temporary.chmod(_allowed(0o777) | temporary.stat().st_mode & stat.S_ISGID)
         yield temporary
         for file in temporary.iterdir():
             fsync(file)
