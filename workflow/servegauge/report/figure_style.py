@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -117,8 +118,12 @@ def finish(canvas: Canvas, name: str, title: str, caption: str) -> Drawn:
 
 
 def untangle(canvas: Canvas) -> None:
-    """Take out tick labels until those of an axis leave each other room: the same rule for every figure and scale."""
+    """No label lies on another: titles are broken into lines of their panel's width, and tick labels taken out until
+    those of an axis leave each other room. The same rule for every figure and scale."""
     canvas.draw_without_rendering()
+    broken = [_broken(axes, where) for axes in canvas.axes for where in _WHERE]
+    if any(broken):
+        canvas.draw_without_rendering()
     for axes in canvas.axes:
         for axis, (low, high) in ((axes.xaxis, ("x0", "x1")), (axes.yaxis, ("y0", "y1"))):
             ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
@@ -130,6 +135,20 @@ def untangle(canvas: Canvas) -> None:
                     label.set_visible(False)
                 else:
                     last = getattr(box, high)
+
+
+_WHERE: tuple[Literal["left", "center"], ...] = ("left", "center")
+
+
+def _broken(axes: Axes, where: Literal["left", "center"]) -> bool:
+    """Break a title that is wider than its panel into lines; True where it was."""
+    text, room = axes.get_title(where), axes.get_window_extent().width
+    title = axes.set_title(text, loc=where)
+    wide = title.get_window_extent().width
+    if not text or wide <= room:
+        return False
+    title.set_text("\n".join(textwrap.wrap(text, max(8, int(0.95 * len(text) * room / wide)))))
+    return True
 
 
 def nothing(name: str, title: str, why: str) -> Drawn:
