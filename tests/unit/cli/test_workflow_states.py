@@ -36,7 +36,7 @@ def put(path: Path, state: str, data: object) -> None:
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     measured=st.lists(st.booleans(), min_size=4, max_size=4),
-    attempts=st.lists(st.tuples(st.integers(0, 3), WORDS), min_size=2, max_size=2),
+    attempts=st.lists(st.tuples(st.integers(0, 3), WORDS, st.booleans()), min_size=2, max_size=2),
     stamp=WORDS,
     tables=st.lists(st.booleans(), min_size=2, max_size=2),
     ages=st.permutations(["plan", "workloads", "attempt", "stamp", "dataset"]),
@@ -47,12 +47,19 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
     cells = [planned.cell for planned in fresh.plan.cells]
     for cell, there in zip(cells, measured, strict=True):
         put(results / "cells" / cell.id / "cell.json", "whole" if there else "absent", {})
-    for launch, (number, state) in zip(fresh.plan.launches, attempts, strict=True):
+    untaken = set()  # a further attempt was submitted, and the run that waited for it was killed
+    for launch, (number, state, submitted) in zip(fresh.plan.launches, attempts, strict=True):
         for old in (results / "launches" / launch.id).glob("attempt-*.json"):
+            old.unlink()
+        for old in (results / "launches" / launch.id).glob("attempt-*/job.json"):
             old.unlink()
         for index in range(number):
             last = index == number - 1
             put(results / "launches" / launch.id / f"attempt-{index}.json", state if last else "whole", {"cells": {}})
+        finished = number - (number > 0 and state == "absent")
+        put(results / "launches" / launch.id / f"attempt-{finished}/job.json", "whole" if submitted else "absent", {})
+        if submitted:
+            untaken.add(launch.id)
     names = ["cells.parquet", "launches.parquet"]
     for name, there in zip(names, tables, strict=True):
         put(results / "dataset" / name, "whole" if there else "absent", {})
@@ -76,7 +83,7 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
     assert set(pipeline.unmeasured()) == {cell.id for cell, there in zip(cells, measured, strict=True) if not there}
     asked = {Path(file).parent.name: Path(file) for file in pipeline.attempt_files()}
     for launch in pipeline.plan.launches:
-        if launch.id in left:
+        if launch.id in left | untaken:
             assert not asked[launch.id].exists(), "a launch with missing cells waits for an attempt that is not there"
         elif launch.id in asked:
             assert asked[launch.id].exists(), "a measured launch waits for nothing new"

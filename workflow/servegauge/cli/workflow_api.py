@@ -66,6 +66,8 @@ class Pipeline:
     def attempts(self) -> dict[str, int]:
         """Launch id -> the attempt to ask for: the next one where cells are missing, else the last one.
 
+        The next one, too, where it was submitted and its outcome not taken: its job may have measured all, and its
+        record of what made them would stay where it is.
         Launches of which `--config cells=...` selects nothing, and which were never tried, are left out.
         """
         return self._attempts(self.plan.launches)
@@ -74,7 +76,7 @@ class Pipeline:
         wanted = {}
         for launch in launches:
             state = self.state[launch.id]
-            if self._selected(state.missing):
+            if self._selected(state.missing) or (state.untaken and self._selected(state.measured)):
                 wanted[launch.id] = state.attempts
             elif state.attempts:
                 wanted[launch.id] = state.attempts - 1

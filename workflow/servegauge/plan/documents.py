@@ -16,7 +16,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.progress import seconds_of
 from servegauge.base.text import csv_cell
 from servegauge.contract.records.base import DamagedRecord, read
-from servegauge.contract.records.order import RECORDS
+from servegauge.contract.records.order import RECORDS, attempt_folder
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.spec import PROTOCOL, PROTOCOLS, Launch
 from servegauge.frameworks import framework
@@ -35,6 +35,7 @@ class LaunchState:
     missing: tuple[str, ...]
     skipped: int
     unneeded: tuple[str, ...] = ()  # ids of cells that `job.stop` leaves out
+    untaken: bool = False  # the next attempt was submitted by a run that was killed before it took its outcome
 
 
 State = Mapping[str, LaunchState]
@@ -68,7 +69,8 @@ def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
                 unneeded.append(planned.cell.id)
             else:
                 missing.append(planned.cell.id)
-        found[launch.id] = LaunchState(attempts, tuple(have), tuple(missing), skipped, tuple(unneeded))
+        untaken = os.path.exists(attempt_folder(results, launch.id, attempts) / "job.json")
+        found[launch.id] = LaunchState(attempts, tuple(have), tuple(missing), skipped, tuple(unneeded), untaken)
     return found
 
 
