@@ -56,7 +56,7 @@ def recorded(folder: Path) -> None:
     live: Any = SimpleNamespace(platform={})
     recording = Recording(kinds, live, folder)
     recording.stop(0)
-    assert recording.said == {name: {"moments": 2} for name in kinds}, recording.said
+    assert recording.report == {name: {"moments": 2} for name in kinds}, recording.report
 
 
 def probed(results: Path) -> None:

@@ -204,8 +204,8 @@ def test_its_metrics_come_under_common_names(running: Running, tmp_path: Path) -
     running.complete("Something that was not asked before, to be counted.")
     time.sleep(0.5)
     out = scraper.stop()
-    assert out, scraper.said
-    assert scraper.said["instances"][0]["errors"] == 0
+    assert out, scraper.report
+    assert scraper.report["instances"][0]["errors"] == 0
     after = running.metrics()
     assert after["output_tokens"] - before["output_tokens"] == TOKENS
     assert after["prompt_tokens"] > before["prompt_tokens"]
@@ -290,7 +290,7 @@ def test_its_profiler_takes_the_steps_that_were_asked_for(running: Running, tmp_
     while not list((running.context.work / base.PROFILE).rglob("*.json.gz")) and time.monotonic() < end:
         running.complete("Something to be profiled.")
     recording.stop(0)
-    said_of_it = recording.said["torch_profiler"]
+    said_of_it = recording.report["torch_profiler"]
     assert said_of_it.get("captures") == ["capture-0.json.gz"], said_of_it
     steps = build.tables("one", build.read([tmp_path / "capture-0.json.gz"]), None)["steps"].to_pylist()
     assert len(steps) == TRACE["steps"]

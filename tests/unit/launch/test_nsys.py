@@ -185,7 +185,7 @@ def record(one: Server, folder: Path, wait_s: float = 0.3) -> dict:
     recording.window_begins()
     time.sleep(wait_s)
     recording.stop(0)
-    return recording.said["nsys"]
+    return recording.report["nsys"]
 
 
 def calls(home: Path) -> list[list[str]]:

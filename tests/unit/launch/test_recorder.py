@@ -21,7 +21,7 @@ class Good(Recorder):
         self.events = [f"start on {list(cpus)}"]
 
     def stop(self, zero_ns) -> None:
-        self.said = {"events": [*self.events, f"stop at {zero_ns}"]}
+        self.report = {"events": [*self.events, f"stop at {zero_ns}"]}
 
     def cancel(self) -> None:
         self.events.append("cancelled")
@@ -56,16 +56,16 @@ def recording(*kinds: type[Recorder]) -> Recording:
 def test_a_recorder_is_started_on_the_generators_cpus_and_stopped_at_the_windows_start() -> None:
     one = recording(Good)
     one.stop(17)
-    assert one.said == {"good": {"events": ["start on [3]", "stop at 17"]}}
+    assert one.report == {"good": {"events": ["start on [3]", "stop at 17"]}}
 
 
 def test_what_fails_is_said_and_the_others_go_on() -> None:
     one = recording(StartsBadly, Elsewhere, StopsBadly, Good)
     one.stop(17)
-    assert one.said["starts badly"] == {"error": "PermissionError: no counters for you"}
-    assert one.said["elsewhere"] == {"unsupported": "this node has none"}
-    assert one.said["stops badly"] == {"error": "ValueError: half a file"}
-    assert one.said["good"]["events"][-1] == "stop at 17"
+    assert one.report["starts badly"] == {"error": "PermissionError: no counters for you"}
+    assert one.report["elsewhere"] == {"unsupported": "this node has none"}
+    assert one.report["stops badly"] == {"error": "ValueError: half a file"}
+    assert one.report["good"]["events"][-1] == "stop at 17"
 
 
 def test_a_cancelled_recording_writes_nothing() -> None:
@@ -74,7 +74,7 @@ def test_a_cancelled_recording_writes_nothing() -> None:
     one.cancel()
     one.stop(17)
     assert running.events[-1] == "cancelled"
-    assert one.said == {}
+    assert one.report == {}
 
 
 @pytest.mark.parametrize("kind", recorders().values(), ids=lambda kind: kind.name)

@@ -137,14 +137,14 @@ def test_a_process_of_its_own_scrapes_at_the_rate_and_keeps_what_changed(url: st
     def values(instance: int, raw: str) -> list[float]:
         return [row["value"] for row in rows if row["instance"] == instance and row["raw"] == raw]
 
-    scrapes = scraper.said["instances"][0]["scrapes"]
+    scrapes = scraper.report["instances"][0]["scrapes"]
     assert scrapes > 3
     assert len(values(0, "x:running")) == 2 * scrapes, "mapped samples are kept at every scrape"
     assert values(0, "x:nothing") == [None], "an unmapped sample is kept once while it does not change"
     grown = values(0, "x:asked_total")
     assert len(grown) == scrapes
     assert grown == sorted(grown)
-    assert scraper.said["instances"][0]["errors"] == 0
+    assert scraper.report["instances"][0]["errors"] == 0
 
 
 def test_a_refused_or_dead_server_is_counted_and_nothing_breaks(url: str, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_refused_or_dead_server_is_counted_and_nothing_breaks(url: str, tmp_pa
     time.sleep(0.8)
     assert scraper.stop() == tmp_path / "m.parquet"
     assert pq.read_table(tmp_path / "m.parquet").num_rows == 0
-    refused, dead = scraper.said["instances"]
+    refused, dead = scraper.report["instances"]
     assert refused["errors"] > 0
     assert "401" in refused["last_error"]
     assert dead["took_p50_s"] is None
@@ -192,7 +192,7 @@ def test_a_broken_text_is_an_error_of_that_scrape_only(monkeypatch: pytest.Monke
     assert watch.errors == 1
     assert watch.rows == []
     watch.scrape()
-    assert watch.said()["scrapes"] == 1
+    assert watch.report()["scrapes"] == 1
     assert watch.rows
 
 
@@ -223,7 +223,7 @@ def test_an_answer_that_is_no_http_is_an_error_of_that_scrape_only(monkeypatch: 
     monkeypatch.setattr("servegauge.launch.recorders.scrape.fetch", broken)
     watch = Watch(0, "http://x", MAPPING, hz=1.0)
     watch.scrape()
-    assert "SSH" in watch.said()["last_error"]
+    assert "SSH" in watch.report()["last_error"]
 
 
 def test_missed_ticks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

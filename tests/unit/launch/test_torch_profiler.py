@@ -60,7 +60,7 @@ def record(one: Server, folder: Path, wait_s: float = 0.1, **asked: object) -> t
     time.sleep(wait_s)
     began = time.monotonic()
     recording.stop(0)
-    return recording.said["torch_profiler"], time.monotonic() - began
+    return recording.report["torch_profiler"], time.monotonic() - began
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def test_a_refusal_is_said_while_the_window_goes_on(place, what: str, reply: Rep
         time.sleep(0.02)
     assert recording.trouble == said
     recording.stop(0)
-    assert recording.said["torch_profiler"] == {"error": said}
+    assert recording.report["torch_profiler"] == {"error": said}
     assert list(place[1].iterdir()) == []
 
 

@@ -284,4 +284,4 @@ def test_the_sampler_says_which_gpus_are_the_launchs(tmp_path, nodes, told):
     )
     sampler.start(live, tmp_path, ())
     sampler.stop(0)
-    assert sampler.said.get("launch_gpus") == told
+    assert sampler.report.get("launch_gpus") == told

@@ -120,7 +120,7 @@ def test_the_node_is_sampled(tmp_path):
     time.sleep(1.0)
     zero_ns = time.monotonic_ns()
     time.sleep(0.5)
-    assert sampler.stop(zero_ns) is None or sampler.said["gpus"]
+    assert sampler.stop(zero_ns) is None or sampler.report["gpus"]
     table = pq.read_table(tmp_path / "node.parquet")
     assert table.schema.equals(NODE_RAW)
     assert table.schema.field("steal_share").metadata[b"unit"] == b"1"
@@ -128,9 +128,9 @@ def test_the_node_is_sampled(tmp_path):
     assert stamps == sorted(stamps)
     # before and after the zero, on one clock; how many depends on how busy this machine is
     assert stamps[0] < 0 < stamps[-1] < 5e9
-    assert sampler.said["node"]["samples"] == sum(stamp >= 0 for stamp in stamps)
-    assert 0 <= sampler.said["node"]["busy_share"] <= 1
-    assert sampler.said["gpu_reason"] or sampler.said["gpus"]
+    assert sampler.report["node"]["samples"] == sum(stamp >= 0 for stamp in stamps)
+    assert 0 <= sampler.report["node"]["busy_share"] <= 1
+    assert sampler.report["gpu_reason"] or sampler.report["gpus"]
 
 
 def test_gpus_are_sampled_with_what_the_driver_has(tmp_path, fake_smi):
@@ -138,7 +138,7 @@ def test_gpus_are_sampled_with_what_the_driver_has(tmp_path, fake_smi):
     sampler = Sampler()
     sampler.sample(tmp_path / "gpu.parquet", 20)
     time.sleep(1.5)
-    assert sampler.stop() == tmp_path / "gpu.parquet", sampler.said
+    assert sampler.stop() == tmp_path / "gpu.parquet", sampler.report
     table = pq.read_table(tmp_path / "gpu.parquet")
     assert table.schema.equals(GPU_RAW)
     rows = table.to_pylist()
@@ -148,8 +148,8 @@ def test_gpus_are_sampled_with_what_the_driver_has(tmp_path, fake_smi):
     assert rows[0]["energy_j"] is None
     assert rows[0]["throttle_reasons"] == "sw_thermal_slowdown"
     assert len({row["t_ns"] for row in rows}) > 2, "lines are held back until the end"
-    assert sampler.said["gpus"]["1"]["throttled_share"] == 1.0
-    assert sampler.said["gpus"]["1"]["power_cap_share"] == 0.0
+    assert sampler.report["gpus"]["1"]["throttled_share"] == 1.0
+    assert sampler.report["gpus"]["1"]["power_cap_share"] == 0.0
 
 
 def test_an_nvidia_smi_that_ends_is_told_and_what_it_said_is_kept(tmp_path, fake_smi):
@@ -158,7 +158,7 @@ def test_an_nvidia_smi_that_ends_is_told_and_what_it_said_is_kept(tmp_path, fake
     sampler.sample(tmp_path / "gpu.parquet", 20)
     time.sleep(1.0)
     assert sampler.stop() == tmp_path / "gpu.parquet"
-    assert "status 3" in sampler.said["gpu_reason"]
+    assert "status 3" in sampler.report["gpu_reason"]
 
 
 def family(process: ForkedProcess) -> list[psutil.Process]:
@@ -199,13 +199,13 @@ def test_failures_of_the_sampler_never_raise(tmp_path, monkeypatch):
     sampler.sample(tmp_path / "gone" / "gpu.parquet", 20)
     sampler._process.kill()
     assert sampler.stop(5) is None
-    assert "ended with status" in sampler.said["error"]
+    assert "ended with status" in sampler.report["error"]
     sampler.sample(Path("/proc/none/gpu.parquet"), 20)
     assert sampler.stop() is None
-    assert "could not be written" in sampler.said["error"]
+    assert "could not be written" in sampler.report["error"]
     monkeypatch.setattr("servegauge.launch.recorder.ForkedProcess", nothing_starts)
     sampler.sample(tmp_path / "gpu.parquet", 20)
-    assert "could not be started" in sampler.said["error"]
+    assert "could not be started" in sampler.report["error"]
     with pytest.raises(ValueError, match="above 0"):
         sampler.sample(tmp_path / "gpu.parquet", 0)
 

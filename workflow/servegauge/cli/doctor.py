@@ -373,7 +373,7 @@ def writable(results: Path) -> Found:
         probe.write_text("written by the doctor\n", encoding="utf-8")
         probe.unlink()
     except OSError as error:
-        return False, f"{results}: {error.strerror}", "results/ must lie on a file system that nodes may write to"
+        return False, f"{results}: {error.strerror}", "results/ must be on a file system that nodes may write to"
     return True, "writable from the node", ""
 
 

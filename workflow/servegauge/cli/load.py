@@ -280,7 +280,7 @@ def write_requests(result: LoadResult, out: Path) -> None:
 
 
 def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, Given]:
-    """The frozen workload that is to be sent, and what has to be said about its prompts."""
+    """The frozen workload that is to be sent, and notes about its prompts."""
     if options.prompts.endswith(".parquet"):
         path = Path(options.prompts)
         if not path.is_file():

@@ -27,7 +27,7 @@ _DATA_SETS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "sharegpt"}
 
 @dataclass(frozen=True)
 class Given:
-    """Prompts, what has to be said about them, and thresholds of flags that do not hold for them."""
+    """Prompts, notes about them, and thresholds of flags that do not hold for them."""
 
     prompts: list[prompts.Prompt]
     notes: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Given:
 def load_prompts(
     asked: str, count: int, seed: int, tokenizer_folder: Path | None, output_tokens: int | None, chat: bool
 ) -> Given:
-    """`count` prompts by --prompts: exact with a tokenizer, else of about that many tokens, and said so.
+    """`count` prompts by --prompts: exact with a tokenizer, else of about that many tokens, with a note.
 
     UserError where `asked` is neither synthetic:INPUT,OUTPUT nor a file, or where its lengths need a tokenizer.
     """

@@ -1,6 +1,6 @@
-"""What a response said and when: a stream of events, or a document, of the OpenAI-compatible API.
+"""What a response holds and when it came: a stream of events, or a document, of the OpenAI-compatible API.
 
-Responses are understood after a window; nothing here runs while a load is measured. What counts as a token is said in
+Responses are understood after a window; nothing here runs while a load is measured. What counts as a token stands in
 docs/instrument.md.
 """
 
@@ -37,7 +37,7 @@ AT_ONCE_NS = 20_000
 
 @dataclass(slots=True)
 class Answer:
-    """What one response said. None where it did not say.
+    """What one response holds. None where it does not tell.
 
     `texts` and `stamps` (ns) are those of its chunks: events with tokens, see docs/instrument.md.
     """
@@ -57,7 +57,7 @@ class Answer:
     document: bool = False  # the answer came as one JSON document, though a stream may have been asked for
     unsure: list[tuple[int, int, bool]] = field(default_factory=list)  # events without text: place, stamp, finish
     opening: tuple[str, int] | None = None  # of a tool call: its name, which has no chunk of its own
-    said: str = ""  # what else came, to be quoted if the answer fails
+    words: str = ""  # what else came, to be quoted if the answer fails
 
     @property
     def chunks(self) -> list[tuple[str, int]]:
@@ -88,14 +88,14 @@ class Answer:
 
     @property
     def known(self) -> int | None:
-        """Output tokens up to the last chunk, where it said so; 0 before the first."""
+        """Output tokens up to the last chunk, where it has told; 0 before the first."""
         if len(self.counted) < len(self.stamps):
             return None
         return self.counted[-1] if self.counted else 0
 
     def add(self, text: str, stamp: int, counted: int | None) -> None:
         """One chunk."""
-        self.counted += [None] * (len(self.stamps) - len(self.counted))  # chunks that said nothing are not noted down
+        self.counted += [None] * (len(self.stamps) - len(self.counted))  # chunks that told no number are not noted down
         if self.opening is not None:
             text, self.opening = self.opening[0] + text, None
         self.texts.append(text)
@@ -120,11 +120,11 @@ def understand(message: Message, end_ns: int) -> Answer:
         answer = _streamed(message, answer)
     _settle(answer)
     if answer.finish_reason is not None and not ends_well(answer.finish_reason):
-        words = f": {answer.said}" if answer.said else ""
+        words = f": {answer.words}" if answer.words else ""
         answer.fail("invalid", f"the server ended the answer with finish reason {answer.finish_reason!r}{words}")
     if answer.status == "ok" and message.complete and not answer.stamps:
-        if answer.said:
-            answer.fail("invalid", f"the answer is no completion: {answer.said}")
+        if answer.words:
+            answer.fail("invalid", f"the answer is no completion: {answer.words}")
         answer.fail("no_tokens", "the answer was complete and held no token")
     return answer
 
@@ -154,7 +154,7 @@ def _take_document(document: Any, answer: Answer, end_ns: int) -> None:
     try:
         for item in json_objects(document):
             _take_event(item, end_ns, answer)
-            answer.said = answer.said or json.dumps(item, ensure_ascii=False)[:_ERROR_LENGTH]
+            answer.words = answer.words or json.dumps(item, ensure_ascii=False)[:_ERROR_LENGTH]
     except _NOT_THE_API as error:
         shown = str(document)[:_ERROR_LENGTH]
         answer.fail("invalid", f"the answer is not JSON of a completion ({error}): {shown}")
@@ -170,8 +170,8 @@ def _streamed(message: Message, answer: Answer) -> Answer:
         answer, alone = blank, False
         done = _take_events(line_events(message.segments, message.complete), answer, _taker(answer), alone)
     if message.complete and not done and answer.finish_reason is None and answer.stamps:
-        said = f"; it said: {answer.said}" if answer.said else ""
-        answer.fail("truncated", f"the stream ended without a finish reason and without [DONE]{said}")
+        words = f"; it wrote: {answer.words}" if answer.words else ""
+        answer.fail("truncated", f"the stream ended without a finish reason and without [DONE]{words}")
     return answer
 
 
@@ -239,7 +239,7 @@ def _unwrapped(data: bytes) -> bytes:
 
 
 def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> None:
-    """Take the data of any event. Of an event with a name, and of lines that are none, only an error is heard."""
+    """Take the data of any event. Of an event with a name, and of lines that are none, only an error counts."""
     if not data and not name:  # a heartbeat
         return
     failed = name is not None and says_failed(name.decode("latin-1"))
@@ -250,7 +250,7 @@ def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> N
         mistake = str(error)
     shown = data[:_ERROR_LENGTH].decode("utf-8", "replace")
     if failed:
-        answer.fail("invalid", f"the server said in the stream: {error_words(event) if event else shown or 'error'}")
+        answer.fail("invalid", f"the server wrote in the stream: {error_words(event) if event else shown or 'error'}")
         return
     if event is None and not mistake:  # None
         return
@@ -262,14 +262,14 @@ def _take_data(data: bytes, name: bytes | None, stamp: int, answer: Answer) -> N
         if name == b"":
             answer.fail("invalid", f"an event is not JSON of a completion ({error}): {shown}")
         else:
-            answer.said = answer.said or shown
+            answer.words = answer.words or shown
 
 
 def _take_event(event: Any, stamp: int, answer: Answer) -> None:
     """Take one event, or a whole document, into `answer`."""
     words = error_of(event)
     if words is not None:
-        answer.fail("invalid", f"the server said in the stream: {words}")
+        answer.fail("invalid", f"the server wrote in the stream: {words}")
         return
     counts = counts_of(event)
     if counts.output is not None:
@@ -281,14 +281,14 @@ def _take_event(event: Any, stamp: int, answer: Answer) -> None:
     choices = choices_of(event)
     if not choices:
         if isinstance(event.get("message"), str):
-            answer.said = answer.said or event["message"]
+            answer.words = answer.words or event["message"]
         return
     pieces = [piece_of(choice) for choice in choices]
     finishes = [(found, choice) for choice in choices if (found := finish_of(choice)) is not None]
     for finish, choice in finishes:
         if answer.finish_reason is None or not ends_well(finish):  # one of several choices that failed fails them all
             answer.finish_reason = _writable(finish)
-            answer.said = answer.said or finish_words(choice)
+            answer.words = answer.words or finish_words(choice)
     known = answer.known
     counted, listed = counts.output, pieces[0].tokens
     if counted is None and listed is not None and known is not None:

@@ -141,7 +141,7 @@ def paced_server(arguments: Sequence[str], cpu: int | None, folder: Path) -> Ite
             deadline = time.monotonic() + _START_S
             while not (port_file.exists() and port_file.read_text()):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise UserError(f"the paced server did not start: {log.read_text().strip() or 'it said nothing'}")
+                    raise UserError(f"the paced server did not start: {log.read_text().strip() or 'it wrote nothing'}")
                 time.sleep(0.01)
             yield PacedServer(f"http://127.0.0.1:{port_file.read_text().strip()}", process)
         finally:
@@ -254,24 +254,24 @@ def compare(result: LoadResult, truth: Mapping[str, Mapping[str, Any]], point: P
     rows = [row for row in pq.read_table(result.requests).to_pylist() if row["status"] == "ok"]
     rows = [row for row in rows if row["phase"] == "window"]
     for row in rows:
-        said = truth[row["request_id"]]
-        sends, chunks = np.array(said["sends_ns"]), np.array(row["chunk_ns"])
+        sent = truth[row["request_id"]]
+        sends, chunks = np.array(sent["sends_ns"]), np.array(row["chunk_ns"])
         tokens += row["output_tokens"]
-        true["ttft"].append(sends[0] - said["received_ns"])
+        true["ttft"].append(sends[0] - sent["received_ns"])
         reported["ttft"].append(chunks[0] - row["sent_ns"])
-        true["e2e"].append(sends[-1] - said["received_ns"])
+        true["e2e"].append(sends[-1] - sent["received_ns"])
         reported["e2e"].append(chunks[-1] - row["sent_ns"])
         true["itl"].extend(np.diff(sends))
         reported["itl"].extend(np.diff(chunks))
         plan_ns = (point.first_s + point.gap_s * point.tokens_per_chunk * np.arange(len(sends))) * 1e9
-        slips.extend(sends - said["received_ns"] - plan_ns)
+        slips.extend(sends - sent["received_ns"] - plan_ns)
     cpu_s, window_s = result.instrument["cpu_s"], result.window.duration_s
     errors: dict[str, Any] = {}
     for metric in reported:
-        said, real = quantiles(reported[metric]), quantiles(true[metric])
-        errors[f"{metric}_error_s"] = {key: said[key] - real[key] for key in said} if rows and said and real else {}
+        told, real = quantiles(reported[metric]), quantiles(true[metric])
+        errors[f"{metric}_error_s"] = {key: told[key] - real[key] for key in told} if rows and told and real else {}
         errors[f"{metric}_paired_error_s"] = quantiles(np.subtract(reported[metric], true[metric]))
-        errors[f"{metric}_reported_s"], errors[f"{metric}_true_s"] = said, real
+        errors[f"{metric}_reported_s"], errors[f"{metric}_true_s"] = told, real
     return CalibratedPoint(
         load=point,
         requests_ok=len(rows),

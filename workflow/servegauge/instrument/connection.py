@@ -50,7 +50,7 @@ class InFlight:
         self.retried = False
         self.partial = False  # the kernel did not take all of it at once
         self.closed = False  # the server closed the connection after the last read
-        self.answer: Any = None  # what the reads said, once understood
+        self.answer: Any = None  # what the reads hold, once understood
 
 
 class Owner(Protocol):
@@ -162,23 +162,23 @@ class Connection(asyncio.Protocol):
             self.owner.lost(self, soon=by_server and self.carried > 0 and now - self.free_ns < self.SOON_NS)
             return
         flight.closed = True
-        said = f": {error}" if error else ""
+        why = f": {error}" if error else ""
         if self.framing.ends_with_connection and error is None:
             self.owner.closes[self.instance] = True
             self._land(flight, now, reusable=False)
         elif flight.reads:
             flight.outcome = "truncated"
-            flight.error = f"the server closed the connection inside its answer{said}"
+            flight.error = f"the server closed the connection inside its answer{why}"
             self._land(flight, now, reusable=False)
         elif flight.reused and not flight.retried and now - flight.issued_ns < self.SOON_NS:
-            # Closed before a byte of the answer: the server was done with this connection, whatever it said of keeping
-            # it alive, and never read the request. A server that died refuses the new connection.
+            # Closed before a byte of the answer: the server was done with this connection, whatever it promised of
+            # keeping it alive, and never read the request. A server that died refuses the new connection.
             self.flight = None
             flight.retried = True
             self.owner.stale(flight, soon=flight.issued_ns - self.free_ns < self.SOON_NS)
         else:
             flight.outcome = "connection_error"
-            flight.error = f"the server closed the connection without an answer{said}"
+            flight.error = f"the server closed the connection without an answer{why}"
             self._land(flight, now, reusable=False)
 
     def abandon(self, outcome: str, error: str) -> None:
@@ -190,7 +190,7 @@ class Connection(asyncio.Protocol):
             self._land(flight, monotonic_ns(), reusable=False)
 
     def drop(self) -> None:
-        """Close at once; the owner hears of it by `lost`."""
+        """Close at once; the owner learns of it by `lost`."""
         if self.alive:
             self.alive = False
             self.transport.abort()

@@ -70,7 +70,7 @@ class _Process:
         self.ended = False
         self.process.tell(secrets)
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Take in what it wrote."""
         data = os.read(self.process.stdout.fileno(), 1 << 16)
         if not data:
@@ -92,8 +92,8 @@ class _Process:
         if self.ended and "done" not in self.events:
             tail = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
             code = self.process.wait()
-            said = "\n".join(tail) or "it wrote nothing"
-            raise UserError(f"load generator process {self.worker} ended with status {code}:\n{said}")
+            words = "\n".join(tail) or "it wrote nothing"
+            raise UserError(f"load generator process {self.worker} ended with status {code}:\n{words}")
 
 
 class _Team:
@@ -118,7 +118,7 @@ class _Team:
             self.selector.register(member.process.stdout, selectors.EVENT_READ, member)
 
     def wait(self, event: str, timeout_s: float | None = None) -> None:
-        """Wait until every process has said `event`, or until all are done."""
+        """Wait until every process has sent `event`, or until all are done."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not all(event in member.events or "done" in member.events for member in self.members):
             if deadline is not None and time.monotonic() > deadline:
@@ -130,7 +130,7 @@ class _Team:
 
     def _turn(self) -> None:
         for key, _ in self.selector.select(_POLL_S):
-            key.data.hear()
+            key.data.read()
             if key.data.ended:
                 self.selector.unregister(key.fileobj)
         for member in self.members:
@@ -183,7 +183,7 @@ def run_load(
     if job.workload_sha256 is not None and (found := sha256(workload)) != job.workload_sha256:
         raise UserError(f"{workload} has SHA-256 {found}, but {job.workload_sha256} is asked for; compile it again")
     if job.tokenizer is not None:
-        Encoder(job.tokenizer)  # its absence is said now, not after the window
+        Encoder(job.tokenizer)  # its absence is an error now, not after the window
     streams = job.load.concurrency
     if streams is not None and job.workers > streams:
         job = replace(job, workers=streams)  # a process without a stream would send nothing

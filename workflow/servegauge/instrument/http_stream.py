@@ -286,7 +286,7 @@ def _decoded(segments: list[Segment], encoding: str) -> list[Segment]:
                 text += decoder.decompress(data)
             except zlib.error as error:
                 if found or text or encoding != "deflate":
-                    raise ValueError(f"its body is said to be {encoding} and is not: {error}") from None
+                    raise ValueError(f"its header names {encoding}, which its body is not: {error}") from None
                 decoder, encoding = zlib.decompressobj(-zlib.MAX_WBITS), "raw deflate"  # many servers' `deflate`
                 continue
             data = decoder.unused_data

@@ -341,7 +341,7 @@ class Engine:
             self.pool.idle[flight.instance].append(connection)
 
     async def _open_spares(self, instance: int) -> None:
-        """Keep connections ready ahead of need; a server that refuses is heard of when one is needed."""
+        """Keep connections ready ahead of need; a server that refuses shows when one is needed."""
 
         def more_to_send() -> bool:
             pools = (self._pools[name][instance] for name in self._sending)
@@ -380,7 +380,7 @@ class Engine:
             if not self.exhausted_ns and self._out_of_rows():
                 self.exhausted_ns = now
             awaited = any(flight.scheduled_ns < end for flight in self._pending())
-            # A session that began in the window is waited for to its end, whatever of it lies after the window.
+            # A session that began in the window is waited for to its end, whatever of it is after the window.
             awaited = awaited or any(start <= began < end for began in self._sessions.values())
             if now >= end and not awaited:
                 self._awaited = True

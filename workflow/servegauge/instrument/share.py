@@ -96,7 +96,7 @@ def _follows(columns: Mapping[str, list[Any]]) -> dict[int, list[int]]:
 
 
 def understood(flight: InFlight) -> Answer:
-    """What came back on a flight, and its status: how it ended comes before what it said."""
+    """What came back on a flight, and its status: how it ended comes before what it holds."""
     answer = understand(read_message(flight.reads, flight.stamps, flight.closed), flight.end_ns)
     if flight.outcome is not None:
         answer.status, answer.error = flight.outcome, flight.error

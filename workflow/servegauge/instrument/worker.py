@@ -1,6 +1,6 @@
 """One generator process: `python -m servegauge.instrument.worker JOB.json WORKER`, started by `coordinator.run_load`.
 
-It speaks lines of JSON with its coordinator: reads {"api_key"}, then {"phase", "start_ns"} or {"stop"} on standard
+It exchanges lines of JSON with its coordinator: reads {"api_key"}, then {"phase", "start_ns"} or {"stop"} on standard
 input (its end means stop, too), writes {"event": "ready" | "progress" | "phase" | "done" | "error", ...}. A load with a
 window goes on in turns: "steady" (the ramp is over), {"open_ns"}, in a closed loop "sent" and {"close_ns"}, "drained"
 (every request of the window has ended), {"finish"}, "phase", and {"window_ns"} at last, which all workers share. All
@@ -196,7 +196,7 @@ class Worker:
         done.instrument[key] = account
 
     async def _agree(self, opened_ns: int) -> None:
-        """Learn what the window was: from the coordinator, which has heard every worker, unless it was stopped."""
+        """Learn what the window was: from the coordinator, which asks every worker, unless it was stopped."""
         while not self.stopped:
             order = await self._orders.get()
             if "window_ns" in order:

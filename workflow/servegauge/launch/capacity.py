@@ -142,8 +142,8 @@ class CapacitySearch(Measurement):
         """Until the servers have nothing to do, where they tell: what was given up may still be in their queues."""
         deadline = time.monotonic() + IDLE_S
         while time.monotonic() < deadline and not self._end():
-            said = self._metrics() or {}
-            if not any(said.get(name) for name in ("requests_running", "requests_waiting")):
+            page = self._metrics() or {}
+            if not any(page.get(name) for name in ("requests_running", "requests_waiting")):
                 return
             time.sleep(0.2)
 

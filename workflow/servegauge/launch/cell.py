@@ -177,8 +177,8 @@ class Measurement:
             window=result.window,
             cache_reset=asdict(self.reset) if self.reset else None,
             instrument={**result.instrument, "calibration": records.plain(nearest)},
-            recorders=recording.said,
-            node=recording.said.get("sampler", {}).get("node"),
+            recorders=recording.report,
+            node=recording.report.get("sampler", {}).get("node"),
             metrics_before=before,
             metrics_after=after,
         )
@@ -261,7 +261,7 @@ class Measurement:
         try:
             result = run_load(job, self._progress, should_stop=self._end, between=between, on_window=begins)
         except UserError as error:
-            self._refuse_dead()  # what a dead server said is worth more than that nobody can connect to it
+            self._refuse_dead()  # why a server died is worth more than that nothing can connect to it
             raise CellFailed(str(error)) from error
         if result.stopped and run.stop.reason:
             raise CellNotRun(f"interrupted: {run.stop.reason}")
@@ -306,7 +306,7 @@ class Measurement:
         statuses = window["status"].to_pylist()
         if "ok" not in statuses:
             errors = [error for error in window["error"].to_pylist() if error]
-            first = f"; the first said: {errors[0]}" if errors else ""
+            first = f"; the first: {errors[0]}" if errors else ""
             counts = ", ".join(f"{statuses.count(status)} {status}" for status in sorted(set(statuses)))
             raise CellFailed(f"none of {len(statuses)} requests was answered ({counts}){first}")
 

@@ -1,6 +1,6 @@
-"""Where a server's compile caches lie: kept between the launches of one configuration, else private to one launch.
+"""Where a server's compile caches are: kept between the launches of one configuration, else private to one launch.
 
-Compiling is most of a start on a GPU, and gives the same code each time. What is kept is executed, so it lies in a
+Compiling is most of a start on a GPU, and gives the same code each time. What is kept is executed, so it is in a
 folder that only this user can write; and it holds choices that a first launch measured (the tiles of a kernel), so it
 is shared by the repeats of one configuration and by nothing else.
 """
@@ -26,7 +26,7 @@ class _Refused(Exception):
 
 @dataclass
 class Cache:
-    """`state`: warm where a server of this configuration got ready with what lies there; `reason`: why none is kept."""
+    """`state`: warm where a server of this configuration got ready with what is there; `reason`: why none is kept."""
 
     folder: Path
     state: str = "cold"

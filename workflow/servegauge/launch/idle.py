@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from servegauge.contract import energy
 from servegauge.contract.records.launch import Idle
+from servegauge.contract.spec import Placement
 from servegauge.launch.live import LiveLaunch
 from servegauge.launch.recorders.gpu_sample import SAMPLE_HZ, Sampler
 
@@ -28,13 +29,13 @@ def idle_power(live: LiveLaunch) -> Idle | None:
     sampler = Sampler()
     with tempfile.TemporaryDirectory(dir=live.work) as folder:
         started_ns = time.monotonic_ns()
-        sampler.sample(Path(folder) / "gpu.parquet", SAMPLE_HZ, live.launch.placement.load_cpus)
+        sampler.sample(Path(folder) / "gpu.parquet", SAMPLE_HZ, Placement.of(live.platform).load_cpus)
         end = time.monotonic() + SETTLE_S + MEASURE_S + AFTER_S
         while time.monotonic() < end and not live.stop():
             time.sleep(0.1)
         file = sampler.stop(started_ns + int(SETTLE_S * 1e9))
         used = energy.used(pq.read_table(file) if file else None, gpus, MEASURE_S)
     if used is None:
-        said = sampler.said.get("error") or sampler.said.get("gpu_reason")
-        return Idle(reason=said or "the samples of these GPUs do not cover the time")
+        reason = sampler.report.get("error") or sampler.report.get("gpu_reason")
+        return Idle(reason=reason or "the samples of these GPUs do not cover the time")
     return Idle(power_w=used.joules / MEASURE_S, source=used.source, error=used.error, duration_s=MEASURE_S)

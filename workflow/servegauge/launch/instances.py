@@ -96,11 +96,11 @@ class Instances:
         """What the servers say of themselves, for `launch.json`, and flags where that is not what was asked."""
         slowest = max(one.ready_s or 0.0 for one in self.running)
         say(f"ready after {duration(slowest)}")
-        said = [self.framework.evidence(one.client, one.said()) for one in self.running]
-        flags = [msgspec.convert(flag, Flag) for one in said for flag in evidence_flags(self.launch, one)]
+        found = [self.framework.evidence(one.client, one.output()) for one in self.running]
+        flags = [msgspec.convert(flag, Flag) for one in found for flag in evidence_flags(self.launch, one)]
         described = tuple(
             _describe(one, evidence, cache)
-            for one, evidence, cache in zip(self.running, said, self.caches, strict=True)
+            for one, evidence, cache in zip(self.running, found, self.caches, strict=True)
         )
         return ServerStart(utc=utc_now(), ready_s=slowest, instances=described), flags
 
@@ -136,7 +136,7 @@ class Instances:
             launch=self.launch,
             model_path=models.weights_path(self.launch.model, self.framework.weights, self.root),
             port=server.free_port(),
-            # The API key is random, and only a launch that spans nodes is heard beyond the loopback.
+            # The API key is random, and only a launch that spans nodes listens beyond the loopback.
             host="0.0.0.0" if self.node.nodes > 1 else "127.0.0.1",
             instance=instance,
             served_name=self.launch.model["name"],

@@ -1,7 +1,7 @@
 """A recorder that switches a profiler on inside the window, off after a bounded time, and keeps what it wrote.
 
 One trace, of the first instance. Whatever goes wrong is reported as soon as it happens: a server that does not answer
-its profiler is not worth the rest of the window. `said` holds `captures` (the files beside the cell) or `error`.
+its profiler is not worth the rest of the window. `report` holds `captures` (the files beside the cell) or `error`.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class Profiler(Recorder):
         try:
             self._capture()
         except ProfilerFailed as error:
-            self.said = {"error": self._live.without_secrets(str(error))}
+            self.report = {"error": self._live.without_secrets(str(error))}
         except Exception as error:
-            self.said = {"error": self._live.without_secrets(f"{type(error).__name__}: {error}")}
+            self.report = {"error": self._live.without_secrets(f"{type(error).__name__}: {error}")}
 
     def _capture(self) -> None:
         after_s, most_s = self._asked["after_s"], self._asked["most_s"]
@@ -93,7 +93,7 @@ class Profiler(Recorder):
             pass
         on_s = time.monotonic() - started
         stamps["stop"] = self._stamped(self._end)
-        self.said = {"on_s": on_s, "stamps_ns": stamps}
+        self.report = {"on_s": on_s, "stamps_ns": stamps}
 
     def _stamped(self, call: Callable[[], None]) -> list[int]:
         """Call it; CLOCK_MONOTONIC in ns before and after, which bound the join of the profiler's clock with ours."""
@@ -104,30 +104,30 @@ class Profiler(Recorder):
     def _accepted(self, reply: Reply | None, what: str) -> None:
         """ProfilerFailed with the server's own words where it did not `what` its profiler."""
         if reply is None or not reply.ok:
-            said = "it has none" if reply is None else f"{reply.status} {reply.text[:300]}".strip()
-            raise ProfilerFailed(f"the server did not {what} its profiler: {said}")
+            answer = "it has none" if reply is None else f"{reply.status} {reply.text[:300]}".strip()
+            raise ProfilerFailed(f"the server did not {what} its profiler: {answer}")
 
     def stop(self, zero_ns: int) -> None:
         """Wait until the profiler has ended, and bring what it wrote into the folder."""
         self._ended.set()
         if self._thread is None:
-            self.said = {"error": "the window did not begin"}
+            self.report = {"error": "the window did not begin"}
             return
         self._thread.join(ANSWER_S)
         if self._thread.is_alive():
-            self.said = {"error": f"the profiler did not end within {ANSWER_S:.0f} s"}
+            self.report = {"error": f"the profiler did not end within {ANSWER_S:.0f} s"}
             self.cancel()
-        if "error" in self.said:
+        if "error" in self.report:
             return
         try:
             captures = self._collect()
         except ProfilerFailed as error:
-            self.said = {"error": self._live.without_secrets(str(error))}
+            self.report = {"error": self._live.without_secrets(str(error))}
             return
         if captures:
-            self.said["captures"] = captures
+            self.report["captures"] = captures
         else:
-            self.said["error"] = "the profiler wrote no trace"
+            self.report["error"] = "the profiler wrote no trace"
 
     def cancel(self) -> None:
         """Let the thread end by itself: its server is about to be stopped."""

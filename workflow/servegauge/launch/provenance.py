@@ -107,7 +107,7 @@ def gather(
 def without_secrets(data: Any, secrets: Iterable[str] = ()) -> Any:
     """`data` without secrets: `redact.clean` with what this process's own environment holds of them, too.
 
-    A field called `environment` loses the values of variables that nothing speaks for (see `redact.environment`).
+    A field called `environment` loses the values that are not known to be harmless (see `redact.environment`).
     """
     known = [*secrets, *redact.secret_values(os.environ)]
     if isinstance(data, Mapping) and isinstance(data.get("environment"), Mapping):
@@ -244,7 +244,7 @@ def model_hashes(root: Path, launch: Launch, hash_models: bool = True) -> dict[s
 
 
 def hash_model(root: Path, launch: Launch, ended: Callable[[], bool]) -> None:
-    """Hash what is not known yet of the files of `model_hashes`, until `ended`; what goes wrong is said there."""
+    """Hash what is not known yet of the files of `model_hashes`, until `ended`; what goes wrong is reported there."""
     with contextlib.suppress(OSError, UserError):
         names, stamps = _model_files(root, launch)
         for name in names:
@@ -265,7 +265,7 @@ def _model_files(root: Path, launch: Launch) -> tuple[list[Path], list[Path]]:
 
 
 def weightless(path: Path, loaded: Path) -> bool:
-    """Weights that lie in the tokenizer's folder but are not what is loaded."""
+    """Weights in the tokenizer's folder that but are not what is loaded."""
     is_weights = path.suffix in (".safetensors", ".bin", ".pth", ".pt", ".gguf", ".onnx", ".h5")
     return is_weights and path != loaded and loaded not in path.parents
 

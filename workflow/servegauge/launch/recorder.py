@@ -2,7 +2,7 @@
 
 A launch starts every recorder before a cell's load and stops it after; what a recorder says of itself stands in
 cell.json under `recorders`, by its name. A recorder is evidence beside the measurement: whatever goes wrong in it is
-said there, and the measurement stands.
+reported there, and the measurement stands.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from servegauge.base.forkserver import ForkedProcess
+from servegauge.contract.spec import Placement
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,7 +34,7 @@ class Recorder:
     profiler: ClassVar[str] = ""  # what studies call it, of one that records traces only; empty: it records every cell
 
     def __init__(self) -> None:
-        self.said: dict[str, Any] = {}  # after `stop`: what became of it; `error` where it failed
+        self.report: dict[str, Any] = {}  # after `stop`: what became of it; `error` where it failed
 
     @classmethod
     def tables(cls) -> Mapping[str, pa.Schema]:
@@ -88,20 +89,20 @@ class ProcessRecorder(Recorder):
             self._process = ForkedProcess(type(self).__module__)
             self._process.tell(job)
         except OSError as error:
-            self.said = {"error": f"the {self.name} could not be started: {error}"}
+            self.report = {"error": f"the {self.name} could not be started: {error}"}
 
     def stop(self, zero_ns: int = 0) -> Any:
-        """End the process; it never raises. What it said, or that it said nothing, is in `said`."""
+        """End the process; it never raises. What it wrote, or that it wrote nothing, is in `report`."""
         process, self._process = self._process, None
         if process is None:
             return
         try:
             process.tell(zero_ns)
-            self.said = json.loads(process.last_words(STOP_TIMEOUT_S))
+            self.report = json.loads(process.last_words(STOP_TIMEOUT_S))
         except TimeoutError:
-            self.said = {"error": f"the {self.name} did not end within {STOP_TIMEOUT_S:.0f} s"}
+            self.report = {"error": f"the {self.name} did not end within {STOP_TIMEOUT_S:.0f} s"}
         except (ValueError, OSError):
-            self.said = {"error": f"the {self.name} ended with status {process.wait()} before it wrote"}
+            self.report = {"error": f"the {self.name} ended with status {process.wait()} before it wrote"}
         finally:
             process.kill()
 
@@ -116,8 +117,8 @@ class Recording:
 
     def __init__(self, kinds: Mapping[str, type[Recorder]], live: LiveLaunch, folder: Path) -> None:
         self._running: list[Recorder] = []
-        self.said: dict[str, dict[str, Any]] = {}
-        cpus = live.launch.placement.load_cpus
+        self.report: dict[str, dict[str, Any]] = {}
+        cpus = Placement.of(live.platform).load_cpus
         for name, kind in kinds.items():
             one = kind()
             try:
@@ -126,10 +127,10 @@ class Recording:
                     one.start(live, folder, cpus)
                     self._running.append(one)
                 else:
-                    self.said[name] = {"unsupported": reason}
+                    self.report[name] = {"unsupported": reason}
             except Exception as error:  # evidence may fail; the measurement may not because of it
                 one.cancel()
-                self.said[name] = {"error": f"{type(error).__name__}: {error}"}
+                self.report[name] = {"error": f"{type(error).__name__}: {error}"}
 
     def window_begins(self) -> None:
         """Tell them all; one that fails is stopped all the same."""
@@ -140,17 +141,17 @@ class Recording:
     @property
     def trouble(self) -> str | None:
         """What went wrong so far, of the first recorder that says so while it runs."""
-        return next((one.said["error"] for one in self._running if "error" in one.said), None)
+        return next((one.report["error"] for one in self._running if "error" in one.report), None)
 
     def stop(self, zero_ns: int) -> None:
-        """Stop them all; what each says is in `said`."""
+        """Stop them all; what each reports is in `report`."""
         for one in self._running:
             try:
                 one.stop(zero_ns)
-                self.said[one.name] = one.said
+                self.report[one.name] = one.report
             except Exception as error:
                 one.cancel()
-                self.said[one.name] = {"error": f"{type(error).__name__}: {error}"}
+                self.report[one.name] = {"error": f"{type(error).__name__}: {error}"}
         self._running = []
 
     def cancel(self) -> None:

@@ -1,7 +1,7 @@
 """One launch, inside its job: check the node, start the server, measure its cells one after the other, stop it.
 
 This is the only place that orders cells. Everything that happens is written down as it happens, so that whatever dies,
-what was measured stays: a finished cell lies in `results/cells/`, a failed one with its reason in the attempt's folder.
+what was measured stays: a finished cell is in `results/cells/`, a failed one with its reason in the attempt's folder.
 `run_launch` may be called again for the same attempt (a requeued job): it measures what is still missing.
 """
 
@@ -112,7 +112,7 @@ class LaunchRun:
             except (LaunchFailed, server.ServerError, UserError) as error:
                 self.stop()  # where the time ran out meanwhile, that is the reason, and the cells are left for later
                 reason = self.stop.reason or self.without_secrets(str(error))
-            except OSError as error:  # a full disk, a results folder that is read-only: said, not lost in a traceback
+            except OSError as error:  # a full disk, a results folder that is read-only: a reason, not a traceback
                 reason = f"{type(error).__name__} on the node: {error}"
         if reason:
             with contextlib.suppress(OSError):
@@ -184,8 +184,8 @@ class LaunchRun:
         known = read(kept, Calibration) if self.job.calibrate == "once" and kept.is_file() else None
         if again:
             known = self.calibration
-        said = "calibrating the load generator on this node"
-        self.progress.say(said if known is None else f"{said}, where launches before have not")
+        what = "calibrating the load generator on this node"
+        self.progress.say(what if known is None else f"{what}, where launches before have not")
         points = calibrate.short_points(list(self._loads()))
         self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points, known=known)
         write(kept, calibrate.merged(known, self.calibration))
@@ -282,7 +282,7 @@ class LaunchRun:
             self._write_record()
 
     def _give_up(self) -> bool:
-        """True when waiting for the server is pointless; raises what another node of the launch said of its part."""
+        """True when waiting for the server is pointless; raises the reason that another node of the launch left."""
         for rank in range(1, self.node.nodes):
             with contextlib.suppress(FileNotFoundError):
                 failed = read_json(self.folder / FAILED_NODE.format(node=self.node, rank=rank))

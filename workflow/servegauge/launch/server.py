@@ -119,7 +119,7 @@ class Server:
         first = first_error(self.log, family.log_causes, family.log_follows, self.log_start)
         return f"{f': {first}' if first else ''}\n{self.tail()}"
 
-    def said(self) -> str:
+    def output(self) -> str:
         """All that it wrote since this start."""
         with self.log.open("rb") as file:
             file.seek(self.log_start)

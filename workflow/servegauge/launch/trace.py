@@ -42,8 +42,8 @@ class Trace(cell_run.Measurement):
     def _profiler(self) -> Mapping[str, Any]:
         """What the profiler says of itself."""
         asked = (self.run.launch.trace or {})["profiler"]
-        said = self.record.recorders
-        found = [said[name] for name, kind in cell_run.of_launch(self.run.launch).items() if kind.profiler == asked]
+        reports = self.record.recorders
+        found = [reports[name] for name, kind in cell_run.of_launch(self.run.launch).items() if kind.profiler == asked]
         return found[0] if found else {"error": f"there is no recorder for the profiler {asked!r}"}
 
     def _refuse(self, requests: pa.Table) -> None:

@@ -221,10 +221,10 @@ def measure_cell(
         return 128 + cancelled.number
     if is_measured(results, cell):
         return 0
-    said = outcome.cells.get(cell)
-    raise UserError(f"{cell} was not measured: {(said.reason if said else None) or outcome.reason}")
+    found = outcome.cells.get(cell)
+    raise UserError(f"{cell} was not measured: {(found.reason if found else None) or outcome.reason}")
 
 
 def results_of(out: Path) -> Path:
-    """The results folder that `out`, the file of an attempt or of a cell, lies in."""
+    """The results folder that holds `out`, the file of an attempt or of a cell."""
     return Path(*out.parts[:-3]) if len(out.parts) > 3 else Path("results")

@@ -175,20 +175,20 @@ class Attempt:
                 return self.submitter.submit()
             except NotSubmitted as error:
                 if (job := self._accepted()) is not None:
-                    self.say(f"sbatch failed ({short(error.said)}), but Slurm has the job {job}")
+                    self.say(f"sbatch failed ({short(error.text)}), but Slurm has the job {job}")
                     return job
                 turn.release()
                 if error.kind == "refused":
-                    raise refused(error.said, self.order.launch.platform["name"]) from error
+                    raise refused(error.text, self.order.launch.platform["name"]) from error
                 waited = time.monotonic() - started
                 if error.kind == "down" and waited > DOWN_S:
                     raise UserError(
-                        f"Slurm has not taken the job for {duration(waited)}: {short(error.said)}. Nothing was "
+                        f"Slurm has not taken the job for {duration(waited)}: {short(error.text)}. Nothing was "
                         "submitted; give the same command again when it answers."
                     ) from error
                 if error.kind != last or time.monotonic() - said_s > 600:
                     why = "no more jobs are allowed now" if error.kind == "full" else "Slurm cannot be reached"
-                    self.say(f"{why} ({short(error.said)}); trying again until the job is taken")
+                    self.say(f"{why} ({short(error.text)}); trying again until the job is taken")
                     said_s, last = time.monotonic(), error.kind
                 self._sleep(min(self.queue.poll_s, 60.0))
                 if self.signal:

@@ -1,7 +1,7 @@
 """A platform's probes as a job: the same submitting, finding again and cancelling as for a launch.
 
 What `scripts/probe.py` does. The order looks like a launch's, without cells, and names the function that runs instead.
-Its attempts lie in `results/probes/launches/probes-<platform>/`, away from the launches of studies.
+Its attempts are in `results/probes/launches/probes-<platform>/`, away from the launches of studies.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def make_order(
     """
     if names not in ("all", "light"):
         for probe in names.split(","):
-            get(probe.strip())  # a name that does not exist is said before anything is submitted
+            get(probe.strip())  # an unknown name is an error before anything is submitted
     name = f"probes-{platform['name']}"
     layout = Layout(instances=max(1, int(platform.get("gpus_per_node") or 0) * nodes))
     asked = {
         "names": names,
         "size": size,
-        # A hub model lies in a folder of ours once it is fetched.
+        # A hub model is in a folder of ours once it is fetched.
         "models": [{**model, "source": str(source_folder(model))} for model in models],
         "out": str(out),
         "python": python,

@@ -33,9 +33,9 @@ _FULL = re.compile(
 class NotSubmitted(Exception):
     """`sbatch` did not say that it took the job. `kind`: refused, down (try again) or full (wait for a place)."""
 
-    def __init__(self, kind: str, said: str) -> None:
-        super().__init__(said)
-        self.kind, self.said = kind, said
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind, self.text = kind, text
 
 
 def sbatch(script: Path, cluster: str = "") -> str:
@@ -69,18 +69,18 @@ def job_number(text: str) -> str | None:
     return None
 
 
-def failure(said: str) -> NotSubmitted:
+def failure(text: str) -> NotSubmitted:
     """What the words of a failed sbatch mean."""
-    if _FULL.search(said):
-        return NotSubmitted("full", said)
-    return NotSubmitted("down" if _DOWN.search(said) else "refused", said)
+    if _FULL.search(text):
+        return NotSubmitted("full", text)
+    return NotSubmitted("down" if _DOWN.search(text) else "refused", text)
 
 
-def short(said: str) -> str:
+def short(printed: str) -> str:
     """Slurm's own lines of what a failed sbatch printed, in one line."""
-    lines = [line.strip() for line in said.splitlines() if line.strip().startswith(("sbatch:", "slurm_"))]
+    lines = [line.strip() for line in printed.splitlines() if line.strip().startswith(("sbatch:", "slurm_"))]
     text = "; ".join(dict.fromkeys(line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines))
-    return text or " ".join(said.split())
+    return text or " ".join(printed.split())
 
 
 def refused(message: str, platform: str) -> UserError:

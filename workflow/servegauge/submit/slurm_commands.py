@@ -144,7 +144,7 @@ class Queue:
 
 
 def find_submitted(folder: Path, cluster: str = "") -> JobState | None:
-    """The job whose batch script lies in `folder`, although nobody noted its number; the newest where there are two.
+    """The job whose batch script is in `folder`, although nobody noted its number; the newest where there are two.
 
     Slurm keeps a record of some requests that it refused: as a job that failed without a node. That is none.
     """
@@ -221,7 +221,7 @@ def failed_nodes(nodes: str, cluster: str = "") -> dict[str, str]:
         fields = dict(field.split("=", 1) for field in facts.split() if "=" in field)
         state = fields.get("State", "")
         if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")):
-            # Slurm adds who said so and when, in brackets.
+            # Slurm adds who set it and when, in brackets.
             failed[fields.get("NodeName", nodes)] = f"{state}: {reason.partition(' [')[0].strip() or 'no reason given'}"
     return failed
 

@@ -97,7 +97,7 @@ def _ended(results: Path, launch: str, attempt: int) -> LaunchStatus:
         return LaunchStatus(launch, attempt, "ended")
     except DamagedRecord as error:
         return LaunchStatus(launch, attempt, "ended", reason=str(error))
-    failed = {cell: said.reason or "" for cell, said in outcome.cells.items() if said.status == "failed"}
+    failed = {cell: one.reason or "" for cell, one in outcome.cells.items() if one.status == "failed"}
     return LaunchStatus(launch, attempt, "ended", reason=outcome.reason, failed=failed)
 
 

@@ -1,7 +1,7 @@
 """Images of vision requests: made from the workload's seed, a few coarse squares of colour, as PNG in a `data:` URL.
 
 A server decodes, scales and encodes an image whatever is on it, so what is on it is small to send: no photograph is
-needed, and none lies in the repository. Each request has images of its own, so that no cache of encoded images helps.
+needed, and none is in the repository. Each request has images of its own, so that no cache of encoded images helps.
 """
 
 from __future__ import annotations

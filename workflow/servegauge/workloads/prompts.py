@@ -50,7 +50,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Prompts in the order of their requests, and what is to be said of them (`source`: file, hash, entries used).
+    """Prompts in the order of their requests, and where they are from (`source`: file, hash, entries used).
 
     Of a set of sessions, `sessions` has the prompts instead, those of each session in their order.
     """

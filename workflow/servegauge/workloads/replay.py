@@ -1,7 +1,7 @@
 """Prompts and times of recorded traffic: from a `Recording` to a workload.
 
 The window holds the recording from its first request on, in its order; the tail goes on where the window ends. Ramp and
-warm-up have lengths of the recording and blocks of their own, so that nothing of the window lies in a cache before it.
+warm-up have lengths of the recording and blocks of their own, so that nothing of the window is in a cache before it.
 A recording that is used up begins again, with other texts.
 """
 

@@ -1,7 +1,7 @@
-"""Sessions: requests that follow each other, each holding all that was said before it.
+"""Sessions: requests that follow each other, each holding all turns before it.
 
 Every answer is frozen with the prompts: what the next request holds is what was generated or recorded here, and not
-what a server said, so that each server does the same work. A further request is sent `pause_s` (a person who reads
+what a server answered, so that each server does the same work. A further request is sent `pause_s` (a person who reads
 and thinks, a tool that runs) after the end of the answer before it.
 """
 
@@ -80,7 +80,7 @@ def conversations(
     A prompt has exactly the tokens of the one before it, of its frozen answer, and its own new ones.
     """
     texts, totals = list(starts), [start_tokens if start else 0 for start in starts]
-    said: list[list[dict[str, str]]] = [[] for _ in plans]
+    turns: list[list[dict[str, str]]] = [[] for _ in plans]
     made: list[list[Prompt]] = [[] for _ in plans]
     for number in range(max(map(len, plans), default=0)):
         live = [place for place, plan in enumerate(plans) if number < len(plan)]
@@ -93,12 +93,12 @@ def conversations(
             words = text[len(texts[place]) :].split(" ")
             words = words[1:] if texts[place] and number else words
             if number:
-                said[place].append({"role": "assistant", "content": " ".join(words[:answer])})
+                turns[place].append({"role": "assistant", "content": " ".join(words[:answer])})
             own = " ".join(words[answer:]) if number else text
-            said[place].append({"role": "user", "content": own})
+            turns[place].append({"role": "user", "content": own})
             texts[place], totals[place] = text, size
             turn = plans[place][number]
-            messages = json.dumps(said[place], ensure_ascii=False)
+            messages = json.dumps(turns[place], ensure_ascii=False)
             made[place].append(
                 Prompt(text, messages, size, turn.output_tokens, turn=number, pause_s=turn.pause_s if number else None)
             )

@@ -27,4 +27,4 @@ class MadeUp(Recorder):
     def stop(self, zero_ns: int) -> None:
         moments = [self.began_ns - zero_ns, time.monotonic_ns() - zero_ns]
         pq.write_table(pa.table({"t_ns": moments}, schema=self.tables()["made_up_moments"]), self.out)
-        self.said = {"moments": len(moments)}
+        self.report = {"moments": len(moments)}

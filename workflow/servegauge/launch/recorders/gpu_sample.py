@@ -70,15 +70,15 @@ class NodeReader:
         """Since the start: share of the node's CPU time that processes had which are not the owner's; its CPUs."""
         (before, _), (now, _) = self._first, self._stat()
         began, ours = self._ours, None if self._owner is None else process_tree.cpu_ticks(self._owner)
-        said: dict[str, Any] = {"others_share": None, "cpus": None, "cpus_allowed": None}
+        found: dict[str, Any] = {"others_share": None, "cpus": None, "cpus_allowed": None}
         if began is not None and ours is not None and before and now:
             total = sum(now[kind] - before[kind] for kind in now if kind in before)
             busy = sum(now[kind] - before[kind] for kind in ("user", "nice", "system"))
-            said["others_share"] = max(0.0, (busy - (ours - began)) / total) if total > 0 else None
+            found["others_share"] = max(0.0, (busy - (ours - began)) / total) if total > 0 else None
         if self._owner is not None:
             with contextlib.suppress(OSError):
-                said |= {"cpus": os.cpu_count(), "cpus_allowed": len(os.sched_getaffinity(self._owner))}
-        return said
+                found |= {"cpus": os.cpu_count(), "cpus_allowed": len(os.sched_getaffinity(self._owner))}
+        return found
 
     def read(self) -> None:
         """Add a row."""
@@ -251,20 +251,20 @@ def _finish(
     for row in [*node.rows, *gpus.rows]:
         row["t_ns"] -= zero_ns
     others = node.others
-    said = {**summary(gpus.rows, node.rows), "gpu_reason": gpus.reason, "missed_ticks": missed, "files": []}
-    said["node"] |= others
+    report = {**summary(gpus.rows, node.rows), "gpu_reason": gpus.reason, "missed_ticks": missed, "files": []}
+    report["node"] |= others
     missing = gpus.missing if isinstance(gpus, nvml.NvmlReader) else {}
     if missing or parts:
-        said["gpu_missing"] = {**missing, **(parts.missing if parts else {})}
+        report["gpu_missing"] = {**missing, **(parts.missing if parts else {})}
     try:
         if gpus.rows:
             _write(gpus.rows, GPU_RAW, out)
-            said["files"].append(out.name)
+            report["files"].append(out.name)
         _write(node.rows, NODE_RAW, out.with_name(NODE_FILE))
-        said["files"].append(NODE_FILE)
+        report["files"].append(NODE_FILE)
     except OSError as error:
-        said["error"] = f"{out.parent} could not be written: {error.strerror or error}"
-    return said
+        report["error"] = f"{out.parent} could not be written: {error.strerror or error}"
+    return report
 
 
 class Sampler(ProcessRecorder):
@@ -294,7 +294,7 @@ class Sampler(ProcessRecorder):
     def sample(
         self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None, dcgm: bool = False
     ) -> None:
-        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet will lie beside it.
+        """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet is written beside it.
 
         `owner`: the process whose own and whose children's CPU time is ours; None where the server is none of them.
         `dcgm`: ask it too, where it is there.
@@ -305,11 +305,11 @@ class Sampler(ProcessRecorder):
         self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner, "dcgm": dcgm})
 
     def stop(self, zero_ns: int = 0) -> Path | None:
-        """Read a last time and write; returns the GPUs' file, None where there is none (with the reason in `said`)."""
+        """Read a last time and write; returns the GPUs' file, None where there is none (`report` has the reason)."""
         super().stop(zero_ns)
         if self._gpus:
-            self.said["launch_gpus"] = self._gpus
-        return self._out if self._out is not None and self._out.name in self.said.get("files", ()) else None
+            self.report["launch_gpus"] = self._gpus
+        return self._out if self._out is not None and self._out.name in self.report.get("files", ()) else None
 
 
 if __name__ == "__main__":

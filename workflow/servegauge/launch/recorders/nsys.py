@@ -133,7 +133,7 @@ class Nsys(Profiler):
         self._run_nsys([self._program, command, session, *words], limit_s)
 
     def _run_nsys(self, argv: list[str], limit_s: float) -> None:
-        """Run it to its end; ProfilerFailed with what it said."""
+        """Run it to its end; ProfilerFailed with what it printed."""
         variables = {**os.environ, "TMPDIR": str(scratch(self._server.context))}
         try:
             self._call = nsys.Call(argv, variables)

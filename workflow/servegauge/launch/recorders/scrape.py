@@ -183,7 +183,7 @@ class Watch:
             tick = max(tick + 1, due)
         self.scrape()
 
-    def said(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         """How the scraping itself went."""
         return {
             "instance": self.instance, "scrapes": len(self.took_s), "errors": self.errors, "missed": self.missed,
@@ -238,7 +238,7 @@ def main() -> None:
     for thread in threads:
         thread.join()
     write(watches, int(last), Path(job["out"]))
-    print(json.dumps({"instances": [watch.said() for watch in watches]}), flush=True)
+    print(json.dumps({"instances": [watch.report() for watch in watches]}), flush=True)
 
 
 class Scraper(ProcessRecorder):
@@ -291,9 +291,9 @@ class Scraper(ProcessRecorder):
         )
 
     def stop(self, zero_ns: int = 0) -> Path | None:
-        """Scrape a last time, write, and return the file; None (with the reason in `said`) where it did not work."""
+        """Scrape a last time, write, and return the file; None (with the reason in `report`) where it did not work."""
         super().stop(zero_ns)
-        return None if "error" in self.said or not self.said else self._out
+        return None if "error" in self.report or not self.report else self._out
 
 
 if __name__ == "__main__":
