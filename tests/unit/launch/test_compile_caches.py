@@ -93,7 +93,7 @@ class Server:
     def wait_ready(self, *_) -> None:
         self.ready_s = 1.0
 
-    def said(self) -> str:
+    def output(self) -> str:
         return ""
 
     def stop(self) -> None:

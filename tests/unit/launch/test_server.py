@@ -80,7 +80,7 @@ def test_ready_then_stopped(tmp_path):
     assert running.ready_s > 0
     family = supervisor.descendants(running.process.pid)
     assert family
-    assert KEY in running.said(), "it prints its options, as servers do"
+    assert KEY in running.output(), "it prints its options, as servers do"
     running.stop()
     assert not running.alive()
     assert all(gone(process) for process in family)
