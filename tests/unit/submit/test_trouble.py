@@ -59,6 +59,14 @@ def test_a_job_that_was_accepted_although_sbatch_failed_is_found(cluster, tmp_pa
     assert any("but Slurm has the job 501" in line for line in said)
 
 
+def test_a_job_that_appears_only_after_it_was_looked_for_is_not_submitted_again(cluster, tmp_path: Path) -> None:
+    script = "script=${*: -1}; (sleep 0.6; set -- $script; ACCEPT) >/dev/null 2>&1 &"
+    state = cluster(f"{script} echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1")
+    job, said = attempt(tmp_path, 3, poll_s=1.5)
+    assert (job, queue(state)) == ("501", ["501"])
+    assert any("after all" in line for line in said)
+
+
 def test_a_refusal_after_it_was_accepted_is_no_refusal(cluster, tmp_path: Path) -> None:
     state = cluster("ACCEPT echo 'sbatch: error: a plugin of this site failed' >&2; exit 1")
     assert attempt(tmp_path)[0] == "501"
@@ -87,6 +95,9 @@ def test_a_look_at_the_queue_while_sbatch_was_at_work_says_nothing_about_the_job
         "slurm_load_partitions: Connection refused",
         "Batch job submission failed: Zero Bytes were transmitted or received",
         "Batch job submission failed: Slurm backup controller in standby mode",
+        "Batch job submission failed: Unable to resolve ctld1: Unknown host",
+        "_establish_config_source: failed to fetch config",
+        "Munge encode failed: Failed to connect to munge.socket.2: No such file or directory",
     ],
 )
 def test_a_controller_that_is_down_is_tried_again(cluster, tmp_path: Path, words: str) -> None:

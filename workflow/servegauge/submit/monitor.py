@@ -193,6 +193,10 @@ class Attempt:
                 self._sleep(min(self.queue.poll_s, 60.0))
                 if self.signal:
                     raise Cancelled(self.signal) from error
+                # A busy controller may have taken it after it was looked for.
+                if (job := self._accepted()) is not None:
+                    self.say(f"Slurm has the job {job} after all")
+                    return job
 
     def _accepted(self) -> str | None:
         """The job of this submission, if Slurm has it although sbatch failed; asked until Slurm answers."""

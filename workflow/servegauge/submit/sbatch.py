@@ -19,7 +19,9 @@ SUBMIT_S = 120.0  # a busy controller may take that long to answer
 _DOWN = re.compile(
     "unable to contact|connect failure|connection (refused|reset|timed out)|timed out|transport endpoint|zero bytes"
     "|temporarily (un|not )?able|temporarily unavailable|try again|no route to host|backup controller"
-    "|slurmdbd|not responding|communication|io error|unexpected message|in standby|protocol authentication",
+    "|slurmdbd|not responding|communication|io error|unexpected message|in standby|protocol authentication"
+    "|message (send|receive) failure|network is unreachable|host is down|broken pipe|unable to (resolve|connect)"
+    "|unknown host|dns srv|configuration source|failed to fetch config|munge|(expired|rewound|replayed) credential",
     re.IGNORECASE,
 )
 # What it says where this user, account or cluster has as many jobs as it may have now.
