@@ -188,6 +188,23 @@ def test_a_peak_that_was_low_is_measured_again_before_a_product_is_refused(gpu, 
     assert max(row.value for row in percent) <= 100
 
 
+def test_the_crossovers_of_a_matrix_follow_from_its_products() -> None:
+    taken = {
+        1: [1.0, 1.2],
+        2: [2.4],
+        4: [1.5],
+        256: [60.0],
+        512: [600.0],
+    }  # seconds; 512 are slow again, and do not count
+    rows, ridge = model_gemm.crossovers(taken, 1e12, {"bf16": model_gemm.Peak(100.0)}, "bf16")
+    assert list(rows.samples) == [2.0, 2.0]
+    assert list(ridge.samples) == pytest.approx([100.0, 120.0])
+    rows, ridge = model_gemm.crossovers(taken, 1e12, {"bf16": model_gemm.Peak(reason="none")}, "bf16")
+    assert ridge.reason == "none"
+    with pytest.raises(Skip, match="no crossover"):
+        model_gemm.crossovers({2: [1.0], 4: [1.0]}, 1e12, {}, "bf16")
+
+
 def test_inputs_that_stay_in_the_l2_give_no_bandwidth(gpu, monkeypatch, models):
     gpu(Device(**SLOW))
     monkeypatch.setattr(numeric, "MOST_SETS", 2)

@@ -10,6 +10,7 @@ row, and `ridge_rows`, at which arithmetic at the peak takes as long as the prod
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,10 +157,14 @@ def crossovers(
     if 1 not in taken or len(taken) < 2:
         raise Skip("no crossover: the product of one row, or every larger one, could not be measured")
     medians = {rows: statistics.median(seconds) for rows, seconds in sorted(taken.items())}
-    slower = [max(rows for rows, time in medians.items() if rows == 1 or time >= rows * one) for one in taken[1]]
+
+    def last(one: float) -> float:
+        """Rows of the last product before the first that is faster than as many of one row, which takes `one`."""
+        return float(max(itertools.takewhile(lambda rows: rows == 1 or medians[rows] >= rows * one, medians)))
+
     peak = peaks[dtype]
     return [
-        Measured("gemv_rows", "rows", [float(rows) for rows in slower], {"rows": list(medians)}),
+        Measured("gemv_rows", "rows", [last(one) for one in taken[1]], {"rows": list(medians)}),
         Skipped("ridge_rows", "rows", peak.reason or "no peak was measured")
         if peak.tflops is None
         else Measured("ridge_rows", "rows", [peak.tflops * 1e12 * one / operations for one in taken[1]]),
