@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from servegauge.compare.tables import write_tables
 from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
+from servegauge.inputs.models import source_folder
 from servegauge.launch import run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.documents import state
@@ -34,11 +35,12 @@ def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "GRACE_S", 0.5)
 
 
-def _probe(platform: dict[str, Any], names: Sequence[str]) -> None:
+def _probe(platform: dict[str, Any], names: Sequence[str], models: Sequence[Mapping[str, Any]]) -> None:
     """The probes of a study on a platform, each once for all studies; what needs torch says so where there is none."""
     out = RESULTS / "probes" / platform["name"]
     if missing := [name for name in names if not (out / f"{name}.json").exists()]:
-        run_platform(platform, missing, out, size="test")
+        sources = [{"name": model["name"], "source": str(source_folder(model))} for model in models]
+        run_platform(platform, missing, out, size="test", models=sources)
 
 
 def measure(name: str) -> Plan:
@@ -59,7 +61,7 @@ def measure(name: str) -> Plan:
         wrong = {cell: one.reason for cell, one in outcome.cells.items() if one.status != "ok"}
         assert not wrong, f"{wrong}\n{said.getvalue()[-2000:]}"
     for platform in plan.study["platforms"].values():
-        _probe(platform, plan.study.get("probes") or ())
+        _probe(platform, plan.study.get("probes") or (), list(plan.study["models"].values()))
     merge(RESULTS)
     assert write_tables(RESULTS) == []
     return plan

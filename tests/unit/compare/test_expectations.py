@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -108,6 +109,16 @@ def test_what_is_not_there_is_not_measured_and_says_why(checked: list[list[Check
         assert (one.outcome.verdict, one.measured) == ("not measured", None)
         assert reason in one.outcome.reason
         assert one.outcome.reason
+
+
+def test_a_probe_that_could_not_run_says_why(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"platform": BASE["platform"], "probe": "gemm", "variant": "{}", "metric": "any", "unit": "", "value": None}
+    row |= {"status": "skipped", "reason": "torch is not installed", "started_utc": None}
+    read = merge.read
+    told = SimpleNamespace(to_pylist=lambda: [row, {**row, "platform": "another", "reason": "something else"}])
+    monkeypatch.setattr(merge, "read", lambda results, name: told if name == "probes" else read(results, name))
+    (one,) = (one for one in expectations(Study(results, "demo")) if one.metric == "gemm: tflops")
+    assert one.outcome.reason == "torch is not installed"
 
 
 def test_a_models_numbers_are_computed_and_a_wrong_figure_is_marked(results: Path, checked) -> None:

@@ -331,7 +331,10 @@ class _Source:
     def _probe(self, entry: Entry, side: _Side) -> _Found:
         rows = self._probed(entry, side)
         if not rows:
-            return _refused(NOT_MEASURED, f"the probe {entry['probe']} has no such number with {_words(side)} (yet)")
+            whole = _Side({"platform": side.where["platform"]} if "platform" in side.where else {}, None, {}, {})
+            skipped = self._probed({**entry, "metric": "any"}, whole)  # the probe as a whole could not run there
+            why = f"the probe {entry['probe']} has no such number with {_words(side)} (yet)"
+            return _refused(NOT_MEASURED, skipped[0]["reason"] if skipped else why)
         measured = [row for row in rows if row["status"] == "ok" and row["value"]]
         if not measured:
             return _refused(NOT_MEASURED, rows[0]["reason"] or rows[0]["status"])

@@ -85,7 +85,11 @@ def parameters(arguments: argparse.Namespace) -> Params:
     params = xllamacpp.CommonParams()
     params.model.path = given.model
     params.model_alias = {given.alias} if given.alias else set()
-    params.hostnames, params.port = [given.host], given.port
+    params.port = given.port
+    if hasattr(params, "hostnames"):
+        params.hostnames = [given.host]
+    else:  # xllamacpp before 2026.10
+        params.hostname = given.host
     params.n_ctx, params.n_parallel, params.kv_unified = given.ctx_size, given.parallel, given.kv_unified
     params.n_batch, params.n_ubatch = given.batch_size, given.ubatch_size
     params.cache_type_k = _enum(xllamacpp.ggml_type, "GGML_TYPE_", given.cache_type_k)
