@@ -17,7 +17,7 @@ from servegauge.instrument.coordinator import LoadResult
 
 IN_HEAD = ("achieved_rps", "output_tokens_per_s")  # beside what was offered and what was sent
 
-FAILED = "failed"  # in place of a quantile that lies among the requests that failed
+FAILED = "failed"  # in place of a quantile that is among the requests that failed
 
 
 def summarise(
@@ -53,7 +53,7 @@ def latency_table(summary: Mapping[str, Any]) -> list[str]:
     for metric in metric_registry.distributions():
         scale, unit = (1e3, "ms") if metric.unit == "s" else (1.0, metric.unit)
         values = [
-            "failed"
+            FAILED
             if f"{metric.name}_{name}" in summary["censored"]
             else _scaled(summary.get(metric.column_of(name)), scale)
             for name in ("mean", "p50", "p90", "p99", "p99_low", "p99_high")

@@ -28,7 +28,6 @@ PLACES = (
 )
 IMPORTER = "QdstrmImporter"
 IMPORTER_FOLDERS = ("host-linux-*", "linux-desktop-*", "nsight-systems/host-linux-*")  # beside nsys or above it
-EXPORT_LIMIT_S = 1800.0
 
 _KEPT = re.compile(
     r"CUPTI_.*|CUDA_.*|NVTX_.*|OSRT_API|ENUM_.*|StringIds|PROCESSES|ThreadNames|PROFILER_OVERHEAD|ANALYSIS_DETAILS|"

@@ -24,10 +24,6 @@ class Attribution:
     step_of: np.ndarray  # int32 (operations,)
     after: np.ndarray  # bool (operations,)
 
-    def attributed_kernels(self, capture: Capture) -> np.ndarray:
-        """bool (operations,): kernels, and graphs that are one row, that a step launched."""
-        return is_kernel(capture) & (self.step_of != NONE)
-
 
 def is_kernel(capture: Capture) -> np.ndarray:
     """bool (operations,): kernels, and graphs that are one row."""
