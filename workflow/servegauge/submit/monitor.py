@@ -205,6 +205,7 @@ class Attempt:
             try:
                 return self.submitter.find()
             except SlurmSilent as error:
+                turn.release()
                 if not said:
                     self.say(f"cannot ask Slurm whether the job was accepted ({error}); trying again")
                 said = True
@@ -303,6 +304,7 @@ class Attempt:
             yield file.fileno()
 
     def _wait_for_other(self, first: bool) -> None:
+        turn.release()  # the other one may need it to end
         if first:
             self.say("another process waits for this attempt; waiting for it")
         self._sleep(1.0)
