@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.files import sha256, whole_folder, write_json, write_text
-from servegauge.contract import tables
+from servegauge.contract import cell_tables, tables
 from servegauge.contract.spec import Cell, Launch, Load
 
 PLATFORM_FACTOR = {"own-cpu": {"ttft": 1.0, "tpot": 1.0}, "shared-cpu": {"ttft": 1.3, "tpot": 1.1}}
@@ -122,7 +122,7 @@ def _phase(cell: str, launch: str, phase: str, n: int, shape: Shape, rng: np.ran
         "cached_tokens": where_ok(0, pa.int32()),
         "text_sha256": pa.array(texts, pa.string(), mask=~ok),
     }
-    return tables.conform(pa.table(columns), tables.REQUESTS_RAW)
+    return tables.conform(pa.table(columns), cell_tables.REQUESTS_RAW)
 
 
 def raw_server_metrics(shape: Shape, window_s: float) -> pa.Table:
@@ -140,7 +140,7 @@ def raw_server_metrics(shape: Shape, window_s: float) -> pa.Table:
         for tick in ticks
         for metric, v in (("requests_running", 1.0), ("requests_waiting", 0.0))
     ]
-    schema = pa.schema([field for field in tables.SERVER_METRICS if field.name not in ("cell", "launch")])
+    schema = pa.schema([field for field in cell_tables.SERVER_METRICS if field.name not in ("cell", "launch")])
     return tables.from_rows(rows, schema)
 
 
@@ -148,7 +148,7 @@ def raw_node(window_s: float) -> pa.Table:
     """The node's CPUs, once a second."""
     ticks = range(max(1, int(window_s)))
     rows = [{"t_ns": tick * NS, "cpu_mhz_mean": 2600.0, "steal_share": None if tick == 0 else 0.01} for tick in ticks]
-    return tables.from_rows(rows, tables.NODE_RAW)
+    return tables.from_rows(rows, cell_tables.NODE_RAW)
 
 
 def launches(repeats: int = 2) -> list[Launch]:

@@ -26,6 +26,7 @@ REGISTRIES = {
     "exporters": "servegauge.exchange.exporters",
     "importers": "servegauge.exchange.importers",
     "backends": "servegauge.submit.backends",
+    "recordings": "servegauge.workloads.recordings",
 }
 """Folder of tests/contract/made_up/ -> the package into which its files would be put."""
 
@@ -98,6 +99,28 @@ def submitted(folder: Path) -> dict[str, Any]:
     return dict(read_json(out))
 
 
+def replayed(root: Path) -> dict[str, Any]:
+    """What is replayed of a made-up recording, what a key that does nothing for it answers, and the kinds of sets."""
+    from servegauge.base.errors import UserError
+    from servegauge.cli.docs import reference
+    from servegauge.plan.config import load_prompts
+    from servegauge.workloads.replay import recording_of
+
+    prompts = root / "config" / "prompts"
+    prompts.mkdir(parents=True)
+    text = "description: x\nkind: made_up_traffic\npath: t.txt\nhow_to_get: ask\nblock_tokens: 2\n"
+    (prompts / "good.yaml").write_text(text, encoding="utf-8")
+    (prompts / "idle.yaml").write_text(text + "pause_s: 1\n", encoding="utf-8")
+    (root / "t.txt").write_text("0 7 8\n1 9 10\n", encoding="utf-8")
+    found = recording_of(load_prompts(root, "good"), root)
+    assert found is not None
+    try:
+        load_prompts(root, "idle")
+    except UserError as error:
+        idle = str(error)
+    return {"rate_rps": found.rate_rps, "idle": idle, "page": reference.table("prompts")}
+
+
 def seen(folder: Path) -> dict[str, Any]:
     """Schemas, documentation, dataset, report and summaries of a small study, as text or plain data."""
     from servegauge.cli import load_summary
@@ -128,6 +151,7 @@ def seen(folder: Path) -> dict[str, Any]:
     exported = ("export", "demo", "--format", "made-up-export", "--results", str(results), "--out", str(folder / "e"))
     return {
         "submitted": submitted(folder / "site"),
+        "replayed": replayed(folder / "replayed"),
         "submit_help": command("probe", "--help"),
         "export": command(*exported) + command("export", "--help"),
         "import": command("import", str(folder / "run.made-up")) + command("import", "--help"),

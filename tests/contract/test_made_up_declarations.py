@@ -122,3 +122,10 @@ def test_a_probe_is_compared_by_its_primary_metric_and_says_what_it_explains(see
     assert "<td>made_up_us</td>" in section
     assert "<td>made_up_double_us</td>" not in section
     assert "made-up: 23 cells" in section
+
+
+def test_a_format_of_recordings_is_a_kind_of_prompt_set(seen) -> None:
+    assert seen["replayed"]["rate_rps"] == 0.5
+    assert "made_up_traffic" in seen["replayed"]["page"]
+    assert "pause_s: does nothing for made_up_traffic; it is for sessions" in seen["replayed"]["idle"]
+    assert "made_up_traffic has: path, " in seen["replayed"]["idle"]

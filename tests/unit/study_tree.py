@@ -13,6 +13,7 @@ import yaml
 
 import servegauge.frameworks
 import servegauge.plan.config
+import servegauge.plan.mistakes
 from servegauge.frameworks.base import Framework
 
 REPOSITORY = Path(__file__).parents[2]
@@ -144,7 +145,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     """A `Tree` in which the frameworks are `plain` and `fast`."""
     known = {"fast": Fast(), "plain": Plain()}
     monkeypatch.setattr(servegauge.frameworks, "frameworks", lambda: known)
-    monkeypatch.setattr(servegauge.plan.config, "frameworks", lambda: known)
+    monkeypatch.setattr(servegauge.plan.mistakes, "frameworks", lambda: known)
     return Tree(tmp_path)
 
 

@@ -16,7 +16,7 @@ import pytest
 from servegauge.base.errors import UserError
 from servegauge.cli import load
 from servegauge.cli.load import Options
-from servegauge.contract.tables import REQUESTS
+from servegauge.contract.cell_tables import REQUESTS
 from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import paced, rows_of, workload
 

@@ -12,7 +12,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
 from servegauge.compare.results import EXPLORATORY, Comparison
-from servegauge.compare.sentences import sentence, told, words
+from servegauge.compare.sentences import primary_sentences, sentence, words
 from servegauge.compare.tables import comparison_rows
 from servegauge.compare.verdicts import (
     BELOW_INSTRUMENT,
@@ -347,12 +347,14 @@ def test_a_launch_of_two_servers_is_one_repeat_whose_cells_scatter_as_servers_do
 def test_metrics_that_are_not_judged_for_one_reason_share_their_sentence():
     found = judged(drawn(repeats=2, truth=1.1, deviation=0.001))
     primary = [one for one in found.overall if one.metric.name in found.primary]
-    (said,) = told(found, primary)
+    (said,) = primary_sentences(found, primary)
     assert said.startswith("TTFT p50, TPOT p50 and Output tokens on other over 6 conditions are not judged: 2 repeats")
     assert said.count("what was seen") == 1
     judged_ones = judged(drawn(repeats=5, truth=1.1, deviation=0.001))
     primary = [one for one in judged_ones.overall if one.metric.name in judged_ones.primary]
-    assert told(judged_ones, primary) == [sentence(judged_ones, one) for one in primary], "each has its own numbers"
+    assert primary_sentences(judged_ones, primary) == [sentence(judged_ones, one) for one in primary], (
+        "each has its own numbers"
+    )
 
 
 def test_a_difference_can_be_quoted():

@@ -29,7 +29,7 @@ EXACT = Figure.of(100.0)
 def test_a_pair_is_told_apart_by_welchs_test(one: tuple, other: tuple) -> None:
     told = pair(Figure.of(*one), Figure.of(*other))
     assert told.p == pytest.approx(ttest_ind_from_stats(*one, *other, equal_var=False).pvalue, rel=1e-9)
-    assert ("cannot be told apart" in told.said) == (told.p > 0.05)
+    assert ("cannot be told apart" in told.words) == (told.p > 0.05)
 
 
 @pytest.mark.parametrize(
@@ -44,13 +44,13 @@ def test_without_n_it_says_from_how_many_values_on(one: tuple, other: tuple) -> 
         return float(ttest_ind_from_stats(*one, n, *other, n, equal_var=False).pvalue)
 
     assert p(told.needed) < 0.05 <= p(told.needed - 1) or told.needed == 2
-    assert f"from {told.needed} values a side on" in told.said
+    assert f"from {told.needed} values a side on" in told.words
 
 
 def test_a_pair_that_never_can_be_told_apart_or_has_no_deviation_says_so() -> None:
-    assert "not up to 1000" in pair(Figure.of(10.0, 5.0), Figure.of(10.01, 5.0)).said
+    assert "not up to 1000" in pair(Figure.of(10.0, 5.0), Figure.of(10.01, 5.0)).words
     assert pair(Figure.of(5.4), Figure.of(1.9)).p is None
-    assert "scatter is not published" in pair(Figure.of(5.4), Figure.of(1.9)).said
+    assert "scatter is not published" in pair(Figure.of(5.4), Figure.of(1.9)).words
 
 
 def logs(*values: float) -> list[float]:

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from servegauge.contract import energy, metrics
+from servegauge.contract.cell_tables import GPU_RAW
 from servegauge.contract.records.cell import CellRecord, Window
 from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.spec import Cell, Launch, Load
-from servegauge.contract.tables import GPU_RAW
 from servegauge.dataset import launch_parts
 from tests.unit.contract.test_metrics import MS, row, table
 

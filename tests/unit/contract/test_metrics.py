@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from servegauge.base.errors import UserError
 from servegauge.contract import metrics
-from servegauge.contract.tables import REQUESTS, REQUESTS_RAW, SUMMARY, conform, from_rows
+from servegauge.contract.cell_tables import REQUESTS, REQUESTS_RAW
+from servegauge.contract.tables import SUMMARY, conform, from_rows
 
 MS = 1_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from servegauge.contract import speculation, tables
+from servegauge.contract import cell_tables, speculation, tables
 from servegauge.dataset import merge
 from servegauge.frameworks import framework
 from servegauge.launch.recorders.scrape import parse
@@ -22,7 +22,7 @@ def samples(*series: tuple[str, int, dict[float, float]]) -> pa.Table:
         for name, instance, values in series
         for t, value in values.items()
     ]  # fmt: skip
-    return tables.from_rows(rows, tables.SERVER_METRICS)
+    return tables.from_rows(rows, cell_tables.SERVER_METRICS)
 
 
 def test_counters_are_those_of_the_window() -> None:
@@ -83,7 +83,7 @@ def test_a_cell_without_it_says_why(tmp_path) -> None:
 
 
 def test_a_cell_has_what_its_server_counted(tmp_path, monkeypatch) -> None:
-    schema = pa.schema([field for field in tables.SERVER_METRICS if field.name not in ("cell", "launch")])
+    schema = pa.schema([field for field in cell_tables.SERVER_METRICS if field.name not in ("cell", "launch")])
 
     def counted(_shape, window_s: float) -> pa.Table:
         both = (("draft_steps", 40.0), ("accepted_tokens", 60.0))

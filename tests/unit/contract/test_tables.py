@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.cli.docs.data_dictionary import data_dictionary
-from servegauge.contract import tables
+from servegauge.contract import cell_tables, tables
 from tests.parquet_files import check_file
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +33,7 @@ def test_every_column_is_described_and_its_unit_agrees_with_its_name(name):
 
 
 def test_raw_requests_are_as_the_load_generator_writes_them():
-    assert tables.REQUESTS_RAW.names == [
+    assert cell_tables.REQUESTS_RAW.names == [
         *("cell", "launch", "request", "request_id", "phase", "instance", "worker"),
         *("scheduled_ns", "sent_ns", "first_byte_ns", "first_token_ns", "first_answer_ns", "last_ns", "end_ns"),
         *("chunk_ns", "chunk_tokens", "connection_reused", "http_status", "status", "error", "finish_reason"),
@@ -42,7 +42,7 @@ def test_raw_requests_are_as_the_load_generator_writes_them():
     ]
     derived = ["ttft_s", "ttfat_s", "ttft_scheduled_s", "tpot_s", "e2e_s", "e2e_scheduled_s"]
     derived += ["lateness_s", "session_s", "session_answers_s"]
-    assert tables.REQUESTS.names == tables.REQUESTS_RAW.names + derived
+    assert cell_tables.REQUESTS.names == cell_tables.REQUESTS_RAW.names + derived
 
 
 def test_summary_columns_hold_each_quantile_with_its_interval():
@@ -67,7 +67,7 @@ def test_a_table_survives_parquet_with_its_schema_and_metadata(tmp_path):
 
 
 def test_every_empty_table_survives_parquet(tmp_path):
-    for name, schema in {**tables.TABLES, "raw": tables.REQUESTS_RAW}.items():
+    for name, schema in {**tables.TABLES, "raw": cell_tables.REQUESTS_RAW}.items():
         pq.write_table(tables.from_rows([], schema), tmp_path / f"{name}.parquet")
         assert check_file(tmp_path / f"{name}.parquet", schema) == 0
 

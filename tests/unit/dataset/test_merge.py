@@ -19,7 +19,7 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, sha256, write_json
-from servegauge.contract import tables
+from servegauge.contract import cell_tables, tables
 from servegauge.dataset import launch_parts, merge
 from servegauge.dataset.study_view import Study
 from servegauge.report import page
@@ -208,7 +208,7 @@ def test_a_part_that_is_cut_short_is_made_again(made):
     path = sorted((results / "dataset/requests").iterdir())[0]
     path.write_bytes(path.read_bytes()[:-100])
     assert merge.merge(results).parts_made == [path.stem]
-    check_file(path, tables.REQUESTS)
+    check_file(path, cell_tables.REQUESTS)
 
 
 def damage_json(cell: Path) -> None:

@@ -247,6 +247,22 @@ def test_a_capture_that_changed_is_corrupt_and_one_that_cannot_be_read_is_a_fail
     assert "capture-0.json has 18 bytes, 19 were written" in merge.merge(results).corrupt["t-own"]
 
 
+def test_a_capture_that_contradicts_itself_is_a_failed_row_and_the_others_are_merged(results: Path) -> None:
+    label, gap_us = "execute_context_1(64)_generation_0(0)", 1e14  # steps years apart
+    events = []
+    for number in range(20):
+        joined = {"ts": number * gap_us, "args": {"correlation": number + 1, "device": 0, "stream": 7}}
+        for kind, name in (("user_annotation", label), ("cuda_runtime", "cudaLaunchKernel"), ("kernel", "k")):
+            events.append({"ph": "X", "cat": kind, "name": name, "dur": 10.0, "pid": 1, "tid": 1, **joined})
+    from_capture(results, json.dumps({"traceEvents": events}).encode(), "capture-0.json")
+    assert merge.merge(results).corrupt == {}
+    found = rows(results)
+    assert found["t-own"]["status"] == "failed"
+    assert "capture-0.json: what it holds contradicts itself (ValueError: " in found["t-own"]["reason"]
+    assert found["t-shared"]["status"] == "ok"
+    assert [path.stem for path in (results / "dataset/trace_steps").glob("*")] == ["t-shared"]
+
+
 def test_a_planned_trace_is_a_row_whatever_became_of_it(results: Path) -> None:
     plan = read_json(results / "plan/demo.json")
     trace_launches, traces = [], []

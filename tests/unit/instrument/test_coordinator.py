@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 
 from servegauge.base.errors import UserError
-from servegauge.contract.tables import REQUESTS_RAW
+from servegauge.contract.cell_tables import REQUESTS_RAW
 from servegauge.instrument import worker as load_worker
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.coordinator import LoadJob, run_load

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from servegauge.contract import metrics, tables
+from servegauge.contract import cell_tables, metrics, tables
 from servegauge.contract.spec import Load
 from servegauge.instrument.coordinator import LoadResult, run_load
 from servegauge.instrument.job import LoadJob
@@ -84,7 +84,7 @@ def test_a_turn_is_never_sent_before_the_answer_and_its_pause(root: Path, load: 
 
 def test_the_latency_of_a_session_is_its_answers_and_its_pauses(root: Path) -> None:
     result, requests = measure(root, OPEN)
-    got = tables.conform(metrics.derive(requests), tables.REQUESTS)
+    got = tables.conform(metrics.derive(requests), cell_tables.REQUESTS)
     window = got.filter(metrics.in_window(got))
     began = window.filter(pc.equal(window["turn"], 0))
     assert began.num_rows > 8

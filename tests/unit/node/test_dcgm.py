@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from servegauge.contract import activity
-from servegauge.contract.tables import GPU_RAW
+from servegauge.contract.cell_tables import GPU_RAW
 from servegauge.launch.recorders import gpu_sample
 from servegauge.node import dcgm
 from servegauge.node.dcgm import DcgmReader, numbers

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pytest
 
+from servegauge.contract.cell_tables import GPU_RAW
 from servegauge.contract.flag import CellCase
 from servegauge.contract.flag_registry import gpu_shared
 from servegauge.contract.flags import thresholds_of
-from servegauge.contract.tables import GPU_RAW
 from servegauge.launch.recorders import gpu_sample
 from servegauge.node import nvml, process_tree
 from servegauge.node.nvml import NvmlReader

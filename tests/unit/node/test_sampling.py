@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base.forkserver import ForkedProcess
+from servegauge.contract.cell_tables import GPU_RAW, NODE_RAW
 from servegauge.contract.flag_registry.clocks_throttled import THROTTLING
-from servegauge.contract.tables import GPU_RAW, NODE_RAW
 from servegauge.launch.recorders.gpu_sample import NodeReader, Sampler, summary
 from servegauge.node import dcgm, nvml, smi_loop
 from servegauge.node.reader import Node, Unreadable

@@ -17,7 +17,8 @@ from servegauge.contract import flags
 from servegauge.contract.spec import Load
 from servegauge.contract.yaml_schema import line_of, read_yaml, schema
 from servegauge.frameworks.base import OPTIONS
-from servegauge.plan.config import load_config, load_model, load_platform, load_prompts, load_study, names
+from servegauge.inputs.config_files import names
+from servegauge.plan.config import load_config, load_model, load_platform, load_prompts, load_study
 from tests.unit.study_tree import REPOSITORY, STUDY, Tree
 
 

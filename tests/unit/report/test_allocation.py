@@ -8,7 +8,7 @@ import pytest
 
 from servegauge.base.files import read_json, write_json
 from servegauge.dataset import merge
-from servegauge.dataset.allocation import columns
+from servegauge.dataset.rows import allocation as columns
 from servegauge.dataset.study_view import Study
 from servegauge.report.allocation_section import allocation
 from tests import synthetic

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pyarrow as pa
 import pytest
 
-from servegauge.contract import activity, tables
+from servegauge.contract import activity, cell_tables, tables
 from servegauge.dataset.study_view import Study
 from servegauge.report.limits import Evidence, _traced, limit, limits
 from servegauge.report.page import render
@@ -84,7 +84,7 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
         ]
 
     server = samples(
-        tables.SERVER_METRICS,
+        cell_tables.SERVER_METRICS,
         [
             *told("requests_running", 99, 1, 3, 99),
             *told("requests_waiting", 99, 0, 2, 99),
@@ -93,13 +93,13 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
         ],
     )
     gpu = samples(
-        tables.GPU,
+        cell_tables.GPU,
         [
             {"t_ns": int(at * 1e9), "gpu": 0, "utilisation": value, "throttle_reasons": words, "source": "nvml"}
             for at, value, words in ((-1, 1.0, ""), (1, 0.2, "sw_power_cap"), (2, 0.4, "gpu_idle"), (3, 0.6, None))
         ],
     )
-    node = samples(tables.NODE, [{"t_ns": 10**9, "busy_share": 0.5}, {"t_ns": 20 * 10**9, "busy_share": 1.0}])
+    node = samples(cell_tables.NODE, [{"t_ns": 10**9, "busy_share": 0.5}, {"t_ns": 20 * 10**9, "busy_share": 1.0}])
     found = activity.during(10.0, server, gpu, node)
     assert found == pytest.approx(
         {

@@ -17,13 +17,15 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.text import quantities, quantity, range_text, ratio_text, share_text
 from servegauge.compare.compare import compare
-from servegauge.compare.sentences import told
+from servegauge.compare.sentences import primary_sentences
 from servegauge.contract import tables
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.report import figure_style, page, provenance_diff
+from servegauge.report.figure import Material
 from servegauge.report.figures import figures
-from servegauge.report.platform_section import platform_section
+from servegauge.report.platform_section import PlatformSection, platform_section
+from servegauge.report.plots import series
 from tests import synthetic
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -116,7 +118,7 @@ def test_the_answer_is_the_comparisons(made):
     assert comparison
     primary = [one for one in comparison.overall if one.metric.name in comparison.primary]
     assert len(primary) == 3
-    for said in told(comparison, primary):
+    for said in primary_sentences(comparison, primary):
         assert said in page.text
     assert "demonstration: too few repeats for verdicts" in page.text
     assert "0 primary metrics over all conditions (Holm), 0 cells of the table (Holm), 0 exploratory" in page.text
@@ -187,6 +189,19 @@ def test_figures_are_well_formed_files_with_fixed_colours_and_inline_with_variab
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     assert "#0a0b" not in html
     assert "var(--s1)" in html
+
+
+def test_a_caption_counts_the_panels_that_its_figure_has_no_room_for(made, monkeypatch):
+    study = Study(made[0], "demo")
+    comparison = compare(study)
+    material = Material(study, comparison, PlatformSection(), series.Series("platform", comparison.levels))
+    monkeypatch.setattr(series, "MOST_PANELS", 1)
+    wanted = {"shift-ttft": "comparison.csv", "distribution-ttft": "cells.parquet", "ttft": "cells.parquet"}
+    for name, where in wanted.items():
+        figure = figures()[name]
+        drawn = figure.draw(material, figure)
+        assert drawn.svg.count('id="axes_') == 1 + (name == "ttft"), "open and closed loop beside each other"
+        assert re.search(rf"Only the first 1 \w+ are shown; \d+ more: .*{where}\.$", drawn.caption)
 
 
 def test_the_same_data_give_the_same_page(made):

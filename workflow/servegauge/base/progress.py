@@ -20,6 +20,12 @@ def utc_now() -> str:
     return utc(time.time())
 
 
+def seconds_between(start: str | None, end: str | None) -> float | None:
+    """Seconds from one time to another; None where one is not known."""
+    began, ended = seconds_of(start), seconds_of(end)
+    return None if began is None or ended is None else ended - began
+
+
 def seconds_of(text: str | None) -> float | None:
     """What `utc` wrote, or any ISO 8601 time with its zone, as seconds since the epoch; None where there is none."""
     return None if not text else datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

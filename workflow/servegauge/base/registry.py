@@ -24,6 +24,11 @@ T = TypeVar("T")
 N = TypeVar("N", bound=Named)
 
 
+def names(package: ModuleType) -> list[str]:
+    """Names of the modules of `package`, without importing one."""
+    return sorted(entry.name for entry in pkgutil.iter_modules(package.__path__))
+
+
 def instances(package: ModuleType, kind: type[N]) -> dict[str, N]:
     """Every object of `kind` at the top of a module of `package`, by its `name`, in the order of modules and lines.
 
@@ -54,8 +59,8 @@ def subclasses(package: ModuleType, base: type[T]) -> dict[str, type[T]]:
 
 
 def _modules(package: ModuleType) -> Iterator[ModuleType]:
-    for entry in sorted(pkgutil.iter_modules(package.__path__), key=lambda entry: entry.name):
-        yield importlib.import_module(f"{package.__name__}.{entry.name}")
+    for name in names(package):
+        yield importlib.import_module(f"{package.__name__}.{name}")
 
 
 def _add(found: dict[str, Any], where: dict[str, str], name: str, one: Any, module: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # Controls but for the tab and the end of a line, and what changes the direction or the place of what follows
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
@@ -22,6 +24,15 @@ def csv_cell(value: object) -> object:
     if isinstance(value, str) and len(value) > 1 and _FORMULA.match(value) and not _PLAIN_NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> str:
+    """A CSV file: a line with `columns`, then a line a row; what a row lacks, and None, is an empty field."""
+    out, names = io.StringIO(), list(columns)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([csv_cell(row.get(name)) for name in names] for row in rows)
+    return out.getvalue()
 
 
 def quantity(value: float | None, unit: str) -> str:

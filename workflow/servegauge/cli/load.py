@@ -25,9 +25,10 @@ from servegauge.base.files import parse_json, whole_file
 from servegauge.cli.load_prompts import Given, load_prompts
 from servegauge.cli.load_summary import as_text, summarise
 from servegauge.contract import metrics
+from servegauge.contract.cell_tables import REQUESTS
 from servegauge.contract.records import base as records
 from servegauge.contract.spec import Load
-from servegauge.contract.tables import REQUESTS, conform
+from servegauge.contract.tables import conform
 from servegauge.instrument import openai_api
 from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
 from servegauge.workloads import arrivals

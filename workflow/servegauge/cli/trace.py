@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import whole_file
-from servegauge.base.text import csv_cell
-from servegauge.traces import build, phases, requests, ttft_means
+from servegauge.base.files import write_text
+from servegauge.base.text import csv_text
+from servegauge.traces import build, phases, ttft_means
 
 HELP = "Show where a traced server's time went: phases on CPU and GPU, kernels, copies, gaps."
 EXAMPLE = """
@@ -40,9 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the phase table, and write the tables."""
     if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
         raise UserError(f"--out {arguments.out}: a file; give a folder, which is made where it is absent")
-    window = requests.read(arguments.requests) if arguments.requests else None
-    capture = build.read(arguments.files)
-    tables = build.tables(build.name_of(arguments.files[0]), capture, window)
+    tables = build.of_files(build.name_of(arguments.files[0]), arguments.files, arguments.requests)
     rows = phases.phases(tables)
     print(_head(tables))
     if rows:
@@ -55,10 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(said)
     if arguments.out is not None:
         build.write(tables, arguments.out)
-        with whole_file(arguments.out / "phases.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, phases.COLUMNS)
-            writer.writeheader()
-            writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
+        write_text(arguments.out / "phases.csv", csv_text(phases.COLUMNS, rows))
         print(f"tables: {arguments.out}")
     return 0
 

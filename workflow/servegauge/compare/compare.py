@@ -10,6 +10,7 @@ the table (Holm), and everything else, which is exploratory (Benjamini-Hochberg 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,17 +19,18 @@ from typing import Any
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.base.progress import seconds_of
 from servegauge.compare import order, quality
-from servegauge.compare.conditions import Condition, Row, condition, lifetime, statistic, unbracketed
+from servegauge.compare.conditions import Condition, condition, lifetime, statistic, unbracketed
 from servegauge.compare.effect import Effect, paired_effect, unpaired_effect
 from servegauge.compare.judging import judged_together
 from servegauge.compare.notes import notes
 from servegauge.compare.overall import Block, Side, overall_effect
 from servegauge.compare.results import EXPLORATORY, MARGIN, Comparison, Judged, Overall, Ratio
 from servegauge.compare.verdicts import NOT_COMPARABLE, NOT_JUDGED
+from servegauge.contract.columns import Row
 from servegauge.contract.metric import PRIMARY, TABLE, required_sample
 from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.spec import AGAIN, canonical_json
-from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, level_text
+from servegauge.dataset.study_view import Metric, Study, axis_value, doubts, level_text, without
 
 
 def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison | None:
@@ -43,7 +45,7 @@ def compare(study: Study, wanted: Sequence[Metric] | None = None) -> Comparison 
     result = Comparison(study, factor, baseline, levels, study.margin or MARGIN, primary_metrics(study))
     groups: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in study.ok:
-        axes = {axis: value for axis, value in row["axes"].items() if axis != factor}
+        axes = without(row, factor)
         key = canonical_json(axes)
         result.conditions[key] = axes
         groups[key][canonical_json(axis_value(row, factor))].append(row)
@@ -90,7 +92,7 @@ def _again(result: Comparison, groups: Mapping[str, Mapping[str, list[dict[str, 
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in study.again:
         if row["status"] == "ok":
-            rows[canonical_json({axis: value for axis, value in row["axes"].items() if axis != factor})].append(row)
+            rows[canonical_json(without(row, factor))].append(row)
     for key, other in rows.items():
         if base := groups.get(key, {}).get(canonical_json(result.baseline)):
             mine.conditions[key] = result.conditions[key]
@@ -218,7 +220,7 @@ def _overall(
     )
     by_size = sorted((ratio for _, ratio in taken), key=lambda ratio: ratio.ratio or 0.0)
     if effect.ratio is None:  # a mean, and nothing of its spread
-        mean = math.exp(math.fsum(math.log(one.ratio or 1.0) for one in by_size) / len(by_size))
+        mean = statistics.geometric_mean(one.ratio or 1.0 for one in by_size)
         effect = replace(effect, ratio=mean, pairs=min(one.pairs for one in by_size))
     verdict, reason = effect.verdict or NOT_JUDGED, None
     if not judged:
@@ -284,7 +286,7 @@ def _geometric(values: Sequence[float]) -> float | None:
         return None
     if any(value <= 0 for value in values):
         return 0.0
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
+    return statistics.geometric_mean(values)
 
 
 def _instrument(metric: Metric, rows: Sequence[Row]) -> float | None:
@@ -320,9 +322,9 @@ def _add_order_warnings(result: Comparison, found: Sequence[Condition]) -> None:
     """What really happened beside the verdicts over all conditions of a level."""
     for level in result.levels[1:]:
         study, conditions = result.study, [one for one in found if one.level == level]
-        said = order.warnings(conditions, study.node_of, study.place_of, result.factor)
-        if said:
+        texts = order.warnings(conditions, study.node_of, study.place_of, result.factor)
+        if texts:
             result.overall = [
-                replace(one, warnings=(*one.warnings, *said)) if one.level == level else one for one in result.overall
+                replace(one, warnings=(*one.warnings, *texts)) if one.level == level else one for one in result.overall
             ]
-            result.notes += [f"{text[0].upper()}{text[1:]}." for text in said]
+            result.notes += [f"{text[0].upper()}{text[1:]}." for text in texts]

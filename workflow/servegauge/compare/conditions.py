@@ -7,6 +7,7 @@ that something else was measured than was asked for, that does not hold, and the
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +15,10 @@ from typing import Any
 from servegauge.compare.censored import quantile
 from servegauge.compare.effect import FEWEST_FOR_VERDICT
 from servegauge.contract import flag_registry
+from servegauge.contract.columns import Row
 from servegauge.contract.flag import UNFIT, UNFIT_LATENCY
 from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.dataset.study_view import Metric, Study, doubts
-
-Row = Mapping[str, Any]
 
 MOST_SUCCESS_DIFFERENCE = 0.005
 """Shares of requests answered may differ by half a point; beyond it, latencies are of different requests."""
@@ -65,15 +65,15 @@ class Condition:
         """`not comparable` or `not judged`, and why, for a metric; None where nothing speaks against a verdict."""
         latency = metric.family is not None
         if len(protocols := {row.get("protocol") for row in self.rows}) > 1:
-            told = " and ".join(sorted(map(str, protocols)))
-            return "not comparable", f"measured by different protocols, {told}: the numbers mean different things"
+            named = " and ".join(sorted(map(str, protocols)))
+            return "not comparable", f"measured by different protocols, {named}: the numbers mean different things"
         if self.unlike and (latency or not self.open_loop):
             return "not comparable", self.unlike
         unfit = flag_registry.of_severity(*((UNFIT, UNFIT_LATENCY) if latency else (UNFIT,)))
         forbidding = [flag for flag in self.flags if flag in unfit]
         if forbidding:
-            said = ", ".join(f"{flag} in {self.flags[flag]} of {len(self.rows)} cells" for flag in forbidding)
-            return "not judged", said
+            raised = ", ".join(f"{flag} in {self.flags[flag]} of {len(self.rows)} cells" for flag in forbidding)
+            return "not judged", raised
         return None
 
 
@@ -166,7 +166,7 @@ def _unlike(one: Condition) -> str | None:
         return None  # there the rate follows from the latencies
     rates: list[list[float]] = [[row.get("achieved_rps") or 0.0 for row in side] for side in (one.base, one.other)]
     if all(rate for side in rates for rate in side):
-        below, above = (math.exp(math.fsum(map(math.log, side)) / len(side)) for side in rates)
+        below, above = (statistics.geometric_mean(side) for side in rates)
         if max(above / below, below / above) > MOST_RATE_RATIO:
             return f"{above:.3g} requests/s were achieved, {below:.3g} on the baseline"
     return None

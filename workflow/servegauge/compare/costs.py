@@ -14,7 +14,7 @@ from typing import Any
 
 from servegauge.compare.student import estimate
 from servegauge.contract.spec import canonical_json
-from servegauge.dataset.study_view import Metric, Study
+from servegauge.dataset.study_view import Metric, Study, without
 
 CONFIDENCE = 0.95
 
@@ -41,11 +41,11 @@ def costs(study: Study, metrics: Sequence[Metric], reasons: dict[str, dict[str, 
     factor, _ = study.factor()
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in study.ok:
-        axes = {axis: value for axis, value in row["axes"].items() if axis != factor}
+        axes = without(row, factor)
         groups[canonical_json(axes), canonical_json(row["axes"].get(factor) if factor else None)].append(row)
     found = []
     for rows in groups.values():
-        axes = {axis: value for axis, value in rows[0]["axes"].items() if axis != factor}
+        axes = without(rows[0], factor)
         for metric in metrics:
             level = rows[0]["axes"].get(factor) if factor else None
             found.append(Cost(axes, level, metric, *_over(rows, metric, reasons)))

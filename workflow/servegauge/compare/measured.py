@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from servegauge.base.progress import seconds_of
-from servegauge.compare.conditions import Row, lifetime, statistic
+from servegauge.compare.conditions import lifetime, statistic
 from servegauge.compare.variance import Component, components
+from servegauge.contract.columns import Row
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import Metric, Study
 
@@ -78,7 +79,7 @@ def _sampling(row: Row, metric: Metric) -> float | None:
     return (math.log(high / low) / (2 * NORMAL)) ** 2 if low and high else None
 
 
-def _positions(rows: Sequence[Mapping[str, Any]]) -> list[int | None]:
+def _positions(rows: Sequence[Row]) -> list[int | None]:
     """Place of each cell's server, by its start, among the servers of the same repeat that ran the same load."""
     blocks: dict[str, list[tuple[float, tuple[Any, Any]]]] = defaultdict(list)
     for row in rows:

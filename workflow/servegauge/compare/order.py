@@ -1,7 +1,7 @@
 """What really happened: when and where the sides were measured, read back from start times and nodes.
 
 Assumption: time and node act on a measurement until shown otherwise; what the order cannot separate from the compared
-factor is said beside the verdict.
+factor stands beside the verdict.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr
 
-from servegauge.base.progress import seconds_of
+from servegauge.base.progress import seconds_between
 from servegauge.compare.conditions import Condition, lifetime
+from servegauge.contract.columns import Row
 
 FAR_APART_S = 6 * 3600.0
 FEWEST_FOR_DRIFT = 5
-DRIFT_LEVEL = 0.01  # one of a hundred ratios is said to drift by chance
+DRIFT_LEVEL = 0.01  # one of a hundred ratios is found to drift by chance
 
 
 Where = Callable[[Mapping[str, Any]], str | None]  # what a cell's row says of where it was measured
 
 
 def warnings(conditions: Sequence[Condition], node_of: Where, place_of: Where, factor: str) -> tuple[str, ...]:
-    """Sentences without a full stop, on one level's conditions; none where nothing is to be said."""
-    said = (
+    """Sentences without a full stop, on one level's conditions; none where there is nothing to report."""
+    texts = (
         _joined(conditions, place_of),
         _apart(conditions),
         _nodes(conditions, node_of, factor),
         _first(conditions),
     )
-    return tuple(text for text in said if text is not None)
+    return tuple(text for text in texts if text is not None)
 
 
 @dataclass(frozen=True)
@@ -54,30 +55,30 @@ class Pair:
     @property
     def apart_s(self) -> float:
         """Start on the level - start on the baseline; negative: the level was first."""
-        return (seconds_of(self.started_utc) or 0.0) - (seconds_of(self.base_started_utc) or 0.0)
+        return seconds_between(self.base_started_utc, self.started_utc) or 0.0
 
 
-def pairs(conditions: Sequence[Condition], node_of: Callable[[Mapping[str, Any]], str | None]) -> list[Pair]:
+def pairs(conditions: Sequence[Condition], node_of: Callable[[Row], str | None]) -> list[Pair]:
     """Pairs in the order in which they were measured; those whose start is not known are left out.
 
     Of several cells that the same two servers measured, the first of either side says when.
     """
-    found: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = defaultdict(list)
+    found: dict[tuple[Any, ...], list[tuple[Row, Row]]] = defaultdict(list)
     for one in conditions:
         for base, other in zip(one.base, one.other, strict=True) if one.paired else ():
             if base.get("started_utc") and other.get("started_utc"):
                 found[str(one.level), lifetime(base), lifetime(other)].append((base, other))
     levels = {str(one.level): one.level for one in conditions}
-    told = []
+    measured = []
     for (level, *_), members in found.items():
         base, other = (min((pair[side] for pair in members), key=lambda row: row["started_utc"]) for side in (0, 1))
-        told.append(
+        measured.append(
             Pair(
                 levels[level], base["repeat"], len(members), base["started_utc"], other["started_utc"], node_of(base),
                 node_of(other), base.get("server") or 0, other.get("server") or 0,
             )
         )  # fmt: skip
-    return sorted(told, key=lambda one: min(one.base_started_utc, one.started_utc))
+    return sorted(measured, key=lambda one: min(one.base_started_utc, one.started_utc))
 
 
 def drifts(blocks: Sequence[Sequence[tuple[float, float]]]) -> str | None:
@@ -97,15 +98,14 @@ def drift(logs: Sequence[float], starts: Sequence[float]) -> float | None:
     return 0.0 if rest <= 1e-12 else float(2 * stdtr(degrees, -abs(correlation) * math.sqrt(degrees / rest)))
 
 
-def _pairs(conditions: Sequence[Condition]) -> list[tuple[float, float]]:
-    """Start times of both sides of every pair that has them."""
+def _pairs(conditions: Sequence[Condition]) -> list[tuple[Row, Row, float]]:
+    """Both sides of every pair whose start times are known, and how much later the other began, in seconds."""
     found = []
     for one in conditions:
-        if one.paired:
-            for base, other in zip(one.base, one.other, strict=True):
-                times = seconds_of(base.get("started_utc")), seconds_of(other.get("started_utc"))
-                if times[0] is not None and times[1] is not None:
-                    found.append((times[0], times[1]))
+        for base, other in zip(one.base, one.other, strict=True) if one.paired else ():
+            later = seconds_between(base.get("started_utc"), other.get("started_utc"))
+            if later is not None:
+                found.append((base, other, later))
     return found
 
 
@@ -118,14 +118,14 @@ def _joined(conditions: Sequence[Condition], place_of: Where) -> str | None:
     if base == other:
         return None
     places = f"one side {', '.join(sorted(base))}, the other {', '.join(sorted(other))}"
-    apart = sorted(abs(after - before) / 3600 for before, after in _pairs(conditions))
+    apart = sorted(abs(later) / 3600 for _, _, later in _pairs(conditions))
     far = f"; their pairs lie {apart[len(apart) // 2]:.1f} hours apart, the farthest {apart[-1]:.1f}" if apart else ""
     return f"the sides were measured apart and joined, {places}{far}"
 
 
 def _apart(conditions: Sequence[Condition]) -> str | None:
     pairs = _pairs(conditions)
-    far = [abs(after - before) for before, after in pairs if abs(after - before) > FAR_APART_S]
+    far = [abs(later) for _, _, later in pairs if abs(later) > FAR_APART_S]
     if not far:
         return None
     return f"{len(far)} of {len(pairs)} pairs were measured more than 6 hours apart, the farthest {max(far) / 3600:.0f}"
@@ -146,13 +146,11 @@ def _nodes(conditions: Sequence[Condition], node_of: Where, factor: str) -> str 
 
 def _first(conditions: Sequence[Condition]) -> str | None:
     """One side always first."""
-    launches = {}
-    for one in conditions:
-        if one.paired:
-            for base, other in zip(one.base, one.other, strict=True):
-                began, then = seconds_of(base.get("started_utc")), seconds_of(other.get("started_utc"))
-                if began is not None and then is not None and base["launch"] != other["launch"]:
-                    launches[(lifetime(base), lifetime(other))] = began < then
+    launches = {
+        (lifetime(base), lifetime(other)): later > 0
+        for base, other, later in _pairs(conditions)
+        if base["launch"] != other["launch"]
+    }
     if len(launches) >= 3 and len(set(launches.values())) == 1:
         return (
             f"{'the baseline' if next(iter(launches.values())) else 'the other side'} was measured first in every pair"

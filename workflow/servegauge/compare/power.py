@@ -139,7 +139,7 @@ def plan_text(
     """What a study of `repeats` repeats can see, in lines.
 
     `deviations`: metric -> (deviation of the logarithm between launches, how many launches of a configuration it rests
-    on); empty: one is assumed, and said to be. `effect`: a difference (0.02: 2 %) whose repeats are asked for.
+    on); empty: one is assumed, and marked so. `effect`: a difference (0.02: 2 %) whose repeats are asked for.
     """
     known = dict(deviations) or {"": (ASSUMED_DEVIATION, 0)}
     lines = ["What it can see, before correction for several questions (power 80 %, two-sided 5 %, launches in pairs):"]

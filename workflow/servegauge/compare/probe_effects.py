@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import geometric_mean, median
 from typing import Any, ClassVar
 
 from servegauge.compare.effect import unpaired_effect
@@ -19,6 +19,7 @@ from servegauge.compare.judging import judged_together
 from servegauge.compare.results import MARGIN, PROBES, Judged
 from servegauge.compare.sentences import basis, words
 from servegauge.compare.verdicts import DIFFERENT, NOT_JUDGED, SLOWER
+from servegauge.contract.columns import Row
 from servegauge.contract.metric import Statistic
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset import merge
@@ -71,28 +72,28 @@ class ProbeRatio(Judged):
     def sentence(self, margin: float) -> str:
         """`collectives, all_reduce, ... (time_us) on vgpu: 8.1 % slower (95 % interval ...), and TP=2 pays it`."""
         what = ", ".join(filter(None, (self.probe, self.what)))
-        said = f"{what} ({self.metric.name}) on {self.level}: {words(self, margin)}"
+        text = f"{what} ({self.metric.name}) on {self.level}: {words(self, margin)}"
         if self.family:
-            said += f" ({basis(self, self.verdict in DIFFERENT)})"
-        return f"{said}, and {self.pays} pays it" if self.pays and self.worse else said
+            text += f" ({basis(self, self.verdict in DIFFERENT)})"
+        return f"{text}, and {self.pays} pays it" if self.pays and self.worse else text
 
 
-def variant_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def variant_of(row: Row) -> dict[str, Any]:
     """A probe row's variant as a dict; the dataset keeps it as JSON."""
     variant = row["variant"]
     return dict(json.loads(variant or "{}") if isinstance(variant, str) or variant is None else variant)
 
 
-def latest(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], list[Mapping[str, Any]]]:
+def latest(rows: Iterable[Row]) -> dict[tuple[str, str, str, str], list[Row]]:
     """Rows of each (platform, probe, variant, metric), one per process: the one that was measured last."""
-    found: dict[tuple[str, str, str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
+    found: dict[tuple[str, str, str, str], dict[int, Row]] = defaultdict(dict)
     for row in sorted(rows, key=lambda row: row.get("started_utc") or ""):
         key = (row["platform"], row["probe"], canonical_json(variant_of(row)), row["metric"])
         found[key][row.get("process") or 0] = row
     return {key: [one for _, one in sorted(processes.items())] for key, processes in found.items()}
 
 
-def one_each(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def one_each(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row for each number of a platform: the median over its processes; what no process measured stays as it is."""
     found = []
     for processes in latest(rows).values():
@@ -103,9 +104,9 @@ def one_each(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def probe_ratios(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Row],
     baseline: str,
-    cells: Iterable[Mapping[str, Any]] = (),
+    cells: Iterable[Row] = (),
     margin: float | None = None,
 ) -> list[ProbeRatio]:
     """Every number of every platform over the baseline's, corrected together (Holm), the farthest from 1 first.
@@ -136,13 +137,13 @@ def study_probes(study: Study) -> list[ProbeRatio]:
     return probe_ratios(rows, baseline, study.ok, study.margin) if factor == "platform" else []
 
 
-def _values(rows: Iterable[Mapping[str, Any]]) -> list[float]:
+def _values(rows: Iterable[Row]) -> list[float]:
     """One number per process that measured it; a rate or a time of 0 is none."""
     return [row["value"] for row in rows if row["status"] == "ok" and (row["value"] or 0) > 0]
 
 
 def _ratio(
-    row: Mapping[str, Any], platform: str, baseline: str, values: list[float], base: list[float], pays: str | None,
+    row: Row, platform: str, baseline: str, values: list[float], base: list[float], pays: str | None,
     margin: float,
 ) -> ProbeRatio:  # fmt: skip
     more = row["unit"] not in LESS_IS_BETTER
@@ -164,15 +165,15 @@ def _ratio(
         baseline=baseline,
         probe=row["probe"],
         variant=variant_of(row),
-        value=math.exp(math.fsum(map(math.log, values)) / len(values)),
-        base_value=math.exp(math.fsum(map(math.log, base)) / len(base)),
+        value=geometric_mean(values),
+        base_value=geometric_mean(base),
         processes=len(values),
         base_processes=len(base),
         pays=pays,
     )
 
 
-def payer(probe: str, variant: Mapping[str, Any], cells: list[Mapping[str, Any]]) -> str | None:
+def payer(probe: str, variant: Mapping[str, Any], cells: list[Row]) -> str | None:
     """Which phase of which of `cells` depends on this number, by the probe's own word; None where none does."""
     known = registry().get(probe)
     return known.explains(variant, cells) if known and cells else None

@@ -100,9 +100,11 @@ def of_estimate(found: Estimate, repeats: int, figure: Figure, tolerance: float)
         found = combined((found, figure.error), (1.0, 1.0))
     published = math.log(figure.nearest(found.mean))
     low, high = Estimate(found.mean - published, found.error, found.degrees).interval(1 - ALPHA)
-    told = {"difference": math.exp(found.mean - published) - 1, "low": low - 1, "high": high - 1}
+    numbers = {"difference": math.exp(found.mean - published) - 1, "low": low - 1, "high": high - 1}
     if repeats < FEWEST_FOR_VERDICT:
-        return Outcome(NOT_JUDGED, f"{repeats} repeats: an interval, but no verdict below {FEWEST_FOR_VERDICT}", **told)
+        return Outcome(
+            NOT_JUDGED, f"{repeats} repeats: an interval, but no verdict below {FEWEST_FOR_VERDICT}", **numbers
+        )
     # As far from the published range as its nearer end; inside it, the range widens the tolerance on its side.
     away = Estimate(_outside(found.mean, figure), found.error, found.degrees)
     if away.mean == 0.0 and figure.high > figure.low:
@@ -111,10 +113,10 @@ def of_estimate(found: Estimate, repeats: int, figure: Figure, tolerance: float)
     else:
         sure = away.p_equal(tolerance) < ALPHA
     if sure:
-        return Outcome(REPRODUCED, None, **told)
+        return Outcome(REPRODUCED, None, **numbers)
     if away.p_difference() < ALPHA and abs(away.mean) > math.log1p(tolerance):
-        return Outcome(DIFFERS, None, **told)
-    return Outcome(UNDECIDED, f"could be {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %", **told)
+        return Outcome(DIFFERS, None, **numbers)
+    return Outcome(UNDECIDED, f"could be {100 * (low - 1):+.1f} to {100 * (high - 1):+.1f} %", **numbers)
 
 
 def _outside(log: float, figure: Figure) -> float:
@@ -135,7 +137,7 @@ class Pair:
 
     p: float | None
     needed: int | None
-    said: str
+    words: str
 
 
 def pair(one: Figure, other: Figure) -> Pair:
@@ -144,8 +146,8 @@ def pair(one: Figure, other: Figure) -> Pair:
         return Pair(None, None, "its scatter is not published: nobody can tell whether the two differ")
     needed = next((n for n in range(2, MOST_N + 1) if _welch(one, n, other, n) < ALPHA), None)
     if one.n is None or other.n is None:
-        said = f"from {needed} values a side on" if needed else f"not up to {MOST_N} values a side"
-        return Pair(None, needed, f"n is not published: the two can be told apart {said}")
+        words = f"from {needed} values a side on" if needed else f"not up to {MOST_N} values a side"
+        return Pair(None, needed, f"n is not published: the two can be told apart {words}")
     p = _welch(one, one.n, other, other.n)
     apart = "can be told apart" if p < ALPHA else "cannot be told apart"
     return Pair(p, needed, f"the two {apart} at the published n (Welch, p = {p:.2g})")

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from servegauge.compare.families import holm
+from servegauge.contract.columns import Row
 from servegauge.contract.spec import canonical_json
-from servegauge.dataset.study_view import Study, axis_value, label, level_text
+from servegauge.dataset.study_view import Study, axis_value, label, level_text, without
 
 ALPHA = 0.05
 FEWEST_CORRECT = 5  # of the baseline, below which a loss could not be seen at all
@@ -84,12 +85,12 @@ def canaries(study: Study, factor: str | None, baseline: Any) -> list[Canary]:
     if factor is None or not study.quality:
         return []
     of_launch = {row["launch"]: axis_value(row, factor) for row in study.ok}
-    conditions: dict[str, dict[str, dict[Question, list[Mapping[str, Any]]]]] = defaultdict(lambda: defaultdict(dict))
+    conditions: dict[str, dict[str, dict[Question, list[Row]]]] = defaultdict(lambda: defaultdict(dict))
     values: dict[str, Any] = {}
     for row in study.quality:
         key = canonical_json(of_launch[row["launch"]])
         values[key] = of_launch[row["launch"]]
-        where = label({axis: value for axis, value in row["axes"].items() if axis != factor})
+        where = label(without(row, factor))
         conditions[where][key].setdefault((row["item"], row["prompt_sha256"]), []).append(row)
     found = []
     for where, levels in conditions.items():
@@ -121,13 +122,13 @@ def _canary(level: Any, where: str, base: Answers, other: Answers) -> Canary:
 
 def notes(found: Sequence[Canary]) -> list[str]:
     """What a reader of a comparison must know of the levels that do not answer as the baseline does."""
-    told = []
+    sentences = []
     for one in found:
         if one.verdict == WORSE:
-            told.append(f"What it is faster by is of worse answers: {one.words}.")
+            sentences.append(f"What it is faster by is of worse answers: {one.words}.")
         elif one.otherwise:
-            told.append(f"It answers otherwise than the baseline: {one.words}.")
-    return told
+            sentences.append(f"It answers otherwise than the baseline: {one.words}.")
+    return sentences
 
 
 def _judged(one: Canary) -> Canary:
@@ -138,14 +139,12 @@ def _judged(one: Canary) -> Canary:
     return replace(one, verdict=NO_DIFFERENCE)
 
 
-def _right(rows: Sequence[Mapping[str, Any]]) -> bool:
+def _right(rows: Sequence[Row]) -> bool:
     """What most repeats say; no answer is no right one."""
     return 2 * sum(bool(row["correct"]) for row in rows) > len(rows)
 
 
-def _texts(
-    base: Iterable[Mapping[str, Any]], other: Iterable[Mapping[str, Any]], paired: bool = True
-) -> tuple[str, str] | None:
+def _texts(base: Iterable[Row], other: Iterable[Row], paired: bool = True) -> tuple[str, str] | None:
     """The texts of one item on both sides, of the first repeat that both have; null where there is none."""
     by_repeat = {row["repeat"] if paired else 0: row["text"] for row in base}
     for row in other:

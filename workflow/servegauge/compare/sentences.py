@@ -50,7 +50,7 @@ def sentence(comparison: Comparison, one: Judged) -> str:
     return f"{title} on {level}{where} {verb} {one.verdict}: {one.reason}{seen}."
 
 
-def told(comparison: Comparison, ones: Sequence[Judged]) -> list[str]:
+def primary_sentences(comparison: Comparison, ones: Sequence[Judged]) -> list[str]:
     """The sentences of several metrics of one level; those that are not judged for one reason share theirs.
 
     `TTFT p50 and TPOT p50 on h100-vgpu are not judged: fewer than 3 repeats; what was seen is +6.1 and +1.9 %.`

@@ -7,17 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from servegauge.compare.censored import quantile
-from servegauge.compare.conditions import Condition, Row
+from servegauge.compare.conditions import Condition
 from servegauge.compare.shift import SHARES, Shift, shift_function
+from servegauge.contract.columns import Row
 from servegauge.contract.metric import required_sample
 from servegauge.dataset.study_view import Study
 
 FAR = 0.99  # added where every cell carries it
 
 
+def same_load(cells: Condition) -> bool:
+    """Whether a condition can have a shift function: both sides answered requests of one load."""
+    return not cells.unlike and not cells.search and all(row["requests_ok"] for row in cells.rows)
+
+
 def shift_of(study: Study, cells: Condition, family: str) -> list[Shift] | None:
     """The ratio of a latency (`ttft`, ...) at each quantile; None where loads differ or nothing was answered."""
-    if cells.unlike or cells.search or not all(row["requests_ok"] for row in cells.rows):
+    if not same_load(cells):
         return None
     few = min(row["requests_ok"] for row in cells.rows) < required_sample(FAR)
     shares = SHARES if few else (*SHARES, FAR)

@@ -96,13 +96,13 @@ def _row(comparison: Comparison, one: Judged) -> dict[str, Any]:
 def expectation_row(study: str, one: Checked) -> dict[str, Any]:
     """The row of EXPECTATIONS of a published figure."""
     names = ("position", "about", "metric", "kind", "unit", "where", "gpu", "cite", "stated", "wrong", "tolerance")
-    found, said = one.figure, one.outcome
+    found, outcome = one.figure, one.outcome
     row = {"study": study, **{name: getattr(one, name) for name in (*names, "measured", "launches")}}
     row |= {"published_low": found.low, "published_high": found.high}
     row |= {"published_deviation": found.deviation, "published_n": found.n}
-    row |= {name: getattr(said, name) for name in ("verdict", "reason", "difference", "low", "high")}
+    row |= {name: getattr(outcome, name) for name in ("verdict", "reason", "difference", "low", "high")}
     if one.pair:
-        row |= {"pair_p": one.pair.p, "pair_needed": one.pair.needed, "pair": one.pair.said}
+        row |= {"pair_p": one.pair.p, "pair_needed": one.pair.needed, "pair": one.pair.words}
     return row
 
 
@@ -110,7 +110,7 @@ def variance_rows(study: Study) -> Iterator[dict[str, Any]]:
     """Rows of VARIANCE: one per metric and part."""
     for metric in study.metrics:
         found = parts(study, metric)
-        said = limiting(found)
+        limits = limiting(found)
         for one in found:
             yield {
                 "study": study.name,
@@ -121,5 +121,5 @@ def variance_rows(study: Study) -> Iterator[dict[str, Any]]:
                 "share": one.share,
                 "groups": one.groups,
                 "reason": one.reason,
-                "limits": said,
+                "limits": limits,
             }

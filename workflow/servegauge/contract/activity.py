@@ -31,7 +31,7 @@ COLUMNS = (
     column("gpu_dram_active_mean", pa.float64(), "share of cycles in which GPU memory moved data (DCGM), mean", "1"),
     column("node_busy_mean", pa.float64(), "share of the node's CPU time that was not idle, mean over the window", "1"),
 )  # fmt: skip
-"""Columns of CELLS; null where no recorder told. Of several server instances: counts are summed, shares averaged."""
+"""Columns of CELLS; null where nothing recorded it. Of several server instances: counts are summed, shares averaged."""
 
 
 def during(

@@ -5,7 +5,7 @@ Undefined is null, never 0 or NaN. Words that repeat are dictionary-encoded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,10 @@ VERSION = 1  # 1: first published form
 
 WORD = pa.dictionary(pa.int32(), pa.string())
 WORDS = pa.list_(pa.string())
+
+
+Row = Mapping[str, Any]
+"""A row of a table by the names of its columns; what each holds, and of what type it is, stands in the schema."""
 
 
 class SchemaError(ValueError):

@@ -139,9 +139,9 @@ class Requests:
 
     def cached_share_beyond(self, opening: int) -> float | None:
         """The same, without up to `opening` cached tokens of each request."""
-        told = self.table.filter(pc.is_valid(self.table["cached_tokens"]))
-        prompt = pc.sum(told["prompt_tokens"]).as_py()
-        beyond = pc.max_element_wise(pc.subtract(told["cached_tokens"], opening), 0)
+        known = self.table.filter(pc.is_valid(self.table["cached_tokens"]))
+        prompt = pc.sum(known["prompt_tokens"]).as_py()
+        beyond = pc.max_element_wise(pc.subtract(known["cached_tokens"], opening), 0)
         return (pc.sum(beyond).as_py() or 0) / prompt if prompt else None
 
     def mean_in_flight(self, start: float, stop: float) -> float:
@@ -284,10 +284,10 @@ class Window(Requests):
         inside = self.inside(chunks.flatten()).to_numpy(zero_copy_only=False)
         totals = table["output_tokens"].to_numpy()
         tokens = np.repeat(totals / np.maximum(lengths, 1), lengths)
-        told = table["chunk_tokens"].combine_chunks()
-        told_lengths = pc.fill_null(pc.list_value_length(told), -1).to_numpy(zero_copy_only=False)
-        whole = told_lengths == lengths
-        counts = pc.fill_null(told.filter(pa.array(whole)).flatten(), 0).to_numpy(zero_copy_only=False)
+        counted = table["chunk_tokens"].combine_chunks()
+        counted_lengths = pc.fill_null(pc.list_value_length(counted), -1).to_numpy(zero_copy_only=False)
+        whole = counted_lengths == lengths
+        counts = pc.fill_null(counted.filter(pa.array(whole)).flatten(), 0).to_numpy(zero_copy_only=False)
         tokens[np.repeat(whole, lengths)] = counts
         return float(tokens[inside].sum())
 

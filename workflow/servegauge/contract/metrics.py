@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import metric_registry
+from servegauge.contract.cell_tables import DERIVED
 from servegauge.contract.formulas import Attained, Requests, Window
 from servegauge.contract.metric import required_sample
 from servegauge.contract.quantiles import interval_ranks, is_censored, quantile
 from servegauge.contract.spec import digest
-from servegauge.contract.tables import DERIVED
 
 __all__ = [
     "cached_share", "derive", "formulas_version", "goodput", "in_load", "in_window", "interval_ranks", "itl_s",
@@ -38,7 +38,7 @@ def formulas_version() -> str:
 
 
 def derive(requests: pa.Table) -> pa.Table:
-    """`requests` (REQUESTS_RAW) with the columns of `tables.DERIVED` added, float64."""
+    """`requests` (REQUESTS_RAW) with the columns of `cell_tables.DERIVED` added, float64."""
     given = Requests(requests)
     columns = (metric.per_request(given) for metric in metric_registry.stored() if metric.per_request)
     for column, field in zip(columns, DERIVED, strict=True):
@@ -89,7 +89,7 @@ def summarise(
 
     `requests` are those of the window and, for the rates, of the ramp. `loop` is "open", "closed" or "burst";
     `to_last_answer` is how measuring protocol 1 counted; `joules` is what the launch's GPUs used in the window,
-    `acceptance_length` what the server told of speculative decoding, `capacity` what `capacity_of` says.
+    `acceptance_length` what the server reported of speculative decoding, `capacity` what `capacity_of` says.
     `censored` names the statistics that are None because more requests failed than they leave out: with a failed
     request as +infinity, they are infinite.
     """

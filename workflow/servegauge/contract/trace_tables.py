@@ -255,7 +255,7 @@ TRACE_TABLES: dict[str, pa.Schema] = {
 
 TRACED = table_schema(
     "traces",
-    "One row per trace that was asked for or lies under results/traces/, whatever became of it.",
+    "One row per trace that was asked for or is under results/traces/, whatever became of it.",
     [
         key("trace", "name of the trace, a folder in results/traces/"),
         column("cell", WORD, "timed cell whose load was replayed; null for a capture without one"),

@@ -8,7 +8,7 @@ nearest allowed one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract import flag_registry, metric_registry
 
 SCHEMAS = Path(__file__).with_name("schemas")
+Keys = list[str | int]
+Mistake = tuple[Keys, str]
+"""Where in a file, and what is wrong there."""
+
 SHOWN = 10  # mistakes of one file that are printed
 
 _Loader: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster, where it was built in
@@ -82,7 +86,7 @@ def _trouble(error: yaml.YAMLError, text: str) -> str:
 def schema(name: str) -> dict[str, Any]:
     """The schema called `name`, for example "study"; its file is `schemas/<name>.schema.yaml`.
 
-    Where a mapping's properties are those of a registry, `x-registry` names it and they are filled in here.
+    Where a part of it follows from a registry, `x-registry` names that registry, and its part is filled in here.
     """
     found = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
     _fill(found)
@@ -90,10 +94,11 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def _fill(rule: Any) -> None:
-    """Put the properties of registries where `rule` names them, in place, at any depth."""
+    """Put the parts of registries where `rule` names them, in place, at any depth; lists are appended."""
     if isinstance(rule, dict):
         if (registry := rule.pop("x-registry", None)) is not None:
-            rule["properties"] = _REGISTRIES[registry]()
+            for key, part in REGISTRIES[registry]().items():
+                rule[key] = [*rule.get(key, ()), *part] if isinstance(part, list) else part
         for below in rule.values():
             _fill(below)
     elif isinstance(rule, list):
@@ -103,11 +108,12 @@ def _fill(rule: Any) -> None:
 
 def _slo_limits() -> dict[str, Any]:
     limits = [metric for metric in metric_registry.stored() if metric.limit]
-    return {one.column: {"type": "number", "exclusiveMinimum": 0, "description": one.limit} for one in limits}
+    rules = {one.column: {"type": "number", "exclusiveMinimum": 0, "description": one.limit} for one in limits}
+    return {"properties": rules}
 
 
 def _thresholds() -> dict[str, Any]:
-    return {
+    rules = {
         one.name: {
             "type": "number",
             "minimum": 0,
@@ -117,9 +123,11 @@ def _thresholds() -> dict[str, Any]:
         for flag in flag_registry.flags().values()
         for one in flag.thresholds
     }
+    return {"properties": rules}
 
 
-_REGISTRIES = {"slo_limits": _slo_limits, "thresholds": _thresholds}
+REGISTRIES: dict[str, Callable[[], dict[str, Any]]] = {"slo_limits": _slo_limits, "thresholds": _thresholds}
+"""Name -> what it gives a schema. A registry of a package that comes later adds itself."""
 
 
 @cache
@@ -127,6 +135,13 @@ def _validator(name: str) -> Any:
     import jsonschema  # takes 0.1 s; a process that only waits for a job never needs it
 
     return jsonschema.Draft202012Validator(schema(name))
+
+
+def refuse(mistakes: Iterable[Mistake], path: Path, text: str) -> None:
+    """UserError with the line and the key in `text`, the contents of `path`, of each mistake, if there is one."""
+    lines = [f"{path}:{line_of(text, keys)}: {dotted(keys)}: {message}" for keys, message in mistakes]
+    if lines:
+        raise UserError("\n".join(lines))
 
 
 def validate(data: dict[str, Any], name: str, path: Path, text: str = "") -> None:

@@ -1,6 +1,6 @@
 """The large tables of the dataset, one part per launch: made from its cells, cell by cell, and only when they changed.
 
-A part of `requests` carries in its footer which cells it was made from (SHA-256 of each cell.json), where each lies
+A part of `requests` carries in its footer which cells it was made from (SHA-256 of each cell.json), where each is
 (row groups) and each cell's summary. So a part is its own manifest: whole or absent, never out of step, and a merge
 that finds nothing changed reads a footer and no request. Memory is that of the largest cell, not of the study.
 """
@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.files import whole_file
-from servegauge.contract import activity, energy, metric_registry, metrics, speculation, tables
+from servegauge.contract import activity, cell_tables, energy, metric_registry, metrics, speculation, tables
+from servegauge.contract.columns import Row
 from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode, plain
 from servegauge.contract.records.cell import CellRecord, Clock, FileHash
 from servegauge.contract.spec import canonical_json, digest
@@ -27,11 +28,13 @@ from servegauge.dataset.catalogue import parted
 
 FOOTER = "servegauge_part"
 ROW_GROUP = 1 << 20  # rows; a cell begins a row group of its own
-SLO_COLUMNS = ("status", "phase", "last_ns", *(field.name for field in tables.DERIVED))
+SLO_COLUMNS = ("status", "phase", "last_ns", *(field.name for field in cell_tables.DERIVED))
 
 _NEEDED = {name for metric in metric_registry.metrics().values() for name in metric.needs}
 _SUMMARISED = [
-    name for name in tables.REQUESTS.names if name in _NEEDED or name not in ("chunk_tokens", "cell", "launch", "error")
+    name
+    for name in cell_tables.REQUESTS.names
+    if name in _NEEDED or name not in ("chunk_tokens", "cell", "launch", "error")
 ]
 """What a summary may need: without the other lists, taking the window's rows costs half."""
 
@@ -62,7 +65,7 @@ class Entry:
     cell: str
     cell_sha256: str
     row_groups: tuple[int, int]  # first, count
-    row: Mapping[str, Any]  # the measured columns of CELLS
+    row: Row  # the measured columns of CELLS
     slos: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # limits as canonical JSON -> goodput
 
 
@@ -96,7 +99,7 @@ class Made:
 
 
 def part_path(dataset: Path, table: str, launch: str) -> Path:
-    """Where the part of a launch lies."""
+    """The file of a launch's part."""
     return dataset / table / f"{launch}.parquet"
 
 
@@ -105,12 +108,12 @@ def open_part(dataset: Path, launch: str, by_this_code: bool = True) -> Part | N
     path = part_path(dataset, "requests", launch)
     try:
         footer = (pq.read_metadata(path).metadata or {}).get(FOOTER.encode())
-        said = json.loads(footer) if footer else {}
+        written = json.loads(footer) if footer else {}
     except (OSError, ValueError):  # absent, or not ours to read: made again
         return None
-    if not said or (by_this_code and said["code"] != CODE):
+    if not written or (by_this_code and written["code"] != CODE):
         return None
-    entries = [Entry(**{**entry, "row_groups": tuple(entry["row_groups"])}) for entry in said["cells"]]
+    entries = [Entry(**{**entry, "row_groups": tuple(entry["row_groups"])}) for entry in written["cells"]]
     return Part(path, {entry.cell: entry for entry in entries})
 
 
@@ -142,7 +145,7 @@ def make_part(
     return made
 
 
-def goodput(requests: pa.Table, limits: Mapping[str, float], row: Mapping[str, Any]) -> dict[str, Any]:
+def goodput(requests: pa.Table, limits: Mapping[str, float], row: Row) -> dict[str, Any]:
     """Columns of CELL_SLOS for the requests of a cell with this row of CELLS; only SLO_COLUMNS of them are read."""
     narrow = requests.select([name for name in SLO_COLUMNS if name in requests.column_names])
     return dict(metrics.goodput(narrow, limits, row["window_s"], row["loop"]))
@@ -216,14 +219,14 @@ def read_cell(folder: Path, cell_sha256: str) -> CellRecord:
     return record
 
 
-def read_file(folder: Path, name: str, said: FileHash) -> pa.Table:
+def read_file(folder: Path, name: str, written: FileHash) -> pa.Table:
     """One Parquet file of a cell, if its bytes are those that were written."""
     try:
         data = (folder / name).read_bytes()
     except FileNotFoundError as error:
         raise CorruptCell(f"{name} is gone") from error
     found = FileHash(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    if damage := said.damage(name, found):
+    if damage := written.damage(name, found):
         raise CorruptCell(damage)
     try:
         return pq.read_table(pa.BufferReader(data))
@@ -244,13 +247,13 @@ def _add(
     if record.launch != launch:
         raise CorruptCell(f"cell.json is of the launch {record.launch}, expected {launch}")
     found = {
-        name.removesuffix(".parquet"): read_file(folder, name, said)
-        for name, said in record.files.items()
+        name.removesuffix(".parquet"): read_file(folder, name, written)
+        for name, written in record.files.items()
         if name.endswith(".parquet")
     }
     try:
-        raw = tables.conform(found.pop("requests"), tables.REQUESTS_RAW)
-        requests = tables.conform(metrics.derive(raw), tables.REQUESTS)
+        raw = tables.conform(found.pop("requests"), cell_tables.REQUESTS_RAW)
+        requests = tables.conform(metrics.derive(raw), cell_tables.REQUESTS)
     except tables.SchemaError as error:
         raise CorruptCell(str(error)) from error
     rest = {}
@@ -291,7 +294,7 @@ def measured(
 ) -> dict[str, Any]:
     """Columns of CELLS that a measured cell has beside its factors.
 
-    `gpu`: the samples of its GPUs, `server`: what its servers said of themselves, if any.
+    `gpu`: the samples of its GPUs, `server`: what its servers reported of themselves, if any.
     """
     load = requests.select(_SUMMARISED).filter(metrics.in_load(requests))
     window = load.filter(metrics.in_window(load))

@@ -7,10 +7,11 @@ a server that was started anew, minutes or days later; known only when all of th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from servegauge.base.progress import duration, seconds_of
+from servegauge.base.progress import duration, seconds_between, seconds_of
+from servegauge.contract.columns import Row
 from servegauge.contract.flag import ServersCase
 from servegauge.contract.flags import raised
 from servegauge.contract.records.launch import LaunchRecord
@@ -35,14 +36,14 @@ def mark_servers(rows: Iterable[dict[str, Any]], record_of: Callable[[str, int],
             for row in served:
                 row["server"] = number
         for row in mine if len(begins) > 1 else ():
-            first, last = seconds_of(begins[0]), seconds_of(begins[-1])
-            apart = None if first is None or last is None else duration(last - first)
+            apart_s = seconds_between(begins[0], begins[-1])
+            apart = None if apart_s is None else duration(apart_s)
             for flag in raised(ServersCase(row["server"], len(begins), apart)):
                 row["flag_details"] = [*row["flag_details"], flag]
                 row["flags"] = sorted({*row["flags"], flag["flag"]})
 
 
-def _start(record: LaunchRecord | None, row: Mapping[str, Any]) -> int:
+def _start(record: LaunchRecord | None, row: Row) -> int:
     """Which start of its attempt's server a cell came after: the last one that was ready before it began."""
     began = seconds_of(row.get("started_utc"))
     ready = [seconds_of(start.utc) for start in record.server_starts] if record else []

@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from servegauge.contract.records.base import plain
 from servegauge.contract.records.launch import LaunchRecord
-from servegauge.contract.spec import LATER, Launch, Load, canonical_json
+from servegauge.contract.records.specs import CellSpec, LaunchSpec
+from servegauge.contract.spec import canonical_json
 from servegauge.frameworks.reported_config import beside
 
 
-def factors(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that say what a launch's server is, from `Launch.to_dict()`."""
-    layout = spec["layout"]
+def factors(spec: LaunchSpec) -> dict[str, Any]:
+    """The columns that say what a launch's server is."""
     return {
-        "configuration": spec.get("configuration") or Launch.from_dict(spec).configuration,
-        "framework": spec["framework"],
-        "model": spec["model"]["name"],
-        "platform": spec["platform"]["name"],
-        **{name: layout.get(name, 1) for name in ("tp", "pp", "dp", "ep", "instances")},
-        "share_gpu": bool(layout.get("share_gpu")),
-        "repeat": spec["repeat"],
-        "options": canonical_json(spec.get("options") or {}),
+        "configuration": spec.configuration or spec.launch.configuration,
+        "framework": spec.framework,
+        "model": spec.model["name"],
+        "platform": spec.platform["name"],
+        **asdict(spec.layout),
+        "repeat": spec.repeat,
+        "options": canonical_json(spec.options),
     }
 
 
-def load_factors(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns that say what a cell is put under, from `Cell.to_dict()`."""
-    load = spec["load"]
-    protocol = spec.get("protocol", 1)
-    searched = load.get("capacity")
+def load_factors(spec: CellSpec) -> dict[str, Any]:
+    """The columns that say what a cell is put under."""
+    load = spec.load
     return {
-        "prompts": spec["prompts"]["name"],
-        "capacity": None if searched is None else searched["slo"],
-        **{name: load.get(name) for name in ("rate_rps", "concurrency", "burst", "cache")},
-        "protocol": protocol,
-        "loop": Load(**load).loop,
-        "arrival": (load.get("arrival") or {}).get("process"),
-        "sampling": canonical_json({"temperature": load.get("temperature", 0), **(load.get("sampling") or {})}),
-        "load": canonical_json({name: value for name, value in load.items() if name not in LATER or value is not None}),
-        "workload": spec["workload"]["id"],
+        "prompts": spec.prompts["name"],
+        "capacity": load.capacity and load.capacity["slo"],
+        **{name: getattr(load, name) for name in ("rate_rps", "concurrency", "burst", "cache", "loop")},
+        "protocol": spec.protocol,
+        "arrival": load.arrival.get("process"),
+        "sampling": canonical_json({"temperature": load.temperature, **(load.sampling or {})}),
+        "load": load.canonical,
+        "workload": spec.workload.id,
     }
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.contract import activity, flag_registry, metric_registry, metrics
+from servegauge.contract.columns import Row
 from servegauge.contract.economics import STATISTICS as ECONOMICS
 from servegauge.contract.flag import SAMPLE
 from servegauge.contract.metric import Statistic as Metric
@@ -23,9 +24,9 @@ from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.spec import AGAIN, canonical_json, number
 from servegauge.dataset import launch_parts, merge, trace_parts
 from servegauge.frameworks.base import OPTIONS
+from servegauge.plan.axes import CELL_AXES, LAUNCH_AXES
 
-SERVER_AXES = ("framework", "model", "tp", "pp", "dp", "ep", "instances", "share_gpu", *OPTIONS, "platform")
-LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "capacity", "cache", "sampling", "protocol")
+AXES = (*LAUNCH_AXES, *CELL_AXES, "protocol")
 
 
 SAMPLE_FLAGS = flag_registry.of_severity(SAMPLE)
@@ -66,6 +67,11 @@ def label(axes: Mapping[str, Any]) -> str:
     return ", ".join(words) or "everything"
 
 
+def without(row: Row, *axes: str | None) -> dict[str, Any]:
+    """The axes of a cell that the study varies, and their values, but for these."""
+    return {axis: value for axis, value in row["axes"].items() if axis not in axes}
+
+
 def level_text(level: Any) -> str:
     """A level of a factor as a person writes it."""
     if level is None:
@@ -95,7 +101,6 @@ class Study:
     def __init__(self, results: Path, name: str) -> None:
         self.results, self.name = results, name
         self._parts: dict[str, launch_parts.Part | None] = {}
-        self._attempts: dict[tuple[str, int | None], Mapping[str, Any]] | None = None
         studies = {row["study"]: row for row in merge.read(results, "studies").to_pylist()}
         if name not in studies:
             raise UserError(f"the dataset holds no study {name!r}; it holds {', '.join(studies) or 'none'}")
@@ -119,7 +124,7 @@ class Study:
             row["axes"] = {axis: axis_value(row, axis) for axis in self.axes}
         self.cells.sort(key=self._place)
 
-    def _place(self, row: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
+    def _place(self, row: Row) -> list[tuple[bool, float, str]]:
         """Where a cell stands in tables and figures: as the study names its axes' values, open loops first."""
         place = []
         for axis, value in row["axes"].items():
@@ -155,7 +160,7 @@ class Study:
     def _axes(self) -> list[str]:
         """Axes that vary in this study, the repeat aside."""
         named = {*self.matrix, *(axis for entry in self.matrix.get("include") or [] for axis in entry)}
-        axes = [axis for axis in (*SERVER_AXES, *LOAD_AXES) if axis not in OPTIONS or axis in named]
+        axes = [axis for axis in AXES if axis not in OPTIONS or axis in named]
         return [axis for axis in axes if len({canonical_json(axis_value(row, axis)) for row in self.cells}) > 1]
 
     @property
@@ -177,7 +182,7 @@ class Study:
         found = []
         for row in merge.read(self.results, "quality").to_pylist():
             if (cell := of_launch.get(row["launch"])) is not None:
-                axes = {axis: value for axis, value in cell["axes"].items() if axis in SERVER_AXES}
+                axes = {axis: value for axis, value in cell["axes"].items() if axis in LAUNCH_AXES}
                 found.append({**row, "axes": axes, "repeat": cell["repeat"]})
         return found
 
@@ -213,7 +218,7 @@ class Study:
         """Rows of measured cells that searched a capacity."""
         return [row for row in self.ok if row.get("capacity") is not None]
 
-    def steps(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def steps(self, row: Row) -> list[dict[str, Any]]:
         """The rates that a search tried, rows of CAPACITY_STEPS, slowest first."""
         path = launch_parts.part_path(self.results / "dataset", "capacity_steps", row["launch"])
         if not path.exists():
@@ -231,22 +236,24 @@ class Study:
         """Metrics that the study says it is about."""
         return list(self.row.get("compare_primary") or [])
 
-    def node_of(self, row: Mapping[str, Any]) -> str | None:
+    def node_of(self, row: Row) -> str | None:
         """The node that measured a cell; None where that is not known."""
         return self._attempt_of(row).get("hostname")
 
-    def version_of(self, row: Mapping[str, Any]) -> str | None:
+    def version_of(self, row: Row) -> str | None:
         """What the server that a cell was measured on says of its version; None where it says none."""
         return self._attempt_of(row).get("framework_version")
 
-    def _attempt_of(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._attempts is None:
-            wanted = ["launch", "attempt", "hostname", "framework_version"]
-            attempts = merge.read(self.results, "attempts").select(wanted).to_pylist()
-            self._attempts = {(one["launch"], one["attempt"]): one for one in attempts}
+    def _attempt_of(self, row: Row) -> Row:
         return self._attempts.get((row["launch"], row.get("attempt")), {})
 
-    def activity(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    @cached_property
+    def _attempts(self) -> dict[tuple[str, int | None], Row]:
+        wanted = ["launch", "attempt", "hostname", "framework_version"]
+        attempts = merge.read(self.results, "attempts").select(wanted).to_pylist()
+        return {(one["launch"], one["attempt"]): one for one in attempts}
+
+    def activity(self, row: Row) -> Row:
         """What server, GPUs and node did in a cell's window: its columns, or the samples where these are null."""
         names = [field.name for field in activity.COLUMNS]
         if any(row[name] is not None for name in names):
@@ -258,7 +265,7 @@ class Study:
             tables[table] = rows if rows is not None and rows.num_rows else None
         return activity.during(row["window_s"], tables["server_metrics"], tables["gpu"], tables["node"])
 
-    def place_of(self, row: Mapping[str, Any]) -> str | None:
+    def place_of(self, row: Row) -> str | None:
         """The label of the results folder that a cell was joined from; None where it was measured here."""
         return self._places.get(row["launch"])
 
@@ -295,7 +302,7 @@ class Study:
         found = {canonical_json(axis_value(row, factor)): axis_value(row, factor) for row in self.cells}
         return [found[key] for key in sorted(found, key=lambda key: order.index(key) if key in order else len(order))]
 
-    def samples(self, row: Mapping[str, Any], families: Iterable[str]) -> dict[str, np.ndarray]:
+    def samples(self, row: Row, families: Iterable[str]) -> dict[str, np.ndarray]:
         """Latency -> sorted values of the window's ok requests of one cell, seconds (ITL: all gaps)."""
         families = list(families)
         asked = [metric_registry.metrics()[one] for one in families]
@@ -304,7 +311,7 @@ class Study:
         table = table.filter(pc.and_(pc.equal(table["phase"], "window"), pc.equal(table["status"], "ok")))
         return {one: np.sort(metrics.values_of(table, one)) for one in families}
 
-    def _requests(self, row: Mapping[str, Any], columns: list[str]) -> pa.Table:
+    def _requests(self, row: Row, columns: list[str]) -> pa.Table:
         """Columns of a cell's requests, by its part's footer; by the cell's name where other tools rewrote the part."""
         launch, cell, dataset = row["launch"], row["cell"], self.results / "dataset"
         if launch not in self._parts:
@@ -319,12 +326,12 @@ class Study:
         raise UserError(f"the dataset has no requests of {cell}: run scripts/merge_dataset.py again")
 
 
-def doubts(row: Mapping[str, Any]) -> list[str]:
+def doubts(row: Row) -> list[str]:
     """Flags of a cell that cast doubt on all its numbers; whether a p99 is supported is said beside each p99."""
     return [flag for flag in row["flags"] or [] if flag not in SAMPLE_FLAGS]
 
 
-def axis_value(row: Mapping[str, Any], axis: str) -> Any:
+def axis_value(row: Row, axis: str) -> Any:
     """The value of an axis in a row of CELLS: a column, or one of the neutral server options."""
     if axis == "rate":
         return row["rate_rps"]

@@ -21,11 +21,12 @@ from servegauge.base.files import sha256, whole_file
 from servegauge.contract.columns import SchemaError, conform
 from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode
 from servegauge.contract.records.cell import FileHash
+from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.trace import TraceRecord
-from servegauge.contract.spec import Load, digest
+from servegauge.contract.spec import digest
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
 from servegauge.dataset.launch_parts import CorruptCell, read_file
-from servegauge.traces import build, requests
+from servegauge.traces import build
 
 FOOTER = b"servegauge_trace"
 CODE = digest([[name, column.name, str(column.type)] for name, schema in IN_DATASET.items() for column in schema], 12)
@@ -43,7 +44,7 @@ class Traces:
 
 
 def part_path(dataset: Path, table: str, trace: str) -> Path:
-    """Where a table of the dataset (a key of IN_DATASET) lies for one trace."""
+    """The file of a table of the dataset (a key of IN_DATASET) for one trace."""
     return dataset / table / f"{trace}.parquet"
 
 
@@ -57,9 +58,9 @@ def read_tables(dataset: Path, trace: str) -> dict[str, pa.Table]:
     return found
 
 
-def condition(spec: Mapping[str, Any]) -> str:
+def condition(spec: CellSpec) -> str:
     """The load of a planned trace, in words."""
-    return f"{spec['prompts']['name']}, {Load(**spec['load']).words()}"
+    return f"{spec.prompts['name']}, {spec.load.words()}"
 
 
 def merge_traces(results: Path, dataset: Path, timed_tpot_s: Mapping[str, float | None]) -> Traces:
@@ -130,13 +131,13 @@ def _from_tables(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
     """The tables that `servegauge trace` wrote beside trace.json."""
     found = {}
     for file in FILES:
-        said = record.files.get(f"{file}.parquet")
-        if said is None and file in LATER:
+        written = record.files.get(f"{file}.parquet")
+        if written is None and file in LATER:
             found[file] = TRACE_TABLES[file].empty_table()
-        elif said is None:
+        elif written is None:
             raise CorruptCell(f"trace.json names no {file}.parquet")
         else:
-            found[file] = read_file(folder, f"{file}.parquet", said)
+            found[file] = read_file(folder, f"{file}.parquet", written)
     return found
 
 
@@ -145,13 +146,13 @@ def _from_captures(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
     for name in (*record.captures, *(["requests.parquet"] if "requests.parquet" in record.files else [])):
         if name not in record.files:
             raise CorruptCell(f"trace.json names no {name}")
-        path, said = folder / name, record.files[name]
+        path, written = folder / name, record.files[name]
         if not path.is_file():
             raise CorruptCell(f"{name} is gone")
-        if damage := said.damage(name, FileHash(sha256=sha256(path), bytes=path.stat().st_size)):
+        if damage := written.damage(name, FileHash(sha256=sha256(path), bytes=path.stat().st_size)):
             raise CorruptCell(damage)
-    window = requests.read(folder / "requests.parquet") if "requests.parquet" in record.files else None
-    return build.tables(record.trace, build.read([folder / name for name in record.captures]), window)
+    window = folder / "requests.parquet" if "requests.parquet" in record.files else None
+    return build.of_files(record.trace, [folder / name for name in record.captures], window)
 
 
 def _footer(path: Path) -> bytes | None:

@@ -316,7 +316,7 @@ def _replaced(table: pa.Table, change: Callable[[str, str], str]) -> pa.Table:
 
 
 def _copy(path: Path, target: Path, change: Callable[[str, str], str]) -> None:
-    """Write a table anew, row group by row group: a part's footer says in which of them a cell lies."""
+    """Write a table anew, row group by row group: a part's footer says in which of them a cell is."""
     with pq.ParquetFile(path) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
         for group in range(file.num_row_groups):
             table = _replaced(file.read_row_group(group), change)

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
-from servegauge.contract import tables
+from servegauge.contract import cell_tables, tables
 
 SURE = ("cell", "launch", "request", "phase", "status")
 """Columns that an importer always knows. All others may be null: what another tool does not keep is not invented."""
 
-IMPORTED = pa.schema([field.with_nullable(field.name not in SURE) for field in tables.REQUESTS_RAW])
+IMPORTED = pa.schema([field.with_nullable(field.name not in SURE) for field in cell_tables.REQUESTS_RAW])
 """The columns of an imported table of requests."""
 
 

@@ -1,7 +1,7 @@
 """Bring in what the same study measured elsewhere: on another cluster, by another login node.
 
 Everything is verified before anything is copied: files against the hashes that their record keeps, and against what
-lies here under the same name. A name that is here with other contents is a conflict; then nothing is copied. Given
+is here under the same name. A name that is here with other contents is a conflict; then nothing is copied. Given
 again, after more was measured or an interruption, `join` brings what is new.
 """
 
@@ -106,10 +106,10 @@ def _check(other: Path, results: Path) -> None:
 def _has_ended(other: Path, record: Path, found: Joined) -> bool:
     """True where the attempt that made a cell or trace has ended. What cannot be read is found to be damaged later."""
     try:
-        said = msgspec.json.decode(record.read_bytes(), type=_Files)
+        listed = msgspec.json.decode(record.read_bytes(), type=_Files)
     except (OSError, ValueError):
         return True
-    if (other / "launches" / said.launch / f"attempt-{said.attempt}.json").is_file():
+    if (other / "launches" / listed.launch / f"attempt-{listed.attempt}.json").is_file():
         return True
     found.unfinished.append(record.parent.name)
     return False
@@ -166,14 +166,14 @@ def _verify(folder: Path, name: str, found: Joined) -> None:
     """Hold the files of a cell or trace against the hashes in its record."""
     where = f"{folder.parent.name}/{folder.name}"
     try:
-        said = msgspec.json.decode((folder / name).read_bytes(), type=_Files)
+        listed = msgspec.json.decode((folder / name).read_bytes(), type=_Files)
     except FileNotFoundError:
         found.conflicts.append(f"{where} has no {name}")
         return
     except (OSError, ValueError) as error:
         found.conflicts.append(f"{where}/{name} cannot be read: {error}")
         return
-    for file, expected in said.files.items():
+    for file, expected in listed.files.items():
         path = folder / file
         if Path(file).name != file:
             found.conflicts.append(f"{where}/{name} names a file outside its folder: {file!r}")

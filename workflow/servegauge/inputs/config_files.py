@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
-from servegauge.contract.yaml_schema import read_yaml, schema, validate, with_defaults
+from servegauge.contract.yaml_schema import Keys, Mistake, read_yaml, schema, validate, with_defaults
 
 MOST_LETTERS = 64  # of a name: a cell's folder is named by model, framework, platform and prompt set together
 SECRET = (
@@ -15,6 +17,11 @@ SECRET = (
     "committed, revoke it): export it in the shell on the login node, whose environment every job inherits, or keep it "
     "in a private file"
 )
+# Under a secret's name, yet none: whole numbers and switches too short to be one (NCCL_IB_PKEY: 0x8001), and places of
+# files that hold one (HF_TOKEN_PATH: ~/.token).
+_PLAIN = re.compile(r"(?!.{8})[+-]?(?:0x[0-9a-f]+|\d+(?:\.\d*)?)|true|false|none|null|on|off|yes|no|", re.IGNORECASE)
+_PLACE_NAME = re.compile(r"(?:file|path|dir|map)$", re.IGNORECASE)
+_PLACE = re.compile(r"(?:[~/.]|\$\w+/|\$\{\w+\}/)[^\s:=@]*")
 
 
 def load_model(root: Path, name: str) -> dict[str, Any]:
@@ -64,3 +71,42 @@ def refuse_secrets(path: Path, text: str) -> None:
     if found:
         also = f" (so do lines {', '.join(map(str, found[1:]))})" if found[1:] else ""
         raise UserError(f"{path}:{found[0]}: this line {SECRET}{also}")
+
+
+def server_secrets(server: Mapping[str, Any]) -> Iterator[Mistake]:
+    yield from _secret_variables(["server", "environment"], server["environment"])
+    extra = server.get("extra_args", ())
+    for keys, words in extra.items() if isinstance(extra, dict) else [(None, extra)]:
+        yield from _secret_words(["server", "extra_args", *([keys] if keys else [])], words)
+
+
+def platform_secrets(platform: Mapping[str, Any]) -> Iterator[Mistake]:
+    yield from _secret_variables(["environment"], platform.get("environment", {}))
+    yield from _secret_words(["slurm", "sbatch"], platform.get("slurm", {}).get("sbatch", ()))
+    for name, how in platform.get("frameworks", {}).items():
+        yield from _secret_words(["frameworks", name, "container_args"], how.get("container_args", ()))
+        for key in ("url", "container"):  # http://user:password@host
+            if redact.text(how.get(key, "")) != how.get(key, ""):
+                yield ["frameworks", name, key], SECRET
+
+
+def _secret_variables(where: Keys, variables: Mapping[str, Any]) -> Iterator[Mistake]:
+    """Variables whose value would be taken out of a record, but stands in the open in plans and specifications."""
+    for name, value in variables.items():
+        text = str(value)
+        if redact.text(text) != text or (redact.is_secret_name(name) and not _is_plain(name, text)):
+            yield [*where, name], SECRET
+
+
+def _secret_words(where: Keys, words: Iterable[str]) -> Iterator[Mistake]:
+    """The same for a command line: `--api-key x`, `--env=HF_TOKEN=x`, `Authorization: Bearer x`."""
+    words = [str(word) for word in words]
+    for position, (word, kept) in enumerate(zip(words, redact.argv(words), strict=True)):
+        name, _, value = word.rpartition("=") if kept != redact.REMOVED else (words[position - 1], "", word)
+        if kept != word and not _is_plain(name, value):
+            yield [*where, position], SECRET
+
+
+def _is_plain(name: str, value: str) -> bool:
+    """True where `value` is none, though `name` is a secret's: a small number, a switch, or the path of a file."""
+    return bool(_PLAIN.fullmatch(value) or (_PLACE_NAME.search(name) and _PLACE.fullmatch(value)))

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from servegauge.contract.tables import REQUESTS_RAW, conform, from_rows
+from servegauge.contract.cell_tables import REQUESTS_RAW
+from servegauge.contract.tables import conform, from_rows
 from servegauge.instrument.answers import Answer
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.job import LoadJob

@@ -19,7 +19,7 @@ from servegauge.node.repeated import Repeated
 HZ = 10.0  # as often as DCGM gives new ones
 FRESH_S = 0.35  # older ones are of another time than the sample beside them
 
-# Column of tables.GPU_RAW -> (field of dcgm_fields.h, its short name in dcgmi's header)
+# Column of cell_tables.GPU_RAW -> (field of dcgm_fields.h, its short name in dcgmi's header)
 FIELDS: Mapping[str, tuple[int, str]] = {
     "sm_active": (1002, "SMACT"),
     "tensor_active": (1004, "TENSO"),

@@ -22,7 +22,7 @@ PROCESSES_EVERY = 10  # readings; finding whose a process is costs a walk throug
 ALL_LINKS = 0xFFFFFFFF  # scope of the NVLink counters: the sum over a GPU's links
 NOT_SUPPORTED = "Not Supported"
 
-# Column of tables.GPU_RAW -> (field of nvml.h, scope, factor to our unit)
+# Column of cell_tables.GPU_RAW -> (field of nvml.h, scope, factor to our unit)
 FIELDS: Mapping[str, tuple[int, int, float]] = {
     "power_average_w": (185, 0, 1e-3),
     "power_w": (186, 0, 1e-3),

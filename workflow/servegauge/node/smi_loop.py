@@ -14,7 +14,7 @@ from servegauge.node import nvidia_smi
 from servegauge.node.reader import Unreadable, run_command
 from servegauge.node.repeated import Repeated
 
-# Column of tables.GPU_RAW -> names that drivers have had for it, newest first, and the factor to our unit
+# Column of cell_tables.GPU_RAW -> names that drivers have had for it, newest first, and the factor to our unit
 FIELDS: dict[str, tuple[tuple[str, ...], float]] = {
     "gpu": (("index",), 1),
     "uuid": (("uuid",), 1),

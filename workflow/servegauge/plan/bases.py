@@ -76,12 +76,12 @@ def _replaced(study: Mapping[str, Any], stand_ins: Mapping[str, Any], where: str
 
 
 def _axes(entry: Mapping[str, Any], stand_ins: Mapping[str, Any]) -> dict[str, Any]:
-    told = dict(entry)
+    changed = dict(entry)
     for axis, instead in stand_ins.items():
-        if axis in told:
-            values = [_instead(value, instead) for value in _entries(told[axis])]
-            told[axis] = list({canonical_json(value): value for value in values}.values())
-    return told
+        if axis in changed:
+            values = [_instead(value, instead) for value in _entries(changed[axis])]
+            changed[axis] = list({canonical_json(value): value for value in values}.values())
+    return changed
 
 
 def _expected(entry: Mapping[str, Any], stand_ins: Mapping[str, Any], measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,19 +90,19 @@ def _expected(entry: Mapping[str, Any], stand_ins: Mapping[str, Any], measured: 
     `measured`: axis -> the base's values that something stands in for: a figure that names no such axis was published
     for those.
     """
-    told = dict(entry)
-    if "model" in told:  # computed from its shape, whatever is served
-        return told
-    where, over = dict(told.get("where") or {}), told.get("over")
-    told["where"] = {axis: _instead(value, stand_ins.get(axis, {})) for axis, value in where.items()}
-    replaced = {axis: value for axis, value in where.items() if told["where"][axis] != value}
+    changed = dict(entry)
+    if "model" in changed:  # computed from its shape, whatever is served
+        return changed
+    where, over = dict(changed.get("where") or {}), changed.get("over")
+    changed["where"] = {axis: _instead(value, stand_ins.get(axis, {})) for axis, value in where.items()}
+    replaced = {axis: value for axis, value in where.items() if changed["where"][axis] != value}
     named = {*where, *((over or {}).get("where") or {})} if isinstance(over, Mapping) else {*where}
     replaced |= {axis: values for axis, values in measured.items() if values and axis not in named}
     if replaced:
-        told["stands_for"] = {**replaced, **(told.get("stands_for") or {})}
+        changed["stands_for"] = {**replaced, **(changed.get("stands_for") or {})}
     if isinstance(over, Mapping):
-        told["over"] = _expected({"where": {}, **over}, stand_ins, {})
-    return told
+        changed["over"] = _expected({"where": {}, **over}, stand_ins, {})
+    return changed
 
 
 def _instead(value: Any, instead: Any) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections import Counter
@@ -13,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
-from servegauge.base.progress import seconds_of
-from servegauge.base.text import csv_cell
+from servegauge.base.progress import seconds_between
+from servegauge.base.text import csv_text
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.order import RECORDS, attempt_folder
 from servegauge.contract.records.outcome import Outcome
@@ -22,8 +20,9 @@ from servegauge.contract.spec import PROTOCOL, PROTOCOLS, Launch
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import fit, stop
+from servegauge.plan.axes import matrices
 from servegauge.plan.estimate import Estimate, assumed, charged_gpus, estimate_cells, nodes, time_limit_min
-from servegauge.plan.expand import Plan
+from servegauge.plan.planned import Plan
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def serves(plan: Plan, launch: Launch) -> str:
     varied = [
         f"{name} {_word(launch.options[name])}"
         for name in OPTIONS
-        if name in launch.options and any(name in axes for axes in _axes(plan.study))
+        if name in launch.options and any(name in axes for axes in matrices(plan.study))
     ]
     options = f" ({', '.join(varied)})" if varied else ""
     build = launch.framework.partition("@")[2]
@@ -129,10 +128,6 @@ def serves(plan: Plan, launch: Launch) -> str:
     what = f"{engine} serves {launch.model['name']} {launch.layout.words()}"
     traced = f", traced with {launch.trace['profiler']}" if launch.trace else ""
     return f"{what} on {launch.platform['name']}{options}{traced}, repeat {launch.repeat}"
-
-
-def _axes(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [study["matrix"], *study["matrix"].get("include", ())]
 
 
 def asks(plan: Plan, launch: Launch, minutes: float) -> str:
@@ -209,9 +204,7 @@ def _spent(launch: Launch, now: LaunchState, results: Path) -> float:
             outcome = read(results / "launches" / launch.id / f"attempt-{number}.json", Outcome)
         except (FileNotFoundError, DamagedRecord):
             continue
-        start, end = seconds_of(outcome.started_utc), seconds_of(outcome.finished_utc)
-        if start is not None and end is not None:
-            seconds += end - start
+        seconds += seconds_between(outcome.started_utc, outcome.finished_utc) or 0.0
     return gpus * seconds / 3600
 
 
@@ -238,11 +231,7 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
     before = measured_before(plan, now, results)
     if kind == "csv":
         rows = list(cell_rows(plan, now, before))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-        return text.getvalue()
+        return csv_text(rows[0] if rows else (), rows)
     sums = totals(plan, now, costs, results)
     if kind == "json":
         launches = [

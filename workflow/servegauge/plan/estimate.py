@@ -32,7 +32,6 @@ class Estimate:
     startup_s: float
     cells_s: float
     gpus: int  # that count against the budget
-    measured_startup: bool  # the start-up time comes from the dataset, not from config.yaml
 
     @property
     def minutes(self) -> float:
@@ -106,7 +105,7 @@ def assumed(study: Mapping[str, Any]) -> dict[str, float]:
 def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed: Mapping[str, float]) -> Estimate:
     """What a job that measures `cells` on `launch` will take; `assumed` is `planning` of config.yaml."""
     if not cells:
-        return Estimate(0.0, 0.0, 0, False)
+        return Estimate(0.0, 0.0, 0)
     known = _measured(results)
     platform = launch.platform["name"]
     keys = _startup_keys(launch.configuration, launch.framework, launch.model["name"], platform)
@@ -118,7 +117,6 @@ def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed
         startup_s=assumed["startup_s" if gpus else "startup_cpu_s"] if startup is None else startup,
         cells_s=cells_s,
         gpus=gpus,
-        measured_startup=startup is not None,
     )
 
 

@@ -13,151 +13,18 @@ import fnmatch
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any
 
-from servegauge.base.errors import UserError, did_you_mean
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.base.errors import UserError
 from servegauge.contract.spec import AGAIN, Cell, Data, Launch, Layout, Load, Workload, canonical_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
-from servegauge.plan import fit, stop
+from servegauge.plan import stop
+from servegauge.plan.axes import CELL_AXES, LAUNCH_AXES, LAYOUT, SIZES, SPEED, at_speed
 from servegauge.plan.order import positions
-
-LAYOUT = {"tp": 1, "pp": 1, "dp": 1, "ep": 1, "instances": 1, "share_gpu": False}  # axis -> value without it
-SIZES = ("rate", "concurrency", "burst", "capacity")  # how large a load is: a point has one of them
-SPEED = "speed"  # of a recording: a rate in other words
-LAUNCH_AXES = ("framework", "model", *LAYOUT, *OPTIONS, "platform")  # what a server is
-CELL_AXES = ("prompts", *SIZES, SPEED, "cache", "sampling")  # what it is put under
-
-
-@dataclass(frozen=True)
-class PlannedCell:
-    """A cell of the study; `skipped` is the reason why it cannot work, or None."""
-
-    cell: Cell
-    skipped: str | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Launches in the order in which they are to run, and cells in the order of their launches, then of running."""
-
-    study: dict[str, Any]
-    launches: list[Launch]
-    cells: list[PlannedCell]
-    trace_launches: list[Launch] = field(default_factory=list)  # one for each of `traces`, in their order
-    traces: list[PlannedCell] = field(default_factory=list)
-
-    @property
-    def every_launch(self) -> list[Launch]:
-        """The launches of cells, then those of traces."""
-        return [*self.launches, *self.trace_launches]
-
-    @cached_property
-    def _by_launch(self) -> dict[str, list[PlannedCell]]:
-        found: dict[str, list[PlannedCell]] = {launch.id: [] for launch in self.every_launch}
-        for planned in (*self.cells, *self.traces):
-            found[planned.cell.launch].append(planned)
-        return found
-
-    @cached_property
-    def _launch_by_id(self) -> dict[str, Launch]:
-        return {launch.id: launch for launch in self.every_launch}
-
-    @cached_property
-    def _cell_by_id(self) -> dict[str, PlannedCell]:
-        return {planned.cell.id: planned for planned in self.cells}
-
-    def launch(self, launch_id: str) -> Launch:
-        """The launch with this id."""
-        return self._launch_by_id[launch_id]
-
-    def cell(self, cell_id: str) -> PlannedCell:
-        """The cell with this id; UserError where the study has none such."""
-        if cell_id not in self._cell_by_id:
-            near = did_you_mean(cell_id, self._cell_by_id)
-            raise UserError(f"the study {self.study['name']!r} has no cell {cell_id!r}.{near}")
-        return self._cell_by_id[cell_id]
-
-    def cells_of(self, launch_id: str) -> list[PlannedCell]:
-        """Cells of a launch in the order in which they run."""
-        return self._by_launch[launch_id]
-
-    @cached_property
-    def workloads(self) -> list[Workload]:
-        """Every workload that a cell to be measured needs, once."""
-        needed = {id(planned.cell.workload): planned.cell.workload for planned in self.cells if not planned.skipped}
-        return list({workload.id: workload for workload in needed.values()}.values())
-
-    def selected(self, pattern: str) -> Plan:
-        """The plan with only those cells and traces whose id matches the glob `pattern`, and their launches."""
-        if pattern == "*":
-            return self
-        cells = [planned for planned in self.cells if fnmatch.fnmatchcase(planned.cell.id, pattern)]
-        traces = [planned for planned in self.traces if fnmatch.fnmatchcase(planned.cell.id, pattern)]
-        if not cells and not traces:
-            some = ", ".join(planned.cell.id for planned in self.cells[:3])
-            raise UserError(f"no cell of the study {self.study['name']!r} matches {pattern!r}; its ids are like {some}")
-        return self._of_launches({planned.cell.launch for planned in (*cells, *traces)}, cells, traces)
-
-    def on_platforms(self, names: str | Iterable[str]) -> Plan:
-        """The plan with only the launches on these platforms (names with commas, or several); all where none is named.
-
-        UserError where the study has no such platform. A baseline's second name under `aa:` goes with it.
-        """
-        wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
-        if not wanted:
-            return self
-        known = self.study["platforms"]
-        for name in wanted:
-            if name not in known:
-                raise UserError(
-                    f"--config platforms: the study {self.study['name']!r} has no platform {name!r}; it has "
-                    f"{', '.join(known)}.{did_you_mean(name, known)}"
-                )
-        chosen = {one.id for one in self.every_launch if one.platform["name"].removesuffix(AGAIN) in wanted}
-        return self._of_launches(chosen, self.cells, self.traces)
-
-    def _of_launches(self, chosen: set[str], cells: list[PlannedCell], traces: list[PlannedCell]) -> Plan:
-        return Plan(
-            self.study,
-            [launch for launch in self.launches if launch.id in chosen],
-            [planned for planned in cells if planned.cell.launch in chosen],
-            [launch for launch in self.trace_launches if launch.id in chosen],
-            [planned for planned in traces if planned.cell.launch in chosen],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for results/plan/<study>.json; `from_dict` gives the plan back."""
-        thresholds = dict(self.study.get("validity", {}))
-
-        def plain(cells: Iterable[PlannedCell]) -> list[dict[str, Any]]:
-            return [{**one.cell.to_dict(), "skipped": one.skipped, "thresholds": thresholds} for one in cells]
-
-        data = {
-            "version": PlanDocument.VERSION,
-            "study": self.study,
-            "launches": [launch.to_dict() for launch in self.launches],
-            "cells": plain(self.cells),
-            "workloads": [workload.to_dict() for workload in self.workloads],
-        }
-        if self.traces:
-            data["trace_launches"] = [launch.to_dict() for launch in self.trace_launches]
-            data["traces"] = plain(self.traces)
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Data) -> Plan:
-        """The plan that `to_dict` wrote."""
-        return cls(
-            study=dict(data["study"]),
-            launches=[Launch.from_dict(launch) for launch in data["launches"]],
-            cells=[PlannedCell(Cell.from_dict(cell), cell["skipped"]) for cell in data["cells"]],
-            trace_launches=[Launch.from_dict(launch) for launch in data.get("trace_launches", ())],
-            traces=[PlannedCell(Cell.from_dict(cell), cell["skipped"]) for cell in data.get("traces", ())],
-        )
+from servegauge.plan.planned import Plan, PlannedCell
+from servegauge.plan.skipped import cell_skipped, launch_skipped
 
 
 def expand(study: dict[str, Any]) -> Plan:
@@ -399,11 +266,6 @@ def _points(matrix: Mapping[str, Any], recorded_rps: Mapping[str, float]) -> Ite
         yield {"prompts": prompts, **dict.fromkeys(SIZES), **asked, "cache": cache, "sampling": sampling}
 
 
-def at_speed(speed: float, recorded_rps: float) -> float:
-    """Requests a second of a recording that is replayed so many times as fast."""
-    return round(speed * recorded_rps, 6)
-
-
 def _fits(values: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
     """True where each axis of `conditions` has the value; layout sizes that a study does not name are 1."""
     return all(values.get(axis, LAYOUT.get(axis)) in allowed for axis, allowed in conditions.items())
@@ -412,53 +274,3 @@ def _fits(values: Mapping[str, Any], conditions: Mapping[str, Any]) -> bool:
 def _shuffle(*key: Any) -> str:
     """What to sort by for a shuffle that is the same in every version of Python and stable when values are added."""
     return hashlib.sha256("|".join(map(str, key)).encode()).hexdigest()
-
-
-def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
-    """Why `launch` cannot work, known before anything is submitted; None where nothing speaks against it."""
-    platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
-    per_node, nodes = platform["gpus_per_node"], platform["nodes"]
-    shape = study["shapes"][launch.model["name"]]
-    here = platform.get("frameworks", {}).get(launch.framework, {})
-    if "@" in launch.framework and launch.framework not in platform.get("frameworks", {}):
-        return f"the platform {platform['name']} does not say how to start {launch.framework} (its `frameworks`)"
-    if adapter.needs_gpu and not per_node and here.get("device") != "cpu":
-        return f"{adapter.title} needs a GPU, the platform {platform['name']} has none"
-    if per_node and layout.gpus > per_node * nodes:
-        have = f"{per_node} on one node" if nodes == 1 else f"{per_node} on each of {nodes} nodes"
-        return f"{layout.words()} takes {layout.gpus} GPUs, the platform {platform['name']} has {have}"
-    if layout.gpus_per_instance % layout.ep:
-        return f"ep{layout.ep} does not divide the {layout.gpus_per_instance} GPUs of a server ({layout.words()})"
-    if layout.ep > 1 and shape.get("experts") == 0:
-        return f"the model {launch.model['name']} has no experts to spread over ep{layout.ep}"
-    heads = shape.get("heads")
-    if heads and adapter.weights == "hf" and heads % layout.tp:
-        return f"the model {launch.model['name']} has {heads} attention heads, which tp{layout.tp} does not divide"
-    fraction = study.get("planning", {}).get("memory_fraction", fit.MEMORY_FRACTION)
-    ours = adapter.weights != "none"  # the memory of a server that runs already is not ours to count
-    return adapter.unsupported(launch) or (fit.too_large(launch, shape, fraction) if ours else None)
-
-
-def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
-    """Why this load cannot work on `launch`; None where nothing speaks against it."""
-    adapter = framework(launch.framework)
-    if load.endpoint not in adapter.endpoints:
-        return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"
-    if "images" in prompts and load.endpoint != "chat":
-        return f"the prompts of {prompts['name']} have images, which only chat messages hold: set load.endpoint to chat"
-    if load.lora_mix and set(load.lora_mix) != {"base"} and launch.options.get("lora"):
-        if not adapter.adapter_field:
-            return f"a request to {adapter.title} cannot choose a LoRA adapter"
-        if missing := sorted(set(load.lora_mix) - {"base", *launch.options["lora"]}):
-            return f"this server is started without the LoRA adapter {', '.join(missing)}"
-    if load.cache == "warm" and launch.options.get("prefix_cache") is False:
-        return "cache: warm needs the server option prefix_cache: true"
-    if load.capacity is not None and load.cache == "warm":
-        return "cache: warm is for one load: a search for the capacity sends the same prompts at each rate"
-    if load.capacity is not None and prompts.get("kind") in ("sessions", "conversations"):
-        return "a search for the capacity sends single requests: give a set of prompts, or a rate of sessions"
-    context = launch.options.get("context_tokens")
-    longest = fit.longest_request(prompts, load)
-    if context and longest and longest > context:
-        return f"prompt and answer take up to {longest} tokens, the server's context_tokens is {context}"
-    return None

@@ -33,6 +33,7 @@ from servegauge.inputs.kv_cache import bytes_of, cache_value_bytes
 from servegauge.inputs.model_shape import from_config
 from servegauge.inputs.models import gguf_file, source_folder
 from servegauge.inputs.weights import stored_bytes
+from servegauge.workloads.recordings import kinds
 
 MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study nor config.yaml says
 # Makers count a GPU's memory in 2^30 bytes: an H100 "of 80 GB" has 81559 MiB
@@ -292,7 +293,7 @@ def held_at_once(launch: Launch, load: Load) -> int | None:
 def longest_request(prompts: Data, load: Load) -> int | None:
     """Most tokens of one request of a prompt set; None where it has no limit or is known only from the data."""
     limit = (prompts.get("filters") or {}).get("max_total_tokens")
-    if prompts.get("kind") in ("conversations", "mooncake", "azure", "burstgpt") and limit:
+    if prompts.get("kind") in ("conversations", *kinds()) and limit:
         return int(limit)
     each = [load.input_tokens or prompts.get("input_tokens"), load.output_tokens or prompts.get("output_tokens")]
     turns = _most(prompts["turns"]) if "turns" in prompts else 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from servegauge.plan import documents
 from servegauge.plan.documents import State
 from servegauge.plan.estimate import Estimate
-from servegauge.plan.expand import Plan
+from servegauge.plan.planned import Plan
 
 MOST_ROWS = 30
 

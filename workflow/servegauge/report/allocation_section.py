@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from servegauge.base.progress import duration
+from servegauge.contract.columns import Row
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 
@@ -52,7 +53,7 @@ def allocation(study: Study) -> list[Use]:
     return [_use(study, platform, rows, launches) for platform, rows in found.items()]
 
 
-def _use(study: Study, platform: str, rows: list[dict[str, Any]], launches: Mapping[str, Mapping[str, Any]]) -> Use:
+def _use(study: Study, platform: str, rows: list[dict[str, Any]], launches: Mapping[str, Row]) -> Use:
     whole = sum(row["job_s"] for row in rows)
     sums = {name: sum(row[f"{name}_s"] or 0.0 for row in rows) for name in ("windows", "cells", *TOLD)}
     told = [name for name in TOLD if any(row[f"{name}_s"] for row in rows)]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from servegauge.base.text import quantity
 from servegauge.compare.knee import Knee, knee
 from servegauge.contract.capacity import scatter
+from servegauge.contract.columns import Row
 from servegauge.dataset.study_view import Study
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,8 @@ def searches(study: Study) -> list[Search]:
     found = []
     for row in study.searches:
         steps = study.steps(row)
-        told = [one for one in steps if one["attained_share"] is not None]
-        bend = knee([one["rate_rps"] for one in told], [one["attained_share"] for one in told])
+        known = [one for one in steps if one["attained_share"] is not None]
+        bend = knee([one["rate_rps"] for one in known], [one["attained_share"] for one in known])
         found.append(Search(row, steps, bend))
     return found
 
@@ -59,4 +57,4 @@ def capacity(rows: Sequence[Row]) -> float | None:
     values = [row["capacity_rps"] for row in rows]
     if not values or any(value is None for value in values):
         return None
-    return math.exp(math.fsum(map(math.log, values)) / len(values))
+    return statistics.geometric_mean(values)

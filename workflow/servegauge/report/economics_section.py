@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from servegauge.base.text import csv_cell
+from servegauge.base.text import csv_text
 from servegauge.compare.costs import Cost, costs
 from servegauge.contract.economics import STATISTICS
 from servegauge.dataset.study_view import Metric, Study, label, level_text
 
-COLUMNS = ("condition", "level", "metric", "unit", "value", "low", "high", "launches", "reason")
+COLUMNS = ("condition", "level", "metric", "unit")
+NUMBERS = ("value", "low", "high", "launches", "reason")
 
 
 @dataclass
@@ -55,28 +54,25 @@ def economics_section(study: Study) -> EconomicsSection:
 
 def _facts(study: Study) -> list[str]:
     """Where the energy comes from and how well it is known, and the power of an idle server."""
-    told = []
+    texts = []
     for source, words in (("counter", "the GPUs' energy counters"), ("power", "sampled power, integrated")):
         errors = [row["energy_error"] for row in study.economics if row["energy_source"] == source]
         if errors:
             known = [error for error in errors if error is not None]
             much = f"; sampling may have missed up to {100 * max(known):.2g} %" if known else ""
-            told.append(f"Energy of {len(errors)} cells is from {words}{much}. It is of the GPUs alone")
+            texts.append(f"Energy of {len(errors)} cells is from {words}{much}. It is of the GPUs alone")
     idle = [row["idle_power_w"] for row in study.economics if row["idle_power_w"] is not None]
     if idle:
-        told.append(
+        texts.append(
             f"An idle server's GPUs drew {min(idle):.3g} to {max(idle):.3g} W a launch, which is within the energy"
         )
-    return told
+    return texts
 
 
 def _csv(found: Sequence[Cost]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for one in found:
         level = level_text(one.level) if one.level is not None else ""
-        values = (label(one.condition), level, one.metric.name, one.metric.unit)
-        numbers = (one.value, one.low, one.high, one.launches, one.reason)
-        writer.writerow([csv_cell(value) for value in (*values, *numbers)])
-    return out.getvalue()
+        about = zip(COLUMNS, (label(one.condition), level, one.metric.name, one.metric.unit), strict=True)
+        rows.append({**dict(about), **{name: getattr(one, name) for name in NUMBERS}})
+    return csv_text((*COLUMNS, *NUMBERS), rows)

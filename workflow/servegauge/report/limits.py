@@ -7,13 +7,13 @@ report says that it cannot be told, and what was known.
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
-from servegauge.dataset.study_view import Study, label
+from servegauge.base.numbers import mean
+from servegauge.contract.columns import Row
+from servegauge.dataset.study_view import Study, label, without
 from servegauge.traces import phases
 
 IDLE = 0.7  # requests at a time in an open loop: below, the server has nothing to do for a part of the time
@@ -28,7 +28,7 @@ BUSY = 0.85  # of a node's CPU time
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a condition on a platform, means over its cells; None where nobody told. Shares of 1."""
+    """What is known of a condition on a platform, means over its cells; None where nothing recorded it. Shares of 1."""
 
     gpu: bool
     closed: bool
@@ -96,10 +96,10 @@ def limit(known: Evidence) -> Limit:
     seen = {
         "GPU utilisation": known.utilisation, "MBU": known.mbu, "MFU": known.mfu, "power limit": known.capped,
     }  # fmt: skip
-    told = ", ".join(f"{name} {value:.0%}" for name, value in seen.items() if value is not None)
+    shares_text = ", ".join(f"{name} {value:.0%}" for name, value in seen.items() if value is not None)
     missing = ", ".join(name for name, value in seen.items() if value is None)
     return Limit(
-        None, f"cannot tell from {told or 'what was recorded'}" + (f"; not known: {missing}" if missing else "")
+        None, f"cannot tell from {shares_text or 'what was recorded'}" + (f"; not known: {missing}" if missing else "")
     )
 
 
@@ -108,7 +108,7 @@ def _share(value: float | None) -> str:
 
 
 @dataclass(frozen=True)
-class Row:
+class Limited:
     """A condition on a platform."""
 
     condition: str
@@ -117,13 +117,13 @@ class Row:
     known: Evidence
 
 
-def limits(study: Study, used: Sequence[Mapping[str, Any]]) -> list[Row]:
+def limits(study: Study, used: Sequence[Row]) -> list[Limited]:
     """A row for each condition and platform with a measured cell. `used`: MFU and MBU, rows of `platform_section`."""
     shares = {(row["condition"], row["platform"]): row for row in used}
     traced = _traced(study)
     groups: dict[tuple[str, str], list[Evidence]] = defaultdict(list)
     for row in study.ok:
-        condition = label({axis: value for axis, value in row["axes"].items() if axis != "platform"})
+        condition = label(without(row, "platform"))
         groups[(condition, row["platform"])].append(_of_cell(study, row))
     found = []
     for key, cells in groups.items():
@@ -132,7 +132,7 @@ def limits(study: Study, used: Sequence[Mapping[str, Any]]) -> list[Row]:
             gpu=cells[0].gpu,
             closed=cells[0].closed,
             **{
-                one.name: _mean(getattr(cell, one.name) for cell in cells)
+                one.name: mean(getattr(cell, one.name) for cell in cells)
                 for one in fields(Evidence)
                 if one.name not in ("gpu", "closed", "mfu", "mbu", "step_busy", "step_cpu", "exposed")
             },
@@ -140,11 +140,11 @@ def limits(study: Study, used: Sequence[Mapping[str, Any]]) -> list[Row]:
             mbu=_first(roof.get("mbu"), roof.get("mbu_vendor")),
             **traced.get(key, {}),
         )
-        found.append(Row(*key, limit(known), known))
+        found.append(Limited(*key, limit(known), known))
     return found
 
 
-def _of_cell(study: Study, row: Mapping[str, Any]) -> Evidence:
+def _of_cell(study: Study, row: Row) -> Evidence:
     seen = study.activity(row)
     running = seen["requests_running_mean"]
     if running is None and row["achieved_rps"] and row["e2e_mean_s"]:
@@ -178,7 +178,7 @@ def _traced(study: Study) -> dict[tuple[str, str], dict[str, float]]:
         alone = steps.loc[steps["phase"] == "decode", "comm_exposed_ns"]
         exposed = float(alone.mean()) if alone.notna().all() else None
         means = {"step_busy": decode["gpu_busy_ns"], "step_cpu": decode["cpu_ns"], "exposed": exposed}
-        condition = label({axis: value for axis, value in row["axes"].items() if axis != "platform"})
+        condition = label(without(row, "platform"))
         found[(condition, row["platform"])] = {
             name: value / decode["step_ns"] for name, value in means.items() if value is not None
         }
@@ -187,8 +187,3 @@ def _traced(study: Study) -> dict[tuple[str, str], dict[str, float]]:
 
 def _first(*values: float | None) -> float | None:
     return next((value for value in values if value is not None), None)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None

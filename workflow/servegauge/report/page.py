@@ -6,11 +6,9 @@ the comparison as CSV. All numbers come from results/dataset/; the page computes
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,21 @@ from markupsafe import Markup
 from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
 from servegauge.base.progress import duration, utc_now
-from servegauge.base.text import csv_cell, p_text, quantities, quantity, range_text, ratio_text, share_text
+from servegauge.base.text import p_text, quantities, quantity, range_text, ratio_text, share_text
 from servegauge.compare import order
 from servegauge.compare.compare import compare
-from servegauge.compare.results import EXPLORATORY, LEVELS, METHODS, Comparison, Judged, Overall, Ratio
-from servegauge.compare.sentences import listed, short, spread, told, words
-from servegauge.compare.tables import comparison_rows
-from servegauge.compare.verdicts import COLOURS, NOT_COMPARABLE, NOT_JUDGED, VERDICTS
+from servegauge.compare.results import Comparison
+from servegauge.compare.sentences import short, words
+from servegauge.compare.verdicts import VERDICTS
 from servegauge.contract import flag_registry, metric_registry
-from servegauge.contract.comparison_tables import COMPARISON
-from servegauge.contract.metric import CARD, PRIMARY, TABLE, Statistic
+from servegauge.contract.columns import Row
+from servegauge.contract.metric import TABLE, Statistic
 from servegauge.dataset import merge
-from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, doubts, label, level_text
+from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, doubts, label, level_text, without
 from servegauge.report import figure_style, provenance_diff
 from servegauge.report.allocation_section import allocation
 from servegauge.report.capacity_section import searches
+from servegauge.report.comparison_section import MOST_ROWS, answers, colour, comparison_csv, families, table
 from servegauge.report.drawing import draw
 from servegauge.report.economics_section import economics_section
 from servegauge.report.figure import FIGURES, PLATFORMS, TRACES
@@ -47,7 +45,6 @@ from servegauge.report.trace_section import trace_section
 from servegauge.report.traced import baseline_of, of_study, phases_csv, table_csv
 from servegauge.traces.phases import ORDER
 
-MOST_ROWS = 60  # of a table on the page; the rest is in the files that it names
 MOST_CELLS = 500
 
 
@@ -128,7 +125,7 @@ def _context(
         "colour_of": colour,
         "in_words": lambda one: words(one, comparison.margin) if comparison else "",
         "comparison": comparison,
-        "table": _table(comparison),
+        "table": table(comparison),
         "order": order.pairs(comparison.sides, study.node_of) if comparison else [],
         "figures": _inline(drawn, FIGURES),
         "platform_figures": [one for one in _inline(drawn, PLATFORMS) if not one[0].empty],
@@ -144,14 +141,14 @@ def _context(
         "slos": study.slos,
         "searches": searches(study),
         "looks": study.own("looks"),
-        "label": lambda row: label({axis: value for axis, value in row["axes"].items() if axis != factor}),
+        "label": lambda row: label(without(row, factor)),
         "level_of": lambda row: axis_value(row, factor) if factor else "",
         "doubts": doubts,
         "provenance": _provenance(study, comparison, results),
         "platforms": platforms,
         "inline": lambda figure: Markup(figure.inline),
         "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
-        # Where they lie in a repository; a page must not depend on where its dataset was copied to.
+        # Where they are in a repository; a page must not depend on where its dataset was copied to.
         "results": "results",
         "folder": f"results/report/{study.name}",
         "most_rows": MOST_ROWS,
@@ -180,11 +177,6 @@ def _columns(study: Study) -> list[tuple[Statistic, str, str]]:
 
 
 # -- words and numbers --------------------------------------------------------
-
-
-def colour(one: Judged | None) -> str:
-    """`better`, `worse`, `same` or `unknown`: colours follow verdicts and nothing else."""
-    return "unknown" if one is None else COLOURS.get(one.verdict, "unknown")
 
 
 def method(study: Study) -> list[str]:
@@ -220,126 +212,14 @@ def method(study: Study) -> list[str]:
         kinds.append(f"bursts of {numbers('burst')} requests at once, {numbers('bursts')} times, on an idle server")
     size = [f"{numbers('requests')} requests"] if numbers("requests") else []
     size += [f"{numbers('duration_s')} s"] if numbers("duration_s") else []
-    said = "; ".join(kinds)  # not `capitalize`, which makes the names of SLOs small
+    sentence = "; ".join(kinds)  # not `capitalize`, which makes the names of SLOs small
     return [
         f"{launches} launches (fresh servers) of {names('framework')} serving {names('model')} on {names('platform')}, "
         f"{repeats} repeat{'s' * (repeats != 1)} of each, with the prompt sets {names('prompts')}.",
-        f"{said[:1].upper()}{said[1:]}. Each cell is {' or '.join(size) or 'a window'} after "
+        f"{sentence[:1].upper()}{sentence[1:]}. Each cell is {' or '.join(size) or 'a window'} after "
         f"{numbers('warmup_requests')} requests of warm-up at temperature {numbers('temperature')}, from a workload "
         "that was frozen beforehand and is byte for byte the same on every side of the comparison.",
     ]
-
-
-def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
-    """Per level: the quotable sentences of the primary metrics, and a card per headline metric."""
-    if not comparison:
-        return []
-    found = []
-    for level in comparison.levels[1:]:
-        overall = {one.metric.name: one for one in comparison.overall if one.level == level}
-        names = [*comparison.primary, *(one.name for one in comparison.study.shown(CARD))]
-        cards = [_card(comparison, overall[name]) for name in dict.fromkeys(names) if name in overall]
-        primary = comparison.answers(level)
-        if cards or primary:
-            said = {"sentences": told(comparison, primary), "doubts": _once(cards, {one.reason for one in primary})}
-            found.append({"level": level, "cards": cards, **said})
-    return found
-
-
-def _once(cards: Sequence[Mapping[str, Any]], said: Collection[str | None]) -> list[str]:
-    """Why cards have no verdict, but for what is `said`, and what to doubt: each once, with whom it concerns."""
-    concerned: dict[str, list[str]] = defaultdict(list)
-    for card in cards:
-        one = card["one"]
-        if one.verdict in (NOT_JUDGED, NOT_COMPARABLE) and one.reason not in said:
-            concerned[f"{one.verdict}: {one.reason}"].append(card["title"])
-        for warning in one.warnings if one.reason not in one.warnings else ():
-            concerned[warning].append(card["title"])
-    every = len(cards)
-    return [f"{listed(titles) if len(titles) < every else 'All'}: {text}." for text, titles in concerned.items()]
-
-
-def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
-    ratios = comparison.of(one.metric.name, level=one.level)
-    small = sum(not ratio.supported for ratio in ratios)
-    within = sum(ratio.within_instrument for ratio in ratios)
-    flags = sorted({flag for ratio in ratios for flag in ratio.flags})
-    return {
-        "title": one.metric.title,
-        "one": one,
-        "colour": colour(one),
-        "words": one.verdict if one.verdict in (NOT_JUDGED, NOT_COMPARABLE) else words(one, comparison.margin),
-        "family": one.family,
-        "flags": flags,
-        "left_out": len(one.left_out),
-        "small": small and f"{small} of {len(ratios)} samples too small for it",
-        "within": within and f"{within} of {len(ratios)} differences within the instrument's error",
-        "range": spread(comparison, one),
-    }
-
-
-# -- tables -------------------------------------------------------------------
-
-
-def _table(comparison: Comparison | None) -> dict[str, Any]:
-    """Metrics of the table across, a row per condition and level; `rest`: every other ratio, a row each."""
-    if not comparison:
-        return {"metrics": [], "rows": [], "left_out": 0, "rest": [], "rest_left_out": 0}
-    tabled = [one for one in comparison.ratios if one.family == TABLE]
-    names = {one.metric.name for one in tabled}
-    wanted: list[Statistic] = [one for one in comparison.study.metrics if one.name in names]
-    by_key: dict[tuple[str, str], dict[str, Ratio]] = defaultdict(dict)
-    for one in tabled:
-        by_key[(one.condition, level_text(one.level))][one.metric.name] = one
-    rows = [
-        {
-            "condition": comparison.label(condition),
-            "level": level,
-            "ratios": [(found.get(metric.name), colour(found.get(metric.name))) for metric in wanted],
-            "any": next(iter(found.values())),
-        }
-        for (condition, level), found in by_key.items()
-    ]
-    rest = [one for one in comparison.ratios if one.family == EXPLORATORY]
-    rest.sort(key=lambda one: 2.0 if one.p_adjusted is None else one.p_adjusted)
-    others = [
-        {"condition": comparison.label(one.condition), "one": one, "colour": colour(one),
-         "words": words(one, comparison.margin)}
-        for one in rest[:MOST_ROWS]
-    ]  # fmt: skip
-    return {
-        "metrics": wanted,
-        "rows": rows[:MOST_ROWS],
-        "left_out": max(0, len(rows) - MOST_ROWS),
-        "rest": others,
-        "rest_left_out": max(0, len(rest) - MOST_ROWS),
-    }
-
-
-def families(comparison: Comparison | None) -> list[str]:
-    """How many comparisons each family has, and how it is corrected, in words."""
-    if not comparison:
-        return []
-    names = {PRIMARY: "primary metrics over all conditions", TABLE: "cells of the table"}
-    known = [f"{comparison.families[family]} {name} ({METHODS[family]})" for family, name in names.items()]
-    rest = comparison.families[EXPLORATORY]
-    return [*known, f"{rest} exploratory ratios ({METHODS[EXPLORATORY]} at {100 * LEVELS[EXPLORATORY]:.0f} %)"]
-
-
-def comparison_csv(comparison: Comparison | None) -> str:
-    """Every ratio as CSV, one a line: its axes, then the columns of the table `comparison` of the dataset."""
-    out = io.StringIO()
-    axes = list(dict.fromkeys(axis for one in comparison.conditions.values() for axis in one)) if comparison else []
-    columns = [name for name in COMPARISON.names if name not in ("study", "condition")]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*axes, *columns])
-    for row in comparison_rows(comparison):
-        condition = json.loads(row["condition"]) if row.get("condition") else {}
-        cells = (row.get(column) for column in columns)
-        values = [condition.get(axis) for axis in axes]
-        values += ["; ".join(one) if isinstance(one, list) else one for one in cells]
-        writer.writerow([csv_cell(value) for value in values])
-    return out.getvalue()
 
 
 def flag_table(study: Study) -> list[dict[str, Any]]:
@@ -362,7 +242,7 @@ def flag_table(study: Study) -> list[dict[str, Any]]:
 
 def instrument(study: Study) -> list[dict[str, Any]]:
     """Per condition: the largest of the instrument's errors among its cells, beside the smallest median TTFT."""
-    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[Row]] = defaultdict(list)
     for row in study.ok:
         groups[
             label(
@@ -374,7 +254,7 @@ def instrument(study: Study) -> list[dict[str, Any]]:
             )
         ].append(row)
 
-    def worst(rows: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    def worst(rows: Sequence[Row], column: str) -> float | None:
         return max((row[column] for row in rows if row[column] is not None), key=abs, default=None)
 
     found = []

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from servegauge.base.numbers import mean
 from servegauge.compare.probe_effects import ProbeRatio, one_each, sentences, study_probes, variant_of
 from servegauge.compare.results import Comparison
+from servegauge.contract.columns import Row
 from servegauge.dataset import merge
-from servegauge.dataset.study_view import Study, label
+from servegauge.dataset.study_view import Study, label, without
 from servegauge.inputs.model_shape import ModelShape, UnknownShape, from_config
 from servegauge.report.roofline import Panel, Utilisation, ceilings, utilisation
 
@@ -59,12 +61,12 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
     return section
 
 
-def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+def _told(row: Row) -> dict[str, Any]:
     words = ", ".join(f"{key} {value}" for key, value in variant_of(row).items())
     return {**row, "words": words}
 
 
-def _shapes(models: Iterable[Mapping[str, Any]]) -> dict[str, ModelShape]:
+def _shapes(models: Iterable[Row]) -> dict[str, ModelShape]:
     """Shapes of the models whose config.json the dataset holds and whose operations follow from it."""
     found = {}
     for row in models:
@@ -76,8 +78,8 @@ def _shapes(models: Iterable[Mapping[str, Any]]) -> dict[str, ModelShape]:
 
 def _panels(
     study: Study,
-    rows: Sequence[Mapping[str, Any]],
-    platforms: Iterable[Mapping[str, Any]],
+    rows: Sequence[Row],
+    platforms: Iterable[Row],
     shapes: Mapping[str, ModelShape],
 ) -> list[Panel]:
     panels, files = [], {row["platform"]: json.loads(row["file"]) for row in platforms}
@@ -101,18 +103,13 @@ def _used(study: Study, panels: Sequence[Panel], shapes: Mapping[str, ModelShape
     for panel in panels:
         mine = _with_shape(study, panel.ceilings.platform, shapes)
         for row, cell in zip(mine, panel.cells, strict=True):
-            rest = {axis: value for axis, value in row["axes"].items() if axis != "platform"}
-            groups[(label(rest), panel.ceilings.platform)].append(cell)
-
-    def mean(cells: Sequence[Utilisation], name: str) -> float | None:
-        values = [value for cell in cells if (value := getattr(cell, name)) is not None]
-        return sum(values) / len(values) if values else None
-
+            groups[(label(without(row, "platform")), panel.ceilings.platform)].append(cell)
+    names = ("mfu", "mbu", "mfu_vendor", "mbu_vendor", "batch")
     return [
         {
             "condition": condition,
             "platform": platform,
-            **{name: mean(cells, name) for name in ("mfu", "mbu", "mfu_vendor", "mbu_vendor", "batch")},
+            **{name: mean(getattr(cell, name) for cell in cells) for name in names},
         }
         for (condition, platform), cells in sorted(groups.items())
     ]

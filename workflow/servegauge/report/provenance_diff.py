@@ -76,9 +76,9 @@ def _apart(distinct: Sequence[Sequence[str]], values: Sequence[Sequence[str]]) -
 
 def facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and value of every fact in a launch.json: provenance, the platform's file, what the server says."""
-    for group, said in (record.get("provenance") or {}).items():
+    for group, values in (record.get("provenance") or {}).items():
         if group not in _SKIPPED:
-            for name, value in _flat(f"{group}: ", "", said):
+            for name, value in _flat(f"{group}: ", "", values):
                 if value != NOT_KEPT and not _SAID_OTHERWISE.match(name):
                     yield name, value
     spec = record.get("spec") or {}
@@ -88,12 +88,12 @@ def facts(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             (name, value) for name, value in _flat(prefix, "", spec.get(part)) if not _SAID_OTHERWISE.match(name)
         )
     starts = record.get("server_starts") or []
-    told = "servers" in (record.get("provenance") or {})
-    instances = (starts[0].get("instances") or []) if starts and not told else []
+    recorded = "servers" in (record.get("provenance") or {})
+    instances = (starts[0].get("instances") or []) if starts and not recorded else []
     if instances:
         evidence = instances[0].get("evidence") or {}
-        said = {name: evidence.get(name) for name in ("version", "effective", "kv_blocks", "kv_block_tokens")}
-        yield from _flat("server says: ", "", said)
+        reported = {name: evidence.get(name) for name in ("version", "effective", "kv_blocks", "kv_block_tokens")}
+        yield from _flat("server says: ", "", reported)
 
 
 def _flat(prefix: str, key: str, value: Any) -> Iterator[tuple[str, str]]:

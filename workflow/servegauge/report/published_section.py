@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from servegauge.base.text import csv_cell, quantity, ratio_text
+from servegauge.base.text import csv_text, quantity, ratio_text
 from servegauge.compare.expectations import Checked, expectations
 from servegauge.compare.published import DIFFERS, OUTCOMES, REPRODUCED
 from servegauge.compare.tables import expectation_row
@@ -35,8 +33,8 @@ class PublishedSection:
         if self.rows:
             yield "Published figures:"
         for row in self.rows[:MOST_LINES]:
-            told = f"{row['what']}: published {row['published']}, measured {row['measured']}, {row['verdict']}"
-            yield from textwrap.wrap(told, 110, initial_indent="  ", subsequent_indent="      ")
+            line = f"{row['what']}: published {row['published']}, measured {row['measured']}, {row['verdict']}"
+            yield from textwrap.wrap(line, 110, initial_indent="  ", subsequent_indent="      ")
         if len(self.rows) > MOST_LINES:
             yield f"  ... and {len(self.rows) - MOST_LINES} more, see the report"
         if self.rows:
@@ -45,27 +43,27 @@ class PublishedSection:
 
 def _row(one: Checked) -> dict[str, str]:
     what = ", ".join(filter(None, (one.about, "" if one.where == "everything" else one.where)))
-    said = {REPRODUCED: "same", DIFFERS: "worse"}
+    colours = {REPRODUCED: "same", DIFFERS: "worse"}
     return {
         "what": f"{one.metric} of {what}" if what else one.metric,
         "published": _published(one),
         "measured": _number(one.measured, one),
         "verdict": verdict(one),
-        "colour": said.get(one.outcome.verdict, "unknown"),
+        "colour": colours.get(one.outcome.verdict, "unknown"),
         "word": one.outcome.verdict,
         "cite": one.cite + (", stated without a protocol" if one.stated else ""),
-        "pair": one.pair.said if one.pair else "",
+        "pair": one.pair.words if one.pair else "",
         "wrong": one.wrong or "",
     }
 
 
 def verdict(one: Checked) -> str:
     """`reproduced`, `differs by +12.3 %`, `not comparable: own-cpu has no GPU; published on A100`."""
-    told = one.outcome
-    text = told.verdict
-    if told.verdict == DIFFERS and told.difference is not None:
-        text = f"differs by {100 * told.difference:+.1f} %"
-    text += f": {told.reason}" if told.reason else ""
+    outcome = one.outcome
+    text = outcome.verdict
+    if outcome.verdict == DIFFERS and outcome.difference is not None:
+        text = f"differs by {100 * outcome.difference:+.1f} %"
+    text += f": {outcome.reason}" if outcome.reason else ""
     return text + (" (the published figure is wrong)" if one.wrong else "")
 
 
@@ -82,11 +80,5 @@ def _number(value: float | None, one: Checked) -> str:
 
 def _csv(study: str, checked: Sequence[Checked]) -> str:
     """The rows of the table `expectations` of the dataset."""
-    out = io.StringIO()
-    names = [name for name in EXPECTATIONS.names if name != "study"]
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    for one in checked:
-        row = expectation_row(study, one)
-        writer.writerow([csv_cell(row.get(name)) for name in names])
-    return out.getvalue()
+    columns = (name for name in EXPECTATIONS.names if name != "study")
+    return csv_text(columns, (expectation_row(study, one) for one in checked))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from servegauge.compare.probe_effects import variant_of
+from servegauge.contract.columns import Row
 from servegauge.inputs.model_shape import Matrix, ModelShape, bytes_of
 from servegauge.probes.harness.stats import no_plateau
 
@@ -136,7 +137,7 @@ class Ceilings:
         return Ceiling(best.value, f"{best.source}; {short} was not measured")
 
 
-def ceilings(rows: Iterable[Mapping[str, Any]], platform: Mapping[str, Any]) -> Ceilings:
+def ceilings(rows: Iterable[Row], platform: Mapping[str, Any]) -> Ceilings:
     """The ceilings of `platform` (its file's contents with `name`) from rows of the probes table.
 
     Arithmetic: the best of the square products, by data type; memory: the best of the matrix-vector products and of the
@@ -181,9 +182,7 @@ def ceilings(rows: Iterable[Mapping[str, Any]], platform: Mapping[str, Any]) -> 
     )
 
 
-def _no_plateau(
-    row: Mapping[str, Any], variant: Mapping[str, Any], rows: list[tuple[Mapping[str, Any], dict[str, Any]]]
-) -> bool:
+def _no_plateau(row: Row, variant: Mapping[str, Any], rows: list[tuple[Row, dict[str, Any]]]) -> bool:
     """True where the squares of this data type took no longer though they were larger: then none of them is a peak."""
     rates = {
         _size(other, "shape"): one["value"]
@@ -205,9 +204,7 @@ def _size(variant: Mapping[str, Any], key: str) -> int:
     return int(str(value).rpartition("x")[2]) if key == "shape" else int(value)
 
 
-def _is_largest(
-    row: Mapping[str, Any], variant: Mapping[str, Any], rows: list[tuple[Mapping[str, Any], dict[str, Any]]], key: str
-) -> bool:
+def _is_largest(row: Row, variant: Mapping[str, Any], rows: list[tuple[Row, dict[str, Any]]], key: str) -> bool:
     same = (
         _size(other, key)
         for one, other in rows
@@ -253,7 +250,7 @@ def weight_bytes(shape: ModelShape, options: Mapping[str, Any] | None) -> float:
     return {"fp8": 1.0, "awq": 0.5, "gptq": 0.5}.get(str(kind), bytes_of(shape.dtype))
 
 
-def utilisation(cell: Mapping[str, Any], shape: ModelShape, known: Ceilings) -> Utilisation:
+def utilisation(cell: Row, shape: ModelShape, known: Ceilings) -> Utilisation:
     """MFU and MBU of one row of the cells table; see Utilisation for what they are."""
     if not shape.known:
         return Utilisation(reason=f"operations of {shape.family!r} are not known here")
@@ -311,5 +308,5 @@ class Panel:
 
     ceilings: Ceilings
     cells: Sequence[Utilisation] = ()
-    rows: Sequence[Mapping[str, Any]] = ()
+    rows: Sequence[Row] = ()
     dtype: str | None = None  # of the model, for the flat line

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
+from servegauge.base.numbers import mean
 from servegauge.base.text import quantity, ratio_text
 from servegauge.contract.metric import TERMINAL
 from servegauge.contract.metric_registry.capacity import CAPACITY
 
 if TYPE_CHECKING:
     from servegauge.compare.results import Comparison
-    from servegauge.contract.metric import Statistic
     from servegauge.dataset.study_view import Study
 
 MOST_CONDITIONS = 24
@@ -78,14 +78,14 @@ def summarise(results: Path, name: str, profile: str = PROFILE) -> tuple[str, in
 def _table(study: Study, comparison: Comparison | None) -> list[str]:
     """A row per condition and level; below a level's numbers their ratios to the baseline and verdicts."""
     from servegauge.compare.sentences import short
-    from servegauge.dataset.study_view import axis_value, label, level_text
+    from servegauge.dataset.study_view import axis_value, label, level_text, without
     from servegauge.report.capacity_section import capacity_words
 
     factor, baseline = study.factor()
     levels = comparison.levels if comparison else study.levels(factor) if factor else [None]
     groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in study.ok:
-        condition = label({axis: value for axis, value in row["axes"].items() if axis != factor})
+        condition = label(without(row, factor))
         side = level_text(axis_value(row, factor)) if factor else ""
         groups.setdefault(condition, {}).setdefault(side, []).append(row)
     columns = [one for one in study.shown(TERMINAL) if one.slo in (None, next(iter(study.slos), None))]
@@ -104,12 +104,10 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
             ]
             # With two levels, the values are those of the ratio: of paired launches only.
             paired = [one if len(levels) == 2 or level != baseline else None for one in found]
+            means = [mean(row.get(one.column) for row in rows) for one in columns]
             values = [
-                quantity(
-                    _mean(rows, column) if one is None else one.base_value if level == baseline else one.value,
-                    column.unit,
-                )
-                for column, one in zip(columns, paired, strict=True)
+                quantity(known if one is None else one.base_value if level == baseline else one.value, column.unit)
+                for column, known, one in zip(columns, means, paired, strict=True)
             ]
             if rows[0].get("capacity") is not None:
                 values = [capacity_words(rows) if one.name == CAPACITY.name else "" for one in columns]
@@ -123,12 +121,6 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
     if len(groups) > MOST_CONDITIONS:
         lines.append(f"... and {len(groups) - MOST_CONDITIONS} more conditions, see the report")
     return lines
-
-
-def _mean(rows: Sequence[dict[str, Any]], metric: Statistic) -> float | None:
-    """Mean over launches; None where none has the value."""
-    values = [row[metric.column] for row in rows if row.get(metric.column) is not None]
-    return sum(values) / len(values) if values else None
 
 
 def _ratio(one: Any) -> str:
@@ -151,11 +143,12 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 def _verdicts(comparison: Comparison | None) -> Iterator[str]:
     """The quotable sentence of each primary metric and level."""
-    from servegauge.compare.sentences import told
+    from servegauge.compare.sentences import primary_sentences
 
     if not comparison:
         return
-    sentences = [one for level in comparison.levels[1:] for one in told(comparison, comparison.answers(level))]
+    answers = (comparison.answers(level) for level in comparison.levels[1:])
+    sentences = [one for answer in answers for one in primary_sentences(comparison, answer)]
     for sentence in sentences:
         yield from textwrap.wrap(sentence, 110, subsequent_indent="  ")
     if sentences:
@@ -180,10 +173,10 @@ def _counts(study: Study) -> Iterator[str]:
 
     counts = Counter(row["status"] for row in study.everything)
     flagged = [row for row in study.ok if doubts(row)]
-    said = [f"{counts['ok']} ok", f"{counts['failed']} failed", f"{counts['skipped']} skipped"]
+    counted = [f"{counts['ok']} ok", f"{counts['failed']} failed", f"{counts['skipped']} skipped"]
     if counts["planned"]:
-        said.append(f"{counts['planned']} not run yet")
-    yield f"Cells    {', '.join(said)}; {len(flagged)} of the ok ones flagged"
+        counted.append(f"{counts['planned']} not run yet")
+    yield f"Cells    {', '.join(counted)}; {len(flagged)} of the ok ones flagged"
     names = Counter(flag for row in study.ok for flag in row["flags"])
     if names:
         order = sorted(names, key=lambda name: (name in SAMPLE_FLAGS, name))
@@ -191,7 +184,7 @@ def _counts(study: Study) -> Iterator[str]:
 
 
 def _failures(failed: Sequence[dict[str, Any]], name: str, profile: str) -> Iterator[str]:
-    """For each cause in a launch: its cells, the reason, where its log lies; and the command that runs them again."""
+    """For each cause in a launch: its cells, the reason, the path of its log; and the command that runs them again."""
     from servegauge.dataset.study_view import by_cause
 
     if not failed:

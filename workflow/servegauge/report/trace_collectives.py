@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from servegauge.contract.columns import Row
 from servegauge.inputs.model_shape import ModelShape, bytes_of
 from servegauge.report.traced import Traced, groups
 from servegauge.traces import ttft_means
@@ -42,7 +43,7 @@ class Collective:
 
 
 def collectives(
-    traced: Sequence[Traced], probes: Iterable[Mapping[str, Any]], shapes: Mapping[str, ModelShape] | None = None
+    traced: Sequence[Traced], probes: Iterable[Row], shapes: Mapping[str, ModelShape] | None = None
 ) -> list[Collective]:
     """Of every condition, level and phase, the means over its traces, ranks and steps.
 
@@ -112,7 +113,7 @@ def _prefill_steps(traced: Sequence[Traced]) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def _times(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], dict[int, float]]:
+def _times(rows: Iterable[Row]) -> dict[tuple[str, int], dict[int, float]]:
     """(operation, ranks) -> message size in bytes -> ns, as probed on one node; in place where both were."""
     found: dict[tuple[str, int], dict[int, float]] = {}
     for row in sorted(rows, key=lambda row: bool(_variant(row).get("in_place"))):
@@ -123,7 +124,7 @@ def _times(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, int], dict[int,
     return found
 
 
-def _variant(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _variant(row: Row) -> Mapping[str, Any]:
     found = json.loads(row["variant"] or "{}")
     return found if isinstance(found, dict) else {}
 
@@ -138,8 +139,8 @@ def _predicted(
 ) -> tuple[float | None, str | None]:
     """ns of one collective of `size` bytes by the probe, or why there is no prediction."""
     if size is None:
-        said = f"{profiler} does not say how many bytes a collective carried, nor do the model and its layout"
-        return None, f"not predicted: {said}"
+        missing = f"{profiler} does not say how many bytes a collective carried, nor do the model and its layout"
+        return None, f"not predicted: {missing}"
     if not known:
         return None, f"not predicted: {platform} has no probe of collectives"
     if (kind, ranks) not in known:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from servegauge.contract.columns import Row
 from servegauge.inputs.model_shape import ModelShape
 from servegauge.report.roofline import Utilisation
 from servegauge.report.trace_collectives import Collective, collectives
@@ -54,7 +55,7 @@ class TraceSection:
     collectives: list[Collective] = field(default_factory=list)
     agreements: list[Agreement] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    not_traced: list[Mapping[str, Any]] = field(default_factory=list)  # rows of `traces` that failed
+    not_traced: list[Row] = field(default_factory=list)  # rows of `traces` that failed
 
     def __bool__(self) -> bool:
         return bool(self.sentences or self.table or self.reasons or self.not_traced)
@@ -63,9 +64,9 @@ class TraceSection:
 def trace_section(
     traced: Sequence[Traced],
     baseline: str | None = None,
-    probes: Iterable[Mapping[str, Any]] = (),
+    probes: Iterable[Row] = (),
     used: Mapping[str, Utilisation] | None = None,
-    not_traced: Sequence[Mapping[str, Any]] = (),
+    not_traced: Sequence[Row] = (),
     shapes: Mapping[str, ModelShape] | None = None,
 ) -> TraceSection:
     """The section of these traces; `baseline` is the level that the others are compared with, None for no comparison.
@@ -77,7 +78,7 @@ def trace_section(
     if not traced:
         return TraceSection(not_traced=list(not_traced))
     section = TraceSection(
-        sentences=[f"{one.place}: {said}" for one in traced for said in phases.sentences(phases.phases(one.tables))],
+        sentences=[f"{one.place}: {text}" for one in traced for text in phases.sentences(phases.phases(one.tables))],
         table=[row for row in phase_table(traced, baseline) if any(row[f"{name}_ms"] for name in phases.ORDER)],
         collectives=collectives(traced, probes, shapes or {}),
         agreements=agreements(traced, used or {}),
@@ -85,13 +86,13 @@ def trace_section(
         not_traced=list(not_traced),
     )
     if all(one.mfu is None and one.mbu is None for one in section.agreements):
-        section.reasons += [f"MFU and MBU: {said}" for said in dict.fromkeys(one.says for one in section.agreements)]
+        section.reasons += [f"MFU and MBU: {text}" for text in dict.fromkeys(one.says for one in section.agreements)]
         section.agreements = []
     for (condition, level), some in groups(traced).items():
         where = ", ".join(filter(None, (condition, level)))
-        said = ttft_means.sentences([one.tables["request_ttft"] for one in some])
-        section.sentences += [f"{where}: {one}" for one in said[:1] if "on average" in one]
-        section.reasons += [f"{where}: {one}" for one in said if "on average" not in one]
+        texts = ttft_means.sentences([one.tables["request_ttft"] for one in some])
+        section.sentences += [f"{where}: {one}" for one in texts[:1] if "on average" in one]
+        section.reasons += [f"{where}: {one}" for one in texts if "on average" not in one]
     if baseline is not None:
         section.kernels, apart = kernel_differences(traced, baseline)
         section.reasons += apart
@@ -99,15 +100,15 @@ def trace_section(
 
 
 def _reasons(traced: Sequence[Traced]) -> list[str]:
-    said = []
+    texts = []
     for one in traced:
         for row in one.tables["traces"].to_pylist():
             if row["reason"]:
-                said.append(f"{row['trace']}, rank {row['rank']}: {row['reason']}")
+                texts.append(f"{row['trace']}, rank {row['rank']}: {row['reason']}")
             if row["clock_error_ns"] is not None:
                 error = f"no more than {row['clock_error_ns'] / 1e6:.3g} ms"
-                said.append(f"{row['trace']}: joined with its requests by {row['clock_source']}, off by {error}")
-    return list(dict.fromkeys(said))
+                texts.append(f"{row['trace']}: joined with its requests by {row['clock_source']}, off by {error}")
+    return list(dict.fromkeys(texts))
 
 
 def kernel_differences(traced: Sequence[Traced], baseline: str) -> tuple[list[KernelDifference], list[str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from servegauge.base.numbers import mean
 from servegauge.base.text import share_text
 from servegauge.report.roofline import Utilisation
 from servegauge.report.traced import Traced, groups
@@ -48,28 +49,23 @@ def agreements(traced: Sequence[Traced], used: Mapping[str, Utilisation]) -> lis
 
 def _agreement(condition: str, level: str, some: Sequence[Traced], used: Mapping[str, Utilisation]) -> Agreement:
     cells = [found for one in some if (found := used.get(one.cell.get("cell", ""))) is not None]
-    mfu, mbu, batch = (_mean([getattr(cell, name) for cell in cells]) for name in ("mfu", "mbu", "batch"))
+    mfu, mbu, batch = (mean(getattr(cell, name) for cell in cells) for name in ("mfu", "mbu", "batch"))
     rows = [row for one in some for row in one.tables["traces"].to_pylist()]
-    overhead = _mean([row["overhead_ratio"] for row in rows])
+    overhead = mean(row["overhead_ratio"] for row in rows)
     # A kernel lasts as long under a profiler; the step around it lasts longer, by what profiling costs.
     shrink = overhead if overhead and overhead > 1 else 1.0
-    whole = [row["compute_ns"] / row["span_ns"] for row in rows if row["span_ns"]]
+    whole = mean(row["compute_ns"] / row["span_ns"] for row in rows if row["span_ns"])
     decode = [row for one in some for row in phases.phases(one.tables) if row["phase"] == "decode"]
-    share = _mean([row["gpu_share"] for row in decode])
+    share = mean(row["gpu_share"] for row in decode)
     one = Agreement(
         condition, level, mfu, mbu,
-        min(1.0, shrink * sum(whole) / len(whole)) if whole else None,
-        min(1.0, shrink * share) if share is not None else None,
+        None if whole is None else min(1.0, shrink * whole),
+        None if share is None else min(1.0, shrink * share),
         overhead,
         "",
     )  # fmt: skip
-    traced_batch = _mean([row["generation_tokens"] / row["steps"] for row in decode if row["generation_tokens"]])
+    traced_batch = mean(row["generation_tokens"] / row["steps"] for row in decode if row["generation_tokens"])
     return replace(one, says=_says(one, decode, batch, traced_batch, bool(cells)))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _says(

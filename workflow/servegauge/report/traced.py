@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from servegauge.base.text import csv_cell
-from servegauge.dataset.study_view import Study, label, level_text
+from servegauge.base.text import csv_text
+from servegauge.contract.columns import Row
+from servegauge.dataset.study_view import Study, label, level_text, without
 from servegauge.traces import phases
 
 CAUSES = ("host_late", "launch_call", "synchronisation", "device", "unattributed")
@@ -29,7 +28,7 @@ class Traced:
     condition: str
     level: str
     tables: Mapping[str, pa.Table]
-    cell: Mapping[str, Any] = field(default_factory=dict)
+    cell: Row = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -43,7 +42,7 @@ def of_study(study: Study) -> list[Traced]:
     cells = {row["cell"]: row for row in study.cells}
     return [
         Traced(
-            label({axis: value for axis, value in row["axes"].items() if axis != factor}),
+            label(without(row, factor)),
             level_text(row["axes"].get(factor)) if factor in row["axes"] else str(row["platform"]),
             study.trace_tables(row["trace"]),
             cells.get(row["cell"], {}),
@@ -74,10 +73,10 @@ def phase_rows(traced: Iterable[Traced]) -> list[tuple[Traced, Mapping[str, Any]
 
 
 def means(
-    rows: Sequence[tuple[Traced, Mapping[str, Any]]],
+    rows: Sequence[tuple[Traced, Row]],
 ) -> dict[tuple[str, str, str], dict[str, float | None]]:
     """Mean CPU and GPU time in ms of each (condition, level, phase), in the traces' order; None if one is None."""
-    grouped: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
     for one, row in rows:
         grouped.setdefault((one.condition, one.level, row["phase"]), []).append(row)
     found = {}
@@ -123,22 +122,14 @@ def phase_table(traced: Sequence[Traced], baseline: str | None = None) -> list[d
 
 def table_csv(traced: Sequence[Traced], baseline: str | None = None) -> str:
     """The phase table as CSV."""
-    return _csv(TABLE_COLUMNS, phase_table(traced, baseline))
+    return csv_text(TABLE_COLUMNS, phase_table(traced, baseline))
 
 
 def phases_csv(traced: Sequence[Traced]) -> str:
     """The phases of every trace as CSV."""
-    return _csv(
+    return csv_text(
         PHASES_COLUMNS, ({"condition": one.condition, "level": one.level, **row} for one, row in phase_rows(traced))
     )
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-    return out.getvalue()
 
 
 def idle_parts(tables: Mapping[str, pa.Table], phase: str) -> dict[str, float] | None:

@@ -23,7 +23,21 @@ from servegauge.traces.request_ttft import request_ttft_rows
 from servegauge.traces.step_rows import step_rows, trace_rows
 from servegauge.traces.view import view
 
+UNEXPECTED = (ValueError, LookupError, ArithmeticError)
+"""What a check of a trace's sums raises, and a reader that meets what no capture should hold."""
 SUFFIXES = (".gz", ".sqlite", ".nsys-rep", ".json", ".trace", ".pt")
+
+
+def of_files(trace: str, captures: Sequence[Path], window: Path | None = None) -> dict[str, pa.Table]:
+    """Every table of the capture in these files, with the requests in `window`; UserError where one cannot be read."""
+    requests = joining.read(window) if window else None
+    try:
+        return tables(trace, read(captures), requests)
+    except UNEXPECTED as error:
+        raise UserError(
+            f"{', '.join(path.name for path in captures)}: what it holds contradicts itself "
+            f"({type(error).__name__}: {error}); trace again, and report it if it happens twice"
+        ) from error
 
 
 def read(paths: Sequence[Path]) -> Capture:
@@ -77,7 +91,7 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
 
 
 def _apart(steps: list[dict[str, Any]], requests: joining.Requests) -> str | None:
-    """What is to be said where no request was under way during any step."""
+    """What to report where no request was under way during any step."""
     if not steps:
         return None
     begin, end = min(row["start_ns"] for row in steps), max(row["end_ns"] for row in steps)

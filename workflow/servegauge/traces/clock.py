@@ -37,10 +37,10 @@ class Clock:
     stamps: Stamps | None = None
 
     @classmethod
-    def of(cls, said: Any, recorders: Any = None) -> Clock:
+    def of(cls, given: Any, recorders: Any = None) -> Clock:
         """From `clock` and `recorders` of a record; what is no number there is not known."""
-        said = said if isinstance(said, dict) else {}
-        start, offset = (_whole(said.get(name)) for name in ("window_start_ns", "epoch_offset_start_ns"))
+        given = given if isinstance(given, dict) else {}
+        start, offset = (_whole(given.get(name)) for name in ("window_start_ns", "epoch_offset_start_ns"))
         return cls(start, offset, _stamps(recorders))
 
 
@@ -70,8 +70,8 @@ def join(capture: Capture, clock: Clock | None) -> tuple[int, dict[str, Any]]:
         return 0, none
     start, offset = clock.window_start_ns, clock.epoch_offset_ns
     if start is None:
-        said = "the requests say nothing of their clock (metadata `clock`, or cell.json or trace.json beside them)"
-        return 0, none | {"reasons": [f"not joined with the requests: {said}"]}
+        why = "the requests say nothing of their clock (metadata `clock`, or cell.json or trace.json beside them)"
+        return 0, none | {"reasons": [f"not joined with the requests: {why}"]}
     zero = start + offset if offset is not None else None
     joined = none | {"epoch_offset_ns": zero}
     differences = _markers(capture)
@@ -91,8 +91,8 @@ def join(capture: Capture, clock: Clock | None) -> tuple[int, dict[str, Any]]:
             error = max(shift - bounds[0], bounds[1] - shift)
             return shift, joined | {"clock_source": EPOCH, "clock_error_ns": error}
     if bounds is None:
-        said = "the capture has neither a marker range nor the Unix time of its zero, and no launch's stamps bound it"
-        return 0, none | {"reasons": [f"not joined with the requests: {said}"]}
+        why = "the capture has neither a marker range nor the Unix time of its zero, and no launch's stamps bound it"
+        return 0, none | {"reasons": [f"not joined with the requests: {why}"]}
     low, high = bounds
     reasons = []
     if zero is not None and capture.epoch_zero_ns is not None:

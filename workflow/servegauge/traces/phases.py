@@ -142,6 +142,6 @@ def sentences(rows: list[dict[str, Any]]) -> list[str]:
             continue
         cause = max(idle, key=lambda name: idle[name])
         if cause in WAITS_FOR:
-            said = f"{row['phase']} waits for {WAITS_FOR[cause]}: GPU busy {100 * share:.0f} % of a step"
-            out.append(f"{said} ({100 * idle[cause]:.0f} % of its idle time)")
+            sentence = f"{row['phase']} waits for {WAITS_FOR[cause]}: GPU busy {100 * share:.0f} % of a step"
+            out.append(f"{sentence} ({100 * idle[cause]:.0f} % of its idle time)")
     return out

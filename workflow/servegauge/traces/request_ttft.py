@@ -74,7 +74,7 @@ def _rows(
     place: dict[str, Any], view: View, process: int, shift: int, own: list[tuple[Sent, Member | str]]
 ) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = []
-    told: list[dict[str, Any]] = []
+    known: list[dict[str, Any]] = []
     spans: list[tuple[int, int]] = []
     for one, member in own:
         token = one.first_token or 0
@@ -99,11 +99,11 @@ def _rows(
             row |= {"client_ns": one.first_byte - one.sent, "queue_ns": start - one.first_byte}
         else:
             row["reason"] = "client is part of queue: the head of the answer came no sooner than the prefill"
-        told.append(row)
+        known.append(row)
         spans.append((start - shift, end - shift))
-    if told:
+    if known:
         parts = _on_device if (view.capture.operations.process == process).any() else _on_host
-        for row, found in zip(told, parts(view, process, np.array(spans, dtype=np.int64)), strict=True):
+        for row, found in zip(known, parts(view, process, np.array(spans, dtype=np.int64)), strict=True):
             reason = found.pop("reason", None)
             row |= found | {"reason": "; ".join(filter(None, (row["reason"], reason))) or None}
             if sum(row[name] or 0 for name in PARTS) != row["ttft_ns"]:
@@ -141,14 +141,14 @@ def _on_device(view: View, process: int, spans: np.ndarray) -> list[dict[str, An
         "unattributed_ns": total(parts["unattributed"]),
         "sampling_ns": total(np.where(waits, sum(parts.values()) - parts["unattributed"], 0)),
     }
-    told = process in sampling_told(view)
+    known = process in sampling_told(view)
     rows = []
     for index in range(len(spans)):
         row: dict[str, Any] = {name: values[index] for name, values in idle.items()}
         row["kernels_ns"] = int(busy[index] - sampling[index])
         row["sampling_ns"] += int(sampling[index])
         rows.append(
-            row if told else row | {"sampling_ns": None, "reason": "nothing tells sampling from the forward pass"}
+            row if known else row | {"sampling_ns": None, "reason": "nothing tells sampling from the forward pass"}
         )
     return rows
 
@@ -157,10 +157,10 @@ def _on_host(view: View, process: int, spans: np.ndarray) -> list[dict[str, Any]
     """The same of a rank without GPU work: what its host did. Sampling is told by ranges that are named after it."""
     ranges = sampling_ranges(view, process)
     sampling = ranges.covered(spans[:, 0], spans[:, 1]).tolist()
-    said = "no GPU work: no kernels, no launch gap"
+    missing = "no GPU work: no kernels, no launch gap"
     if not len(ranges.start):
-        said += "; nothing tells sampling from the forward pass"
+        missing += "; nothing tells sampling from the forward pass"
     return [
-        {"cpu_ns": end - begin - inside, "sampling_ns": inside if len(ranges.start) else None, "reason": said}
+        {"cpu_ns": end - begin - inside, "sampling_ns": inside if len(ranges.start) else None, "reason": missing}
         for (begin, end), inside in zip(spans.tolist(), sampling, strict=True)
     ]

@@ -108,10 +108,10 @@ def _clock(path: Path, table: pa.Table) -> Clock:
     beside = next((one for one in map(path.with_name, _RECORDS) if one.is_file()), None)
     record = _json(beside.read_text(encoding="utf-8", errors="replace"), str(beside)) if beside else None
     record = record if isinstance(record, dict) else {}
-    said = record.get("clock")
+    stamps = record.get("clock")
     if b"clock" in metadata:
-        said = _json(metadata[b"clock"].decode("utf-8", "replace"), f"{path}: metadata `clock`")
-    return Clock.of(said, record.get("recorders"))
+        stamps = _json(metadata[b"clock"].decode("utf-8", "replace"), f"{path}: metadata `clock`")
+    return Clock.of(stamps, record.get("recorders"))
 
 
 def _json(text: str, where: str) -> Any:

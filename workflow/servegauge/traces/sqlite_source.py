@@ -80,8 +80,8 @@ class Export:
                     if batch.num_rows:
                         yield {name: batch[name].to_numpy(zero_copy_only=False) for name in columns}
         except (dbapi.Error, pa.ArrowException, OSError) as error:
-            said = str(error)
-            if "[SQLite]" in said and "type" in said:
+            text = str(error)
+            if "[SQLite]" in text and "type" in text:
                 raise UserError(self.no_integer(table, ", ".join(columns))) from error
             raise damaged(self.path, error) from error
 

@@ -27,7 +27,7 @@ def step_rows(view: View, shift: int) -> list[dict[str, Any]]:
     of_step: dict[int, list[int]] = {}
     for index, step in enumerate(found.keys[:, 0].tolist()):
         of_step.setdefault(step, []).append(index)
-    hosts, told = _hosts(view), sampling_told(view)
+    hosts, separate = _hosts(view), sampling_told(view)
     numbers: dict[int, int] = {}
     out = []
     for index, step in enumerate(view.steps):
@@ -54,13 +54,13 @@ def step_rows(view: View, shift: int) -> list[dict[str, Any]]:
                 | {
                     "gpu_start_ns": int(parts["first"][group]) + shift,
                     "gpu_end_ns": int(parts["last"][group]) + shift,
-                    "sampling_gpu_ns": int(sampled[group]) if step.process in told else None,
+                    "sampling_gpu_ns": int(sampled[group]) if step.process in separate else None,
                     "kernels": int(kernels[group]),
                 }
             )
         if index not in of_step:
             nothing = {"kernels": 0, "gpu_busy_ns": 0} if len(operations) else {}
-            if len(operations) and step.process in told:
+            if len(operations) and step.process in separate:
                 nothing["sampling_gpu_ns"] = 0
             out.append(place(view, step.process, view.device_of(step.process)) | common | nothing)
     return out
@@ -85,7 +85,7 @@ def _hosts(view: View) -> list[dict[str, Any]]:
         key: group_sum(of, which[calls.name[rows]].astype(np.int64), count) if len(rows) else np.zeros(count, np.int64)
         for key, which in named.items()
     }
-    told = sampling_told(view)
+    separate = sampling_told(view)
     covers = {process: sampling_ranges(view, process) for process in {step.process for step in view.steps}}
     out = []
     for index, step in enumerate(view.steps):
@@ -93,7 +93,7 @@ def _hosts(view: View) -> list[dict[str, Any]]:
         tail = max(0, min(int(last[index]), end) - step.label_end)
         inside = covers[step.process].covered(np.array([step.start]), np.array([step.label_end]))[0]
         out.append(
-            {"end": end, "sampling_cpu_ns": tail + int(inside) if step.process in told else None}
+            {"end": end, "sampling_cpu_ns": tail + int(inside) if step.process in separate else None}
             | {key: int(values[index]) if (calls.correlation != -1).any() else None for key, values in counted.items()}
         )
     return out

@@ -28,21 +28,21 @@ class Mean:
 
 def mean(tables: Sequence[pa.Table]) -> Mean | None:
     """Over the rows of all `tables` (REQUEST_TTFT); None where not one has parts."""
-    told = [row for row in _rows(tables) if row["return_ns"] is not None]
-    if not told:
+    known = [row for row in _rows(tables) if row["return_ns"] is not None]
+    if not known:
         return None
-    count = len(told)
+    count = len(known)
     parts: dict[str, float | None] = {}
     for name in PARTS:
-        values = [row[name] for row in told]
+        values = [row[name] for row in known]
         parts[name] = None if None in values else sum(values) / count
-    whole = sum(row["ttft_ns"] for row in told) / count
+    whole = sum(row["ttft_ns"] for row in known) / count
     if parts["client_ns"] is None:  # where one answer has no head of its own, all count it as queue
-        parts["queue_ns"] = sum((row["client_ns"] or 0) + row["queue_ns"] for row in told) / count
+        parts["queue_ns"] = sum((row["client_ns"] or 0) + row["queue_ns"] for row in known) / count
     rest = whole - sum(value or 0 for value in parts.values())
     if abs(rest) > 0.5:  # what one rank or trace can tell and another cannot
         parts["unattributed_ns"] = (parts["unattributed_ns"] or 0) + rest
-    return Mean(whole, parts, len({(row["trace"], row["request"]) for row in told}))
+    return Mean(whole, parts, len({(row["trace"], row["request"]) for row in known}))
 
 
 def _rows(tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
@@ -51,15 +51,15 @@ def _rows(tables: Sequence[pa.Table]) -> list[dict[str, Any]]:
 
 def sentences(tables: Sequence[pa.Table]) -> list[str]:
     """`time to first token of 6 requests, 73.2 ms on average: client 4.1 ms, queue 21.8 ms, ...`, and what is null."""
-    said = []
+    texts = []
     if found := mean(tables):
         parts = [f"{WORDS[name]} {value / 1e6:.2f} ms" for name, value in found.parts.items() if value]
         whole = f"{found.ttft_ns / 1e6:.2f} ms on average"
-        said.append(f"time to first token of {_requests(found.requests)}, {whole}: {', '.join(parts)}")
+        texts.append(f"time to first token of {_requests(found.requests)}, {whole}: {', '.join(parts)}")
     reasons = Counter(
         reason for _, _, reason in {(r["trace"], r["request"], r["reason"]) for r in _rows(tables)} if reason
     )
-    return said + [f"time to first token of {_requests(count)}: {reason}" for reason, count in sorted(reasons.items())]
+    return texts + [f"time to first token of {_requests(count)}: {reason}" for reason, count in sorted(reasons.items())]
 
 
 def _requests(count: int) -> str:

@@ -119,7 +119,7 @@ def _reason(source: str, stepping: bool, kernels: int, attributed: int) -> str |
 
 def _ranks(capture: Capture, members: list[int]) -> dict[int, int]:
     """Ranks as the files say them, where each says one and no two the same; else by order of process."""
-    said = [rank for process in members if (rank := capture.processes[process].rank) is not None]
-    if len(set(said)) == len(members):
-        return dict(zip(members, said, strict=True))
+    known = [rank for process in members if (rank := capture.processes[process].rank) is not None]
+    if len(set(known)) == len(members):
+        return dict(zip(members, known, strict=True))
     return {process: index for index, process in enumerate(members)}

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.workloads.recordings import kinds
 
 PROCESSES = ("poisson", "constant", "gamma", "burst", "replay", "trace", "steps", "ramp")
 CHUNK = 4096  # gaps drawn at a time; one stream whatever the size, so it does not show in the result
@@ -77,9 +78,7 @@ def arrival_times(
         return _replayed(recorded_times(Path(arrival["path"]), root), rate_rps, count, until)
     if process == "trace":
         if recorded is None:
-            raise UserError(
-                "arrival process trace: it needs a prompt set that is a recording (mooncake, azure, burstgpt)"
-            )
+            raise UserError(f"arrival process trace: it needs a prompt set that is a recording ({', '.join(kinds())})")
         return _replayed(recorded, rate_rps, count, until)
     shape = float(arrival["shape"]) if process == "gamma" else 1.0
     return _renewal(shape, rate_rps, count, until, draw)

@@ -20,6 +20,7 @@ from servegauge.base.errors import UserError
 from servegauge.contract.spec import Load
 from servegauge.workloads.arrivals import arrival_times
 from servegauge.workloads.recording import Recording
+from servegauge.workloads.recordings import kinds
 
 SHAPED = ("steps", "ramp")
 WINDOW_ONLY = ("replay", "trace", *SHAPED)
@@ -86,7 +87,7 @@ def load_times(
     if process == "trace":
         if recording is None or recording.rate_rps is None:
             raise UserError(
-                "load.arrival: trace takes the times of a recorded prompt set (mooncake, azure, burstgpt) with two or "
+                f"load.arrival: trace takes the times of a recorded prompt set ({', '.join(kinds())}) with two or "
                 "more different ones; use another set, or another arrival process"
             )
         own = recording.times_s

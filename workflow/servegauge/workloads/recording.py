@@ -44,12 +44,14 @@ class Recorded:
 class Format:
     """A format of recordings. `read` gives the file's requests, in its order, or a UserError with file and line.
 
-    A request without a prompt or without an answer (0 tokens) is one that failed when it was recorded.
+    A request without a prompt or without an answer (0 tokens) is one that failed when it was recorded. `keys` are keys
+    of a prompt set that do something for this format, beside those for every recording.
     """
 
     name: str
     title: str
     read: Callable[[Path, Mapping[str, Any]], Iterable[Recorded]]
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Recording:
 
 def recording(spec: Mapping[str, Any], path: Path, kind: Format) -> Recording:
     """What the prompt set `spec` takes of the file at `path`; read once in this process while both stay the same."""
-    kept = {key: spec.get(key) for key in ("filters", "where", "cut", "pause_s")}
+    kept = {key: spec.get(key) for key in ("filters", "where", "cut", *kind.keys)}
     return _recording(kind, path, path.stat().st_mtime_ns, canonical_json(kept))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import servegauge.workloads.recordings  # noqa: F401 - kinds of prompt sets that a schema names
 from servegauge.base.files import write_text
 from servegauge.contract.yaml_schema import schema
 

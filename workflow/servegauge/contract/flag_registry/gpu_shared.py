@@ -10,8 +10,8 @@ def check(case: CellCase) -> Iterator[Doubt]:
         return
     names = ("t_ns", "gpu", "other_processes")
     samples = zip(*(case.gpu[name].to_pylist() for name in names), strict=True)
-    told = [(number, gpu) for t_ns, gpu, number in samples if t_ns >= 0 and number is not None]
-    most, gpu = max(told, default=(None, None))
+    known = [(number, gpu) for t_ns, gpu, number in samples if t_ns >= 0 and number is not None]
+    most, gpu = max(known, default=(None, None))
     detail = f"{most} processes that this launch did not start were on GPU {gpu} at once"
     yield from above(case, "other_gpu_processes", most, detail)
 

@@ -12,11 +12,11 @@ def check(case: CellCase) -> Iterator[Doubt]:
     import pyarrow.compute as pc
 
     table = case.window.ok.table
-    told = table.filter(pc.is_valid(table["prompt_tokens"]))
-    if not told.num_rows:
+    known = table.filter(pc.is_valid(table["prompt_tokens"]))
+    if not known.num_rows:
         return
-    asked = told["prompt_tokens_asked"].to_numpy()
-    more = told["prompt_tokens"].to_numpy() - asked
+    asked = known["prompt_tokens_asked"].to_numpy()
+    more = known["prompt_tokens"].to_numpy() - asked
     # A chat template adds the same to every prompt; it never takes anything away.
     constant = max(0.0, float(np.median(more))) if case.cell.load.endpoint == "chat" else 0.0
     most = np.maximum(FEWEST, case.thresholds["prompt_length_tolerance"] * asked)
@@ -24,7 +24,7 @@ def check(case: CellCase) -> Iterator[Doubt]:
     worst = int(np.argmax(np.abs(more - constant)))
     beyond = f" beyond the {constant:g} of the chat template" if constant else ""
     detail = (
-        f"{int(off.sum())} of {told.num_rows} prompts had another length than asked{beyond}; the farthest: "
+        f"{int(off.sum())} of {known.num_rows} prompts had another length than asked{beyond}; the farthest: "
         f"{int(asked[worst])} tokens asked, {int(asked[worst] + more[worst])} counted by the server"
     )
     yield from above(case, "prompt_length_share", float(off.mean()), detail)

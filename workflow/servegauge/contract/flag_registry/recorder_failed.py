@@ -6,8 +6,8 @@ from servegauge.contract.flag import DOUBT, CellCase, Doubt, Flag, Threshold, ab
 
 
 def check(case: CellCase) -> Iterator[Doubt]:
-    said = case.record.get("recorders") or {}
-    failed = {name: one["error"] for name, one in said.items() if one.get("error")}
+    recorders = case.record.get("recorders") or {}
+    failed = {name: one["error"] for name, one in recorders.items() if one.get("error")}
     detail = "; ".join(f"{name}: {error}" for name, error in failed.items())
     yield from above(case, "failed_recorders", len(failed), detail)
 

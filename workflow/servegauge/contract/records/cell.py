@@ -36,7 +36,7 @@ class FileHash(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
-    """Where time 0 of the tables lies on the monotonic clock, and what to add to that clock for the epoch, then."""
+    """Where time 0 of the tables is on the monotonic clock, and what to add to that clock for the epoch, then."""
 
     window_start_ns: int | None = None
     epoch_offset_start_ns: int | None = None

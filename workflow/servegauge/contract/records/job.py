@@ -23,7 +23,7 @@ class JobEnd(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRecord(Record, frozen=True, kw_only=True):
-    """The submission of one attempt, from before the moment it is submitted. `folder` lies in the attempt's folder."""
+    """The submission of one attempt, from before the moment it is submitted. `folder` is in the attempt's folder."""
 
     WHAT: ClassVar[str] = "the record of a job"
     REMEDY: ClassVar[str] = ATTEMPT_REMEDY

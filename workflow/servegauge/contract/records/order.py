@@ -74,7 +74,7 @@ class Order(Record, frozen=True, kw_only=True):
 
     @property
     def folder(self) -> Path:
-        """Where everything that belongs to this attempt lies."""
+        """The folder of everything that belongs to this attempt."""
         return attempt_folder(self.results_folder, self.launch.id, self.attempt)
 
 
@@ -84,7 +84,7 @@ def is_measured(results: Path, cell: str) -> bool:
 
 
 def attempt_folder(results: Path, launch: str, attempt: int) -> Path:
-    """Where everything that belongs to one attempt lies."""
+    """The folder of everything that belongs to one attempt."""
     return results / "launches" / launch / f"attempt-{attempt}"
 
 

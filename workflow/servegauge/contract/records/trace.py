@@ -11,7 +11,7 @@ from servegauge.contract.records.cell import Measured
 class TraceRecord(Measured, frozen=True, kw_only=True):
     """A trace, or one that failed. Its launch is its own: no latency of it is one of the timed cell's.
 
-    `captures` are those of its files that the profiler wrote, one a rank; without them its tables lie beside it.
+    `captures` are those of its files that the profiler wrote, one a rank; without them its tables are beside it.
     `cell` is the timed cell whose load was replayed under the profiler, None for a capture without one. `asked` is
     `trace:` of the launch. `tpot_p50_s` is the median TPOT under the profiler, which shows the profiler's cost.
     """

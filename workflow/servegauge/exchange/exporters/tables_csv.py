@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from servegauge.base.files import whole_file
-from servegauge.base.text import csv_cell
+from servegauge.base.files import write_text
+from servegauge.base.text import csv_text
 from servegauge.contract import tables
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset import merge
@@ -34,16 +33,12 @@ class TablesCsv(Exporter):
 
 
 def _write(path: Path, names: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows:
-            writer.writerow([_text(row.get(name)) for name in names])
+    """Lists as JSON."""
+    write_text(path, csv_text(names, ({name: _text(value) for name, value in row.items()} for row in rows)))
 
 
 def _text(value: Any) -> Any:
-    """An empty field where a value is null; lists as JSON."""
-    return csv_cell(canonical_json(value) if isinstance(value, list | dict) else value)
+    return canonical_json(value) if isinstance(value, list | dict) else value
 
 
 def _columns(table: str, schema: pa.Schema) -> list[dict[str, str]]:

@@ -42,7 +42,7 @@ class StudyParquet(Exporter):
                 continue  # a part is a launch
             with whole_file(out / "dataset" / name) as temporary:
                 if len(name.parts) > 1:
-                    shutil.copyfile(path, temporary)  # its footer says in which row groups a cell lies
+                    shutil.copyfile(path, temporary)  # its footer says in which row groups a cell is
                 else:
                     pq.write_table(_rows(pq.read_table(path), wanted, name.stem), temporary, compression="zstd")
             written.append(out / "dataset" / name)

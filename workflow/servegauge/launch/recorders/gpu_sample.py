@@ -2,7 +2,7 @@
 
 `Sampler` runs `main` in a process of its own. GPUs are read by NVML ten times a second, and where that is not there
 from one `nvidia-smi` that repeats its query by itself; the CPUs from /proc and /sys. Rows stay in memory until `stop`,
-which writes `tables.GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`tables.NODE_RAW`). `t_ns` is
+which writes `GPU_RAW` (where there are GPUs) and, beside it, `node.parquet` (`NODE_RAW`). `t_ns` is
 CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, such as the start of the cell's window. What happened is
 evidence beside the measurement, not the measurement: nothing here raises.
 
@@ -246,7 +246,7 @@ def _finish(
     parts: DcgmReader | None = None,
 ) -> dict[str, Any]:
     """Shift the stamps, write both files; what is told on standard output."""
-    from servegauge.contract.tables import GPU_RAW, NODE_RAW
+    from servegauge.contract.cell_tables import GPU_RAW, NODE_RAW
 
     for row in [*node.rows, *gpus.rows]:
         row["t_ns"] -= zero_ns
@@ -280,7 +280,7 @@ class Sampler(ProcessRecorder):
 
     @classmethod
     def tables(cls) -> Mapping[str, Any]:
-        from servegauge.contract.tables import GPU_RAW, NODE_RAW
+        from servegauge.contract.cell_tables import GPU_RAW, NODE_RAW
 
         return {"gpu": GPU_RAW, "node": NODE_RAW}
 

@@ -5,7 +5,7 @@ standard input as one line of JSON, with the API key, which argv would show to e
 at its own ticks (start + k / hz): an instance that does not answer holds up no other, and a tick that was missed is
 counted, not made up for.
 
-Rows (`tables.SERVER_METRICS`): `t_ns` is CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, half-way between
+Rows (`SERVER_METRICS`): `t_ns` is CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, half-way between
 asking and having the answer. Samples that a framework's file maps to a common name are kept at every scrape (a counter
 that its server shows only from the first event on is 0 until then); all other samples at the first scrape and whenever
 their value changed, so a reader carries the last value forward. `_created` samples (the moment a counter was born) are
@@ -198,7 +198,7 @@ def write(watches: Sequence[Watch], zero_ns: int, out: Path) -> None:
     import pyarrow.parquet as pq
 
     from servegauge.base.files import whole_file
-    from servegauge.contract.tables import SERVER_METRICS
+    from servegauge.contract.cell_tables import SERVER_METRICS
 
     rows = sorted(((t, watch.instance, sample) for watch in watches for t, sample in watch.rows), key=lambda r: r[:2])
     columns = {
@@ -250,7 +250,7 @@ class Scraper(ProcessRecorder):
 
     @classmethod
     def tables(cls) -> Mapping[str, Any]:
-        from servegauge.contract.tables import SERVER_METRICS_RAW
+        from servegauge.contract.cell_tables import SERVER_METRICS_RAW
 
         return {"server_metrics": SERVER_METRICS_RAW}
 

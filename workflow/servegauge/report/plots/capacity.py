@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections import Counter, defaultdict
 
-from matplotlib.figure import Figure as Canvas
-
-from servegauge.dataset.study_view import Study, label
+from servegauge.dataset.study_view import Study, label, without
 from servegauge.report.capacity_section import Search, capacity, searches
 from servegauge.report.figure_style import MUTED, Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
 
 SHOWN = 1.6  # times the highest capacity or knee: what lies beyond is in capacity_steps.parquet
 
 
 def goodput_curve(name: str, title: str, study: Study, series: Series) -> Drawn:
     """One panel per condition: a line per launch, its capacity marked."""
-    panels: dict[str, list[Search]] = defaultdict(list)
+    conditions: dict[str, list[Search]] = defaultdict(list)
     for one in searches(study):
-        others = {axis: value for axis, value in one.row["axes"].items() if axis != series.factor}
-        panels[label(others)].append(one)
-    if not panels:
+        others = without(one.row, series.factor)
+        conditions[label(others)].append(one)
+    if not conditions:
         return nothing(name, title, "no cell searched a capacity (matrix.capacity)")
-    shown = list(panels.items())[:MOST_PANELS]
-    across = min(COLUMNS, len(shown))
-    down = math.ceil(len(shown) / across)
-    canvas = Canvas(figsize=(1.25 * PANEL_IN[0] * across, PANEL_IN[1] * down + 0.4), layout="constrained")
-    for number, (condition, found) in enumerate(shown):
-        axes = canvas.add_subplot(down, across, number + 1)
+    shown, rest = first_panels(list(conditions.items()), "conditions", "all rates are in capacity_steps.parquet")
+    canvas, panels = grid(len(shown), 1.25 * PANEL_IN[0], PANEL_IN[1], 0.4)
+    for number, ((condition, found), axes) in enumerate(zip(shown, panels, strict=True)):
         bends = [one.knee.rate_rps for one in found if one.knee]
         known = [one.row[end] for one in found for end in ("capacity_low_rps", "capacity_high_rps") if one.row[end]]
         most = SHOWN * max([*bends, *known])
@@ -56,7 +51,7 @@ def goodput_curve(name: str, title: str, study: Study, series: Series) -> Drawn:
         axes.set_ylim(0, None)
         axes.set_title(condition)
         axes.set_xlabel("offered requests/s")
-        if number % across == 0:
+        if number % COLUMNS == 0:
             axes.set_ylabel("good requests/s")
         if number == 0:
             legend(canvas, axes, len(series.levels))
@@ -65,9 +60,7 @@ def goodput_curve(name: str, title: str, study: Study, series: Series) -> Drawn:
         "grey line all do. Dashed: the capacity, where all launches bracketed it. Knee: up to where 95 % of the "
         "requests meet the SLO; a cliff where at 1.25 times that rate less than half of them do, else smooth."
     )
-    if len(panels) > len(shown):
-        caption += f" {len(panels) - len(shown)} more conditions are in capacity_steps.parquet."
-    return finish(canvas, name, title, caption)
+    return finish(canvas, name, title, caption + rest)
 
 
 def _bend(found: list[Search]) -> str:
@@ -75,7 +68,7 @@ def _bend(found: list[Search]) -> str:
     bends = [one.knee for one in found if one.knee]
     if not bends:
         return "no knee seen" if found else ""
-    rate = math.exp(math.fsum(math.log(one.rate_rps) for one in bends) / len(bends))
+    rate = statistics.geometric_mean(one.rate_rps for one in bends)
     kinds = Counter(one.kind for one in bends)
-    said = " and ".join(kind if len(kinds) == 1 else f"{kind} in {count}" for kind, count in kinds.most_common())
-    return f"knee {rate:.3g}/s, {said}"
+    kind_words = " and ".join(kind if len(kinds) == 1 else f"{kind} in {count}" for kind, count in kinds.most_common())
+    return f"knee {rate:.3g}/s, {kind_words}"

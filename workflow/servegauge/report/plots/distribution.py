@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from servegauge.dataset.study_view import Study, label
+from servegauge.contract.columns import Row
+from servegauge.dataset.study_view import Study, label, without
 from servegauge.report.figure_style import Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
 
 POINTS = 120  # of one distribution
 
 
 def distributions(name: str, title: str, family: str, study: Study, series: Series) -> Drawn:
     """Empirical distribution functions, one panel per condition, one line per launch."""
-    panels: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    conditions: dict[str, list[Row]] = defaultdict(list)
     for one in study.loads:
         if one[f"{family}_p50_s"] is not None:
-            panels[label({axis: value for axis, value in one["axes"].items() if axis != series.factor})].append(one)
-    if not panels:
+            conditions[label(without(one, series.factor))].append(one)
+    if not conditions:
         return nothing(name, title, "no cell was measured")
-    shown = list(panels.items())[:MOST_PANELS]
-    rows_of_panels = math.ceil(len(shown) / COLUMNS)
-    across = min(COLUMNS, len(shown))
-    canvas = Canvas(figsize=(PANEL_IN[0] * across, PANEL_IN[1] * rows_of_panels + 0.3), layout="constrained")
-    for number, (condition, rows) in enumerate(shown):
-        axes = canvas.add_subplot(rows_of_panels, across, number + 1)
+    shown, rest = first_panels(list(conditions.items()), "conditions", "quantiles in cells.parquet")
+    canvas, panels = grid(len(shown), *PANEL_IN)
+    for number, ((condition, rows), axes) in enumerate(zip(shown, panels, strict=True)):
         named: set[int] = set()
         for row in sorted(rows, key=series.of):
             index = series.of(row)
@@ -58,6 +52,4 @@ def distributions(name: str, title: str, family: str, study: Study, series: Seri
         if number == 0:
             legend(canvas, axes, len(series.levels))
     caption = "Share of the answered requests at or below each latency; one line per launch."
-    if len(panels) > len(shown):
-        caption += f" {len(panels) - len(shown)} more conditions are not shown."
-    return finish(canvas, name, title, caption)
+    return finish(canvas, name, title, caption + rest)

@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from servegauge.dataset.study_view import Study, label
+from servegauge.contract.columns import Row
+from servegauge.dataset.study_view import Study, label, without
 from servegauge.report.capacity_section import capacity, capacity_words
 from servegauge.report.figure_style import MUTED, Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels
 
 
 def against_load(
@@ -34,14 +34,14 @@ def against_load(
     `columns`: of CELLS, with a word for each; they are drawn times `scale`, in `unit`. Panels of latencies share their
     axis, so that lengths can be compared.
     """
-    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in study.loads:
-        others = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, "capacity", series.factor)}
+        others = without(row, *KINDS, "capacity", series.factor)
         if any(row[column] is not None for column, _ in columns):
             groups[label(others) if others else ""][_kind(row)].append(row)
     if not groups:
         return nothing(name, title, "no cell was measured")
-    shown = list(groups.items())[:MOST_PANELS]
+    shown, left_out = first_panels(list(groups.items()), "panels", "all numbers are in cells.parquet")
     kinds = [kind for kind in KINDS if any(kind in by_kind for _, by_kind in shown)]
     # A kind of load that has one size needs little room.
     widths = [1.0 if len({_size(row) for _, one in shown for row in one.get(kind, ())}) > 1 else 0.45 for kind in kinds]
@@ -51,9 +51,9 @@ def against_load(
     canvas = Canvas(figsize=(PANEL_IN[0] * sum(widths) * across + 0.3, PANEL_IN[1] * down + 0.3), layout="constrained")
     grid = canvas.add_gridspec(down, across * len(kinds), width_ratios=widths * across)
     first: Axes | None = None
-    searched: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    searched: dict[str, list[Row]] = defaultdict(list)
     for row in study.searches:
-        others = {axis: value for axis, value in row["axes"].items() if axis not in (*KINDS, "capacity", series.factor)}
+        others = without(row, *KINDS, "capacity", series.factor)
         searched[label(others) if others else ""].append(row)
     marked = False
     for number, (rest, by_kind) in enumerate(shown):
@@ -85,11 +85,9 @@ def against_load(
     if marked:
         caption += f" Dotted: the capacity under {', '.join(dict.fromkeys(row['capacity'] for row in study.searches))}."
     if len(kinds) > 1:
-        said = ", then ".join(KINDS[kind][2] for kind in kinds)
-        caption += f" {said[0].upper()}{said[1:]}."
-    if len(groups) > len(shown):
-        caption += f" {len(groups) - len(shown)} more panels are not shown; their numbers are in cells.parquet."
-    return finish(canvas, name, title, caption)
+        named = ", then ".join(KINDS[kind][2] for kind in kinds)
+        caption += f" {named[0].upper()}{named[1:]}."
+    return finish(canvas, name, title, caption + left_out)
 
 
 REACH = 1.5  # times the largest rate: a capacity beyond would leave the loads no room
@@ -101,18 +99,18 @@ KINDS = {  # axis of a study -> column of CELLS, words for the axis of a figure 
 }
 
 
-def _kind(row: Mapping[str, Any]) -> str:
+def _kind(row: Row) -> str:
     return next(kind for kind, (column, *_) in KINDS.items() if row[column] is not None)
 
 
-def _size(row: Mapping[str, Any]) -> float:
+def _size(row: Row) -> float:
     """Where a cell stands on the axis of its kind of load."""
     return row[KINDS[_kind(row)][0]]
 
 
 def _load_panel(
     axes: Axes,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     series: Series,
     columns: Sequence[tuple[str, str]],
     scale: float,
@@ -122,7 +120,7 @@ def _load_panel(
     for index in range(len(series.levels)):
         mine = [row for row in rows if series.of(row) == index]
         shift = (index - (len(series.levels) - 1) / 2) * spread / max(1, len(series.levels) - 1)
-        for order, (column, said) in enumerate(columns):
+        for order, (column, word) in enumerate(columns):
             values = {
                 x: [row[column] * scale for row in mine if _size(row) == x and row[column] is not None] for x in sizes
             }
@@ -147,7 +145,7 @@ def _load_panel(
                 marker=series.marker(index),
                 markersize=4.5,
                 markerfacecolor=face,
-                label=f"{series.name(index)}, {said}" if len(columns) > 1 else series.name(index),
+                label=f"{series.name(index)}, {word}" if len(columns) > 1 else series.name(index),
             )
     axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
     if len(sizes) > 2 and sizes[-1] / sizes[0] > 8:
@@ -158,9 +156,7 @@ def _load_panel(
         axes.set_xlim(sizes[0] - 4 * spread, sizes[0] + 4 * spread)
 
 
-def _mark_capacity(
-    axes: Axes, rows: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]], series: Series
-) -> bool:
+def _mark_capacity(axes: Axes, rows: Sequence[Row], found: Sequence[Row], series: Series) -> bool:
     """A dotted line at each level's capacity, or a word where it lies beyond the panel; True where there is one."""
     largest = max(_size(row) for row in rows)
     beyond = []

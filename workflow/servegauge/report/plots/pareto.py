@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Canvas
 
 from servegauge.compare.student import estimate
-from servegauge.dataset.study_view import Study, axis_value, label
+from servegauge.contract.columns import Row
+from servegauge.dataset.study_view import Study, axis_value, label, without
 from servegauge.report.figure_style import Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
 
 SIZES = ("rate", "concurrency", "burst")
 SIGNS = {"rate": "/s", "concurrency": "×", "burst": " at once"}
-Row = Mapping[str, Any]
 
 
 def pareto(name: str, title: str, study: Study, series: Series) -> Drawn:
     """One panel per condition without its load and layout: a point per load, with 95 % intervals over launches."""
     gpus = _gpus(study)
-    panels: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
+    conditions: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in study.loads:
         if not row["output_tokens_per_s"] or not row["tpot_p50_s"]:
             continue
-        rest = {axis: value for axis, value in row["axes"].items() if axis not in (*SIZES, *_LAYOUT, series.factor)}
+        rest = without(row, *SIZES, *_LAYOUT, series.factor)
         line = (series.of(row), *(row["axes"].get(axis) for axis in _LAYOUT), _kind(row))
-        panels[label(rest) if rest else ""][line].append(row)
-    if not panels:
+        conditions[label(rest) if rest else ""][line].append(row)
+    if not conditions:
         return nothing(name, title, "no cell has both a time per output token and a throughput")
-    shown = list(panels.items())[:MOST_PANELS]
-    across = min(COLUMNS, len(shown))
-    down = math.ceil(len(shown) / across)
-    canvas = Canvas(figsize=(1.25 * PANEL_IN[0] * across, 1.1 * PANEL_IN[1] * down + 0.4), layout="constrained")
+    shown, left_out = first_panels(list(conditions.items()), "panels", "all numbers are in cells.parquet")
+    canvas, panels = grid(len(shown), 1.25 * PANEL_IN[0], 1.1 * PANEL_IN[1], 0.4)
     of_gpus = any(gpus(row) for row in study.loads)
-    first: Axes | None = None
-    for number, (rest_words, lines) in enumerate(shown):
-        axes = canvas.add_subplot(down, across, number + 1)
-        first = first or axes
+    for number, ((rest_words, lines), axes) in enumerate(zip(shown, panels, strict=True)):
         named: set[int] = set()
         for (index, *_), rows in sorted(lines.items(), key=lambda item: item[0][0]):
             _line(axes, rows, series, index, gpus, index not in named)
@@ -49,19 +43,16 @@ def pareto(name: str, title: str, study: Study, series: Series) -> Drawn:
         for low, high, limit in ((*axes.get_xlim(), axes.set_xlim), (*axes.get_ylim(), axes.set_ylim)):
             limit(0 if low < high / 2 else low - 0.1 * (high - low), high + 0.06 * (high - low))
         axes.set_xlabel("output tokens/s/user")
-        if number % across == 0:
+        if number % COLUMNS == 0:
             axes.set_ylabel("output tokens/s/GPU" if of_gpus else "output tokens/s")
-    if first:
-        legend(canvas, first, len(series.levels))
+    legend(canvas, panels[0], len(series.levels))
     caption = (
         "Each point is one load: right is what a user sees (1 / median time per output token), up is what "
         f"{'a GPU' if of_gpus else 'the server'} gives. Bars: 95 % intervals over launches, of two launches both "
         "values; lines join the loads of one layout from small to large. A curve above and to the right of another is "
         "better at every trade-off."
     )
-    if len(panels) > len(shown):
-        caption += f" {len(panels) - len(shown)} more panels are not shown; their numbers are in cells.parquet."
-    return finish(canvas, name, title, caption)
+    return finish(canvas, name, title, caption + left_out)
 
 
 _LAYOUT = ("tp", "pp", "dp", "ep", "instances", "share_gpu")

@@ -5,9 +5,13 @@ Series differ in colour, in marker and in line, so that they can be told apart w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from servegauge.contract.columns import Row
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import axis_value, level_text
 from servegauge.report.figure_style import MARKERS, SERIES
@@ -15,6 +19,24 @@ from servegauge.report.figure_style import MARKERS, SERIES
 PANEL_IN = (3.1, 2.35)  # width, height of one panel, inches
 COLUMNS = 3
 MOST_PANELS = 12
+T = TypeVar("T")
+
+
+def first_panels(panels: Sequence[T], what: str, where: str) -> tuple[Sequence[T], str]:
+    """The panels that a figure has room for, and the sentence that its caption says of the others; empty: all fit."""
+    rest = len(panels) - MOST_PANELS
+    sentence = f" Only the first {MOST_PANELS} {what} are shown; {rest} more: {where}." if rest > 0 else ""
+    return panels[:MOST_PANELS], sentence
+
+
+def grid(
+    count: int, width: float, height: float, above: float = 0.3, columns: int = COLUMNS
+) -> tuple[Canvas, list[Axes]]:
+    """A canvas with `count` panels of this size in inches, in up to `columns` columns, and room `above` them."""
+    across = min(columns, count)
+    down = -(-count // across)
+    canvas = Canvas(figsize=(width * across, height * down + above), layout="constrained")
+    return canvas, [canvas.add_subplot(down, across, number + 1) for number in range(count)]
 
 
 class Series:
@@ -24,7 +46,7 @@ class Series:
         self.factor, self.levels = factor, list(levels)
         self.keys = [canonical_json(level) for level in levels]
 
-    def of(self, row: Mapping[str, Any]) -> int:
+    def of(self, row: Row) -> int:
         return self.keys.index(canonical_json(axis_value(row, self.factor))) if self.factor else 0
 
     def colour(self, index: int) -> str:

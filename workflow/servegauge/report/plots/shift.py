@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import math
-
-from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from servegauge.compare.results import Comparison
-from servegauge.compare.shifts import shift_of
+from servegauge.compare.shifts import same_load, shift_of
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.study_view import level_text
 from servegauge.report.figure_style import MUTED, Drawn, finish, nothing
-from servegauge.report.plots.series import COLUMNS, MOST_PANELS, PANEL_IN, Series
+from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
 
 
 def shifts(name: str, title: str, family: str, comparison: Comparison | None, series: Series) -> Drawn:
     """The ratio at each quantile with its simultaneous band, one panel per condition."""
-    found = []
-    if comparison:
-        for cells in comparison.sides[:MOST_PANELS]:
-            if shift := shift_of(comparison.study, cells, family):
-                found.append((cells, shift))
+    sides = [cells for cells in comparison.sides if same_load(cells)] if comparison else []
+    shown, rest = first_panels(sides, "conditions", "ratios of quantiles in comparison.csv")
+    found = [(cells, shift) for cells in shown if comparison and (shift := shift_of(comparison.study, cells, family))]
     if not comparison or not found:
         return nothing(name, title, "no condition was measured on both sides under the same load")
-    across, down = min(COLUMNS, len(found)), math.ceil(len(found) / COLUMNS)
-    canvas = Canvas(figsize=(PANEL_IN[0] * across, PANEL_IN[1] * down + 0.3), layout="constrained")
-    for number, (cells, shift) in enumerate(found):
-        axes = canvas.add_subplot(down, across, number + 1)
+    canvas, panels = grid(len(found), *PANEL_IN)
+    for number, ((cells, shift), axes) in enumerate(zip(found, panels, strict=True)):
         index = series.keys.index(canonical_json(cells.level))
         ratios = [(100 * one.share, one.ratio) for one in shift if one.ratio is not None]
         band = [
@@ -58,4 +51,4 @@ def shifts(name: str, title: str, family: str, comparison: Comparison | None, se
         "The ratio at each quantile, with a band that holds all of them at once with 95 % over launches; no band below "
         "three launches a side. A level line says that everything became slower alike, a rising one that the tail did."
     )
-    return finish(canvas, name, title, caption)
+    return finish(canvas, name, title, caption + rest)

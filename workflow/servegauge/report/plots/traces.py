@@ -12,12 +12,12 @@ from matplotlib.figure import Figure as Canvas
 
 from servegauge.report import figure_style
 from servegauge.report.figure_style import Drawn
+from servegauge.report.plots.series import first_panels, grid
 from servegauge.report.traced import CAUSES, Traced, groups, idle_parts, means, phase_rows
 from servegauge.traces import phases, ttft_means
 
 PANEL_IN = (3.6, 2.4)  # width, height of one panel, inches
 COLUMNS = 2
-MOST_PANELS = 12
 CAUSE_TEXTS = {
     "host_late": "host late",
     "launch_call": "launch call",
@@ -34,10 +34,12 @@ def phases_figure(name: str, title: str, caption: str, traced: Sequence[Traced])
     with mpl.rc_context(figure_style.STYLE):
         if not found:
             return figure_style.nothing(name, title, "no trace tells the phases" if traced else NOTHING)
-        conditions = list(dict.fromkeys(key[0] for key in found))[:MOST_PANELS]
+        every = list(dict.fromkeys(key[0] for key in found))
+        conditions, rest = first_panels(every, "conditions", "all are in phase-table.csv")
         levels = list(dict.fromkeys(key[1] for key in found))
         shown = [phase for phase in phases.ORDER if any(key[2] == phase for key in found)]
-        canvas, axes = _panels(len(conditions), max(PANEL_IN[0], 0.5 * len(shown) * len(levels)), PANEL_IN[1])
+        wide = max(PANEL_IN[0], 0.5 * len(shown) * len(levels))
+        canvas, axes = grid(len(conditions), wide, PANEL_IN[1], 0.5, COLUMNS)
         width = 0.8 / (2 * len(levels))
         for condition, one in zip(conditions, axes, strict=True):
             for index, level in enumerate(levels):
@@ -61,7 +63,7 @@ def phases_figure(name: str, title: str, caption: str, traced: Sequence[Traced])
             one.set_title(condition, loc="left")
         canvas.supylabel("ms a step", fontsize=9)
         figure_style.legend(canvas, axes[0], 4)
-        return figure_style.finish(canvas, name, title, caption)
+        return figure_style.finish(canvas, name, title, caption + rest)
 
 
 def ttft_figure(name: str, title: str, caption: str, traced: Sequence[Traced]) -> Drawn:
@@ -72,12 +74,13 @@ def ttft_figure(name: str, title: str, caption: str, traced: Sequence[Traced]) -
         if not known:
             why = "no trace tells the parts of a request's TTFT" if traced else NOTHING
             return figure_style.nothing(name, title, why)
-        conditions = list(dict.fromkeys(key[0] for key in known))[:MOST_PANELS]
+        every = list(dict.fromkeys(key[0] for key in known))
+        conditions, rest = first_panels(every, "conditions", "all are in trace_request_ttft of the dataset")
         levels = list(dict.fromkeys(key[1] for key in known))
-        told = {part for mean in known.values() for part, value in mean.parts.items() if value}
-        lines = [part for part in ttft_means.WORDS if part in told]
+        known_parts = {part for mean in known.values() for part, value in mean.parts.items() if value}
+        lines = [part for part in ttft_means.WORDS if part in known_parts]
         height = 0.3 + (len(lines) + 1) * (0.12 + 0.13 * len(levels))
-        canvas, axes = _panels(len(conditions), PANEL_IN[0] + 0.4, height)
+        canvas, axes = grid(len(conditions), PANEL_IN[0] + 0.4, height, 0.5, COLUMNS)
         thick = 0.8 / len(levels)
         for condition, one in zip(conditions, axes, strict=True):
             most = max(mean.ttft_ns for (where, _), mean in known.items() if where == condition) / 1e6
@@ -93,7 +96,7 @@ def ttft_figure(name: str, title: str, caption: str, traced: Sequence[Traced]) -
             one.set_title(condition, loc="left")
         canvas.supxlabel("ms after it was sent", fontsize=9)
         figure_style.legend(canvas, axes[0], 4)
-        return figure_style.finish(canvas, name, title, caption)
+        return figure_style.finish(canvas, name, title, caption + rest)
 
 
 def _waterfall(
@@ -144,8 +147,8 @@ def idle_figure(name: str, title: str, caption: str, traced: Sequence[Traced]) -
         for index, cause in enumerate(("busy", *CAUSES)):
             values = np.array([parts[cause] for _, parts in bars])
             if values.any():
-                said = "GPU busy" if cause == "busy" else CAUSE_TEXTS[cause]
-                axes.barh(at, values, 0.7, left=left, color=colours[index], label=said)
+                cause_text = "GPU busy" if cause == "busy" else CAUSE_TEXTS[cause]
+                axes.barh(at, values, 0.7, left=left, color=colours[index], label=cause_text)
             left += values
         axes.set_yticks(at, [words for words, _ in bars])
         axes.grid(axis="y", visible=False)
@@ -156,14 +159,3 @@ def idle_figure(name: str, title: str, caption: str, traced: Sequence[Traced]) -
 
 def _colour(index: int) -> str:
     return figure_style.SERIES[index % len(figure_style.SERIES)]
-
-
-def _panels(count: int, width: float, height: float) -> tuple[Canvas, list[Axes]]:
-    """A canvas with a panel of this size (inches) for each of `count`, in COLUMNS columns."""
-    columns = min(COLUMNS, count)
-    lines = -(-count // columns)
-    canvas = Canvas(figsize=(width * columns, height * lines + 0.5), layout="constrained")
-    axes = list(canvas.subplots(lines, columns, squeeze=False).flat)
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    return canvas, axes[:count]

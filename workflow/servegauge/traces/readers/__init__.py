@@ -1,6 +1,6 @@
 """Readers, one file per format and schema; a new file is found by itself.
 
-A reader has `NAME`, `KNOWN` (what it reads, in words), `abstains(source)`: None where it reads the file, else the
+A reader has `KNOWN` (what it reads, in words), `abstains(source)`: None where it reads the file, else the
 reason, and `read(source)`, which gives a Capture or raises UserError.
 """
 
@@ -71,7 +71,7 @@ def read(path: Path) -> Capture:
 
 @contextmanager
 def _source(path: Path) -> Iterator[Source]:
-    """What lies at `path`; a gzipped sqlite is unpacked beside the temporary files for as long as it is needed."""
+    """What is at `path`; a gzipped sqlite is unpacked beside the temporary files for as long as it is needed."""
     if path.is_dir():
         inside = sorted(one.name for one in path.iterdir() if one.is_file())
         example = f", for example {path / inside[0]}" if inside else "; it holds none"

@@ -12,7 +12,6 @@ from servegauge.base.errors import UserError
 from servegauge.traces.capture import Capture
 from servegauge.traces.readers import read as read_any
 
-NAME = "nsys-rep"
 KNOWN = "nsys reports (.nsys-rep), where `nsys` is on the PATH"
 
 LIMIT_S = 1800.0
@@ -47,9 +46,9 @@ def read(source) -> Capture:
         except subprocess.TimeoutExpired as error:
             raise UserError(f"{source.name}: `nsys export` was ended after {LIMIT_S:.0f} s") from error
         if done.returncode or not target.is_file() or not target.stat().st_size:
-            said = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])[-400:]
+            answer = " ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-3:])[-400:]
             raise UserError(
-                f"{source.name}: `nsys export` of {nsys} failed ({done.returncode}): {said or 'it said nothing'}; the "
+                f"{source.name}: `nsys export` of {nsys} failed ({done.returncode}): {answer or 'no output'}; the "
                 "report is damaged, or from a newer nsys: export it with the nsys that recorded it"
             )
         return read_any(target)

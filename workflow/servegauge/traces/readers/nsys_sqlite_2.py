@@ -8,7 +8,6 @@ from __future__ import annotations
 from servegauge.traces import nsys_export, sqlite_source
 from servegauge.traces.capture import Capture
 
-NAME = "nsys-sqlite-2"
 KNOWN = "nsys sqlite exports of schema 1 and 2, or without version"
 
 _DIALECT = nsys_export.Dialect(driver_calls="CUPTI_ACTIVITY_KIND_DRIVER", null_text=False, graphs=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from servegauge.traces import nsys_export, sqlite_source
 from servegauge.traces.capture import Capture
 
-NAME = "nsys-sqlite-3.0"
 KNOWN = "nsys sqlite exports of schema 3.0 to 3.17"
 
 _DIALECT = nsys_export.Dialect(driver_calls="CUPTI_ACTIVITY_KIND_DRIVER")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from servegauge.traces import nsys_export, sqlite_source
 from servegauge.traces.capture import Capture
 
-NAME = "nsys-sqlite-3.18"
 KNOWN = "nsys sqlite exports of schema 3.18 and later 3.x"
 
 _DIALECT = nsys_export.Dialect(driver_calls="CUPTI_ACTIVITY_KIND_DRIVER", system_clock=True)

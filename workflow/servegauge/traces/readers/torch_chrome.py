@@ -33,7 +33,6 @@ from servegauge.traces.capture import (
 )
 from servegauge.traces.names import element_bytes, is_collective, is_graph_launch
 
-NAME = "torch-chrome"
 KNOWN = "Chrome traces of PyTorch's profiler (.json, .json.gz)"
 
 _KINDS = {"kernel": KERNEL, "gpu_memcpy": MEMCPY, "gpu_memset": MEMSET}
@@ -76,8 +75,6 @@ class _Document(msgspec.Struct):
     baseTimeNanoseconds: int | None = None
     distributedInfo: Any = None
     deviceProperties: Any = None
-    cupti_version: Any = None
-    roctracer_version: Any = None
     torch_version: Any = None
 
 

@@ -61,4 +61,4 @@ def _request(item: dict[str, Any], path: Path, line: int, begun: dict[str, float
     return Recorded(at_s, asked, answer, tuple(blocks), session, pause if follows else None)
 
 
-MOONCAKE = Format("mooncake", "Mooncake trace", _read)
+MOONCAKE = Format("mooncake", "Mooncake trace", _read, ("pause_s", "block_tokens"))
