@@ -34,12 +34,12 @@ from servegauge.base.errors import UserError, did_you_mean, run_and_exit
 from servegauge.base.files import read_json, write_json, write_text
 from servegauge.contract.flag_registry import thresholds
 from servegauge.contract.records.base import plain
+from servegauge.inputs.models import build_model
 from servegauge.instrument.calibrate import PacedServer, Point, paced_server, quantiles
 from servegauge.node.expectations import cpu_sample, steal_between
 
 FIRST_S, GAP_S = 0.05, 0.01
 TRIES, STOLEN = 3, thresholds()["steal_share"].default
-TOKENIZER = ROOT / ".cache" / "models" / "random-llama-tiny"
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 
 
@@ -74,9 +74,7 @@ def main() -> int:
     options.add_argument("--ours-only", default=OURS_ONLY, help=f"loads without the peers; default: {OURS_ONLY}")
     options.add_argument("--repeat", type=int, default=1, help="rounds; the table has their medians; default: 1")
     options.add_argument("--ours", type=int, default=1, help="runs of ours a round, between the peers'; default: 1")
-    options.add_argument(
-        "--tokenizer", type=Path, default=TOKENIZER, help="the peers want one; default: the tiny model's"
-    )
+    options.add_argument("--tokenizer", type=Path, help="the peers want one; default: the tiny model's, which is built")
     options.add_argument("--out", type=Path, default=ROOT / "results" / "instrument.json", help="every run, as JSON")
     options.add_argument("--keep", action="store_true", help="keep what --out holds of other loads and tools")
     options.add_argument("--docs", type=Path, help="page whose table is replaced")
@@ -87,6 +85,7 @@ def main() -> int:
         name: peers[name] for name in ([] if given.peers == "none" else _chosen(given.peers, peers))
     }
     pythons, missing = _installed(tools)
+    tokenizer = given.tokenizer or build_model("tiny", ROOT, print)
     machine = _machine()
     runs: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = read_json(given.out)["runs"] if given.keep and given.out.exists() else []
@@ -95,7 +94,7 @@ def main() -> int:
             for name in _turns([] if load in alone else [name for name in pythons if name != OURS.name], given.ours):
                 run = {"round": number + 1, "load": load, "tool": name}
                 try:
-                    run |= undisturbed(tools[name], pythons[name], LOADS[load], given.tokenizer)
+                    run |= undisturbed(tools[name], pythons[name], LOADS[load], tokenizer)
                 except UserError as error:
                     run["failed"] = str(error)
                 runs.append(run)
@@ -145,13 +144,20 @@ def measure(tool: Tool, python: Path, load: Point, tokenizer: Path) -> dict[str,
     arguments = ["--first-s", str(load.first_s), "--gap-s", str(load.gap_s)]
     with tempfile.TemporaryDirectory() as folder, paced_server(arguments, _server_cpu(), Path(folder)) as server:
         reported = tool.run(python, server.url, load, tokenizer)
-        true = _truth(server, load)
-    return {"reported": asdict(reported), "true": true, "error_ms": _errors(reported, true)}
+        true = _truth(server, load, reported.counted)
+    told = {name: value for name, value in asdict(reported).items() if name != "counted"}
+    return {"reported": told, "true": true, "error_ms": _errors(reported, true)}
 
 
-def _truth(server: PacedServer, load: Point) -> dict[str, float]:
-    """Quantiles of what the server did; requests that a tool sent to try it out come first and are left out."""
-    entries = [entry for entry in server.truth().values() if len(entry["sends_ns"]) == load.output_tokens]
+def _truth(server: PacedServer, load: Point, counted: frozenset[str]) -> dict[str, float]:
+    """Quantiles of what the server did with the requests that a tool counted.
+
+    A tool that does not tell which they are counts its last ones: those that it sent to try the server came first.
+    """
+    told = server.truth()
+    entries = [told[one] for one in counted] or [
+        entry for entry in told.values() if len(entry["sends_ns"]) == load.output_tokens
+    ]
     entries = sorted(entries, key=lambda entry: entry["received_ns"])[-load.requests :]
     ttft = quantiles([entry["sends_ns"][0] - entry["received_ns"] for entry in entries])
     gaps = [b - a for entry in entries for a, b in zip(entry["sends_ns"], entry["sends_ns"][1:], strict=False)]

@@ -30,14 +30,20 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 @dataclass(frozen=True)
 class Reported:
-    """What a tool says of one run, and what it cost: CPU of its whole process tree, and in its window if it tells."""
+    """What a tool reports of one run, and its CPU: of its whole process tree, in its window, under load.
+
+    Ours sends requests before the window too, the ramp: `load_cpu_s` adds them at the CPU a request of what followed.
+    `counted` has the ids of the requests of the window, where the tool tells.
+    """
 
     ttft_p50_s: float
     ttft_p99_s: float
     itl_p99_s: float | None
     cpu_s: float
     window_cpu_s: float | None = None
+    load_cpu_s: float | None = None
     lateness_p99_s: float | None = None
+    counted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ class Tool:
             argv = self.argv(python, url, load, tokenizer, folder)
             beside = {"PYTHONPATH": str(self.path)} if self.path is not None else {}
             environment = {**os.environ, **QUIET, **self.offline, **beside}
+            environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or each run of each tool compiles its imports anew
             prctl(PR_SET_CHILD_SUBREAPER, 1)
             with (folder / "log").open("wb") as log:
                 process = subprocess.Popen(
@@ -170,6 +177,7 @@ def _ours(python: Path, url: str, load: Point, tokenizer: Path, folder: Path) ->
 
 
 def _ours_read(folder: Path) -> dict[str, float | None]:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from servegauge.contract import metrics
@@ -179,12 +187,15 @@ def _ours_read(folder: Path) -> dict[str, float | None]:
     instrument = json.loads((folder / "log").read_text().strip().splitlines()[-1])["instrument"]
     if summary["requests_ok"] != summary["requests"]:
         raise ValueError(f"{summary['requests'] - summary['requests_ok']} requests failed")
+    phases = table["phase"].to_pylist()
     return {
         "ttft_p50_s": summary["ttft_p50_s"],
         "ttft_p99_s": summary["ttft_p99_s"],
         "itl_p99_s": summary["itl_p99_s"],
         "window_cpu_s": instrument["cpu_s"],
+        "load_cpu_s": instrument["cpu_s"] * len(table) / (len(table) - phases.count("ramp")),
         "lateness_p99_s": instrument["lateness_p99_s"],
+        "counted": frozenset(table.filter(pc.equal(table["phase"], "window"))["request_id"].to_pylist()),
     }
 
 
