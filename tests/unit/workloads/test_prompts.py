@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from servegauge.base.errors import UserError
+from servegauge.inputs import config_files
 from servegauge.plan import config
 from servegauge.workloads import tokenizer as tokens
 from servegauge.workloads.compile import draw
@@ -263,7 +264,7 @@ def test_a_broken_line_is_named(text: str | bytes, message: str, tiny_model: Pat
 
 
 def test_every_shipped_set_is_valid_and_can_be_drawn(tiny_model: Path, repository: Path) -> None:
-    for name in config.names(repository, "prompts"):
+    for name in config_files.names(repository, "prompts"):
         spec = config.load_prompts(repository, name)
         if not spec.get("path") or (repository / spec["path"]).is_file():
             counts = {"warmup": 0, "window": 2, "ramp": 1, "tail": 0}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from servegauge.contract import yaml_schema
-from servegauge.plan import config
+from servegauge.inputs import config_files
 from servegauge.workloads import arrivals
 from servegauge.workloads import compile as workload_compile
 
@@ -24,7 +24,7 @@ def test_every_arrival_process_is_there(page: str) -> None:
 def test_every_kind_and_every_shipped_set_is_there(page: str, repository: Path) -> None:
     kinds = yaml_schema.schema("prompts")["properties"]["kind"]["enum"]
     assert [kind for kind in kinds if f"- **{kind}**" not in page] == []
-    assert [name for name in config.names(repository, "prompts") if f"`{name}`" not in page] == []
+    assert [name for name in config_files.names(repository, "prompts") if f"`{name}`" not in page] == []
 
 
 def test_every_column_is_there(page: str) -> None:

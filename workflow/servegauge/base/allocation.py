@@ -36,6 +36,11 @@ def end_s() -> float | None:
     return float(end) if end.isdigit() else None
 
 
+def configuration() -> str:
+    """The scheduler's configuration file that the environment names; empty where the site's own holds."""
+    return os.environ.get(_CONFIGURATION[0], "")
+
+
 def node() -> str:
     """The node's name as the scheduler knows it; empty where it does not say."""
     return os.environ.get("SLURMD_NODENAME", "")

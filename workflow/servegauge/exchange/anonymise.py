@@ -109,7 +109,7 @@ class Names:
 
     def add(self, kind: str, value: str) -> None:
         """Note a name that stands where names of `kind` stand; a list of nodes names each of them."""
-        if kind == "cluster" and ":" in value:  # SLURM_WORKING_CLUSTER is name:controller:port:version:plugin
+        if kind == "cluster" and ":" in value:  # a working cluster is name:controller:port:version:plugin
             value, controller, *_ = value.split(":")
             self.add("host", controller)
         for name in _each(value) if kind == "host" else [value.strip()]:

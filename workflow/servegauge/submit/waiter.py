@@ -26,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 
+from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.contract.records.base import read
 from servegauge.contract.records.order import Order
@@ -149,7 +150,7 @@ class Sleeper:
 
 def _address() -> str:
     """Of the waiter of this user, working folder and surroundings: an abstract name, which ends with its process."""
-    what = [os.getcwd(), str(Path(__file__)), os.environ.get("PATH", ""), os.environ.get("SLURM_CONF", "")]
+    what = [os.getcwd(), str(Path(__file__)), os.environ.get("PATH", ""), allocation.configuration()]
     return f"\0servegauge-{os.getuid()}-{hashlib.sha256('|'.join(what).encode(errors='replace')).hexdigest()[:16]}"
 
 
