@@ -71,9 +71,11 @@ def started(
     }  # fmt: skip
     platform = {"name": "here", "frameworks": {"llamacpp": how}, "environment": {"SEEN_INSIDE": "1"}}
     launch = Launch("llamacpp", {"name": "tiny", "gguf": "x"}, platform, options={"context_tokens": 128})
+    kept = tmp_path / "kept"  # compile caches of an earlier launch are a folder apart, and writable in there
+    kept.mkdir()
     context = Context(
         launch, str(tiny_model.with_suffix(".gguf")), server.free_port(), api_key=KEY, python=llamacpp_python,
-        work=work, served_name="tiny",
+        work=work, cache=kept, served_name="tiny",
     )  # fmt: skip
     running = server.start(
         framework("llamacpp"), context, tmp_path / "log", base_env={**os.environ, "SEEN_INSIDE": "1"}

@@ -65,7 +65,7 @@ def take(scratch: str | None, key: str, private: Path) -> Cache:
 def _kept(scratch: str | None, key: str) -> Cache:
     if not scratch:
         raise _Refused("the platform has no scratch")
-    parent = Path(os.path.expandvars(scratch))
+    parent = Path(os.path.expandvars(scratch)).absolute()  # in containers it is a mount
     if not parent.is_dir():
         raise _Refused(f"the platform's scratch {parent} is no folder on this node")
     mine = parent / f"servegauge-cache-{os.getuid()}"
