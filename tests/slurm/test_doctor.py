@@ -26,7 +26,7 @@ def doctor(user: User) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_site_that_is_well(user):
+def test_a_site_that_is_well(user, llamacpp_python):
     status, said = doctor(user)
     assert status == 0, said
     for what in ("partition", "job", "expected facts", "framework llamacpp", "model tiny", "ports", "results folder"):
