@@ -205,4 +205,15 @@ def disturbed(user: User, disturber: Disturber, said: Path) -> tuple[int, str]:
         command = user.start(output=output)
     while len(disturber.done) < FAULTS and disturber.waits(command):
         disturber.strike(command)
-    return command.wait(400), said.read_text()
+    end = time.monotonic() + 400
+    while command.poll() is None and time.monotonic() < end:
+        release()
+        time.sleep(2)
+    return command.wait(1), said.read_text()
+
+
+def release() -> None:
+    """What the pending reason tells a user to do with a job that a node could not start, on a full disk for example."""
+    held = slurm("squeue", "-h", "-o", "%i %r", check=False).splitlines()
+    for job in [line.split()[0] for line in held if "requeued held" in line]:
+        slurm("scontrol", "release", job, check=False)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
+import time
 from typing import Any
 
 import msgspec
@@ -215,3 +219,29 @@ def test_a_real_point_is_measured_and_written(tmp_path):
         assert measured.others_share is not None
         assert 0 <= measured.others_share <= 1
     assert result.limits.streams_tried == 2
+
+
+def test_the_paced_server_ends_with_who_calibrates_even_where_that_is_killed(tmp_path):
+    calibrates = (
+        "import sys, time; from pathlib import Path; from servegauge.instrument.calibrate import paced_server\n"
+        "with paced_server([], None, Path(sys.argv[1])) as server:\n"
+        "    print(server.process.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", calibrates, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    server = int(process.stdout.readline())
+    os.kill(server, 0)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 10
+    while (alive := _alive(server)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not alive
+
+
+def _alive(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -132,6 +132,8 @@ def paced_server(arguments: Sequence[str], cpu: int | None, folder: Path) -> Ite
         "0",
         "--port-file",
         str(port_file),
+        "--parent",
+        str(os.getpid()),
         *arguments,
     ]
     if cpu is not None:

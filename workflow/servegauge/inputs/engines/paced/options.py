@@ -112,4 +112,5 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--prefix-cache", action="store_true", help="repeat prompts count as cached until a reset")
     options.add_argument("--fault", action="append", default=[], metavar="KIND[:..]", help="misbehave, see below")
     options.add_argument("--cpu", type=int, help="pin to this CPU")
+    options.add_argument("--parent", type=int, metavar="PID", help="end when this process, which started it, ends")
     return options
