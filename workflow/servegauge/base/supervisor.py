@@ -30,6 +30,11 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option}) was refused")
 
 
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that does."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def descendants(root: int) -> list[int]:
     """Process ids of all living children of `root`, of any depth; zombies are left out."""
     children: dict[int, list[int]] = {}
@@ -112,11 +117,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
 
-    def child_setup() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if somebody kills the guard itself
-
     try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=child_setup)
+        # Where somebody kills the guard itself, the kernel ends the command.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent
+        )
     except OSError as error:
         print(f"cannot start {command[0]}: {error.strerror}", flush=True)
         return 127

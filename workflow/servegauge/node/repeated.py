@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import signal
 import subprocess
 import tty
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ class Repeated:
         try:
             self._process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=writes, stderr=writes if errors else subprocess.DEVNULL,
-                env={**os.environ, "LC_ALL": "C"}, preexec_fn=_die_with_parent,
+                env={**os.environ, "LC_ALL": "C"}, preexec_fn=supervisor.die_with_parent,
             )  # fmt: skip
         except OSError:
             os.close(reads)
@@ -60,7 +59,3 @@ class Repeated:
             self._process.wait()
         os.close(self.handle)
         self.handle = None
-
-
-def _die_with_parent() -> None:
-    supervisor.prctl(supervisor.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -31,7 +31,7 @@ from typing import Any
 
 from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.linux import hold_many_connections, keep_memory, run_soon
-from servegauge.base.supervisor import PR_SET_PDEATHSIG, prctl
+from servegauge.base.supervisor import die_with_parent
 from servegauge.inputs.engines.paced.options import Fault, Pace, parser
 from servegauge.inputs.engines.paced.wire import Wire, http_reply
 
@@ -387,9 +387,9 @@ def main() -> int:
     given = parser().parse_args()
     pace = Pace.of(given)
     if given.parent is not None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != given.parent:  # it had ended before we asked
-            return 1
+        die_with_parent()
+        if os.getppid() != given.parent:  # it may have ended before we asked
+            raise UserError(f"--parent {given.parent} did not start this server, or has ended")
     if given.cpu is not None:
         os.sched_setaffinity(0, {given.cpu})
     run_soon()
