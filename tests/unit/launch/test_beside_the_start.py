@@ -12,12 +12,21 @@ from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import Node
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch
-from servegauge.launch import run
+from servegauge.launch import node_calibration, run
+from servegauge.launch.node_calibration import NodeCalibration
 from servegauge.launch.run import LaunchRun
 from servegauge.launch.server import ServerError
 
 APART = {"server_cpus": [0, 1], "load_cpus": [2, 3, 4]}
 SHARED = ({}, {"server_cpus": [0], "load_cpus": [1, 2]}, {"server_cpus": [2], "load_cpus": [1, 2, 3]})
+
+
+class Told(NodeCalibration):
+    """A calibration that says when it is asked for."""
+
+    def measure(self, again: bool = False) -> None:
+        self.say("calibrated again" if again else "calibrated")
+        self.found = SimpleNamespace(points=[self.carried])
 
 
 class Made(LaunchRun):
@@ -29,11 +38,13 @@ class Made(LaunchRun):
         self.framework = SimpleNamespace(title="a server")
         self.record = LaunchRecord(launch="l", attempt=0, spec=LaunchSpec.of(self.launch))
         self.node, self.root, self.folder, self.results = Node(), Path(), Path("none"), Path("none")
-        self.job = SimpleNamespace(ready_timeout_s=60.0, calibrate="always")
+        self.job = SimpleNamespace(ready_timeout_s=60.0)
         self.stop = SimpleNamespace(left_s=lambda: 60.0)
         self.progress = SimpleNamespace(say=lambda text: None)
         self.seen: list[str] = []
-        self.hashed, self.carried, self.fails = threading.Event(), carried, fails
+        self.hashed, self.fails = threading.Event(), fails
+        self.calibration = Told(self.launch, (), self.results, self.folder, False, self.seen.append)
+        self.calibration.carried = carried
         self.instances = SimpleNamespace(start=self._start, evidence=lambda say: (None, []), stop=lambda: None)
 
     def _start(self, *_: object) -> None:
@@ -42,10 +53,6 @@ class Made(LaunchRun):
             raise self.fails
         assert self.hashed.wait(20), "a server gets ready while the model is hashed"
         self.seen.append("ready")
-
-    def _calibrate(self, again: bool = False) -> None:
-        self.seen.append("calibrated again" if again else "calibrated")
-        self.calibration = SimpleNamespace(points=[self.carried])
 
     def _write_record(self) -> None:
         self.seen.append("recorded")
@@ -61,7 +68,7 @@ class Made(LaunchRun):
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.forkserver, "prepare", lambda _: None)
-    monkeypatch.setattr(run.calibrate, "carries", lambda point: point)
+    monkeypatch.setattr(node_calibration.calibrate, "carries", lambda point: point)
     monkeypatch.setattr(run.os, "sched_setaffinity", lambda *_: None)
     monkeypatch.setattr(run.msgspec.structs, "replace", lambda record, **_: record)
 
@@ -124,7 +131,7 @@ def test_a_calibration_that_fails_is_not_lost(monkeypatch: pytest.MonkeyPatch) -
     def fails(again: bool = False) -> None:
         raise run.UserError("the paced server did not start")
 
-    one._calibrate = fails  # type: ignore[method-assign]
+    one.calibration.measure = fails  # type: ignore[method-assign]
     with pytest.raises(run.UserError, match="paced server"):
         one._live()
     assert "measured" not in one.seen
@@ -137,12 +144,11 @@ def test_the_paced_server_takes_the_spare_cpu_of_the_load_generator(monkeypatch:
         asked.append((cpus, server_cpus))
         return SimpleNamespace(points=[])
 
-    monkeypatch.setattr(run.calibrate, "calibrate", calibrate)
-    monkeypatch.setattr(run.calibrate, "merged", lambda known, new: new)
-    monkeypatch.setattr(run.calibrate, "short_points", lambda loads: ())
-    monkeypatch.setattr(run, "write", lambda *_: None)
+    monkeypatch.setattr(node_calibration.calibrate, "calibrate", calibrate)
+    monkeypatch.setattr(node_calibration.calibrate, "merged", lambda known, new: new)
+    monkeypatch.setattr(node_calibration.calibrate, "short_points", lambda loads: ())
+    monkeypatch.setattr(node_calibration, "write", lambda *_: None)
     for placement in (APART, SHARED[1]):
-        one = Made(placement)
-        one.order = SimpleNamespace(cells=[])
-        LaunchRun._calibrate(one)
+        launch = Launch("paced", {"name": "m", "source": "m"}, {"name": "here", "placement": placement})
+        NodeCalibration(launch, (), Path("none"), Path("none"), False, lambda text: None).measure()
     assert asked == [((2, 3), (4,)), ((1, 2), (0,))]

@@ -11,40 +11,35 @@ import contextlib
 import functools
 import os
 import shutil
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 
-from servegauge import __version__
 from servegauge.base import forkserver
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import Progress, duration, utc_now
-from servegauge.contract.records.base import plain, read, write
-from servegauge.contract.records.calibration import Calibration
+from servegauge.contract.records.base import plain, write
 from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import JobContext, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome, Status
 from servegauge.contract.records.specs import LaunchSpec
-from servegauge.contract.records.workload import WorkloadRecord
-from servegauge.contract.spec import Cell, Load, digest
+from servegauge.contract.spec import Cell
 from servegauge.frameworks import framework
-from servegauge.instrument import calibrate, coordinator
-from servegauge.instrument.capacity import range_of
+from servegauge.instrument import coordinator
 from servegauge.launch import cell as cell_run
 from servegauge.launch import provenance, quality, server, trace
 from servegauge.launch.capacity import CapacitySearch
 from servegauge.launch.idle import idle_power
 from servegauge.launch.instances import Instances
 from servegauge.launch.live import LiveLaunch
+from servegauge.launch.node_calibration import NodeCalibration
 from servegauge.launch.recorders import around, recorders
 from servegauge.launch.stop import Stop
 from servegauge.node import expectations
@@ -84,7 +79,9 @@ class LaunchRun:
         self.stop = Stop(job.deadline_s)
         self.api_key = ""  # one for all instances of this launch, never written to results
         self.facts: dict[str, Any] | None = None
-        self.calibration: Calibration
+        self.calibration = NodeCalibration(
+            self.launch, order.cells, self.results, self.folder, self.job.calibrate == "once", self.progress.say
+        )
         self.outcomes: dict[str, CellOutcome] = {}
         self.started_utc = utc_now()
         self.expected_s = 30.0  # of a closed-loop cell, until one was measured
@@ -99,7 +96,7 @@ class LaunchRun:
     def run(self) -> Outcome | None:
         """The whole life; never raises for anything that the launch itself did wrong."""
         reason = None
-        with self._signals():
+        with self.stop.on_signals():
             try:
                 self.api_key = self.framework.given_api_key() or server.new_api_key()
                 with self._work_folder() as self.work:
@@ -134,11 +131,12 @@ class LaunchRun:
                 self._serve_until_finished()
                 return
             forkserver.prepare(PRELOADED)
-            if not self._aside:
-                with self._spending("calibration"):
-                    self._calibrate()
+            if not self.calibration.aside:
+                self._calibrate()
             self._start_servers(self._meanwhile)
-            self._calibrate_again()
+            # What was not carried while a server was loading is measured once more, now that it is idle.
+            if self.calibration.aside and not self.calibration.all_carried:
+                self._calibrate(again=True)
             self._measure_cells()
             self._ask_questions()
         finally:
@@ -168,41 +166,17 @@ class LaunchRun:
                 f"Correct config/platforms/{self.platform['name']}.yaml or choose another partition."
             )
 
-    @property
-    def _aside(self) -> bool:
-        """Whether the load generator has CPUs that no server uses, and one of them to spare for the paced server."""
-        load, serving = self.launch.placement.load_cpus, self.launch.placement.server_cpus
-        return len(load) > 2 and bool(serving) and not set(load) & set(serving)
-
     def _calibrate(self, again: bool = False) -> None:
-        """The instrument's own error on this node; `again`: of the points that it was not seen to carry."""
-        file = self.folder / "calibration.json"
-        cpus, server_cpus = self.launch.placement.load_cpus, self.launch.placement.server_cpus
-        if self._aside:
-            cpus, server_cpus = cpus[:-1], cpus[-1:]
-        kept = self.results / "calibrations" / f"{self._instrument(cpus or None, server_cpus or None)}.json"
-        known = read(kept, Calibration) if self.job.calibrate == "once" and kept.is_file() else None
-        if again:
-            known = self.calibration
-        what = "calibrating the load generator on this node"
-        self.progress.say(what if known is None else f"{what}, where launches before have not")
-        points = calibrate.short_points(list(self._loads()))
-        self.calibration = calibrate.calibrate(True, cpus, file, server_cpus, points, known=known)
-        write(kept, calibrate.merged(known, self.calibration))
-
-    def _calibrate_again(self) -> None:
-        """What was not carried while a server was loading is measured once more, now that it is idle."""
-        if self._aside and not all(calibrate.carries(point) for point in self.calibration.points):
-            with self._spending("calibration"):
-                self._calibrate(again=True)
+        with self._spending("calibration"):
+            self.calibration.measure(again)
 
     def _meanwhile(self, given_up: threading.Event) -> None:
         """While the servers start: calibrate beside them, and hash the model, which provenance waits for."""
         if cpus := self.launch.placement.load_cpus:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(threading.get_native_id(), cpus)
-        if self._aside:
-            self._calibrate()
+        if self.calibration.aside:
+            self.calibration.measure()
         provenance.hash_model(self.root, self.launch, given_up.is_set)
 
     @contextlib.contextmanager
@@ -229,27 +203,7 @@ class LaunchRun:
         finally:
             spent = self.record.spent_s
             total = spent.get(what, 0.0) + time.monotonic() - began
-            self.record = msgspec.structs.replace(self.record, spent_s={**spent, what: total})
-
-    def _loads(self) -> Iterator[tuple[Load, float | None]]:
-        """The load of each cell with its mean prompt length in tokens; None where the workload does not tell."""
-        for cell in self.order.cells:
-            prompt = None
-            with contextlib.suppress(OSError, UserError):
-                workload = read(self.results / "workloads" / cell.workload.id / "workload.json", WorkloadRecord)
-                prompt = workload.prompt_tokens.mean
-            asked = cell.load.capacity
-            rates = [cell.load.rate_rps] if asked is None else range_of(asked["first_rps"], asked["most_rps"])
-            for rate in rates:
-                yield replace(cell.load, rate_rps=rate, capacity=None), prompt
-
-    @staticmethod
-    def _instrument(*what: Any) -> str:
-        """What a calibration holds for: this node since its boot, CPUs, this version of the generator."""
-        boot = Path("/proc/sys/kernel/random/boot_id")
-        started = boot.read_text(encoding="ascii").strip() if boot.exists() else "unknown"
-        allowed = sorted(os.sched_getaffinity(0))
-        return digest([os.uname().nodename, started, allowed, what, __version__, Calibration.VERSION], 12)
+            self._note(spent_s={**spent, what: total})
 
     # -- the servers --------------------------------------------------------
 
@@ -274,8 +228,7 @@ class LaunchRun:
         if self._is_head:
             start, flags = self.instances.evidence(self.progress.say)
             # A server that was started again may differ from the one before it; both served cells of this attempt.
-            self.record = msgspec.structs.replace(
-                self.record,
+            self._note(
                 server_starts=(*self.record.server_starts, start),
                 flags=(*self.record.flags, *(flag for flag in flags if flag not in self.record.flags)),
             )
@@ -314,7 +267,7 @@ class LaunchRun:
             with self._spending("idle_power"):
                 idle = idle_power(self._live_launch())
             if idle:
-                self.record = msgspec.structs.replace(self.record, idle=idle)
+                self._note(idle=idle)
                 self._write_record()
         for index, (cell, thresholds) in enumerate(todo):
             expected = [cell_run.expected_s(other.load, self.expected_s) for other, _ in todo[index:]]
@@ -350,7 +303,7 @@ class LaunchRun:
             job=self.job,
             framework=self.framework,
             instances=self.instances,
-            calibration=self.calibration,
+            calibration=self.calibration.found,
             api_key=self.api_key,
             root=self.root,
             results=self.results,
@@ -384,24 +337,6 @@ class LaunchRun:
 
     # -- the end ------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM (scancel, preemption), SIGINT and SIGUSR2 (Slurm's warning) stop the cells, not the bookkeeping."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-        def handle(number: int, _frame: object) -> None:
-            self.stop.ask(f"the job got {signal.Signals(number).name} (cancelled, preempted or out of time)")
-
-        before = {number: signal.signal(number, handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
     def _finish(self, reason: str | None) -> Outcome:
         """The outcome: every cell that was asked for, ok, failed or not run, each with its reason."""
         left = CellOutcome(
@@ -420,13 +355,15 @@ class LaunchRun:
             finished_utc=utc_now(),
         )
         counts = {status: sum(cell.status == status for cell in self.outcomes.values()) for status in get_args(Status)}
-        self.record = msgspec.structs.replace(
-            self.record, **{name: getattr(outcome, name) for name in ("status", "reason", "cells", "finished_utc")}
-        )
+        self._note(**{name: getattr(outcome, name) for name in ("status", "reason", "cells", "finished_utc")})
         with contextlib.suppress(OSError):  # the disk is full: the job's end says so
             self._write_record()
             self.progress.say("done: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
         return outcome
+
+    def _note(self, **fields: Any) -> None:
+        """Add to the record what is known now."""
+        self.record = msgspec.structs.replace(self.record, **fields)
 
     def _write_record(self) -> None:
         """`launch.json`: what happened here, alone enough to answer what made a number."""
@@ -436,5 +373,5 @@ class LaunchRun:
             found = provenance.gather(
                 self.root, self.order, self.launch, self.facts, servers=plain(instances), secrets=[self.api_key]
             )
-            self.record = msgspec.structs.replace(self.record, provenance=found)
+            self._note(provenance=found)
         write(self.folder / "launch.json", self.record)
