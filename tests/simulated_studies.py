@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,7 @@ class Found:
         self.seen_overall += sum(one.verdict in (SLOWER, FASTER) for one in primary) / len(primary)
 
 
+@cache
 def judge(setting: Setting, studies: int, seed: int) -> Found:
     """What `compare` says of `studies` studies of a setting; settings with as many repeats share their draws."""
     rng, found = np.random.default_rng([seed, setting.repeats]), Found()
