@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -16,7 +15,6 @@ import pytest
 
 from servegauge.base import redact
 from tests.pretend.clone import Clone
-from tests.pretend.pretend_site import wait_for
 from tests.unit.base.test_secret_corpus import MAKERS, PASSWORDS, PLAIN, SIGNED, TEXTS
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
@@ -35,14 +33,6 @@ import os, sys
 if "servegauge.inputs.engines.paced.server" in sys.orig_argv or "submitit.core._submit" in sys.orig_argv:
     print(open({words!r}).read(), dict(os.environ), file=sys.stderr)
 """
-
-
-@pytest.fixture
-def clone(tmp_path: Path) -> Iterator[Clone]:
-    (tmp_path / "calibrations").mkdir()
-    clone = Clone(tmp_path / "clone", tmp_path / "calibrations")
-    yield clone
-    wait_for(lambda: not clone.processes(), 20, f"processes to end: {clone.processes()}")
 
 
 def environment() -> dict[str, str]:

@@ -18,20 +18,6 @@ from tests.pretend.pretend_site import wait_for
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(400)]
 
 
-@pytest.fixture(scope="module")
-def calibrations(tmp_path_factory):
-    """The node's calibration, measured once for all tests of this file."""
-    return tmp_path_factory.mktemp("calibrations")
-
-
-@pytest.fixture
-def clone(tmp_path, calibrations):
-    """A clone; whatever a test leaves running fails it."""
-    clone = Clone(tmp_path / "clone", calibrations)
-    yield clone
-    wait_for(lambda: not clone.processes(), 20, f"processes to end: {clone.processes()}")
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a file system of its own, of 24 MB; needs the right to mount."""
@@ -44,7 +30,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-LONG = {"requests": 40}  # a cell of 7 s and more
+# The second cell, in the order of the plan, lasts 8 s and the others little more than 2.
+LONG = {"load": {"requests": 48}, "matrix": {"rate": [20, 6, 24]}}
 
 
 def during_cell(clone: Clone, number: int) -> None:
@@ -70,7 +57,7 @@ def test_a_server_that_is_never_ready(clone):
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV"])
 def test_a_server_that_dies_in_mid_cell_fails_that_cell_alone(clone, how):
     """SIGKILL is what the kernel's out-of-memory killer sends."""
-    clone.study(load=LONG)
+    clone.study(**LONG)
     process = clone.start()
     during_cell(clone, 2)
     [server] = clone.servers()
@@ -131,7 +118,7 @@ def test_a_port_that_is_taken_by_somebody_else(clone, tmp_path):
 
 def test_a_disk_that_fills_up_in_mid_cell(clone, small_disk):
     clone.use(small_disk)
-    clone.study(load=LONG)
+    clone.study(**LONG)
     process = clone.start()
     during_cell(clone, 2)
     ballast = small_disk / "ballast"
@@ -186,7 +173,7 @@ def test_a_study_edited_between_two_runs_keeps_what_both_ask_for(clone):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_end_in_mid_cell_it_keeps_what_is_measured(clone, number):
-    clone.study(load=LONG)
+    clone.study(**LONG)
     process = clone.start()
     during_cell(clone, 2)
     if number == signal.SIGINT:
@@ -202,7 +189,7 @@ def test_asked_to_end_in_mid_cell_it_keeps_what_is_measured(clone, number):
 
 
 def test_kill_9_of_everything_in_mid_cell(clone):
-    clone.study(load=LONG)
+    clone.study(**LONG)
     process = clone.start()
     during_cell(clone, 2)
     for number in clone.processes():

@@ -9,12 +9,10 @@ import gzip
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from servegauge.base.files import read_json
 from servegauge.contract.records.base import read
@@ -22,7 +20,7 @@ from servegauge.contract.records.trace import TraceRecord
 from servegauge.dataset.trace_parts import merge_traces
 from servegauge.traces.request_ttft import PARTS
 from tests.frameworks.framework_environments import ROOT, environment
-from tests.pretend.tree import copy_of_the_tree
+from tests.pretend.tree import Copy
 
 pytestmark = [pytest.mark.frameworks, pytest.mark.timeout(900)]
 STEPS = 24
@@ -43,31 +41,20 @@ STUDY = {
 }  # fmt: skip
 
 
-class Tree:
+class Tree(Copy):
     """A copy of the repository in which the study runs."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.results = root, root / "results"
-        copy_of_the_tree(root)
+        super().__init__(root)
         self.study("traced", STUDY)
 
     def study(self, name: str, spec: dict) -> None:
-        (self.root / f"config/studies/{name}.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+        self.write(f"config/studies/{name}.yaml", spec)
 
     def run(self, *targets: str, study: str = "traced", **variables: str) -> str:
-        argv = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--config", f"study={study}"]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        # A lock of its own: what is checked is what becomes of a trace, not how long anything takes.
-        lock = str(self.root / "machine.lock")
-        around = {
-            **os.environ,
-            "PYTHONPATH": str(self.root / "workflow"),
-            "PATH": path,
-            "SERVEGAUGE_MACHINE_LOCK": lock,
-            **variables,
-        }
+        argv = self.argv("--config", f"study={study}", *(["--", *targets] if targets else []))
         done = subprocess.run(
-            [*argv, *(["--", *targets] if targets else [])], cwd=self.root, env=around, text=True, timeout=600,
+            argv, cwd=self.root, env={**self.environment, **self.own_lock, **variables}, text=True, timeout=600,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout

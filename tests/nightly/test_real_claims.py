@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.compare.verdicts import FASTER, SLOWER
-from tests.pretend.tree import copy_of_the_tree
 from tests.workflow.conftest import Project
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1500)]
@@ -57,7 +56,6 @@ def study(frameworks: list[str], platforms: list[str], factor: str, baseline: st
 
 def measured(root, plan: dict[str, Any]) -> list[dict[str, Any]]:
     """Rows of the table `comparison` after one run of the study; its sentences are printed."""
-    copy_of_the_tree(root)
     project = Project(root)
     cpus = sorted(os.sched_getaffinity(0))
     where = {"placement": {"server_cpus": [cpus[0]], "load_cpus": [cpus[-1]]}}

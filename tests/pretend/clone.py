@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from servegauge.base.files import read_json
-from tests.pretend.tree import copy_of_the_tree
+from tests.pretend.tree import Copy
 
 STUDY: dict[str, Any] = {
     "question": "Does a fault lose anything?",
@@ -29,12 +26,12 @@ STUDY: dict[str, Any] = {
 FAST = ["--first-s", "0.01", "--gap-s", "0.001"]
 
 
-class Clone:
+class Clone(Copy):
     """The tree without results, at `root`; environments and models are the real tree's."""
 
     def __init__(self, root: Path, calibrations: Path) -> None:
-        self.root, self.calibrations = root, calibrations
-        copy_of_the_tree(root)
+        super().__init__(root)
+        self.calibrations = calibrations
         self.write("config/platforms/here.yaml", {"description": "This machine.", "gpus_per_node": 0})
         self.study()
         self.results.mkdir()
@@ -47,9 +44,6 @@ class Clone:
         self.results.symlink_to(disk)
         shutil.copytree(self.calibrations, disk / "calibrations")
 
-    def write(self, path: str, data: object) -> None:
-        (self.root / path).write_text(yaml.safe_dump(data, sort_keys=False))
-
     def study(self, *server_arguments: str, **changes: Any) -> None:
         """Write the study, its server with these arguments, `changes` merged into its sections."""
         study = {key: dict(value) if isinstance(value, dict) else value for key, value in STUDY.items()}
@@ -60,18 +54,9 @@ class Clone:
 
     def start(self, *more: str, **environment: str) -> subprocess.Popen[str]:
         """The one command, in a session of its own."""
-        argv = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "--config", "study=faults", *more]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        lock = str(self.root / "machine.lock")
-        around = {
-            **os.environ,
-            "PYTHONPATH": str(self.root / "workflow"),
-            "PATH": path,
-            "SERVEGAUGE_MACHINE_LOCK": lock,
-        }
         return subprocess.Popen(
-            argv, cwd=self.root, env={**around, **environment}, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            self.argv("--config", "study=faults", *more), cwd=self.root, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, env={**self.environment, **self.own_lock, **environment},
         )  # fmt: skip
 
     def run(self, *more: str, **environment: str) -> tuple[int, str]:
@@ -79,10 +64,6 @@ class Clone:
         process = self.start(*more, **environment)
         said = process.communicate(timeout=250)[0]
         return process.returncode, said
-
-    @property
-    def results(self) -> Path:
-        return self.root / "results"
 
     def cells(self) -> dict[str, str]:
         """Rate -> cell, as planned."""
@@ -108,17 +89,12 @@ class Clone:
 
     def measured(self) -> set[str]:
         """Rates that are measured."""
-        return {rate for rate, cell in self.cells().items() if (self.results / "cells" / cell / "cell.json").exists()}
-
-    def stamps(self) -> dict[str, int]:
-        return {str(path): path.stat().st_mtime_ns for path in self.results.glob("cells/[!.]*/*")}
+        cells = super().measured()
+        return {rate for rate, cell in self.cells().items() if cell in cells}
 
     def dataset(self) -> dict[str, str]:
         """Rate -> status, as the dataset has it."""
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(self.results / "dataset" / "cells.parquet", columns=["cell", "status"])
-        rows = dict(zip(*(table.column(name).to_pylist() for name in ("cell", "status")), strict=True))
+        rows = super().dataset()
         return {rate: rows[cell] for rate, cell in self.cells().items()}
 
     def completes(self) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import IO
 
-import yaml
-
 from tests.pretend.cluster import slurm
-from tests.pretend.tree import copy_of_the_tree
+from tests.pretend.tree import Copy
 
 ASKED = {"account": "hpcbench", "cpus_per_task": 2, "mem_gb": 4, "time_min": 10}
 
@@ -25,35 +21,27 @@ STUDY = {
 }  # fmt: skip
 
 
-class User:
+class User(Copy):
     """A user of the cluster with a clone of the repository, at its prompt; `calibrations` has those of nodes."""
 
     def __init__(self, root: Path, calibrations: Path | None = None) -> None:
-        self.root = root
-        copy_of_the_tree(root)
+        super().__init__(root)
         if calibrations is not None:
             (root / "results").mkdir()
             (root / "results" / "calibrations").symlink_to(calibrations)
         # The one file that a user adapts to the cluster.
-        platform = yaml.safe_load((root / "config/platforms/own-cpu.yaml").read_text())
+        platform = self.read("config/platforms/own-cpu.yaml")
         platform["slurm"] = {"partition": "bm", **ASKED}
         self.write("config/platforms/own-cpu.yaml", platform)
         self.write("config/studies/lost.yaml", STUDY)
-
-    def write(self, path: str, data: object) -> None:
-        (self.root / path).write_text(yaml.safe_dump(data, sort_keys=False))
 
     def start(
         self, *more: str, profile: str = "profiles/hlrs", output: IO[str] | int = subprocess.PIPE, **around: str
     ) -> subprocess.Popen[str]:
         """The one command, in a session of its own."""
-        argv = [
-            sys.executable, "-m", "snakemake", "--profile", profile, "--config", "study=lost", "poll_s=2", *more,
-        ]  # fmt: skip
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         return subprocess.Popen(
-            argv, cwd=self.root, text=True, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(self.root / "workflow"), "PATH": path, **around},
+            self.argv("--config", "study=lost", "poll_s=2", *more, profile=profile), cwd=self.root, text=True,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env={**self.environment, **around},
         )  # fmt: skip
 
     def run(self, *more: str, profile: str = "profiles/hlrs") -> str:
@@ -63,12 +51,6 @@ class User:
         assert process.returncode == 0, said
         return said
 
-    def measured(self) -> set[str]:
-        return {path.parent.name for path in self.root.glob("results/cells/*/cell.json")}
-
-    def stamps(self) -> dict[str, int]:
-        return {str(path): path.stat().st_mtime_ns for path in self.root.glob("results/cells/[!.]*/*")}
-
     def jobs(self) -> list[str]:
         lines = slurm("squeue", "--me", "-h", "-o", "%i|%o").splitlines()
         return [line.split("|")[0] for line in lines if str(self.root) in line]
@@ -76,10 +58,3 @@ class User:
     def submitted(self) -> int:
         """How many jobs were ever submitted."""
         return len(list(self.root.glob("results/launches/*/attempt-*/job-*/*_submission.sh")))
-
-    def dataset(self) -> dict[str, str]:
-        """Cell -> status, as the dataset has them."""
-        import pyarrow.parquet as pq
-
-        table = pq.read_table(self.root / "results/dataset/cells.parquet", columns=["cell", "status"])
-        return dict(zip(*(table.column(name).to_pylist() for name in ("cell", "status")), strict=True))

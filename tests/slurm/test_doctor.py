@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from tests.pretend.cluster_user import ASKED, User
 
@@ -37,7 +36,7 @@ def test_a_site_that_is_well(user, llamacpp_python):
 
 def test_what_is_not_well_has_a_remedy(user):
     """Slurm gives fake GPUs, which no driver shows; the node is not what was expected."""
-    platform = yaml.safe_load((user.root / "config/platforms/own-cpu.yaml").read_text())
+    platform = user.read("config/platforms/own-cpu.yaml")
     platform |= {"gpus_per_node": 4, "expect": {"cpu_count": {"min": 4096}}}
     platform["slurm"] = {"partition": "bm", "gres": "gpu:h100:{gpus}", **ASKED}
     user.write("config/platforms/own-cpu.yaml", platform)
@@ -49,7 +48,7 @@ def test_what_is_not_well_has_a_remedy(user):
 
 
 def test_a_partition_that_does_not_exist_needs_no_job(user):
-    platform = yaml.safe_load((user.root / "config/platforms/own-cpu.yaml").read_text())
+    platform = user.read("config/platforms/own-cpu.yaml")
     user.write("config/platforms/own-cpu.yaml", platform | {"slurm": {**ASKED, "partition": "nope"}})
     status, said = doctor(user)
     assert status == 1

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.pretend.cluster import slurm
 from tests.pretend.cluster_user import STUDY, User
@@ -116,7 +115,7 @@ def test_a_study_edited_while_its_jobs_run(user):
 
 
 def test_a_wrong_partition_is_mended_in_one_file(user):
-    platform = yaml.safe_load((user.root / "config/platforms/own-cpu.yaml").read_text())
+    platform = user.read("config/platforms/own-cpu.yaml")
     user.write("config/platforms/own-cpu.yaml", platform | {"slurm": {**platform["slurm"], "partition": "gpu"}})
     process = user.start()
     said = process.communicate(timeout=200)[0]

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pyarrow.parquet as pq
@@ -61,12 +60,12 @@ def test_the_dry_run_shows_the_matrix_and_measures_nothing(project):
     assert "what is served" in said
     assert "scripts/measure_launch.py" not in said, "one screen"
     assert "scripts/measure_launch.py" in project.run("-np", *SELECT).stdout, "the commands, when asked for"
-    assert not project.cells()
+    assert not project.measured()
 
 
 def test_the_first_run_measures_everything(project):
     said = project.run(*SELECT).stdout
-    assert len(project.cells()) == 4, said
+    assert len(project.measured()) == 4, said
     assert statuses(project) == ["ok"] * 4
     requests = pq.read_table(project.root / "results" / "dataset" / "requests").to_pylist()
     window = [request for request in requests if request["phase"] == "window"]
@@ -110,14 +109,14 @@ def test_a_cosmetic_edit_of_a_rule_does_nothing(project):
 
 
 def test_a_new_rate_measures_exactly_the_new_cells(project):
-    before, old = project.stamps(), project.cells()
+    before, old = project.stamps(), project.measured()
     study = project.read("config/studies/small.yaml")
     study["matrix"]["rate"] = [8, 16]
     project.write("config/studies/small.yaml", study)
     planned = project.run("-n", *SELECT).stdout
     assert "2 to measure" in planned
     project.run(*SELECT)
-    new = project.cells() - old
+    new = project.measured() - old
     assert len(new) == 2
     assert all("-rate16-" in cell for cell in new)
     assert before.items() <= project.stamps().items()
@@ -125,7 +124,7 @@ def test_a_new_rate_measures_exactly_the_new_cells(project):
 
 
 def test_a_failed_cell_is_a_row_and_the_only_one_run_again(project):
-    victim = sorted(project.cells())[0]
+    victim = sorted(project.measured())[0]
     shutil.rmtree(project.root / "results" / "cells" / victim)
     cell = next(row for row in rows(project) if row["cell"] == victim)
     frozen = project.root / "results" / "workloads" / cell["workload"] / "workload.parquet"
@@ -150,32 +149,31 @@ def test_a_failed_cell_is_a_row_and_the_only_one_run_again(project):
 
 
 def test_one_cell_by_its_file(project):
-    victim = sorted(project.cells())[-1]
+    victim = sorted(project.measured())[-1]
     shutil.rmtree(project.root / "results" / "cells" / victim)
     before = project.stamps()
     project.run(*SELECT, "--", f"results/cells/{victim}/cell.json")
-    assert victim in project.cells()
+    assert victim in project.measured()
     assert before.items() <= project.stamps().items()
 
 
 def test_only_matching_cells(project):
-    gone = [cell for cell in project.cells() if "-here-" in cell]
+    gone = [cell for cell in project.measured() if "-here-" in cell]
     for cell in gone:
         shutil.rmtree(project.root / "results" / "cells" / cell)
     project.run("--config", "study=small", "cells=*-here-*-rate16-*")
-    assert {cell for cell in gone if "-rate16-" in cell} == set(gone) & project.cells()
+    assert {cell for cell in gone if "-rate16-" in cell} == set(gone) & project.measured()
     project.run(*SELECT)
-    assert set(gone) <= project.cells()
+    assert set(gone) <= project.measured()
 
 
 def test_a_killed_snakemake_continues_where_it_was(project):
-    for cell in project.cells():
+    for cell in project.measured():
         shutil.rmtree(project.root / "results" / "cells" / cell)
-    command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", *SELECT]
-    run = subprocess.Popen(command, cwd=project.root, env=project.environment, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.DEVNULL)  # fmt: skip
+    run = subprocess.Popen(project.argv(*SELECT), cwd=project.root, env=project.environment,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     deadline = time.monotonic() + 120
-    while not project.cells() and time.monotonic() < deadline:
+    while not project.measured() and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in [run.pid, *descendants(run.pid)]:
         os.kill(process, signal.SIGKILL)
@@ -186,6 +184,6 @@ def test_a_killed_snakemake_continues_where_it_was(project):
     if "--unlock" in done.stdout:  # Snakemake holds the folder's lock until told that nobody is in it any more
         project.run("--unlock", *SELECT)
         done = project.run(*SELECT)
-    assert len(project.cells()) == 6, done.stdout
+    assert len(project.measured()) == 6, done.stdout
     assert before.items() <= project.stamps().items()
     assert NOTHING in project.run(*SELECT).stdout

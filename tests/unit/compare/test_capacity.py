@@ -15,6 +15,8 @@ from servegauge.compare.knee import CLIFF, SMOOTH, Knee, knee
 from servegauge.compare.sentences import sentence
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
+from servegauge.report import drawing
+from servegauge.report.figures import figures
 from servegauge.report.page import render
 from servegauge.report.terminal import summarise
 from tests import synthetic
@@ -104,7 +106,7 @@ def test_page_and_terminal_show_it(results, tmp_path):
     assert "≥ 8.00 /s" in summarise(results, "demo")[0]
 
 
-def test_an_answer_without_a_ratio_is_said(tmp_path):
+def test_an_answer_without_a_ratio_is_said(tmp_path, no_figures):
     """Every launch of one side is below what was tried: nothing is comparable, and that is the answer."""
     synthetic.make_results(tmp_path, repeats=3)
     add_searches(tmp_path, {"own-cpu": 0.001, "shared-cpu": SHARED})
@@ -131,9 +133,10 @@ def test_a_published_figure_is_of_the_cells_that_give_its_metric(results):
     assert tpot.measured == pytest.approx(0.00176, rel=0.03)
 
 
-def test_a_study_without_a_search_has_nothing_of_it(tmp_path):
-    synthetic.make_results(tmp_path, repeats=1)
+def test_a_study_without_a_search_has_nothing_of_it(tmp_path, monkeypatch):
+    synthetic.make_results(tmp_path, requests=20, repeats=1)
     merge.merge(tmp_path / "results")
+    monkeypatch.setattr(drawing, "figures", lambda: {"capacity": figures()["capacity"]})
     render(tmp_path / "results", "demo", tmp_path / "demo.html")
     text = (tmp_path / "demo.html").read_text(encoding="utf-8")
     assert "figure-capacity" not in text

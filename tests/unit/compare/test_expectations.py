@@ -130,12 +130,11 @@ def test_a_models_numbers_are_computed_and_a_wrong_figure_is_marked(results: Pat
     assert f"{line}published figure is wrong)" in " ".join(text.split())
 
 
-def test_every_figure_is_a_row_of_the_dataset_the_csv_and_the_page(results: Path, monkeypatch) -> None:
+def test_every_figure_is_a_row_of_the_dataset_the_csv_and_the_page(results: Path, no_figures) -> None:
     file = results / "dataset/expectations.parquet"
     check_file(file, tables.TABLES["expectations"])
     rows = pq.read_table(file).to_pylist()
     assert len(rows) == len(EXPECTS) + 2
-    monkeypatch.setattr(page, "draw", lambda *_: {})
     page.render(results, "demo", results / "report/demo.html")
     html = (results / "report/demo.html").read_text(encoding="utf-8")
     with (results / "report/demo/expectations.csv").open() as lines:

@@ -119,7 +119,7 @@ def test_costs_are_compared_with_intervals_like_everything_else(results):
         assert one.ratio == pytest.approx(0.5 / rate.ratio)
 
 
-def test_the_page_has_them_with_intervals_and_reasons(results, tmp_path):
+def test_the_page_has_them_with_intervals_and_reasons(results, tmp_path, no_figures):
     page.render(results, "demo", tmp_path / "demo.html")
     html = (tmp_path / "demo.html").read_text(encoding="utf-8")
     assert '<section id="economics">' in html

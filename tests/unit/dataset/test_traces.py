@@ -194,7 +194,7 @@ def test_the_page_says_that_decode_waits_for_the_cpu(results: Path) -> None:
     assert (table[1]["decode_ratio"], table[0]["decode_ratio"]) == ("1.0", "")
 
 
-def test_a_study_that_traced_nothing_has_no_section(results: Path) -> None:
+def test_a_study_that_traced_nothing_has_no_section(results: Path, no_figures) -> None:
     shutil.rmtree(results / "traces")
     merge.merge(results)
     page.render(results, "demo", results / "report/demo.html")

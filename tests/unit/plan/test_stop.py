@@ -76,7 +76,7 @@ def test_a_wide_interval_asks_for_more_and_a_narrow_one_for_none(results):
     assert reason_to_stop(plan_file, launches(results, 5)[0], results) is None
 
 
-def test_a_launch_that_is_not_needed_is_an_attempt_with_the_reason_and_its_cells_are_skipped(results):
+def test_a_launch_that_is_not_needed_is_an_attempt_with_the_reason_and_its_cells_are_skipped(results, no_figures):
     data = asks(results, 0.2)
     plan = Plan.from_dict(data)
     fourth = launches(results, 6)[0]

@@ -113,7 +113,7 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
     assert set(activity.during(None, server, gpu, node).values()) == {None}
 
 
-def test_a_real_study_whose_server_waits_for_its_cpu(tmp_path: Path) -> None:
+def test_a_real_study_whose_server_waits_for_its_cpu(tmp_path: Path, no_figures) -> None:
     """The dataset of an older version: nothing is claimed of one GPU under two names, and the CPU is named."""
     shutil.copytree(SAMPLE / "dataset", tmp_path / "dataset")
     found = limits(Study(tmp_path, "gpu-vllm"), [])

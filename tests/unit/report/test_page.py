@@ -91,12 +91,6 @@ def made(tmp_path_factory) -> tuple[Path, dict[str, str], Page]:
     return results, special, page_of(results)
 
 
-@pytest.fixture
-def no_figures(monkeypatch) -> None:
-    """Figures take seconds; tests of words do without."""
-    monkeypatch.setattr(page, "draw", lambda *_: {})
-
-
 def test_the_page_needs_nothing_else(made):
     results, _, page = made
     assert page.outside == []

@@ -13,7 +13,7 @@ from servegauge.report.server_section import Setting, server_section
 from tests import synthetic
 
 
-def test_the_page_says_how_the_servers_started_and_what_was_in_effect(tmp_path: Path) -> None:
+def test_the_page_says_how_the_servers_started_and_what_was_in_effect(tmp_path: Path, no_figures) -> None:
     synthetic.make_results(tmp_path, requests=20)
     results = tmp_path / "results"
     for number, path in enumerate(sorted(results.glob("launches/*/attempt-0/launch.json"))):
