@@ -16,7 +16,7 @@ from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
 from servegauge.inputs.models import source_folder
-from servegauge.launch import run, server
+from servegauge.launch import node_calibration, run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.documents import state
 from servegauge.plan.expand import Plan, expand
@@ -31,7 +31,7 @@ RESULTS = Path("results")
 
 def quicken(monkeypatch: pytest.MonkeyPatch) -> None:
     """No calibration, and no long goodbye for servers."""
-    monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
+    monkeypatch.setattr(node_calibration.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
     monkeypatch.setattr(server, "GRACE_S", 0.5)
 
 

@@ -21,7 +21,7 @@ from servegauge.contract.records.order import JobContext
 from servegauge.contract.records.outcome import CellOutcome
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
-from servegauge.launch import run
+from servegauge.launch import node_calibration, run
 from servegauge.launch.capacity import CapacitySearch
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
@@ -58,7 +58,7 @@ class Searching:
         for section, change in changes.items():
             study[section] = {**study[section], **change}
         self.clone.write("config/studies/search.yaml", study)
-        monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
+        monkeypatch.setattr(node_calibration.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
         monkeypatch.chdir(self.clone.root)
         self.file = Path("results/plan/search.json").absolute()
         plan = expand(load_study(Path(), "search"))

@@ -21,7 +21,7 @@ from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
 from servegauge.frameworks.base import Evidence
 from servegauge.frameworks.paced import Paced
-from servegauge.launch import run, server
+from servegauge.launch import node_calibration, run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
 from servegauge.submit.attempts import Run
@@ -102,7 +102,7 @@ def measured(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(server, "new_api_key", lambda: KEY)
     leaky = Leaky()
     monkeypatch.setattr(run, "framework", lambda name: leaky)
-    monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
+    monkeypatch.setattr(node_calibration.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
     monkeypatch.chdir(clone.root)
     plan = expand(load_study(clone.root, "faults")).to_dict()
     write_json(clone.results / "plan" / "faults.json", plan)

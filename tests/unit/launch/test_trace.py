@@ -24,7 +24,7 @@ from servegauge.contract.spec import Launch
 from servegauge.dataset import merge
 from servegauge.frameworks.base import PROFILE, Context, Reply
 from servegauge.frameworks.paced import Paced
-from servegauge.launch import profiler, run, server
+from servegauge.launch import node_calibration, profiler, run, server
 from servegauge.launch.recorders import nsys as recorder
 from servegauge.node import nsys
 from servegauge.plan import expand as planning
@@ -82,7 +82,7 @@ class Traced:
         self.framework = Traceable()
         for place in (run, planning):
             monkeypatch.setattr(place, "framework", lambda name: self.framework)
-        monkeypatch.setattr(run.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
+        monkeypatch.setattr(node_calibration.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
         monkeypatch.setattr(server, "GRACE_S", 0.5)
         monkeypatch.chdir(self.clone.root)
         self.plan: Plan = expand(load_study(self.clone.root, "faults"))
