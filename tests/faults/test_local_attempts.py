@@ -154,7 +154,7 @@ def test_two_launches_never_share_the_machine(site):
 
 
 def test_a_launch_that_waits_for_the_machine_can_be_cancelled(site):
-    launches = site.plan({"s": 20.0}, repeats=2)
+    launches = site.plan({"s": 60.0, "until": "cancelled"}, repeats=2)
     first = site.start(launches[0])
     site.wait("cell", 1)
     second = site.start(launches[1])
@@ -162,6 +162,7 @@ def test_a_launch_that_waits_for_the_machine_can_be_cancelled(site):
     kill(second, signal.SIGINT)
     assert second.returncode == 130
     assert site.statuses(launches[1]) == ["not_run"]
+    (site.results / "cancelled").touch()
     first.communicate(timeout=60)
     assert site.statuses(launches[0]) == ["ok"]
 

@@ -1,8 +1,9 @@
 """A launch that measures nothing but behaves as the real one does towards its job: order, signals, deadline, outcome.
 
 What a cell does stands in its prompt set's description, which makes no other cell of it:
-`{"s": seconds, "does": "ok" | "fail" | "crash" | "deaf"}`; `claims_s` is what it is held for before it starts. Each
-start is noted in `pretend.log` in the results folder, with the process and the job, so that a test sees what ran where.
+`{"s": seconds, "does": "ok" | "fail" | "crash" | "deaf"}`; `claims_s` is what it is held for before it starts, and a
+file `until` in the results folder ends it sooner. Each start is noted in `pretend.log` in the results folder, with the
+process and the job, so that a test sees what ran where.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def measure(order, job):
         with (folder / "progress.log").open("a") as file:
             file.write(f"cell {name}\n")
         end = time.time() + pretend.get("s", 0.1)
-        while time.time() < end and (not asked or pretend.get("does") == "deaf"):
+        until = results / pretend.get("until", "never")
+        while time.time() < end and not until.exists() and (not asked or pretend.get("does") == "deaf"):
             time.sleep(0.02)
         if asked:
             cells[name] = CellOutcome(status="not_run", reason=f"stopped: {asked[0]}")
