@@ -15,8 +15,6 @@ from servegauge.compare.knee import CLIFF, SMOOTH, Knee, knee
 from servegauge.compare.sentences import sentence
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
-from servegauge.report import drawing
-from servegauge.report.figures import figures
 from servegauge.report.page import render
 from servegauge.report.terminal import summarise
 from tests import synthetic
@@ -133,10 +131,10 @@ def test_a_published_figure_is_of_the_cells_that_give_its_metric(results):
     assert tpot.measured == pytest.approx(0.00176, rel=0.03)
 
 
-def test_a_study_without_a_search_has_nothing_of_it(tmp_path, monkeypatch):
+def test_a_study_without_a_search_has_nothing_of_it(tmp_path, only_figures):
     synthetic.make_results(tmp_path, requests=20, repeats=1)
     merge.merge(tmp_path / "results")
-    monkeypatch.setattr(drawing, "figures", lambda: {"capacity": figures()["capacity"]})
+    only_figures("capacity")
     render(tmp_path / "results", "demo", tmp_path / "demo.html")
     text = (tmp_path / "demo.html").read_text(encoding="utf-8")
     assert "figure-capacity" not in text

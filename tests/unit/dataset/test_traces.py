@@ -164,7 +164,8 @@ def test_what_is_being_written_is_no_trace_yet(results: Path) -> None:
     assert (merged.corrupt, set(rows(results))) == ({}, {"t-own", "t-shared", "t-failed"})
 
 
-def test_the_page_says_that_decode_waits_for_the_cpu(results: Path) -> None:
+def test_the_page_says_that_decode_waits_for_the_cpu(results: Path, only_figures) -> None:
+    only_figures("trace-")
     merge.merge(results)
     out = results / "report/demo.html"
     page.render(results, "demo", out)
