@@ -95,6 +95,7 @@ def test_a_drift_is_a_correlation_with_time():
     assert drift([0.01, 0.02, 0.03, 0.041, 0.05], range(5)) < 0.001
     assert drift([0.01, -0.02, 0.015, -0.01, 0.0], range(5)) > 0.5
     assert drift([0.0, 0.1, 0.2], range(3)) is None
+    assert drift([0.01, 0.02, 0.03, 0.041, 0.05], [1, 1, 1, 2, 2]) is None, "two times are before and after, no drift"
     assert seconds_of("2026-11-21T10:00:00Z") - seconds_of("2026-11-21T09:59:00+00:00") == pytest.approx(60)
     assert seconds_of(None) is None
 
