@@ -11,7 +11,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
 from servegauge.contract.records.base import write
 from servegauge.contract.records.outcome import CellOutcome, Outcome
-from servegauge.plan import documents, preview
+from servegauge.plan import documents, estimate, preview
 from servegauge.plan.expand import Plan, expand
 from servegauge.submit.orders import launch_of_cell, make_order, read_plan
 from tests.unit.study_tree import Fast, Tree
@@ -54,6 +54,15 @@ def test_each_chosen_cell_has_a_trace_with_its_frozen_load_on_a_launch_of_its_ow
     assert len(names) == len(plan.every_launch)
     assert all("-torch-" in launch.id for launch in plan.trace_launches)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_a_trace_takes_its_cells_time_and_its_profilers(tree: Tree) -> None:
+    plan = traced(tree)
+    trace, assumed = plan.traces[0].cell, estimate.assumed(plan.study)
+    launch = plan.launch(trace.launch)
+    timed = plan.launch(plan.cells[0].cell.launch)
+    with_it, without = (estimate.estimate_cells(one, [trace], tree.root, assumed) for one in (launch, timed))
+    assert with_it.cells_s - without.cells_s == pytest.approx(estimate.TRACE_S)
 
 
 def test_another_way_of_tracing_is_another_trace(tree: Tree) -> None:

@@ -91,7 +91,8 @@ def test_a_later_merge_keeps_the_description_of_a_model_that_is_gone(results: Pa
     assert json.loads(row["config"]) == CONFIG
 
 
-def test_a_dataset_of_before_these_tables_is_still_read(results: Path, tmp_path: Path) -> None:
+def test_a_dataset_of_before_these_tables_is_still_read(results: Path, tmp_path: Path, only_figures) -> None:
+    only_figures("roofline")
     shutil.copytree(results / "dataset", tmp_path / "old/dataset")
     for name in ("study_models", "study_platforms"):
         (tmp_path / "old/dataset" / f"{name}.parquet").unlink()
