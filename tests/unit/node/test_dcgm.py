@@ -131,6 +131,7 @@ def test_a_value_of_another_time_is_none(dcgmi, monkeypatch):
             "exit 255",
             "unable to establish",
         ),
+        ("", "{ echo 'Error: of standard error' >&2; exit 1; }", "DCGM: Error: of standard error"),
         ("", "exit 3", "dcgmi ended with status 3 while it was read"),
         (DMON.replace("0.940        0.178 ", "N/A          N/A   "), "exec sleep 60", "DCGM: dcgmi gave N/A"),
     ],

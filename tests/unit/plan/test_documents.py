@@ -99,6 +99,18 @@ def test_seconds_of_a_cell(tree: Tree, results: Path) -> None:
     assert seconds["burst8"] == pytest.approx(3 + request + 3 * request + tail)
 
 
+def test_a_warm_cache_is_warmed_with_a_whole_window(tree: Tree) -> None:
+    assumed = {"cell_overhead_s": 0, "ttft_s": 0.1, "tpot_s": 0}
+    load = {"duration_s": 60, "warmup_requests": 3}
+    matrix = {**BUSY, "rate": [1], "cache": ["cold", "warm"], "platform": "metal", "repeat": 1}
+    plan = expand(tree.study(matrix=matrix, load=load, server={"prefix_cache": True}))
+    taken = {
+        planned.cell.load.cache: estimate.cell_seconds(planned.cell, plan.launches[0], assumed, {})
+        for planned in plan.cells
+    }
+    assert taken == {"cold": pytest.approx(3 + 2 + 60 + 0.2), "warm": pytest.approx(60 + 2 + 60 + 0.2)}
+
+
 def test_a_ramp_that_the_study_asks_for_takes_its_time(tree: Tree) -> None:
     assumed = {"cell_overhead_s": 0, "ttft_s": 0.1, "tpot_s": 0}
     matrix = {**BUSY, "rate": [1], "platform": "metal", "repeat": 1}
