@@ -424,12 +424,12 @@ def text_flags(results: Path) -> dict[str, dict]:
 
 
 def test_cells_of_one_launch_that_different_servers_measured_are_marked(made):
-    """One cell in a second attempt, one after the server of the first was started again; the others before."""
+    """One cell in a second attempt, one as soon as the server of the first was started again; the others before."""
     results, _ = made
     launch = sorted((results / "launches").iterdir())[0].name
     mine = sorted(path for path in (results / "cells").glob("*/cell.json") if read_json(path)["launch"] == launch)
     assert len(mine) > 2
-    for path, attempt, began in ((mine[-1], 1, "2026-11-21T13:20:00.000Z"), (mine[-2], 0, "2026-11-21T10:20:00.000Z")):
+    for path, attempt, began in ((mine[-2], 1, "2026-11-21T13:20:00.000Z"), (mine[-1], 0, "2026-11-21T10:10:00.000Z")):
         write_json(path, read_json(path) | {"attempt": attempt, "started_utc": began})
     folder = results / "launches" / launch
     record = read_json(folder / "attempt-0" / "launch.json")
@@ -439,9 +439,9 @@ def test_cells_of_one_launch_that_different_servers_measured_are_marked(made):
     merge.merge(results)
     rows = cells(results)
     found = [rows[path.parent.name] for path in mine]
-    assert [row["server"] for row in found] == [0] * (len(mine) - 2) + [1, 2]
+    assert [row["server"] for row in found] == [0] * (len(mine) - 2) + [2, 1]
     assert all("several_servers" in row["flags"] for row in found)
-    (flag,) = [one for one in json.loads(found[-1]["flag_details"]) if one["flag"] == "several_servers"]
+    (flag,) = [one for one in json.loads(found[-2]["flag_details"]) if one["flag"] == "several_servers"]
     assert flag["detail"] == (
         "the launch's cells were measured by 3 servers, begun 3 h 20 min apart; this one by number 2"
     )

@@ -233,6 +233,13 @@ def test_a_request_that_hangs_does_not_hold_up_a_window():
     assert not OpenRamp(requests, 0, 0).over(3000 * MS)
 
 
+def test_of_few_requests_all_must_have_ended():
+    requests = flights([0, 300, 500, 2000], 100, 3000)
+    assert OpenRamp(requests, 0, 0).over(3000 * MS)
+    requests[1].end_ns = 0
+    assert not OpenRamp(requests, 0, 0).over(3000 * MS)
+
+
 def test_a_closed_ramp_is_over_when_every_stream_was_answered_and_none_draw_together():
     ramp = ClosedRamp(4, 0, 0)
     for stream, time_ms in enumerate((0, 100, 200, 300)):
