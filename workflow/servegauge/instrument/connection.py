@@ -53,13 +53,21 @@ class InFlight:
         self.answer: Any = None  # what the reads hold, once understood
 
 
+class Due(Protocol):
+    """What is to be sent at its time; the first of it at `next_ns`."""
+
+    next_ns: int
+
+    def fire(self, now: int) -> None: ...
+
+
 class Owner(Protocol):
     """What a connection needs of its worker."""
 
-    next_due_ns: int
     closes: list[bool]  # by instance: it closes after each answer
 
-    def fire(self, now: int) -> None: ...
+    @property
+    def due(self) -> Due: ...
 
     def landed(self, flight: InFlight, connection: Connection, now: int) -> None: ...
 
@@ -77,6 +85,7 @@ class Connection(asyncio.Protocol):
         "add_stamp",
         "alive",
         "carried",
+        "due",
         "flight",
         "framing",
         "free_ns",
@@ -90,6 +99,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, owner: Owner, instance: int) -> None:
         self.owner = owner
+        self.due = owner.due
         self.instance = instance
         self.framing = Framing()
         self._feed = self.framing.feed
@@ -148,8 +158,8 @@ class Connection(asyncio.Protocol):
                 if not self.framing.keep_alive and self.framing.status == 200:
                     self.owner.closes[self.instance] = True
                 self._land(flight, now, reusable=self.framing.keep_alive)
-        if now >= self.owner.next_due_ns:  # do not let a burst of reads delay a request that is due
-            self.owner.fire(now)
+        if now >= self.due.next_ns:  # do not let a burst of reads delay a request that is due
+            self.due.fire(now)
 
     def eof_received(self) -> bool:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from servegauge.instrument.connection import Connection, InFlight, Owner
@@ -24,6 +24,8 @@ class Pool:
         self.tls = tls
         self.idle: list[list[Connection]] = [[] for _ in targets]
         self.all: set[Connection] = set()
+        self.opened = 0  # since it was last set to 0
+        self.refilling = [False for _ in targets]
         self._addresses: list[tuple[Any, ...] | None] = [None for _ in targets]
         self._warming: dict[InFlight, asyncio.Future[bool]] = {}
 
@@ -51,6 +53,7 @@ class Pool:
                 continue
             self._addresses[instance] = address
             self.all.add(connection)
+            self.opened += 1
             return connection
         raise failure or OSError(f"{target.host} has no address")
 
@@ -79,6 +82,19 @@ class Pool:
             if not any(future.result() for future in futures):
                 warm_path = None  # an instance that closes after each answer cannot be warmed
         return len(idle)
+
+    async def refill(self, instance: int, count: int, wanted: Callable[[], bool]) -> None:
+        """Open connections ahead of need until `count` are idle, or one is not `wanted` any more.
+
+        A server that refuses shows when one is needed. `refilling` is for the caller to set when it begins this.
+        """
+        try:
+            while len(self.idle[instance]) < count and wanted():
+                self.idle[instance].append(await self.connect(instance))
+        except OSError:
+            pass
+        finally:
+            self.refilling[instance] = False
 
     def lost(self, connection: Connection) -> None:
         """An idle connection was closed by its server."""

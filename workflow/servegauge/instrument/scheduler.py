@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
 import ssl
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +10,13 @@ from functools import partial
 from time import monotonic_ns
 from typing import Any
 
-from servegauge.instrument.alarm import Alarm
 from servegauge.instrument.connection import Connection, InFlight
 from servegauge.instrument.openai_api import Target
 from servegauge.instrument.phases import FAR, Phase, Row
 from servegauge.instrument.pool import Pool
 from servegauge.instrument.ramp import ClosedRamp, OpenRamp
+from servegauge.instrument.streams import Streams
+from servegauge.instrument.timetable import Timetable
 
 _SPARE_LOW = 8  # idle connections of an instance below which an open loop opens more, ahead of need
 _SWEEP_S = 0.05  # how often timeouts are looked for
@@ -34,23 +34,16 @@ class Engine:
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.targets = targets
+        self.due = Timetable(self._issue)
         self.pool = Pool(self, targets, tls)
         self.on_landed = on_landed
         # Of a held phase: "steady" (the ramp is over), "sent" (closed loop: every request of the window was sent),
         # "drained" (every request of the window has ended).
         self.on_event = on_event
-        self.opened_in_window = 0
-        self.next_due_ns = FAR
         self.done: list[InFlight] = []
         self.flying: dict[InFlight, Connection | None] = {}
-        self._due: list[tuple[int, int, InFlight | Callable[[int, int], None]]] = []
         self._waiting: deque[InFlight] = deque()
-        # Closed loop: what is left for each instance, by part of the phase; which of them are sent now, in this order.
-        self._pools: dict[str, list[deque[Row]]] = {}
-        self._sending: tuple[str, ...] = ()
-        self._parked: list[int] = []  # streams that found nothing to send
-        self._quota = -1  # requests of the window that are still to be sent
-        self._order = 0
+        self._streams = Streams(Phase(()), 0)
         self._ramp: OpenRamp | ClosedRamp | None = None
         self._window_ns = [FAR, FAR]  # start and end of the window, as far as they are known
         self._steady = False  # the ramp is over, and it was told
@@ -63,13 +56,10 @@ class Engine:
         self._start_ns = 0
         self._finished: asyncio.Future[None] | None = None
         self._stopped = False
-        self._opening = [False for _ in targets]
         # Instances that close after each answer, though they promise to keep the connection (llama.cpp after a stream):
         # each request then gets a connection of its own, opened ahead of need.
         self.closes = [False for _ in targets]
         self._tasks: set[asyncio.Task[None]] = set()
-        self._alarm = Alarm()
-        self.loop.add_reader(self._alarm.fd, self._rang)
 
     def lost(self, connection: Connection, soon: bool = False) -> None:
         """An idle connection was closed by its server, `soon` after an answer or long after."""
@@ -90,10 +80,12 @@ class Engine:
         """Send a phase whose time 0 is `start_ns`; returns its flights when all have landed or `stop()` was called."""
         self._phase, self._start_ns = phase, start_ns
         self.done = []
-        self.opened_in_window = 0
+        self.pool.opened = 0
         self.exhausted_ns = 0
         self._finished = self.loop.create_future()
-        self._due, self._order, self._parked, self._sessions = [], 0, [], {}
+        self.due.clear()
+        self._sessions = {}
+        self._streams = Streams(phase, len(self.targets))
         self._window_ns, self._steady, self._awaited, self._holding = [FAR, FAR], False, False, phase.held
         self._ramp = None
         if phase.closed_loop:
@@ -102,42 +94,34 @@ class Engine:
             flights = self._schedule(phase.ramp if phase.held else phase.rows, start_ns)
             if phase.held:
                 self._ramp = OpenRamp(flights, start_ns, phase.ramp_ns)
-        self._arm()
+        self.due.arm()
         sweep = self.loop.call_later(_SWEEP_S, self._sweep)
         self._finish_if_done()
         try:
             await self._finished
         finally:
             sweep.cancel()
-            self.next_due_ns = FAR
-            self._alarm.at(0)
+            self.due.rest()
         return self.done
 
     def _begin_closed(self, phase: Phase, start_ns: int) -> None:
         streams = len(phase.stream_instances)
-        parts = {"ramp": phase.ramp, "rows": phase.rows, "tail": phase.tail}
-        self._pools = {name: [deque() for _ in self.targets] for name in parts}
-        for name, rows in parts.items():
-            for row in rows:
-                self._pools[name][row.instance].append(row)
-        self._sending, self._quota = ("ramp", "tail") if phase.held else ("rows",), -1
-        if phase.held and not phase.ramp:
-            self._sending, self._parked = (), list(range(streams))
-        elif phase.held:
+        if not phase.held:
+            self._streams.sending = ("rows",)
+        elif phase.ramp:
+            self._streams.sending = ("ramp", "tail")
             self._ramp = ClosedRamp(streams, start_ns, phase.ramp_ns)
-        for stream in range(streams) if self._sending else ():
-            self._push(start_ns + (phase.starts_ns[stream] if phase.starts_ns else 0), partial(self._turn, stream))
+        else:
+            self._streams.parked = list(range(streams))
+        for stream in range(streams) if self._streams.sending else ():
+            self.due.push(start_ns + (phase.starts_ns[stream] if phase.starts_ns else 0), partial(self._turn, stream))
 
     def _schedule(self, rows: Sequence[Row], zero_ns: int) -> list[InFlight]:
         """Put rows of an open loop among what is due; returns their flights in order of time."""
         flights = [InFlight(row.place, row.payload, row.instance, zero_ns + row.scheduled_ns) for row in rows]
         for flight in flights:
-            self._push(flight.scheduled_ns, flight)
+            self.due.push(flight.scheduled_ns, flight)
         return sorted(flights, key=lambda flight: flight.scheduled_ns)
-
-    def _push(self, when: int, what: InFlight | Callable[[int, int], None]) -> None:
-        heapq.heappush(self._due, (when, self._order, what))
-        self._order += 1
 
     def open_window(self, start_ns: int) -> None:
         """The ramp is over at `start_ns`, which has not come yet: what is due from then on is the window's."""
@@ -145,30 +129,30 @@ class Engine:
         self._ramp = None
         self._window_ns[0] = start_ns
         if phase.closed_loop:
-            self._push(start_ns, self._open_closed)
+            self.due.push(start_ns, self._open_closed)
         else:
             self._window_ns[1] = start_ns + phase.window_ns
             # What is left of the ramp goes; what follows in a session that has begun is no InFlight yet, and stays.
-            self._due = [entry for entry in self._due if entry[0] < start_ns or not isinstance(entry[2], InFlight)]
-            heapq.heapify(self._due)
+            self.due.keep(lambda when, is_request: when < start_ns or not is_request)
             self._schedule(phase.rows, start_ns)
             self._schedule(phase.tail, start_ns)
-        self._arm()
+        self.due.arm()
 
     def _open_closed(self, when: int, now: int) -> None:
         """From here on, streams send the window's requests; those that found nothing to send go on, too."""
-        self._sending, self._quota = ("rows", "tail"), self._phase.quota
+        streams = self._streams
+        streams.sending, streams.quota = ("rows", "tail"), self._phase.quota
         if self._phase.window_ns != FAR:
-            self._push(self._window_ns[0] + self._phase.window_ns, self._out_of_time)
-        parked, self._parked = self._parked, []
+            self.due.push(self._window_ns[0] + self._phase.window_ns, self._out_of_time)
+        parked, streams.parked = streams.parked, []
         for stream in parked:
-            self._push(when, partial(self._turn, stream))
-        if not self._quota:
+            self.due.push(when, partial(self._turn, stream))
+        if not streams.quota:
             self.on_event("sent")
 
     def _out_of_time(self, when: int, now: int) -> None:
-        if self._quota > 0:
-            self._quota = 0
+        if self._streams.quota > 0:
+            self._streams.quota = 0
             self.on_event("sent")
 
     def close_window(self, end_ns: int) -> None:
@@ -177,18 +161,20 @@ class Engine:
 
     def finish(self) -> None:
         """Send nothing more, and end when what is in flight has landed."""
-        self._holding, self._sending, self._parked = False, (), []
+        self._no_more()
         now = monotonic_ns()
-        self._due = [entry for entry in self._due if isinstance(entry[2], InFlight) and entry[0] <= now]
-        heapq.heapify(self._due)
-        self._arm()
+        self.due.keep(lambda when, is_request: is_request and when <= now)
+        self.due.arm()
         self._finish_if_done()
+
+    def _no_more(self) -> None:
+        self._holding, self._streams.sending, self._streams.parked = False, (), []
 
     def cancel(self, why: str) -> None:
         """Give up what is in flight or waits to be sent."""
         now = monotonic_ns()
-        due = [what for when, _, what in self._due if isinstance(what, InFlight) and when <= now]
-        self._due.clear()
+        due = [flight for when, flight in self.due.requests() if when <= now]
+        self.due.clear()
         for flight in [*self._waiting, *due]:
             flight.outcome, flight.error, flight.end_ns = "cancelled", f"{why} before it was sent", now
             self.done.append(flight)
@@ -200,19 +186,8 @@ class Engine:
     def stop(self, why: str = "stopped by the user") -> None:
         """End the phase now: nothing more is sent, what is in flight is recorded as cancelled."""
         self._stopped = True
-        self._holding, self._sending, self._parked = False, (), []
+        self._no_more()
         self.cancel(why)
-
-    def fire(self, now: int) -> None:
-        """Issue every request that is due."""
-        due = self._due
-        while due and due[0][0] <= now:
-            when, _, what = heapq.heappop(due)
-            if isinstance(what, InFlight):
-                self._issue(what, now)
-            else:
-                what(when, now)
-        self._arm()
 
     def landed(self, flight: InFlight, connection: Connection | None, now: int) -> None:
         """A flight ended, well or not. A closed loop sends the stream's next request at once."""
@@ -243,8 +218,8 @@ class Engine:
             if following is not None:
                 self._issue(following, now)
             elif free and think_ns and not self._stopped:
-                self._push(now + think_ns, partial(self._turn, flight.stream))
-                self._arm()
+                self.due.push(now + think_ns, partial(self._turn, flight.stream))
+                self.due.arm()
         self.on_landed(flight)
         if not self.flying:
             self._finish_if_done()
@@ -261,8 +236,8 @@ class Engine:
             return False
         row, pause_ns = following
         self._sessions[row.place] = began
-        self._push(now + pause_ns, partial(self._send_following, row, flight.stream))
-        self._arm()
+        self.due.push(now + pause_ns, partial(self._send_following, row, flight.stream))
+        self.due.arm()
         return True
 
     def _send_following(self, row: Row, stream: int, when: int, now: int) -> None:
@@ -273,9 +248,10 @@ class Engine:
 
     def _count_down(self) -> None:
         """A request of a closed loop's window is sent."""
-        if self._quota > 0:
-            self._quota -= 1
-            if not self._quota:
+        streams = self._streams
+        if streams.quota > 0:
+            streams.quota -= 1
+            if not streams.quota:
                 self.on_event("sent")
 
     def _turn(self, stream: int, when: int, now: int) -> None:
@@ -288,16 +264,13 @@ class Engine:
 
     def _next_flight(self, stream: int, now: int) -> InFlight | None:
         """The next request of a closed-loop stream that is free since `now`, or None if there is none."""
-        instance = self._phase.stream_instances[stream]
         if isinstance(self._ramp, ClosedRamp):
             self._ramp.free(stream, now)
-        for name in self._sending:
-            if rows := self._pools[name][instance]:
-                row = rows.popleft()
-                self._count_down()
-                return InFlight(row.place, row.payload, instance, now, stream)
-        self._parked.append(stream)
-        return None
+        row = self._streams.next_row(stream)
+        if row is None:
+            return None
+        self._count_down()
+        return InFlight(row.place, row.payload, row.instance, now, stream)
 
     def _issue(self, flight: InFlight, now: int) -> None:
         limit = self._phase.limit
@@ -316,13 +289,20 @@ class Engine:
             self.flying[flight] = None
             self._spawn(self._send_on_new(flight))
         needs_new = not self._phase.closed_loop or self.closes[flight.instance]
-        if needs_new and len(idle) < self._spares(flight.instance) // 2 and not self._opening[flight.instance]:
-            self._opening[flight.instance] = True
-            self._spawn(self._open_spares(flight.instance))
+        if needs_new and not self.pool.refilling[flight.instance]:
+            self._refill(flight.instance)
 
-    def _spares(self, instance: int) -> int:
-        """Idle connections to hold ready; streams of a closed loop may need one each at the same moment."""
-        return max(2 * _SPARE_LOW, self._phase.stream_instances.count(instance))
+    def _refill(self, instance: int) -> None:
+        """Have connections ready ahead of need; streams of a closed loop may need one each at the same moment."""
+        count = max(2 * _SPARE_LOW, self._phase.stream_instances.count(instance))
+
+        def wanted() -> bool:
+            more = self.due or self._waiting or self._streams.left(instance)
+            return bool(more) and not self._stopped
+
+        if len(self.pool.idle[instance]) < count // 2:
+            self.pool.refilling[instance] = True
+            self._spawn(self.pool.refill(instance, count, wanted))
 
     async def _send_on_new(self, flight: InFlight) -> None:
         try:
@@ -333,28 +313,11 @@ class Engine:
                 flight.end_ns = monotonic_ns()
                 self.landed(flight, None, flight.end_ns)
             return
-        self.opened_in_window += 1
         if flight in self.flying:
             self.flying[flight] = connection
             connection.send(flight)
         else:
             self.pool.idle[flight.instance].append(connection)
-
-    async def _open_spares(self, instance: int) -> None:
-        """Keep connections ready ahead of need; a server that refuses shows when one is needed."""
-
-        def more_to_send() -> bool:
-            pools = (self._pools[name][instance] for name in self._sending)
-            return bool(self._due or self._waiting or (self._phase.closed_loop and any(pools)))
-
-        try:
-            while len(self.pool.idle[instance]) < self._spares(instance) and not self._stopped and more_to_send():
-                self.pool.idle[instance].append(await self.pool.connect(instance))
-                self.opened_in_window += 1
-        except OSError:
-            pass
-        finally:
-            self._opening[instance] = False
 
     def _sweep(self) -> None:
         """Give up flights that are out of time. They are in order of issue, so the first young one ends the search."""
@@ -390,15 +353,14 @@ class Engine:
         """Requests that are in flight or wait to be sent."""
         yield from self.flying
         yield from self._waiting
-        yield from (what for _, _, what in self._due if isinstance(what, InFlight))
+        yield from (flight for _, flight in self.due.requests())
 
     def _out_of_rows(self) -> bool:
         """True where nothing is left to keep the load on with."""
         if self._phase.closed_loop:
-            return bool(self._parked)
-        if self._phase.follows:  # what follows in sessions that have begun keeps no load on
-            return not any(isinstance(what, InFlight) for _, _, what in self._due)
-        return not self._due
+            return bool(self._streams.parked)
+        # What follows in sessions that have begun keeps no load on.
+        return not (self.due.requests() if self._phase.follows else self.due)
 
     def _give_up(self, flight: InFlight, connection: Connection | None, outcome: str, error: str) -> None:
         if connection is not None and connection.flight is flight:
@@ -407,18 +369,8 @@ class Engine:
             flight.outcome, flight.error, flight.end_ns = outcome, error, monotonic_ns()
             self.landed(flight, None, flight.end_ns)
 
-    def _arm(self) -> None:
-        due = self._due[0][0] if self._due else FAR
-        if due != self.next_due_ns:
-            self.next_due_ns = due
-            self._alarm.at(0 if due == FAR else due)
-
-    def _rang(self) -> None:
-        self._alarm.quiet()
-        self.fire(monotonic_ns())
-
     def _finish_if_done(self) -> None:
-        left = self.flying or self._due or self._waiting or self._holding
+        left = self.flying or self.due or self._waiting or self._holding
         if not left and self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
 
@@ -429,6 +381,5 @@ class Engine:
 
     def close(self) -> None:
         """Close every connection."""
-        self.loop.remove_reader(self._alarm.fd)
-        self._alarm.close()
+        self.due.close()
         self.pool.close()

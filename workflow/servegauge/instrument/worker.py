@@ -167,7 +167,7 @@ class Worker:
             "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
             "buffer_high_water": self.high_water,
             "understood_in_window": self.understood_in_window,
-            "connections_opened_in_window": self.engine.opened_in_window,
+            "connections_opened_in_window": self.engine.pool.opened,
             "partial_writes": sum(flight.partial for flight in flights),
             "cpus": sorted(os.sched_getaffinity(0)),
             "epoch_offset_start_ns": offset,
