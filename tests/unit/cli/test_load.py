@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.cli import load
-from servegauge.cli.load import Options
+from servegauge.cli.load_options import Options, add_arguments
 from servegauge.contract.cell_tables import REQUESTS
+from servegauge.contract.spec import Load
 from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import paced, rows_of, workload
 
@@ -30,6 +32,15 @@ def options(url: str = "http://127.0.0.1:9", **fields: object) -> Options:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "servegauge.cli", "load", "--model", "m", *arguments]
+
+
+def test_a_command_line_that_says_nothing_else_asks_for_a_load_with_its_own_defaults():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    asked = ["--base-url", "http://127.0.0.1:9", "--model", "m", "--rate", "2", "--requests", "3"]
+    given = Options(**vars(parser.parse_args(asked)))
+    assert given == options(concurrency=None, rate=2.0, requests=3, quiet=False)
+    assert given.load == Load(rate_rps=2.0, requests=3, cache="warm")
 
 
 def test_a_run_prints_a_table_and_writes_the_requests_of_a_cell(tmp_path, capsys):
