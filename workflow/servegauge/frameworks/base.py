@@ -131,6 +131,12 @@ class Reply:
         except ValueError:
             return None
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those of the JSON object that the body is; empty where it is none."""
+        found = self.json()
+        return found if isinstance(found, dict) else {}
+
 
 @dataclass(frozen=True)
 class Reset:
@@ -143,7 +149,10 @@ class Reset:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a running server says of itself. None where it does not say; `raw` keeps the answers but for secrets."""
+    """What a running server says of itself. None where it does not say; `raw` keeps the answers but for secrets.
+
+    Of `effective` what is None is left out.
+    """
 
     version: str | None = None
     # neutral option, part of the layout or one of OWN_CHOICES -> value that the server reports
@@ -154,6 +163,8 @@ class Evidence:
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        told = {name: value for name, value in self.effective.items() if value is not None}
+        object.__setattr__(self, "effective", told)
         # Servers tell their API key: under its name at any depth, and inside the command line that started them.
         object.__setattr__(self, "raw", clean(self.raw))
 
@@ -276,8 +287,7 @@ class Framework:
         if asked and asked not in self.profilers:
             have = ", ".join(self.profilers) or "none"
             return f"{self.title} cannot be traced with {asked} here (it has: {have})"
-        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
-        if asked == "nsys" and how.get("container"):
+        if asked == "nsys" and self.here(launch).get("container"):
             return "nsys starts a server itself, which it cannot inside a container; the server's own profiler can"
         if asked == "nsys" and launch.platform.get("gpus_per_node") and vendor(launch.platform) == "amd":
             return "nsys records GPUs of NVIDIA; this platform has AMD's"
@@ -288,15 +298,15 @@ class Framework:
 
     def marks_range(self, launch: Launch) -> bool:
         """True where a server that nsys started marks the range to record, by CUDA's own profiler calls, when asked."""
-        return False
+        return "torch" in self.profilers and not self.on_cpu(launch)
 
     def start_profile(self, client: Client, launch: Launch) -> Reply | None:
         """Switch the profiler on, for as many steps as `launch.trace` says; None where the framework has none."""
-        return None
+        return client.post("/start_profile") if "torch" in self.profilers else None
 
     def stop_profile(self, client: Client, launch: Launch) -> Reply | None:
         """Switch the profiler off, also where it has ended by itself; None where the framework has none."""
-        return None
+        return client.post("/stop_profile", timeout_s=120.0) if "torch" in self.profilers else None
 
     # -- what the files above are made of ------------------------------------
 

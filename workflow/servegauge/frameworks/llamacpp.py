@@ -83,13 +83,18 @@ class LlamaCpp(Framework):
         batch, dtype = str(_option(ctx, "max_batched_tokens")), _kv_dtype(_option(ctx, "kv_cache_dtype"))
         reuse = _option(ctx, "prefix_cache")
         slots_folder = ["--slot-save-path", str(ctx.work)] if reuse else []  # without it slots cannot be erased
+        # The image's program, or the wheel's server under our interpreter, where the site has none of its own.
+        program = ["llama-server"] if self.here(ctx.launch).get("container") else [ctx.python, str(DOOR)]
+        seed, adapters = ctx.option("seed"), (ctx.option("lora") or {}).values()
         return [
-            *_program(ctx), "-m", ctx.model_path, "-a", ctx.served_name, "--host", ctx.host, "--port", str(ctx.port),
+            *self.program(ctx, *program), "-m", ctx.model_path, "-a", ctx.served_name,
+            "--host", ctx.host, "--port", str(ctx.port),
             "-c", str(slots * context), "-np", str(slots), "--no-kv-unified", "-b", batch, "-ub", batch,
             "-ctk", dtype, "-ctv", dtype, "-fa", "auto", "-fit", "off", "--no-context-shift",
             "--cache-prompt" if reuse else "--no-cache-prompt", "--cache-ram", "0", *slots_folder,
             "--metrics", "--slots", "--no-webui", "--threads-http", str(HTTP_THREADS), *_threads(ctx), *_gpus(ctx),
-            *_seed(ctx), *_lora(ctx), *_speculative(ctx), *ctx.launch.extra_args,
+            *([] if seed is None else ["-s", str(seed)]), *(["--lora", ",".join(adapters)] if adapters else []),
+            *_speculative(ctx), *ctx.launch.extra_args,
         ]  # fmt: skip
 
     def environment(self, ctx: Context) -> dict[str, str]:
@@ -147,8 +152,7 @@ class LlamaCpp(Framework):
         return Reset(bool(answers), how, f"tokens erased: {', '.join(answers)}" if answers else "no slots were listed")
 
     def evidence(self, client: Client, log: str) -> Evidence:
-        props, slots = client.get("/props").json(), client.get("/slots").json()
-        props = props if isinstance(props, dict) else {}
+        props, slots = client.get("/props").fields, client.get("/slots").json()
         slots = [slot for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
         contexts = {slot.get("n_ctx") for slot in slots}
         line = re.search(r"^version: (.+)$", log, re.MULTILINE)
@@ -169,7 +173,7 @@ class LlamaCpp(Framework):
         }
         return Evidence(
             version=line.group(1) if line else props.get("build_info"),
-            effective={name: value for name, value in effective.items() if value is not None},
+            effective=effective,
             kv_blocks=int(cells.group(1)) * int(cells.group(2)) if cells else None,
             kv_block_tokens=1 if cells else None,
             startup_s=_startup_s(log),
@@ -185,14 +189,6 @@ def _kv_dtype(name: str) -> str:
     return KV_DTYPES.get(name, name)
 
 
-def _program(ctx: Context) -> list[str]:
-    """A site's own program, the image's program, or the wheel's server under our interpreter."""
-    how = Framework.here(ctx.launch)
-    if how.get("executable"):
-        return [how["executable"]]
-    return ["llama-server"] if how.get("container") else [ctx.python, str(DOOR)]
-
-
 def _threads(ctx: Context) -> list[str]:
     """`threads`, else one for each CPU that the platform gives the server, else llama.cpp's own choice."""
     threads = ctx.option("threads") or len(ctx.launch.placement.server_cpus)
@@ -206,16 +202,6 @@ def _gpus(ctx: Context) -> list[str]:
     count = len(ctx.gpus)
     mode = "none" if count == 1 else "row" if ctx.launch.layout.tp > 1 else "layer"
     return ["-ngl", "all", "-sm", mode, *(["-ts", ",".join(["1"] * count)] if count > 1 else [])]
-
-
-def _seed(ctx: Context) -> list[str]:
-    seed = ctx.option("seed")
-    return [] if seed is None else ["-s", str(seed)]
-
-
-def _lora(ctx: Context) -> list[str]:
-    adapters = ctx.option("lora") or {}
-    return ["--lora", ",".join(adapters.values())] if adapters else []
 
 
 def _speculative(ctx: Context) -> list[str]:

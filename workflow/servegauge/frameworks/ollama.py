@@ -66,8 +66,7 @@ class Ollama(Framework):
         asked = client.post("/api/generate", {"model": launch.model["name"], "keep_alive": 0})
         loaded: Any = None
         for _ in range(100 if asked.ok else 0):  # unloading takes a moment
-            loaded = client.get("/api/ps").json()
-            loaded = loaded.get("models") if isinstance(loaded, dict) else None
+            loaded = client.get("/api/ps").fields.get("models")
             if loaded == []:
                 break
             time.sleep(0.1)
@@ -77,8 +76,7 @@ class Ollama(Framework):
 
     def evidence(self, client: Client, log: str) -> Evidence:
         version, running = client.get("/api/version"), client.get("/api/ps")
-        said: Any = version.json()
         return Evidence(
-            version=said.get("version") if isinstance(said, dict) else None,
+            version=version.fields.get("version"),
             raw={"/api/ps": running.text, "/api/tags": client.get("/api/tags").text},
         )

@@ -21,7 +21,7 @@ class Paced(Framework):
     exercised: ClassVar[str] = "real server, CPU"
     needs_gpu: ClassVar[bool] = False
     version_argv: ClassVar[Sequence[str]] = (sys.executable, "-c", f"print('{__version__}')")
-    supported: ClassVar[Mapping[str, str]] = {"max_batch": "--slots", "prefix_cache": "--prefix-cache"}
+    supported: ClassVar[Mapping[str, str]] = {"max_batch": "--slots", "prefix_cache": "--prefix-cache /"}
     fair_defaults: ClassVar[Mapping[str, Any]] = {"prefix_cache": False, "max_batch": 256}
     differences: ClassVar[Mapping[str, str]] = {
         "prefix_cache": "only a request whose whole body was seen before counts as cached, and it is no faster for it "
@@ -38,20 +38,8 @@ class Paced(Framework):
 
     def argv(self, ctx: Context) -> list[str]:
         # It needs this package, so it runs in the driver's own environment.
-        argv = [
-            sys.executable,
-            "-m",
-            "servegauge.inputs.engines.paced.server",
-            "--host",
-            ctx.host,
-            "--port",
-            str(ctx.port),
-        ]
-        if (slots := ctx.option("max_batch")) is not None:
-            argv += ["--slots", str(slots)]
-        if ctx.option("prefix_cache"):
-            argv.append("--prefix-cache")
-        return [*argv, *ctx.launch.extra_args]
+        argv = [sys.executable, "-m", "servegauge.inputs.engines.paced.server", "--host", ctx.host]
+        return [*argv, "--port", str(ctx.port), *self.option_argv(ctx.launch), *ctx.launch.extra_args]
 
     def environment(self, ctx: Context) -> dict[str, str]:
         return {"PACED_API_KEY": ctx.api_key} if ctx.api_key else {}
@@ -66,10 +54,9 @@ class Paced(Framework):
         return super().unsupported(launch)
 
     def reset_cache(self, client: Client, launch: Launch) -> Reset:
-        how = "POST /reset_prefix_cache"
         reply = client.post("/reset_prefix_cache")
-        said: Any = reply.json()
-        return Reset(reply.ok and isinstance(said, dict) and said.get("success") is True, how, reply.text[:200])
+        done = reply.ok and reply.fields.get("success") is True
+        return Reset(done, "POST /reset_prefix_cache", reply.text[:200])
 
     def evidence(self, client: Client, log: str) -> Evidence:
         models = client.get("/v1/models")

@@ -170,8 +170,7 @@ class Sglang(Framework):
         return Reset(done, "POST /flush_cache", f"{reply.status} {reply.text}"), reply.status
 
     def evidence(self, client: Client, log: str) -> Evidence:
-        reply = client.get("/server_info")
-        said = reply.json() if isinstance(reply.json(), dict) else {}
+        said = client.get("/server_info").fields
         states = [one for one in said.get("internal_states") or () if isinstance(one, dict)]
         effective: dict[str, Any] = {name: said.get(key) for name, key in REPORTED.items()}
         if "disable_radix_cache" in said:
@@ -195,15 +194,12 @@ class Sglang(Framework):
         tokens, page = said.get("max_total_num_tokens"), said.get("page_size")
         return Evidence(
             version=said.get("version"),
-            effective={name: value for name, value in effective.items() if value is not None},
+            effective=effective,
             kv_blocks=tokens // page if tokens and page else None,
             kv_block_tokens=page,
             startup_s=_startup_s(said.get("startup_time"), log),
             raw={"/server_info": said},
         )
-
-    def marks_range(self, launch: Launch) -> bool:
-        return not self.on_cpu(launch)
 
     def start_profile(self, client: Client, launch: Launch) -> Reply:
         """For a trace as many steps as it asks for, without stacks; else CUDA's own profiler, where there is a GPU.
@@ -217,10 +213,6 @@ class Sglang(Framework):
             activities = ["CPU", "GPU"] if trace.get("profiler") == "torch" else ["CUDA_PROFILER"]
         bound = {"num_steps": trace["steps"], "with_stack": False, "record_shapes": False} if trace else {}
         return client.post("/start_profile", {"activities": activities, **bound})
-
-    def stop_profile(self, client: Client, launch: Launch) -> Reply:
-        """Refused where the steps that were asked for are over: it has ended by itself."""
-        return client.post("/stop_profile", timeout_s=120.0)
 
 
 def _most_tokens(options: Mapping[str, Any]) -> int | None:

@@ -98,6 +98,6 @@ class TensorRtLlm(Framework):
         return config
 
     def evidence(self, client: Client, log: str) -> Evidence:
-        version = client.get("/version")
-        said = version.json() if isinstance(version.json(), dict) else {}
-        return Evidence(version=said.get("version"), raw={"/v1/models": client.get("/v1/models").text})
+        return Evidence(
+            version=client.get("/version").fields.get("version"), raw={"/v1/models": client.get("/v1/models").text}
+        )

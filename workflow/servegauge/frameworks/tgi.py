@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from servegauge.contract.spec import Launch
 from servegauge.frameworks.base import FAIR_DEFAULTS, Client, Context, Evidence, Framework
@@ -83,8 +83,7 @@ class Tgi(Framework):
         return super().unsupported(launch)
 
     def evidence(self, client: Client, log: str) -> Evidence:
-        said: Any = client.get("/info").json()
-        said = said if isinstance(said, dict) else {}
+        said = client.get("/info").fields
         effective = {"context_tokens": said.get("max_total_tokens"), "dtype": said.get("model_dtype")}
         return Evidence(
             version=said.get("version"),

@@ -115,21 +115,19 @@ class Transformers(Framework):
         return super().unsupported(launch)
 
     def untraceable(self, launch: Launch) -> str | None:
-        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
-        if (launch.trace or {}).get("profiler") == "torch" and how.get("executable"):
+        if (launch.trace or {}).get("profiler") == "torch" and self.here(launch).get("executable"):
             return "the profiler of transformers serve is ours, and the platform's `executable` starts it without"
         return super().untraceable(launch)
 
     def marks_range(self, launch: Launch) -> bool:
-        how = (launch.platform.get("frameworks") or {}).get(self.name) or {}
-        return not self.on_cpu(launch) and not how.get("executable")
+        return super().marks_range(launch) and not self.here(launch).get("executable")
 
     def start_profile(self, client: Client, launch: Launch) -> Reply | None:
         """Only a traced launch has it."""
         return client.post("/start_profile", timeout_s=90.0) if launch.trace else None
 
     def stop_profile(self, client: Client, launch: Launch) -> Reply | None:
-        return client.post("/stop_profile", timeout_s=120.0) if launch.trace else None
+        return super().stop_profile(client, launch) if launch.trace else None
 
     def evidence(self, client: Client, log: str) -> Evidence:
         def said(name: str) -> str | None:
@@ -149,6 +147,6 @@ class Transformers(Framework):
             effective["scheduling"] = "async" if effective["scheduling"] else "sync"
         return Evidence(
             version=said("transformers_version"),
-            effective={name: value for name, value in effective.items() if value is not None},
+            effective=effective,
             raw={**raw, "/health": client.get("/health").text},
         )

@@ -7,7 +7,7 @@ import re
 from typing import Any, ClassVar
 
 from servegauge.contract.spec import Launch
-from servegauge.frameworks.base import FAIR_DEFAULTS, PROFILE, Client, Context, Evidence, Framework, Reply, Reset
+from servegauge.frameworks.base import FAIR_DEFAULTS, PROFILE, Client, Context, Evidence, Framework, Reset
 from servegauge.frameworks.log_parsing import first_number, key_values, labels_of, seconds
 
 SPECULATIVE = {"ngram": "ngram", "draft": "draft_model", "eagle3": "eagle3"}
@@ -167,7 +167,6 @@ class Vllm(Framework):
 
     def evidence(self, client: Client, log: str) -> Evidence:
         version, models = client.get("/version"), client.get("/v1/models")
-        told = version.json() if isinstance(version.json(), dict) else {}
         cache = labels_of(client.get("/metrics").text, "vllm:cache_config_info")
         line = next((text for text in log.splitlines() if " with config: " in text), "")
         config = key_values(line.partition(" with config: ")[2])
@@ -201,22 +200,13 @@ class Vllm(Framework):
         if (process := seconds(log, STAMP, "%m-%d %H:%M:%S", "version ", " with config: ")) is not None:
             startup["process"] = process
         return Evidence(
-            version=told.get("version"),
-            effective={name: value for name, value in effective.items() if value is not None},
+            version=version.fields.get("version"),
+            effective=effective,
             kv_blocks=first_number(cache.get("num_gpu_blocks")),
             kv_block_tokens=first_number(cache.get("block_size")),
             startup_s=startup,
             raw={"/version": version.text, "/v1/models": models.text, "cache_config_info": cache, "config": line},
         )
-
-    def marks_range(self, launch: Launch) -> bool:
-        return not self.on_cpu(launch)
-
-    def start_profile(self, client: Client, launch: Launch) -> Reply:
-        return client.post("/start_profile")
-
-    def stop_profile(self, client: Client, launch: Launch) -> Reply:
-        return client.post("/stop_profile", timeout_s=120.0)
 
 
 def _attention(log: str) -> str | None:
