@@ -93,6 +93,15 @@ def test_the_profilers_cost_is_traced_over_timed_and_null_where_unknown(results:
     assert pq.read_table(folder / "t-shared.parquet")["overhead_ratio"].to_pylist() == [None]
 
 
+def test_what_profiling_cost_follows_the_timed_cell(results: Path) -> None:
+    """It may be measured after its trace was merged, or again."""
+    traced = read_json(results / "traces/t-own/trace.json")
+    file = results / "dataset/trace_captures/t-own.parquet"
+    for timed_s, ratio in ((None, None), (traced["tpot_p50_s"] / 3, 3.0), (traced["tpot_p50_s"], 1.0)):
+        trace_parts.merge_traces(results, results / "dataset", {traced["cell"]: timed_s})
+        assert pq.read_table(file)["overhead_ratio"].to_pylist() == [pytest.approx(ratio) if ratio else None]
+
+
 def test_parts_are_made_again_only_where_a_trace_changed_and_go_with_it(results: Path) -> None:
     merge.merge(results)
     parts = {path: path.stat().st_mtime_ns for path in (results / "dataset").glob("trace_*/*.parquet")}
