@@ -37,7 +37,7 @@ rule all:
 
 
 onstart:
-    cancel_on_term()
+    cancel_on_signals()
     print(PIPELINE.total(), file=sys.stderr)
 
 

@@ -42,6 +42,23 @@ def servers(root: Path) -> list[str]:
     return found
 
 
+def waiting(root: Path) -> list[str]:
+    """Of those, who waits for a job."""
+    return [argv for argv in servers(root) if "scripts/measure_launch.py" in argv]
+
+
+def in_jobs(root: Path) -> list[int]:
+    """Processes of the user's jobs: what their servers and the processes that submitit started for them are."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"SLURM_JOB_ID=" in (entry / "environ").read_bytes() and (entry / "cwd").readlink() == root:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def completes(user: User, before: dict[str, int]) -> None:
     """The same command completes the study; what was measured before is untouched and nothing is measured twice."""
     user.run("--rerun-incomplete")
@@ -88,6 +105,29 @@ def test_asked_to_end_it_cancels_its_jobs_and_the_same_command_completes(user, h
     wait_for(lambda: not user.jobs(), 60, "the jobs to end")
     wait_for(lambda: not servers(user.root), 30, "the processes to end")
     completes(user, user.stamps())
+
+
+def test_asked_twice_it_does_not_wait_until_the_jobs_have_ended(user):
+    process = user.start()
+    wait_for(lambda: user.measured(), 200, "the first cell")
+    jobs = user.jobs()
+    # Of a job that is stopped Slurm asks in vain for its end, and kills it KillWait (30 s) later.
+    stopped = [pid for pid in in_jobs(user.root) if not os.kill(pid, signal.SIGSTOP)]
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(5)
+    assert process.poll() is None, "asked once it waits for what the jobs save"
+    asked_s = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    wait_for(lambda: not waiting(user.root), 10, "nobody to wait")
+    said = process.communicate(timeout=60)[0]  # the dataset and the report of what there is
+    print(f"ended {time.monotonic() - asked_s:.1f} s after the second Ctrl-C")
+    assert said.count("asked twice to end: not waiting for job") == len(jobs)
+    assert "Traceback" not in said
+    assert any(Path(f"/proc/{pid}").exists() for pid in stopped)
+    submitted = user.submitted()
+    wait_for(lambda: not servers(user.root), 60, "the processes to end")
+    completes(user, user.stamps())
+    assert user.submitted() == submitted + len(jobs), "an attempt for each launch whose job was cancelled"
 
 
 def test_two_snakemakes_on_one_study(user):

@@ -7,7 +7,7 @@ import sys
 from snakemake.logging import logger
 
 from servegauge.base.errors import UserError
-from servegauge.submit.interrupts import after_a_kill, cancel_on_term
+from servegauge.submit.interrupts import after_a_kill, cancel_on_signals
 from servegauge.cli.workflow_api import Pipeline, use_this_interpreter
 
 use_this_interpreter()

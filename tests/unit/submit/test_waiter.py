@@ -6,11 +6,13 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from servegauge.base import supervisor
 from servegauge.base.files import read_json, write_json
 from servegauge.submit import interrupts, waiter
 from tests.pretend.pretend_site import Site, kill, wait_for
@@ -39,14 +41,17 @@ def waiters(root: Path) -> list[int]:
     return found
 
 
-def is_shell(process: subprocess.Popen[str]) -> bool:
-    return Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sh\0")
+def is_shell(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().startswith(b"sh\0")
+    except FileNotFoundError:
+        return False
 
 
 def asleep(site: Site, launches: list[str]) -> list[subprocess.Popen[str]]:
     """Start the launches; returns when each is a shell."""
     processes = [site.start(launch) for launch in launches]
-    wait_for(lambda: all(is_shell(process) for process in processes), 60, "shells")
+    wait_for(lambda: all(is_shell(process.pid) for process in processes), 60, "shells")
     return processes
 
 
@@ -78,8 +83,8 @@ def test_launches_share_one_process_and_each_takes_its_own_outcome(site: Site) -
     assert f"{launches[1]}: attempt 0: 1 ok" in said
     assert "found its job" not in said, "it is the same run"
     assert site.statuses(launches[1]) == ["ok"]
-    assert is_shell(processes[0])
-    assert is_shell(processes[2])
+    assert is_shell(processes[0].pid)
+    assert is_shell(processes[2].pid)
     for launch in (launches[0], launches[2]):
         end(site, launch)
     assert [process.wait(60) for process in processes] == [0, 0, 0]
@@ -98,13 +103,68 @@ def test_a_shell_that_is_asked_to_end_has_its_job_cancelled(site: Site, number: 
     assert read_json(site.results / "launches" / launch / "attempt-0" / "job.json")["state"] == "ended"
 
 
+RUN = """
+import subprocess, sys
+from servegauge.submit.interrupts import cancel_on_signals
+cancel_on_signals()
+children = [subprocess.Popen(argv.split("|")) for argv in sys.argv[1:]]
+try:
+    statuses = [child.wait() for child in children]
+except KeyboardInterrupt:
+    statuses = [child.wait() for child in children]
+print(statuses)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_twice_a_run_leaves_jobs_that_do_not_end_and_the_same_command_takes_them(
+    cluster, site: Site, number: signal.Signals
+) -> None:
+    cluster('echo "$@" >> "$STATE/cancelled"', "scancel")  # as a job that saves what it has, or a node that hangs
+    launches = site.plan({}, repeats=2)
+    argv = [sys.executable, "-c", RUN, *("|".join(site.argv(launch)) for launch in launches)]
+    run = subprocess.Popen(
+        argv, cwd=site.root, env=site.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: sum(map(is_shell, supervisor.descendants(run.pid))) == 2, 60, "shells")
+    # Ctrl-C reaches all processes of the terminal's group, a SIGTERM of a batch system the one that it started.
+    ask = os.killpg if number == signal.SIGINT else os.kill
+    ask(run.pid, number)
+    cancelled = site.root / "state" / "cancelled"
+    wait_for(lambda: cancelled.exists() and len(cancelled.read_text().splitlines()) == 2, 20, "both cancelled")
+    assert run.poll() is None, "asked once it waits for what the jobs save"
+    ask(run.pid, number)
+    said = run.communicate(timeout=10)
+    assert said[0] == "[130, 130]\n", said
+    assert said[1].count("asked twice to end: not waiting for job") == 2
+    assert "Traceback" not in said[1]
+    for launch in launches:
+        assert site.job_of(launch)["state"] == "submitted"
+        end(site, launch)
+        assert site.measure(launch)[0] == 0
+        assert site.statuses(launch) == ["ok"]
+    assert submitted(site) == 2
+
+
+def test_a_process_that_is_asked_twice_at_once_has_cancelled_its_job(cluster, site: Site) -> None:
+    cluster('echo "$@" >> "$STATE/cancelled"', "scancel")
+    [launch] = site.plan({}, repeats=1)
+    [process] = asleep(site, [launch])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert len((site.root / "state" / "cancelled").read_text().splitlines()) == 1
+
+
 def test_what_the_caller_ignores_stays_ignored(site: Site) -> None:
     [launch] = site.plan({}, repeats=1)
     process = subprocess.Popen(
         ["nohup", *site.argv(launch)], cwd=site.root, env=site.environment, text=True, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: is_shell(process), 60, "a shell")
+    wait_for(lambda: is_shell(process.pid), 60, "a shell")
     process.send_signal(signal.SIGHUP)
     end(site, launch)
     assert "cancelling" not in process.communicate(timeout=60)[1]
@@ -117,7 +177,7 @@ def test_a_waiter_that_is_killed_is_replaced_and_nothing_is_submitted_twice(site
     [first] = waiters(site.root)
     os.kill(first, signal.SIGKILL)
     wait_for(lambda: waiters(site.root) not in ([], [first]), 60, "another waiter")
-    wait_for(lambda: all(is_shell(process) for process in processes), 60, "shells again")
+    wait_for(lambda: all(is_shell(process.pid) for process in processes), 60, "shells again")
     for launch in launches:
         end(site, launch)
     assert [process.wait(60) for process in processes] == [0, 0]

@@ -1,7 +1,8 @@
 """A run of Snakemake that is asked to end cancels its launches' jobs; a run after a killed one is told what to do.
 
 Snakemake ends its children on Ctrl-C, which the terminal sends to all of them. On SIGTERM it waits for them instead,
-for hours where they wait for jobs. Here SIGTERM is passed on to those that wait; they cancel their jobs and say so.
+for hours where they wait for jobs. Here SIGTERM is passed on to those that wait; they cancel their jobs and say so. A
+second Ctrl-C, or SIGTERM, makes them leave without their jobs' end.
 """
 
 from __future__ import annotations
@@ -18,19 +19,46 @@ LOCKS = Path(".snakemake/locks")
 WAITING = (b"scripts/measure_launch.py", b"scripts/measure_cell.py", b"scripts/probe.py")
 
 
-def cancel_on_term() -> None:
-    """From now on, SIGTERM ends this process as Ctrl-C would. To be called when Snakemake has set its handlers."""
+def cancel_on_signals() -> None:
+    """From now on, SIGTERM ends this process as Ctrl-C would, and asked twice it waits for no job any more.
+
+    To be called when Snakemake has set its handlers. A SIGINT that the caller ignores stays ignored.
+    """
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
 
 
 def _end(_number: int, _frame: object) -> None:
     waiting = waiting_processes()
     print(f"SIGTERM: cancelling {len(waiting)} jobs; what is measured stays", file=sys.stderr, flush=True)
-    for process in waiting:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
+    _tell(waiting, signal.SIGTERM)
     # Snakemake starts nothing more, waits until those have ended, and leaves.
     os.kill(os.getpid(), signal.SIGINT)
+
+
+_asked = False
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """The first one is Snakemake's, which waits for its children; a second one makes these leave their jobs.
+
+    The terminal has told them SIGINT each time, but where it is pending already nobody sees the second one: so they are
+    sent SIGTERM beside it. Snakemake goes on waiting, now for seconds, and ends in order.
+    """
+    global _asked
+    again, _asked = _asked, True
+    if not again or not (waiting := waiting_processes()):
+        raise KeyboardInterrupt
+    print(f"asked twice to end: leaving {len(waiting)} jobs, which are cancelled", file=sys.stderr, flush=True)
+    _tell(waiting, signal.SIGINT, signal.SIGTERM)
+
+
+def _tell(processes: list[int], *numbers: int) -> None:
+    for process in processes:
+        for number in numbers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
 
 
 def waiting_processes() -> list[int]:

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
@@ -32,7 +33,7 @@ from servegauge.submit.backends import backend
 from servegauge.submit.job_outcome import left, outcome_of
 from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import JobState, Queue, SlurmSilent, failed_nodes
-from servegauge.submit.watch import Say, Watch
+from servegauge.submit.watch import LEFT, Say, Watch
 
 POLL_S = 30.0
 DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
@@ -63,12 +64,22 @@ def submit_and_wait(
     Cancelled after SIGINT, SIGTERM or SIGHUP.
     """
     backend(mode)  # a name that does not exist is said before anything is written
-    return Attempt(order, mode, poll_s, exclude, say or _print, sleeper).run()
+    return Attempt(order, mode, poll_s, exclude, say or say_to(None), sleeper).run()
 
 
-def _print(text: str) -> None:
-    with contextlib.suppress(OSError):  # whoever read this is gone; the job is not
-        print(text, file=sys.stderr, flush=True)
+def say_to(log: Path | None) -> Say:
+    """What says a line on the terminal, and in `log`, whose folder is made; neither may be there any more."""
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    kept = log.open("a", encoding="utf-8") if log else None
+
+    def say(text: str) -> None:
+        for stream in (sys.stderr, kept):
+            with contextlib.suppress(OSError, ValueError):
+                if stream is not None:
+                    print(text, file=stream, flush=True)
+
+    return say
 
 
 class Attempt:
@@ -251,14 +262,20 @@ class Attempt:
             if answer.state and answer.state.job == job:
                 return answer.state
             watch.progress, watch.said = answer.progress, answer.said
-        while True:
+        try:
+            while True:
+                watch.signal = self.signal
+                if state := watch.look():
+                    return state
+                if self.sleeper and self._queued:
+                    self.sleeper.sleep(watch, *self._sleep_on, lambda: self.signal)
+                    self.sleeper = None  # nobody can wait for us
+                self._sleep(2.0 if self._queued else 0.25)
+        except KeyboardInterrupt:  # maybe before the first look since the first signal
             watch.signal = self.signal
-            if state := watch.look():
-                return state
-            if self.sleeper and self._queued:
-                self.sleeper.sleep(watch, *self._sleep_on, lambda: self.signal)
-                self.sleeper = None  # nobody can wait for us
-            self._sleep(2.0 if self._queued else 0.25)
+            watch.cancel()
+            self.say(LEFT.format(job=job))
+            raise
 
     def _sleep(self, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -268,16 +285,24 @@ class Attempt:
 
     @contextlib.contextmanager
     def _ending(self) -> Iterator[list[signal.Signals]]:
-        """INT, TERM and HUP are noted and acted upon by `_wait`; a second INT ends this process at once."""
+        """INT, TERM and HUP are noted and acted upon by `_wait`; asked twice, this process ends at once.
+
+        Twice is a second INT, or INT and TERM: not HUP and TERM, which the end of a login sends together.
+        """
 
         def note(number: int, _frame: object) -> None:
-            if self.signal and number == signal.SIGINT:
+            if self.signal and (number == signal.SIGINT or {number, self.signal} == waiter.TWICE):
+                for other in heard:
+                    signal.signal(other, lambda *_: None)  # nothing more can be asked
+                before.clear()
                 raise KeyboardInterrupt
             self.signal = self.signal or number
 
         # What the caller ignores stays ignored: HUP under nohup, INT of a script's background process.
         heard = [number for number in waiter.ENDINGS if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, note) for number in heard}
+        before = {}
+        for number in heard:
+            before[number] = signal.signal(number, note)
         if self.woken:  # what came while this process was a shell
             for number in sorted(signal.sigpending() & set(heard)):
                 self.signal = self.signal or signal.sigwait({number})

@@ -1,10 +1,12 @@
 """One process waits for all jobs of a working folder: 200 waiting launches cost little more than one.
 
-A launch's own process submits its job, hands it to the waiter and becomes a shell of 0.1 MB that waits for one line,
-which comes when the job has ended. The shell then becomes the launch's process again, which takes the outcome.
+A process that has submitted its job, of a launch or of probes, hands it to the waiter and becomes a shell of 0.1 MB
+that waits for one line, which comes when the job has ended. The shell then becomes that process again, which takes the
+outcome.
 
-The waiter decides nothing: it looks, passes on what a job says, and cancels a job whose shell was asked to end. When it
-is killed, the shells see their sockets close, become processes again, and the first of them starts another waiter.
+The waiter decides nothing: it looks, passes on what a job says, and cancels a job whose shell was asked to end; asked
+twice (`interrupts`), the shell ends at once, and its cancelled job is not waited for. When the waiter is killed, the
+shells see their sockets close, become processes again, and the first of them starts another waiter.
 """
 
 from __future__ import annotations
@@ -33,16 +35,18 @@ from servegauge.contract.records.order import Order
 from servegauge.submit import slurm_request
 from servegauge.submit.backends import backend
 from servegauge.submit.slurm_commands import JobState, Queue
-from servegauge.submit.watch import Watch
+from servegauge.submit.watch import LEFT, Watch
 
 CONNECTION, LOCK = 8, 9  # file descriptors of the shell: to the waiter, and the attempt's lock, which it keeps
 ASLEEP, WOKEN = "SERVEGAUGE_ASLEEP", "SERVEGAUGE_WOKEN"
 ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TWICE = {signal.SIGINT, signal.SIGTERM}  # both pending: asked twice; a signal that is pending already is not counted
 DEATHS = 3  # of the waiter, after which a process waits by itself
 LOOK_S, SIGNAL_S, IDLE_S = 2.0, 0.5, 5.0
 
 # Its signals are blocked: they wait for the process that it becomes. The waiter sees them pending and cancels the job.
-SHELL = f'IFS= read -r a <&{CONNECTION} || a=; {WOKEN}=$a exec "$@" {CONNECTION}<&-'
+LEAVE = "leave"  # the waiter's line to a shell that was asked twice: there may be 200, too many to become processes
+SHELL = f'IFS= read -r a <&{CONNECTION} || a=; [ "$a" = {LEAVE} ] && exit 130; {WOKEN}=$a exec "$@" {CONNECTION}<&-'
 
 
 class Asleep(msgspec.Struct, frozen=True):
@@ -104,7 +108,7 @@ def woken() -> Woken | None:
 
 @dataclass
 class Sleeper:
-    """How a launch's process hands its waiting over; `woken` is what it was before."""
+    """How a process hands its waiting over; `woken` is what it was before."""
 
     woken: Woken | None = None
     known: bool = False
@@ -208,9 +212,17 @@ class _Client:
     watch: Watch | None = None
 
     def answer(self, answer: Answer) -> None:
+        self._answer(msgspec.json.encode(answer))
+
+    def leave(self, watch: Watch) -> None:
+        """Let the shell end now; its job, which is cancelled, is found again by the same command."""
+        self.say(f"{watch.order.launch.id}: {LEFT.format(job=watch.job)}")
+        self._answer(LEAVE.encode())
+
+    def _answer(self, line: bytes) -> None:
         self.watch = None
         with contextlib.suppress(OSError):
-            self.connection.sendall(msgspec.json.encode(answer) + b"\n")
+            self.connection.sendall(line + b"\n")
 
     def say(self, text: str) -> None:
         """One line where its process would say it; nobody may be there any more."""
@@ -242,9 +254,8 @@ class Waiter:
                 else:
                     self._hear(self.clients[key.fd])
             for client in list(self.clients.values()):
-                if client.watch and not client.watch.signal and (number := _pending(client.pid)):
-                    client.watch.signal = number
-                    self._look(client)
+                if client.watch and (asked := _pending(client.pid)):
+                    self._end(client, client.watch, asked)
             if time.monotonic() - look_s > pause_s:
                 for client in list(self.clients.values()):
                     self._look(client)
@@ -303,6 +314,14 @@ class Waiter:
         if state:
             client.answer(Answer(progress=watch.progress, said=watch.said, state=state))
 
+    def _end(self, client: _Client, watch: Watch, asked: set[signal.Signals]) -> None:
+        """Cancel the job of a shell that was asked to end by these signals; asked twice, let it go."""
+        if not watch.signal:
+            watch.signal = min(asked, key=ENDINGS.index)
+            self._look(client)
+        if client.watch and asked >= TWICE:
+            client.leave(watch)
+
     def _unhurried(self) -> None:
         """The queue is asked as seldom as before once no cancelled job is waited for."""
         if not any(client.watch and client.watch.signal for client in self.clients.values()):
@@ -317,15 +336,15 @@ class Waiter:
             os.close(client.terminal)
 
 
-def _pending(pid: int) -> int:
-    """The signal that asks process `pid` to end and that it has blocked; 0 where there is none."""
+def _pending(pid: int) -> set[signal.Signals]:
+    """The signals that ask process `pid` to end and that it has blocked."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return 0
+        return set()
     masks = dict(line.split(":\t", 1) for line in text.splitlines() if line.startswith(("Sig", "ShdPnd")))
     pending = (int(masks["SigPnd"], 16) | int(masks["ShdPnd"], 16)) & int(masks["SigBlk"], 16)
-    return next((int(number) for number in ENDINGS if pending >> (number - 1) & 1), 0)
+    return {number for number in ENDINGS if pending >> (number - 1) & 1}
 
 
 def main() -> int:

@@ -14,6 +14,7 @@ from servegauge.submit.job_outcome import left
 from servegauge.submit.slurm_commands import PENDING, JobState, SlurmSilent
 
 CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and save what it has
+LEFT = "asked twice to end: not waiting for job {job}, which is cancelled; the same command takes what it measured"
 
 Say = Callable[[str], None]
 
@@ -34,8 +35,8 @@ class Watch:
     def look(self) -> JobState | None:
         """How the job ended; None while it has not."""
         self._relay()
-        if self.signal and not self._cancelled_s:
-            self._cancel()
+        if self.signal:
+            self.cancel()
         if self._finished():
             # A job shorter than the time between two questions was never seen but pending.
             pending = self._state is None or self._state.state == "PENDING"
@@ -61,9 +62,12 @@ class Watch:
                 self.say(line)
         return None
 
-    def _cancel(self) -> None:
-        self._cancelled_s = time.monotonic()
+    def cancel(self) -> None:
+        """Cancel the job, once, and say so."""
+        if self._cancelled_s:
+            return
         error = self.submitter.cancel(self.job)
+        self._cancelled_s = time.monotonic()
         what = f"job {self.job}" if self.submitter.queued else "its process"
         self.say(f"cancelling {what}: this run got {signal.Signals(self.signal).name}")
         if error:
