@@ -28,9 +28,9 @@ rule probe:
     message:
         "probe the platform {wildcards.platform}: {params.names}"
     shell:
-        "python scripts/probe.py --platform {wildcards.platform:q} --probes {params.names:q} {params.size}"
+        "exec python scripts/probe.py --platform {wildcards.platform:q} --probes {params.names:q} {params.size}"
         " --processes {params.processes} --models {params.models:q} --tp {params.tp:q} --submit {params.submit:q} --poll-s {params.poll_s}"
-        " --stamp {output:q} 2>&1 | tee {log:q}"
+        " --log {log:q} --stamp {output:q}"
 
 
 rule probes:

@@ -158,6 +158,36 @@ def test_a_process_that_is_asked_twice_at_once_has_cancelled_its_job(cluster, si
     assert len((site.root / "state" / "cancelled").read_text().splitlines()) == 1
 
 
+PROBE = """
+import sys
+from pathlib import Path
+from servegauge.submit import probe_order
+platform = {"name": "p", "slurm": {"partition": "bm"}}
+order = probe_order.make_order(platform, "memcpy", Path("out"), Path(), size="quick")
+print(probe_order.submit(order, "slurm", 0.2, Path("logs/probe.log")))
+"""
+
+
+def test_probes_wait_as_a_shell_beside_launches(site: Site) -> None:
+    [launch] = site.plan({}, repeats=1)
+    probes = subprocess.Popen(
+        [sys.executable, "-c", PROBE], cwd=site.root, env=site.environment, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    [process] = asleep(site, [launch])
+    wait_for(lambda: is_shell(probes.pid), 60, "a shell")
+    assert len(waiters(site.root)) == 1
+    outcome = {"launch": "probes-p", "attempt": 0, "study": "probes-p", "status": "ok", "cells": {}}
+    outcome["answer"] = {"written": {"memcpy": "out/memcpy.json"}}
+    write_json(site.results / "probes/launches/probes-p/attempt-0/outcome.json", {"version": 1, **outcome})
+    said = probes.communicate(timeout=60)
+    assert said[0] == "[PosixPath('out/memcpy.json')]\n", said[1]
+    assert "submitted job" in (site.root / "logs/probe.log").read_text()
+    end(site, launch)
+    assert process.wait(60) == 0
+    assert submitted(site) == 2
+
+
 def test_what_the_caller_ignores_stays_ignored(site: Site) -> None:
     [launch] = site.plan({}, repeats=1)
     process = subprocess.Popen(

@@ -11,7 +11,7 @@ from servegauge.base.files import write_json
 from servegauge.inputs.config_files import load_model
 from servegauge.plan.config import load_platform
 from servegauge.submit.backends import backends
-from servegauge.submit.monitor import POLL_S
+from servegauge.submit.monitor import POLL_S, Cancelled
 from servegauge.submit.probe_order import make_order, submit
 
 HELP = "Measure what a platform can do by itself: products, memory, storage, network, collectives."
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--submit", choices=sorted(backends()), default="local", help="how the job reaches its node")
     add("--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm")
     add("--out", type=Path, help="folder of the documents (default results/probes/<platform>)")
+    add("--log", type=Path, help="a file that gets what is said, too")
     add("--stamp", type=Path, help="file that is written last and names the documents")
 
 
@@ -56,7 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
         nodes=arguments.nodes,
         processes=arguments.processes,
     )
-    documents = [str(path) for path in submit(order, arguments.submit, arguments.poll_s)]
+    try:
+        documents = [str(path) for path in submit(order, arguments.submit, arguments.poll_s, arguments.log)]
+    except Cancelled as cancelled:
+        return 128 + cancelled.number
     print("\n".join(documents))
     if arguments.stamp:
         write_json(arguments.stamp, {"platform": arguments.platform, "documents": documents})

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from msgspec.structs import replace
 
@@ -22,7 +20,7 @@ from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
 from servegauge.submit import waiter
-from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
+from servegauge.submit.monitor import POLL_S, Cancelled, say_to, submit_and_wait
 from servegauge.submit.orders import find_launch, write_order
 
 
@@ -35,18 +33,14 @@ class Run:
     mode: str
     results: Path
     run: str  # module:function that the job is given
-    root: Path = field(default_factory=Path.cwd)
     cells: str = "*"
     poll_s: float = POLL_S
-    log: TextIO | None = None
+    log: Path | None = None
     sleeper: waiter.Sleeper | None = None
+    root: Path = field(default_factory=Path.cwd)
 
-    def say(self, text: str) -> None:
-        """One line to the terminal and to the log; neither may be there any more."""
-        for stream in (sys.stderr, self.log):
-            with contextlib.suppress(OSError, ValueError):
-                if stream is not None:
-                    print(text, file=stream, flush=True)
+    def __post_init__(self) -> None:
+        self.say = say_to(self.log)
 
     def attempt_file(self, attempt: int) -> Path:
         """`attempt-<k>.json`: its presence says that the attempt has finished."""
@@ -70,7 +64,7 @@ class Run:
             order = self._order(attempt, known)
             if self.sleeper:
                 known = woken.asleep.known if woken else known
-                self.sleeper = waiter.Sleeper(woken, known, Path(self.log.name) if self.log else None)
+                self.sleeper = waiter.Sleeper(woken, known, self.log)
                 woken = None
             if not order.cells:
                 return outcome or self._nothing_missing(order)
@@ -160,17 +154,6 @@ def _counts(outcome: Outcome) -> str:
     return text + (f" ({outcome.reason})" if outcome.reason else "")
 
 
-def _run(
-    plan: Path, launch: str, submit: str, results: Path, run: str, cells: str, poll_s: float, log: Path | None,
-    sleeper: waiter.Sleeper | None = None,
-) -> Run:  # fmt: skip
-    stream = None
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        stream = log.open("a", encoding="utf-8")
-    return Run(plan, launch, submit, results, run, cells=cells or "*", poll_s=poll_s, log=stream, sleeper=sleeper)
-
-
 def measure_launch(
     plan: Path, launch: str, attempt: int, submit: str, out: Path, run: str, cells: str = "*", poll_s: float = POLL_S,
     log: Path | None = None, sleeper: waiter.Sleeper | None = None,
@@ -182,7 +165,7 @@ def measure_launch(
     0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
     """
     results = results_of(out)
-    attempts = _run(plan, launch, submit, results, run, cells, poll_s, log, sleeper)
+    attempts = Run(plan, launch, submit, results, run, cells or "*", poll_s, log, sleeper)
     if out.resolve() != attempts.attempt_file(attempt).resolve():
         raise UserError(
             f"--out {out} does not name attempt {attempt} of {launch}; it should be {attempts.attempt_file(attempt)}."
@@ -197,7 +180,7 @@ def measure_launch(
 def leave_out(plan: Path, launch: str, attempt: int, out: Path, reason: str, log: Path | None = None) -> int:
     """Write `out`, the attempt of a launch that is not needed, with the reason; 0. Nothing is submitted."""
     results = results_of(out)
-    run = _run(plan, launch, "", results, "", "*", POLL_S, log)
+    run = Run(plan, launch, "", results, "", log=log)
     study = plan.stem
     run._write(attempt, Outcome(launch=launch, attempt=attempt, study=study, status="ok", reason=reason, cells={}))
     run.say(f"{launch}: {reason}")
@@ -214,7 +197,7 @@ def measure_cell(
         os.rmdir(out.parent)  # Snakemake makes the folder of an output; here the folder itself says "measured"
     if is_measured(results, cell):
         return 0
-    attempts = _run(plan, find_launch(plan, cell), submit, results, run, cell, poll_s, log, sleeper)
+    attempts = Run(plan, find_launch(plan, cell), submit, results, run, cell, poll_s, log, sleeper)
     try:
         outcome = attempts.measure(attempts.next_attempt())
     except Cancelled as cancelled:

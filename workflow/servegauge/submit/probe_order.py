@@ -20,7 +20,8 @@ from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Layout
 from servegauge.inputs.models import source_folder
 from servegauge.probes import get
-from servegauge.submit.monitor import POLL_S, submit_and_wait
+from servegauge.submit import waiter
+from servegauge.submit.monitor import POLL_S, say_to, submit_and_wait
 
 RUN = "servegauge.probes.harness.run:run_order"  # the function that the job is given
 MINUTES = {"quick": 15, "full": 120}  # of a job, for each process of the probes
@@ -72,9 +73,13 @@ def make_order(
     return order
 
 
-def submit(order: Order, mode: str, poll_s: float = POLL_S) -> list[Path]:
-    """Run the order by `mode` (slurm, local, inline); the documents it wrote. UserError says why it failed."""
-    outcome = submit_and_wait(order, mode, poll_s)
+def submit(order: Order, mode: str, poll_s: float = POLL_S, log: Path | None = None) -> list[Path]:
+    """Run the order by `mode` (slurm, local, inline); the documents it wrote. UserError says why it failed.
+
+    Cancelled after a signal. While a queue has the job this process becomes a shell, and starts again afterwards.
+    """
+    sleeper = waiter.Sleeper(waiter.woken(), log=log)
+    outcome = submit_and_wait(order, mode, poll_s, say=say_to(log), sleeper=sleeper)
     if outcome.status != "ok":
         raise UserError(
             f"the probes of {order.launch.platform['name']} did not run: {outcome.reason or 'no reason given'}. "
