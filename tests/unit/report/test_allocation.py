@@ -59,4 +59,6 @@ def test_the_report_sums_a_platforms_jobs_up(tmp_path: Path) -> None:
         assert "idle_power" not in one.shares, "there is no GPU"
         assert one.shares["rest"] == pytest.approx(0.85 - one.shares["windows"] - one.shares["around"])
         assert "10% servers starting, 5% calibration" in one.words
+        assert one.idle == pytest.approx(0.05 + one.shares["rest"]), "calibrating, no server has work either"
+        assert one.words.endswith(f"; in {one.idle:.0%} of it no server was starting or had load")
         assert one.words.startswith(f"{one.platform}: 2 jobs of 20 min 00 s together: ")

@@ -18,8 +18,9 @@ PARTS = {
     "starts": "servers starting",
     "calibration": "calibration",
     "idle_power": "reading idle power",
-    "rest": "idle (checks, records, ending)",
+    "rest": "checks, records, ending",
 }
+IDLE = ("calibration", "idle_power", "rest")  # no server is starting and none has load: GPUs are held for nothing
 TOLD = ("resets", "starts", "calibration", "idle_power")  # columns of ATTEMPTS; left out where they are null or 0
 
 
@@ -34,12 +35,18 @@ class Use:
     shares: Mapping[str, float]
 
     @property
+    def idle(self) -> float:
+        """The share in which the node did nothing that it was asked for, whatever it was spent on."""
+        return sum(self.shares.get(part, 0.0) for part in IDLE)
+
+    @property
     def words(self) -> str:
         """One sentence without a full stop."""
         gpus = f" ({self.gpu_h:.2g} GPU hours)" if self.gpu_h else ""
         shares = ", ".join(f"{self.shares[part]:.0%} {words}" for part, words in PARTS.items() if part in self.shares)
         jobs = f"{self.jobs} job{'s' if self.jobs != 1 else ''}"
-        return f"{self.platform}: {jobs} of {duration(self.job_s)} together{gpus}: {shares}"
+        idle = f"in {self.idle:.0%} of it no server was starting or had load"
+        return f"{self.platform}: {jobs} of {duration(self.job_s)} together{gpus}: {shares}; {idle}"
 
 
 def allocation(study: Study) -> list[Use]:
