@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from servegauge.node.nvidia_smi import no_fields
+
 ROCM_SMI = (
     "rocm-smi", "--showproductname", "--showuniqueid", "--showbus", "--showmeminfo", "vram", "--showmaxpower",
     "--showclkfrq", "--showdriverversion", "--showcomputepartition", "--showmemorypartition", "--json",
@@ -84,7 +86,7 @@ def _static(gpu: Mapping[str, Any]) -> dict[str, Any]:
     memory = amount(size)
     generation = re.search(r"\d+", str(_at(gpu, "bus", "pcie_interface_version") or ""))
     return {
-        **_nothing(),
+        **no_fields(),
         "index": gpu["gpu"],
         "model": _first(_at(gpu, "asic", "market_name"), _at(gpu, "board", "product_name")),
         "architecture": _at(gpu, "asic", "target_graphics_version"),
@@ -108,16 +110,6 @@ def _static(gpu: Mapping[str, Any]) -> dict[str, Any]:
         "driver": _driver(_at(gpu, "driver", "version")),
         "virtualization_mode": _at(gpu, "virtualization", "mode"),
     }
-
-
-def _nothing() -> dict[str, Any]:
-    """Fields of `nvidia_smi.parse_query` that AMD's tools do not have."""
-    names = (
-        "mig", "host_vgpu_mode", "vgpu_profile", "license_product", "license_status", "pcie_generation", "pcie_width",
-        "application_clock_mhz", "power_limit_default_w", "persistence", "compute_mode", "addressing_mode",
-        "gsp_firmware", "fabric_state",
-    )  # fmt: skip
-    return {**dict.fromkeys(names), "mig_devices": []}
 
 
 def _driver(version: Any) -> str | None:
@@ -170,7 +162,7 @@ def _card(index: int, card: Mapping[str, Any], system: Mapping[str, Any]) -> dic
     memory = amount(card.get("vram total memory (b)"))
     sclk = re.findall(r"(\d+)\s*mhz", str(card.get("valid sclk range") or ""), re.IGNORECASE)
     return {
-        **_nothing(),
+        **no_fields(),
         "index": index,
         "model": _first(card.get("card series"), card.get("device name"), card.get("card model")),
         "architecture": card.get("gfx version"),
@@ -179,16 +171,11 @@ def _card(index: int, card: Mapping[str, Any], system: Mapping[str, Any]) -> dic
         "pci_device": _first(card.get("device id"), card.get("gpu id")),
         "pci_subsystem": card.get("subsystem id"),
         "memory_mib": None if memory is None else int(memory / 2**20),
-        "ecc": None,
-        "pcie_generation_max": None,
-        "pcie_width_max": None,
         "clock_max_mhz": int(sclk[-1]) if sclk else None,
-        "memory_clock_max_mhz": None,
         "power_limit_w": amount(card.get("max graphics package power (w)")),
         "vbios": card.get("vbios version"),
         "compute_partition": card.get("compute partition"),
         "memory_partition": card.get("memory partition"),
         "numa_node": _whole(amount(card.get("(topology) numa node"))),
         "driver": _driver(system.get("driver version")),
-        "virtualization_mode": None,
     }

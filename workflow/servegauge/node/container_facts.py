@@ -12,9 +12,8 @@ import os
 import re
 from typing import Any
 
-from servegauge.node.reader import Node, Unreadable, fact
-
-Read = tuple[Any, str]
+from servegauge.node.reader import Node, Read, Unreadable, fact
+from servegauge.node.virtualization import detect_virt
 
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, linux/proc_ns.h
 MARKS = {"/.singularity.d": "apptainer", "/run/.containerenv": "podman", "/.dockerenv": "docker"}
@@ -56,11 +55,6 @@ def evidence(node: Node) -> dict[str, Any]:
     `layered_root`: it is put together from an image's layers. `words`: the runtime that the cgroup's path, the root's
     mount or the environment names.
     """
-    said: str | None = None
-    try:
-        said = node.command("systemd-detect-virt", "--container").strip() or None
-    except Unreadable as refused:
-        said = "none" if "status 1: none" in str(refused) else None
     try:
         own: bool | None = os.readlink(node.path("/proc/self/ns/pid")) != INITIAL_PID_NAMESPACE
     except OSError:
@@ -72,7 +66,7 @@ def evidence(node: Node) -> dict[str, Any]:
         words = next((runtime for name, runtime in VARIABLES if os.environ.get(name)), None)
     return {
         "marks": [name for name in MARKS if node.path(name).exists()],
-        "detect_virt": said,
+        "detect_virt": detect_virt(node, "--container")[0],
         "own_pid_namespace": own,
         "root": f"{kind} on {device}" if kind else None,
         "layered_root": kind in LAYERED if kind else None,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 from servegauge.node import gpus, nvidia_smi, virtualization
 from servegauge.node.gpus import NVIDIA_QUERY as QUERY
-from servegauge.node.reader import Node, Unreadable, fact
-
-Read = tuple[Any, str]
+from servegauge.node.reader import Node, Read, Unreadable, enter, fact
 
 
-def _each(node: Node, field: str) -> Read:
+def _each(field: str, node: Node) -> Read:
     """One value where all GPUs agree, else the list of them in the order of the GPUs.
 
     Unreadable where the driver could not read it on one of them: that GPU's word is no value, and no list without it
@@ -25,6 +24,21 @@ def _each(node: Node, field: str) -> Read:
     if all(value is None for value in values):
         raise Unreadable(f"{found.source.split()[0]} says nothing of {field}", found.source)
     return (values[0] if all(value == values[0] for value in values) else values), found.source
+
+
+for _name, _meaning, _field in (
+    ("gpu_model", "GPU model; one name where all agree, else a list (so for every gpu_ fact of one value)", "model"),
+    ("gpu_memory_mib", "memory of one GPU, MiB", "memory_mib"),
+    ("gpu_ecc", "ECC memory in use: true or false", "ecc"),
+    ("gpu_power_limit_w", "power limit of a GPU, W", "power_limit_w"),
+    ("gpu_clock_max_mhz", "highest SM clock of a GPU, MHz", "clock_max_mhz"),
+    ("gpu_pcie_generation", "PCIe generation that the GPU and its slot allow", "pcie_generation_max"),
+    ("gpu_pcie_width", "PCIe lanes of a GPU", "pcie_width_max"),
+    ("gpu_persistence", "persistence mode: true or false", "persistence"),
+    ("gpu_compute_mode", "compute mode: Default, Exclusive_Process, Prohibited", "compute_mode"),
+    ("gpu_vgpu_product", "product that the vGPU is licensed for", "license_product"),
+):
+    enter(_name, _meaning, partial(_each, _field))
 
 
 @fact("GPUs that the node shows to this process; with MIG the whole ones, see gpu_devices")
@@ -63,20 +77,10 @@ def gpu_visible(node: Node) -> Read:
     return found, name
 
 
-@fact("GPU model; one name where all agree, else a list (so for every gpu_ fact of one value)")
-def gpu_model(node: Node) -> Read:
-    return _each(node, "model")
-
-
 @fact("UUIDs of the GPUs, in the driver's order")
 def gpu_uuids(node: Node) -> Read:
     found = gpus.find(node)
     return [gpu["uuid"] for gpu in found.gpus], found.source
-
-
-@fact("memory of one GPU, MiB")
-def gpu_memory_mib(node: Node) -> Read:
-    return _each(node, "memory_mib")
 
 
 @fact("version of the GPUs' driver: NVIDIA's, or amdgpu")
@@ -94,73 +98,38 @@ def gpu_driver(node: Node) -> Read:
         raise Unreadable(str(refused), refused.source) from None
 
 
+def _made_by(vendor: str, node: Node, see: str = "") -> gpus.Found:
+    """The GPUs, where `vendor` made them; Unreadable, with the fact to `see` instead, where another did."""
+    found = gpus.find(node)
+    if found.vendor != vendor:
+        raise Unreadable(f"the GPUs are {found.vendor}'s{see}", found.source)
+    return found
+
+
 @fact("highest CUDA version that the driver offers")
 def gpu_cuda(node: Node) -> Read:
-    found = gpus.find(node)
-    if found.vendor != "NVIDIA":
-        raise Unreadable(f"the GPUs are {found.vendor}'s", found.source)
+    found = _made_by("NVIDIA", node)
     return found.cuda, found.source
 
 
 @fact("ROCm version of AMD's tools on this node")
 def gpu_rocm(node: Node) -> Read:
-    found = gpus.find(node)
-    if found.vendor != "AMD":
-        raise Unreadable(f"the GPUs are {found.vendor}'s", found.source)
+    found = _made_by("AMD", node)
     return found.rocm, found.source
 
 
 @fact("how AMD GPUs are partitioned: {compute: SPX | DPX | QPX | CPX, memory: NPS1 | NPS4 | ...}")
 def gpu_partition(node: Node) -> Read:
-    found = gpus.find(node)
-    if found.vendor != "AMD":
-        raise Unreadable(f"the GPUs are {found.vendor}'s; see gpu_mig", found.source)
+    found = _made_by("AMD", node, "; see gpu_mig")
     kinds = {name: {gpu.get(f"{name}_partition") for gpu in found.gpus} for name in ("compute", "memory")}
     if all(kind == {None} for kind in kinds.values()):
         raise Unreadable(f"{found.source.split()[0]} says nothing of partitions", found.source)
     return {name: "/".join(sorted(str(one) for one in kind)) for name, kind in kinds.items()}, found.source
 
 
-@fact("ECC memory in use: true or false")
-def gpu_ecc(node: Node) -> Read:
-    return _each(node, "ecc")
-
-
-@fact("power limit of a GPU, W")
-def gpu_power_limit_w(node: Node) -> Read:
-    return _each(node, "power_limit_w")
-
-
-@fact("highest SM clock of a GPU, MHz")
-def gpu_clock_max_mhz(node: Node) -> Read:
-    return _each(node, "clock_max_mhz")
-
-
-@fact("PCIe generation that the GPU and its slot allow")
-def gpu_pcie_generation(node: Node) -> Read:
-    return _each(node, "pcie_generation_max")
-
-
-@fact("PCIe lanes of a GPU")
-def gpu_pcie_width(node: Node) -> Read:
-    return _each(node, "pcie_width_max")
-
-
-@fact("persistence mode: true or false")
-def gpu_persistence(node: Node) -> Read:
-    return _each(node, "persistence")
-
-
-@fact("compute mode: Default, Exclusive_Process, Prohibited")
-def gpu_compute_mode(node: Node) -> Read:
-    return _each(node, "compute_mode")
-
-
 @fact("Multi-Instance GPU mode on: true or false; false for a GPU that has none")
 def gpu_mig(node: Node) -> Read:
-    found = gpus.find(node)
-    if found.vendor != "NVIDIA":
-        raise Unreadable(f"the GPUs are {found.vendor}'s; see gpu_partition", found.source)
+    found = _made_by("NVIDIA", node, "; see gpu_partition")
     for gpu in found.gpus:
         if not gpu["mig_told"]:
             reason = gpus.unreadable([gpu], "mig") or f"the driver says nothing of MIG for GPU {gpu['index']}"
@@ -184,12 +153,7 @@ def gpu_mig_profiles(node: Node) -> Read:
 def gpu_vgpu_profile(node: Node) -> Read:
     if gpu_virtualization(node)[0] != "vgpu":
         raise Unreadable("not a vGPU", QUERY)
-    return _each(node, "vgpu_profile")
-
-
-@fact("product that the vGPU is licensed for")
-def gpu_vgpu_product(node: Node) -> Read:
-    return _each(node, "license_product")
+    return _each("vgpu_profile", node)
 
 
 @fact("vGPU licence in force: true or false (an unlicensed vGPU is throttled after some minutes)")

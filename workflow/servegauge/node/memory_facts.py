@@ -8,11 +8,9 @@ from __future__ import annotations
 import re
 import resource
 import shutil
-from typing import Any
+from functools import partial
 
-from servegauge.node.reader import Node, Unreadable, fact
-
-Read = tuple[Any, str]
+from servegauge.node.reader import Node, Read, Unreadable, enter, fact
 
 
 @fact("NUMA nodes")
@@ -34,40 +32,30 @@ def numa_distances(node: Node) -> Read:
     return found or None, "/sys/devices/system/node/node*/distance"
 
 
-@fact("automatic NUMA balancing: 0 off, 1 on, 2 for tiered memory")
-def numa_balancing(node: Node) -> Read:
-    return node.number("/proc/sys/kernel/numa_balancing"), "/proc/sys/kernel/numa_balancing"
+def _number(name: str, node: Node) -> Read:
+    return node.number(name), name
 
 
-def _meminfo(node: Node, name: str) -> int:
+enter(
+    "numa_balancing", "automatic NUMA balancing: 0 off, 1 on, 2 for tiered memory",
+    partial(_number, "/proc/sys/kernel/numa_balancing"),
+)  # fmt: skip
+
+
+def _meminfo(name: str, unit: int, node: Node) -> Read:
     if name not in node.meminfo:
         raise Unreadable(f"/proc/meminfo has no {name}", "/proc/meminfo")
-    return node.meminfo[name]
+    return node.meminfo[name] // unit, f"/proc/meminfo {name}"
 
 
-@fact("memory of the node, MiB")
-def memory_mib(node: Node) -> Read:
-    return _meminfo(node, "MemTotal") // 1024, "/proc/meminfo MemTotal"
-
-
-@fact("memory available when the facts were read, MiB")
-def memory_available_mib(node: Node) -> Read:
-    return _meminfo(node, "MemAvailable") // 1024, "/proc/meminfo MemAvailable"
-
-
-@fact("swap space, MiB")
-def swap_mib(node: Node) -> Read:
-    return _meminfo(node, "SwapTotal") // 1024, "/proc/meminfo SwapTotal"
-
-
-@fact("huge pages reserved")
-def huge_pages(node: Node) -> Read:
-    return _meminfo(node, "HugePages_Total"), "/proc/meminfo HugePages_Total"
-
-
-@fact("size of a huge page, KiB")
-def huge_page_kib(node: Node) -> Read:
-    return _meminfo(node, "Hugepagesize"), "/proc/meminfo Hugepagesize"
+for _name, _meaning, _field, _unit in (
+    ("memory_mib", "memory of the node, MiB", "MemTotal", 1024),
+    ("memory_available_mib", "memory available when the facts were read, MiB", "MemAvailable", 1024),
+    ("swap_mib", "swap space, MiB", "SwapTotal", 1024),
+    ("huge_pages", "huge pages reserved", "HugePages_Total", 1),
+    ("huge_page_kib", "size of a huge page, KiB", "Hugepagesize", 1),
+):
+    enter(_name, _meaning, partial(_meminfo, _field, _unit))
 
 
 @fact("transparent huge pages: always, madvise or never")
@@ -100,23 +88,22 @@ def file_system(node: Node) -> Read:
     return {"type": found[1], "mount": found[0], "free_mib": free}, "/proc/self/mounts, statvfs"
 
 
-@fact("most open files of a process (soft limit)")
-def open_files_limit(node: Node) -> Read:
-    return _limit(node, resource.RLIMIT_NOFILE, 1)
-
-
-@fact("most locked memory of a process, KiB (pinned memory and InfiniBand need it)")
-def locked_memory_kib(node: Node) -> Read:
-    return _limit(node, resource.RLIMIT_MEMLOCK, 1024)
-
-
-def _limit(node: Node, which: int, unit: int) -> Read:
+def _limit(which: int, unit: int, node: Node) -> Read:
     if not node.real:
         raise Unreadable("limits are those of this process", "getrlimit")
     soft = resource.getrlimit(which)[0]
     if soft == resource.RLIM_INFINITY:
         raise Unreadable("no limit is set", "getrlimit")
     return soft // unit, "getrlimit"
+
+
+enter(
+    "open_files_limit", "most open files of a process (soft limit)", partial(_limit, resource.RLIMIT_NOFILE, 1)
+)  # fmt: skip
+enter(
+    "locked_memory_kib", "most locked memory of a process, KiB (pinned memory and InfiniBand need it)",
+    partial(_limit, resource.RLIMIT_MEMLOCK, 1024),
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------- cgroup limits

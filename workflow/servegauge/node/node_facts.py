@@ -10,13 +10,13 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
 
 from servegauge.node import virtualization
-from servegauge.node.reader import Node, Unreadable, colon_fields, expand_list, fact, short_list
+from servegauge.node.reader import Node, Read, Unreadable, colon_fields, enter, expand_list, fact, short_list
 
 CPU = "/sys/devices/system/cpu"
-Read = tuple[Any, str]
+CLOCKS = "/sys/devices/system/clocksource/clocksource0"
 
 
 @fact("name of the node")
@@ -36,19 +36,25 @@ def os_name(node: Node) -> Read:
     raise Unreadable("no os-release with a PRETTY_NAME", "/etc/os-release")
 
 
-@fact("kernel release")
-def kernel(node: Node) -> Read:
-    return node.read("/proc/sys/kernel/osrelease"), "/proc/sys/kernel/osrelease"
+def _text(name: str, node: Node) -> Read:
+    return node.read(name), name
 
 
-@fact("kernel build: version line with configuration words such as PREEMPT")
-def kernel_build(node: Node) -> Read:
-    return node.read("/proc/sys/kernel/version"), "/proc/sys/kernel/version"
+def _words(name: str, node: Node) -> Read:
+    return node.read(name).split(), name
 
 
-@fact("kernel command line")
-def kernel_command_line(node: Node) -> Read:
-    return node.read("/proc/cmdline"), "/proc/cmdline"
+# Facts that one file holds
+for _name, _meaning, _file, _how in (
+    ("kernel", "kernel release", "/proc/sys/kernel/osrelease", _text),
+    ("kernel_build", "kernel build: version line with configuration words such as PREEMPT", "/proc/sys/kernel/version",
+     _text),
+    ("kernel_command_line", "kernel command line", "/proc/cmdline", _text),
+    ("clock_source", "the kernel's clock source: tsc, kvm-clock, hyperv_clocksource_tsc_page, ...",
+     f"{CLOCKS}/current_clocksource", _text),
+    ("clock_sources", "clock sources that the kernel could use", f"{CLOCKS}/available_clocksource", _words),
+):  # fmt: skip
+    enter(_name, _meaning, partial(_how, _file))
 
 
 @fact("instruction set: x86_64, aarch64, ...")
@@ -73,18 +79,6 @@ def uptime_s(node: Node) -> Read:
 @fact("load average over 1, 5 and 15 minutes when the facts were read")
 def load_average(node: Node) -> Read:
     return [float(word) for word in node.read("/proc/loadavg").split()[:3]], "/proc/loadavg"
-
-
-@fact("the kernel's clock source: tsc, kvm-clock, hyperv_clocksource_tsc_page, ...")
-def clock_source(node: Node) -> Read:
-    name = "/sys/devices/system/clocksource/clocksource0/current_clocksource"
-    return node.read(name), name
-
-
-@fact("clock sources that the kernel could use")
-def clock_sources(node: Node) -> Read:
-    name = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
-    return node.read(name).split(), name
 
 
 # ---------------------------------------------------------------- CPU
@@ -150,27 +144,23 @@ def cpu_smt(node: Node) -> Read:
     return max(map(len, _siblings(node).values())) > 1, f"{CPU}/cpu*/topology/thread_siblings_list"
 
 
-@fact("frequency governor of the CPUs: one name where all agree, else the list of names")
-def cpu_governor(node: Node) -> Read:
-    return _cpufreq(node, "scaling_governor")
-
-
-@fact("frequency driver of the CPUs: intel_pstate, amd-pstate, acpi-cpufreq, ...")
-def cpu_frequency_driver(node: Node) -> Read:
-    return _cpufreq(node, "scaling_driver")
-
-
-@fact("energy preference of the CPUs (energy_performance_preference)")
-def cpu_energy_preference(node: Node) -> Read:
-    return _cpufreq(node, "energy_performance_preference")
-
-
-def _cpufreq(node: Node, name: str) -> Read:
+def _cpufreq(name: str, node: Node) -> Read:
     source = f"{CPU}/cpu*/cpufreq/{name}"
     found = sorted({node.read(node.name_of(path)) for path in node.glob(f"{CPU}/cpu[0-9]*/cpufreq/{name}")})
     if not found:
         raise Unreadable("the node shows no frequency control (usual in a virtual machine)", source)
     return found[0] if len(found) == 1 else found, source
+
+
+for _name, _meaning, _file in (
+    ("cpu_governor", "frequency governor of the CPUs: one name where all agree, else the list of names",
+     "scaling_governor"),
+    ("cpu_frequency_driver", "frequency driver of the CPUs: intel_pstate, amd-pstate, acpi-cpufreq, ...",
+     "scaling_driver"),
+    ("cpu_energy_preference", "energy preference of the CPUs (energy_performance_preference)",
+     "energy_performance_preference"),
+):  # fmt: skip
+    enter(_name, _meaning, partial(_cpufreq, _file))
 
 
 @fact("highest frequency the CPUs may take, MHz")

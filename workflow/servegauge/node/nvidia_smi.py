@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from typing import Any
 
 # Texts that stand for "nothing to say"; in [brackets] or not, in any case
@@ -67,17 +68,61 @@ def whole(text: str | None) -> int | None:
     return None if value is None else int(value)
 
 
+def _switch(text: str | None) -> bool | None:
+    return {"enabled": True, "disabled": False}.get((text or "").lower())
+
+
+def _mode(text: str | None) -> str | None:
+    """As `known`, but the driver's `None` is an answer."""
+    return None if error_word(text) else (text or "").strip() or None
+
+
+_LINK = "pci/pci_gpu_link_info"
+_LICENSED = ("vgpu_software_licensed_product", "grid_licensed_product")  # the element, newest first
+# How an element's text is read -> field of a GPU -> the elements that drivers have had for it, newest first
+FIELDS: dict[Callable[[str | None], Any], dict[str, tuple[str, ...]]] = {
+    known: {
+        "model": ("product_name",), "architecture": ("product_architecture",), "uuid": ("uuid",),
+        "pci_address": ("pci/pci_bus_id",), "pci_device": ("pci/pci_device_id",),
+        "pci_subsystem": ("pci/pci_sub_system_id",), "host_vgpu_mode": ("gpu_virtualization_mode/host_vgpu_mode",),
+        "license_product": tuple(f"{one}/licensed_product_name" for one in _LICENSED),
+        "license_status": tuple(f"{one}/license_status" for one in _LICENSED),
+        "compute_mode": ("compute_mode",), "addressing_mode": ("addressing_mode",), "vbios": ("vbios_version",),
+        "gsp_firmware": ("gsp_firmware_version",), "fabric_state": ("fabric/state",),
+    },
+    _mode: {"virtualization_mode": ("gpu_virtualization_mode/virtualization_mode",)},
+    whole: {
+        "memory_mib": ("fb_memory_usage/total",), "clock_max_mhz": ("max_clocks/sm_clock",),
+        "memory_clock_max_mhz": ("max_clocks/mem_clock",),
+        "application_clock_mhz": ("applications_clocks/graphics_clock",),
+        "pcie_generation_max": (f"{_LINK}/pcie_gen/max_link_gen",),
+        "pcie_generation": (f"{_LINK}/pcie_gen/current_link_gen",),
+        "pcie_width_max": (f"{_LINK}/link_widths/max_link_width",),
+        "pcie_width": (f"{_LINK}/link_widths/current_link_width",),
+    },
+    quantity: {  # power_readings before driver 530
+        "power_limit_w": ("gpu_power_readings/current_power_limit", "power_readings/power_limit"),
+        "power_limit_default_w": ("gpu_power_readings/default_power_limit", "power_readings/default_power_limit"),
+    },
+    _switch: {"ecc": ("ecc_mode/current_ecc",), "mig": ("mig_mode/current_mig",), "persistence": ("persistence_mode",)},
+}  # fmt: skip
+OTHER_FIELDS = ("mig_told", "mig_devices", "vgpu_profile")
+
+
+def no_fields() -> dict[str, Any]:
+    """Every field of a GPU, None; its list of MIG devices is empty."""
+    names = [field for fields in FIELDS.values() for field in fields]
+    return {**dict.fromkeys((*names, *OTHER_FIELDS)), "mig_devices": []}
+
+
 def parse_query(xml: str) -> dict[str, Any]:
     """`nvidia-smi -q -x` as {"driver", "cuda", "gpus": [...]}; ValueError where it is not such a document.
 
     A value that the driver could not read is None, and `errors` has its word for the field; `lost` is the word of a GPU
     that the driver counts and cannot speak to, else None.
 
-    Each GPU: index, model, architecture, uuid, pci_address, pci_device, pci_subsystem (hex, vendor last), memory_mib,
-    ecc, mig (true | false | None), mig_told (whether it says anything of MIG), mig_devices, virtualization_mode and
-    host_vgpu_mode as the driver words them, vgpu_profile, license_product, license_status, pcie_generation_max,
-    pcie_generation, pcie_width_max, pcie_width, clock_max_mhz, memory_clock_max_mhz, application_clock_mhz,
-    power_limit_w, power_limit_default_w, persistence, compute_mode, addressing_mode, vbios, gsp_firmware, fabric_state.
+    Each GPU has the fields of FIELDS (pci_subsystem: hex, vendor last; virtualization_mode and host_vgpu_mode as the
+    driver words them), index, mig_told (whether it says anything of MIG), mig_devices and vgpu_profile.
     """
     try:
         root = ElementTree.fromstring(xml)
@@ -97,66 +142,21 @@ def parse_query(xml: str) -> dict[str, Any]:
 
 
 def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:
-    def text(path: str) -> str | None:
-        return known(gpu.findtext(path))
-
-    def first(*paths: str) -> str | None:
-        return next((value for path in paths if (value := text(path))), None)
-
-    def power(which: str, older: str) -> str | None:  # the element was power_readings before driver 530
-        return first(f"gpu_power_readings/{which}", f"power_readings/{older}")
-
-    model = text("product_name")
-    mode = (gpu.findtext("gpu_virtualization_mode/virtualization_mode") or "").strip() or None
-    mode = None if error_word(mode) else mode  # the driver's `None` is an answer here
-    paths = {
-        "model": "product_name", "uuid": "uuid", "memory_mib": "fb_memory_usage/total", "ecc": "ecc_mode/current_ecc",
-        "mig": "mig_mode/current_mig", "compute_mode": "compute_mode", "persistence": "persistence_mode",
-        "architecture": "product_architecture", "clock_max_mhz": "max_clocks/sm_clock",
-        "power_limit_w": "gpu_power_readings/current_power_limit",
-        "virtualization_mode": "gpu_virtualization_mode/virtualization_mode",
-        "pcie_generation_max": "pci/pci_gpu_link_info/pcie_gen/max_link_gen",
-        "pcie_width_max": "pci/pci_gpu_link_info/link_widths/max_link_width",
-    }  # fmt: skip
-    errors = {field: word for field, path in paths.items() if (word := error_word(gpu.findtext(path)))}
+    found: dict[str, Any] = {"index": index}
+    errors: dict[str, str] = {}
+    for read, fields in FIELDS.items():
+        for field, paths in fields.items():
+            texts = [gpu.findtext(path) for path in paths]
+            found[field] = next((value for text in texts if (value := read(text)) is not None), None)
+            if word := next(filter(None, map(error_word, texts)), None):
+                errors[field] = word
     gone = [word for word in errors.values() if _plain(word).startswith(LOST)]
-    return {
-        "index": index,
-        "model": model,
-        "architecture": text("product_architecture"),
-        "uuid": text("uuid"),
-        "pci_address": text("pci/pci_bus_id") or gpu.get("id"),
-        "pci_device": text("pci/pci_device_id"),
-        "pci_subsystem": text("pci/pci_sub_system_id"),
-        "memory_mib": whole(gpu.findtext("fb_memory_usage/total")),
-        "ecc": _switch(text("ecc_mode/current_ecc")),
-        "mig": _switch(text("mig_mode/current_mig")),
+    guest = (found["virtualization_mode"] or "").lower() == "vgpu"
+    return found | {
+        "pci_address": found["pci_address"] or gpu.get("id"),
         "mig_told": gpu.find("mig_mode/current_mig") is not None and "mig" not in errors,
         "mig_devices": [_mig_device(device) for device in gpu.findall("mig_devices/mig_device")],
-        "virtualization_mode": mode,
-        "host_vgpu_mode": text("gpu_virtualization_mode/host_vgpu_mode"),
-        "vgpu_profile": vgpu_profile(model) if (mode or "").lower() == "vgpu" else None,
-        "license_product": first(
-            "vgpu_software_licensed_product/licensed_product_name", "grid_licensed_product/licensed_product_name"
-        ),
-        "license_status": first(
-            "vgpu_software_licensed_product/license_status", "grid_licensed_product/license_status"
-        ),
-        "pcie_generation_max": whole(gpu.findtext("pci/pci_gpu_link_info/pcie_gen/max_link_gen")),
-        "pcie_generation": whole(gpu.findtext("pci/pci_gpu_link_info/pcie_gen/current_link_gen")),
-        "pcie_width_max": whole(gpu.findtext("pci/pci_gpu_link_info/link_widths/max_link_width")),
-        "pcie_width": whole(gpu.findtext("pci/pci_gpu_link_info/link_widths/current_link_width")),
-        "clock_max_mhz": whole(gpu.findtext("max_clocks/sm_clock")),
-        "memory_clock_max_mhz": whole(gpu.findtext("max_clocks/mem_clock")),
-        "application_clock_mhz": whole(gpu.findtext("applications_clocks/graphics_clock")),
-        "power_limit_w": quantity(power("current_power_limit", "power_limit")),
-        "power_limit_default_w": quantity(power("default_power_limit", "default_power_limit")),
-        "persistence": _switch(text("persistence_mode")),
-        "compute_mode": text("compute_mode"),
-        "addressing_mode": text("addressing_mode"),
-        "vbios": text("vbios_version"),
-        "gsp_firmware": text("gsp_firmware_version"),
-        "fabric_state": text("fabric/state"),
+        "vgpu_profile": vgpu_profile(found["model"]) if guest else None,
         "errors": errors,
         "lost": gone[0] if gone and "model" in errors else None,
     }
@@ -172,10 +172,6 @@ def _mig_device(device: ElementTree.Element) -> dict[str, Any]:
         "memory_mib": whole(device.findtext("fb_memory_usage/total")),
         "uuid": known(device.findtext("uuid")),
     }
-
-
-def _switch(text: str | None) -> bool | None:
-    return {"enabled": True, "disabled": False}.get((text or "").lower())
 
 
 def parse_list(text: str) -> list[dict[str, Any]]:

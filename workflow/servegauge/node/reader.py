@@ -18,6 +18,7 @@ from typing import Any
 COMMAND_TIMEOUT_S = 20.0  # nvidia-smi takes seconds where persistence mode is off; a hung driver takes for ever
 
 Run = Callable[[list[str]], str]
+Read = tuple[Any, str]  # a fact's value, and where it was read
 
 
 class Unreadable(Exception):
@@ -178,23 +179,27 @@ class Spec:
 
     name: str
     description: str
-    read: Callable[[Node], tuple[Any, str]]
+    read: Callable[[Node], Read]
 
 
 REGISTER: dict[str, Spec] = {}
 
 
-def fact(description: str) -> Callable[[Callable[[Node], tuple[Any, str]]], Callable[[Node], tuple[Any, str]]]:
+def enter(name: str, description: str, read: Callable[[Node], Read]) -> None:
+    """Add a fact to the register. ValueError where another has its name."""
+    if name in REGISTER:
+        raise ValueError(f"two facts are called {name}")
+    REGISTER[name] = Spec(name, description, read)
+
+
+def fact(description: str) -> Callable[[Callable[[Node], Read]], Callable[[Node], Read]]:
     """Enter the decorated function, which returns (value, source), as the fact of its own name."""
 
-    def enter(function: Callable[[Node], tuple[Any, str]]) -> Callable[[Node], tuple[Any, str]]:
-        name = function.__name__
-        if name in REGISTER:
-            raise ValueError(f"two facts are called {name}")
-        REGISTER[name] = Spec(name, description, function)
+    def named(function: Callable[[Node], Read]) -> Callable[[Node], Read]:
+        enter(function.__name__, description, function)
         return function
 
-    return enter
+    return named
 
 
 def read_fact(spec: Spec, node: Node) -> dict[str, Any]:

@@ -6,9 +6,7 @@ import sys
 from typing import Any
 
 from servegauge.node import cpuid
-from servegauge.node.reader import Node, Unreadable, fact
-
-Read = tuple[Any, str]
+from servegauge.node.reader import Node, Read, Unreadable, fact
 
 DMI = "/sys/class/dmi/id"
 # Words in the DMI fields of hypervisors and clouds (systemd's src/basic/virt.c and the vendors' own documents)
@@ -53,7 +51,7 @@ def evidence(node: Node) -> dict[str, Any]:
         found["cpu_flag"] = "hypervisor" in flags[0].split() if flags else None
     except Unreadable as refused:
         found["cpu_flag_reason"] = str(refused)
-    found["systemd_detect_virt"], reason = _detect_virt(node, "--vm")
+    found["systemd_detect_virt"], reason = detect_virt(node, "--vm")
     if reason:
         found["systemd_detect_virt_reason"] = reason
     try:
@@ -71,7 +69,7 @@ def evidence(node: Node) -> dict[str, Any]:
     return found
 
 
-def _detect_virt(node: Node, kind: str) -> tuple[str | None, str | None]:
+def detect_virt(node: Node, kind: str) -> tuple[str | None, str | None]:
     """(`none`, `kvm`, ...; None) or (None, reason). It ends with status 1 when it finds nothing, and prints `none`."""
     try:
         return node.command("systemd-detect-virt", kind).strip() or None, None
