@@ -36,7 +36,7 @@ def gpu(monkeypatch):
     def install(device: Device, nvml: Nvml | None = None):
         torch = pretend_torch.make(device)
         monkeypatch.setitem(sys.modules, "torch", torch)
-        for module in (numeric, attention, cuda_memcpy, cuda_dispatch):
+        for module in (numeric, attention):
             monkeypatch.setattr(module, "has_torch", lambda: True)
         for module in (stats, cuda, cuda_memcpy, cuda_dispatch):
             monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=device.perf_counter))

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from servegauge.inputs.models import source_folder
 from servegauge.probes.harness import numeric, stats
 from servegauge.probes.harness import run as runner
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Wrong, run
-from servegauge.probes.harness.conditions import gpu_summary
+from servegauge.probes.harness.conditions import Conditions
 from servegauge.probes.harness.stats import Effort
 from servegauge.probes.suite import memcpy, storage
 from servegauge.submit import probe_order
@@ -73,16 +74,16 @@ def test_repeat_is_ended_by_its_time_limit():
 class Odd(Probe):
     """A probe whose cases go every way a case can go."""
 
-    name, title, measures = "odd", "Odd", "nothing"
+    name, title, measures, units = "odd", "Odd", "nothing", {"m": "u"}
 
     def cases(self, context):
         def fail(error):
             raise error
 
-        yield Case({"operation": "a"}, "m", "u", lambda: Measured("m", "u", [1.0] * 7, {"why": 1}, True))
-        yield Case({"operation": "b"}, "m", "u", lambda: fail(Skip("no fp8")))
-        yield Case({"operation": "c"}, "m", "u", lambda: fail(Wrong("off by 3")))
-        yield Case({"operation": "d"}, "m", "u", lambda: fail(MemoryError("all gone")))
+        yield Case({"operation": "a"}, "m", lambda: Measured("m", [1.0] * 7, {"why": 1}, True))
+        yield Case({"operation": "b"}, "m", lambda: fail(Skip("no fp8")))
+        yield Case({"operation": "c"}, "m", lambda: fail(Wrong("off by 3")))
+        yield Case({"operation": "d"}, "m", lambda: fail(MemoryError("all gone")))
         raise Skip("the rest needs a second CPU")
 
 
@@ -111,7 +112,7 @@ def test_cases_after_the_time_limit_are_skipped_with_the_reason():
 def test_a_variant_key_of_ones_own_is_refused():
     class Wordy(Odd):
         def cases(self, context):
-            yield Case({"colour": "red"}, "m", "u", lambda: Measured("m", "u", [1.0]))
+            yield Case({"colour": "red"}, "m", lambda: Measured("m", [1.0]))
 
     with pytest.raises(ValueError, match="colour"):
         list(run(Wordy(), Context(PLATFORM)))
@@ -194,15 +195,41 @@ def test_a_file_that_stays_in_memory_is_skipped_not_called_cold(tmp_path, monkey
     assert warm.variant["model"] == "tiny"
 
 
-def test_gpu_conditions_are_read_from_the_looped_csv():
-    lines = [
-        "0, 1980, 2619, 41, 310.5, 0x0000000000000004", "0, 1755, 2619, 55, 690.1, 0x0000000000000004",
-        "1, [N/A], 2619, 40, [N/A], 0x0000000000000000", "Failed to initialize NVML",
-    ]  # fmt: skip
-    first, second = gpu_summary(lines)
-    assert first["sm_clock_mhz"] == {"median": 1867.5, "min": 1755.0, "max": 1980.0, "n": 2}
-    assert first["throttle_reasons"] == ["0x0000000000000004"]
+SMI = """#!/bin/sh
+case "$*" in
+*clocks_event_reasons*) echo 'Field "clocks_event_reasons.active" is not a valid field to query.'; exit 2;;
+esac
+while :; do
+echo "0, GPU-a, 1980, 2619, 310.5, 41, 50, 100, 0x0000000000000004"
+echo "0, GPU-a, 1755, 2619, 690.1, 55, 50, 100, 0x0000000000000000"
+echo "1, GPU-b, [N/A], 2619, [N/A], 40, 50, 100, [N/A]"
+echo "Failed to initialize NVML"
+case "$*" in *loop-ms*) sleep 0.05;; *) exit;; esac
+done
+"""
+
+
+def test_gpu_conditions_are_those_of_the_looped_nvidia_smi(tmp_path, monkeypatch):
+    (tmp_path / "nvidia-smi").write_text(SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with Conditions(interval_s=0.2) as conditions:
+        time.sleep(0.5)
+    found = conditions.summary()
+    first, second = found["gpus"]
+    assert found["gpu_reason"] is None
+    assert {key: first["sm_clock_mhz"][key] for key in ("min", "max")} == {"min": 1755.0, "max": 1980.0}
+    assert first["throttle_reasons"] == ["", "sw_power_cap"]
     assert second["power_w"] is None
+    assert second["throttle_reasons"] == []
+
+
+def test_without_nvidia_smi_the_conditions_say_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with Conditions(interval_s=0.01) as conditions:
+        pass
+    found = conditions.summary()
+    assert (found["gpus"], found["gpu_reason"]) == ([], "no nvidia-smi on this node")
 
 
 def test_documents_are_written_and_become_rows_of_the_dataset(tmp_path):

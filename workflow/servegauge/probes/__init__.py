@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from functools import cache
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.base.registry import subclasses
 from servegauge.probes import suite
 from servegauge.probes.harness.base import Probe
 
@@ -14,14 +13,7 @@ from servegauge.probes.harness.base import Probe
 @cache
 def registry() -> dict[str, Probe]:
     """Every probe by name. Importing a probe's module imports neither torch nor numpy's libraries beyond numpy."""
-    found: dict[str, Probe] = {}
-    for module in pkgutil.iter_modules(suite.__path__):
-        members = vars(importlib.import_module(f"{suite.__name__}.{module.name}")).values()
-        for member in members:
-            own = isinstance(member, type) and member.__module__ == f"{suite.__name__}.{module.name}"
-            if own and issubclass(member, Probe) and member is not Probe:
-                found[member.name] = member()
-    return dict(sorted(found.items()))
+    return {name: kind() for name, kind in sorted(subclasses(suite, Probe).items())}
 
 
 def get(name: str) -> Probe:

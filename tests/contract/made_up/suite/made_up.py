@@ -14,9 +14,9 @@ class MadeUp(Probe):
 
     def cases(self, context):
         def measure():
-            return [Measured("made_up_us", "us", [7.0] * 9), Measured("made_up_double_us", "us", [14.0] * 9)]
+            return [Measured("made_up_us", [7.0] * 9), Measured("made_up_double_us", [14.0] * 9)]
 
-        yield Case({"operation": "nothing"}, "made_up_us", "us", measure)
+        yield Case({"operation": "nothing"}, "made_up_us", measure)
 
     def explains(self, variant, cells):
         return f"made-up: {len(cells)} cells"

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -59,16 +60,25 @@ class Row:
         return {**asdict(self), "variant": dict(self.variant), "samples": list(self.samples)}
 
 
+def row_of_all(platform: str, probe: str, status: str, reason: str) -> Row:
+    """The one row of a probe that gave no other."""
+    return Row(platform, probe, {}, "any", "", status=status, reason=reason)
+
+
 @dataclass(frozen=True)
 class Measured:
-    """What a case gives back: samples of one metric, in `unit`, and details."""
+    """What a case gives back: samples of one metric, in the unit that the probe declares for it, and details."""
 
     metric: str
-    unit: str
     samples: Sequence[float]
     detail: Mapping[str, Any] = field(default_factory=dict)
     verified: bool | None = None  # true: checked against a reference; None: there is nothing to check
     wrong: str | None = None  # why this number cannot be true, though others of the case are: a failed row
+
+    @classmethod
+    def microseconds(cls, seconds: Sequence[float], detail: Mapping[str, Any], verified: bool | None) -> Measured:
+        """Seconds as the metric `time_us`."""
+        return cls("time_us", [second * 1e6 for second in seconds], detail, verified)
 
 
 @dataclass(frozen=True)
@@ -76,18 +86,25 @@ class Skipped:
     """A metric of a case that has no number, while others of the case have; `reason` says why."""
 
     metric: str
-    unit: str
     reason: str
 
 
 @dataclass(frozen=True)
 class Case:
-    """One variant of a probe. `metric` and `unit` name the row if `measure` cannot give one."""
+    """One variant of a probe. `metric` names the row if `measure` cannot give one."""
 
     variant: Mapping[str, Any]
     metric: str
-    unit: str
     measure: Callable[[], Measured | Iterable[Measured | Skipped]]
+
+    @classmethod
+    def without(cls, variant: Mapping[str, Any], metric: str, error: Exception) -> Case:
+        """A case of which it is known beforehand that it gives nothing: `error` is a Skip, or how it fails."""
+
+        def measure() -> Measured:
+            raise error
+
+        return cls(variant, metric, measure)
 
 
 @dataclass(frozen=True)
@@ -152,10 +169,7 @@ class Probe:
     ]  # metrics that platforms are compared by; the others follow from the same samples
     needs: ClassVar[str] = "numpy"  # "numpy": the driver's environment is enough; "torch": envs/probes
     pinned: ClassVar[bool] = True  # the process is held on the platform's server_cpus
-
-    def threads(self, context: Context) -> int:
-        """Threads that numerical libraries may start in this probe's process."""
-        return len(context.server_cpus)
+    one_thread: ClassVar[bool] = False  # numerical libraries start no threads, instead of one on each server CPU
 
     def cases(self, context: Context) -> Iterator[Case]:
         """Every variant this platform is asked for, in the order it is measured."""
@@ -175,38 +189,40 @@ def run(probe: Probe, context: Context) -> Iterator[Row]:
     platform = context.platform["name"]
     reason = probe.unsupported(context)
     if reason:
-        yield Row(platform, probe.name, {}, "any", "", status="skipped", reason=reason)
+        yield row_of_all(platform, probe.name, "skipped", reason)
         return
     cases = probe.cases(context)
     while True:
         try:
             case = next(cases, None)
         except Skip as skip:  # what all further cases need is not there
-            yield Row(platform, probe.name, {}, "any", "", status="skipped", reason=str(skip))
+            yield row_of_all(platform, probe.name, "skipped", str(skip))
             return
         if case is None:
             return
         unknown = set(case.variant) - set(VARIANT_KEYS)
         if unknown:
             raise ValueError(f"probe {probe.name}: variant keys {sorted(unknown)} are not in base.VARIANT_KEYS")
-        about = (platform, probe.name, case.variant)
+        row = partial(Row, platform, probe.name, case.variant)
+        unit = probe.units.get(case.metric, "")
         if context.left_s <= 0:
             reason = f"not started: the probe's time limit of {context.time_limit_s:g} s was used up"
-            yield Row(*about, case.metric, case.unit, status="skipped", reason=reason)
+            yield row(case.metric, unit, status="skipped", reason=reason)
             continue
         try:
             measured = case.measure()
             measured = [measured] if isinstance(measured, Measured) else list(measured)
         except Skip as skip:
-            yield Row(*about, case.metric, case.unit, status="skipped", reason=str(skip))
+            yield row(case.metric, unit, status="skipped", reason=str(skip))
             continue
         except Exception as error:  # boundary: a case that breaks is a row, it must not cost the platform its others
             reason = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
-            yield Row(*about, case.metric, case.unit, status="failed", reason=reason)
+            yield row(case.metric, unit, status="failed", reason=reason)
             continue
         for one in measured:
+            unit = probe.units[one.metric]
             if isinstance(one, Skipped):
-                yield Row(*about, one.metric, one.unit, status="skipped", reason=one.reason)
+                yield row(one.metric, unit, status="skipped", reason=one.reason)
                 continue
             value, low, high = median_interval(one.samples)
             wanted = context.effort.relative_error
@@ -216,9 +232,9 @@ def run(probe: Probe, context: Context) -> Iterator[Row]:
             if modes:
                 detail["two_modes"] = True
             if one.wrong:
-                yield Row(*about, one.metric, one.unit, status="failed", reason=one.wrong, detail=detail)
+                yield row(one.metric, unit, status="failed", reason=one.wrong, detail=detail)
                 continue
-            yield Row(*about, one.metric, one.unit, value, low, high, list(one.samples), detail=detail)
+            yield row(one.metric, unit, value, low, high, list(one.samples), detail=detail)
 
 
 def per_second(amount: float, seconds: Sequence[float], scale: float) -> list[float]:

@@ -10,15 +10,17 @@ import importlib.util
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from servegauge.node.node_facts import cpu_cache_kib
+from servegauge.node.reader import Node
 from servegauge.probes.harness.base import Skip, Wrong
 from servegauge.probes.harness.cuda import Seconds, cuda_timed
 from servegauge.probes.harness.stats import Effort, no_plateau, timed
 
+NO_TORCH = "torch is not installed in this environment; build the one of envs/probes"
 BYTES = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 # Unit roundoff of the stored result, and of the sums inside: tensor cores add fp8 products in about 14 bits.
 ROUND_RESULT = {"fp64": 2.0**-53, "fp32": 2.0**-24, "bf16": 2.0**-8, "fp16": 2.0**-11, "fp8": 2.0**-8}
@@ -32,21 +34,24 @@ def has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
+def cuda_torch() -> Any:
+    """torch, where it sees a CUDA device; a Skip that says why not elsewhere."""
+    if not has_torch():
+        raise Skip(NO_TORCH)
+    torch = importlib.import_module("torch")
+    if not torch.cuda.is_available():
+        raise Skip("torch sees no CUDA device")
+    return torch
+
+
 def cache_bytes() -> int:
     """Size of the largest cache of CPU 0 in bytes; 64 MiB where the kernel does not say."""
-    sizes = []
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        sizes.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20}[text[-1]])
-    return max(sizes, default=64 << 20)
+    return (cpu_cache_kib(Node())[0] or 64 << 10) << 10
 
 
 def available_bytes() -> int:
     """Main memory that can be had without swapping, page cache that can be dropped included."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Node().meminfo["MemAvailable"] << 10
 
 
 def sets_needed(bytes_per_set: int, cache: int, most: int = 64) -> int:

@@ -20,7 +20,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import utc_now
 from servegauge.probes import get, registry
-from servegauge.probes.harness.base import Context, Row, Skip, pin, run
+from servegauge.probes.harness.base import Context, Skip, pin, row_of_all, run
 from servegauge.probes.harness.process import LIMIT_S, child_environment
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
     from servegauge.probes.harness.conditions import Conditions
 
     platform, probe = context["platform"], get(name)
-    threads = str(probe.threads(_context(context)))
+    threads = "1" if probe.one_thread else str(len(_context(context).server_cpus))
     environment = {**child_environment(platform), **dict.fromkeys(THREAD_VARIABLES, threads)}
     started = utc_now()
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +206,7 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
             died = _process(argv, environment, context["time_limit_s"] + GRACE_S)
         found = read_json(answer) if died is None and answer.exists() else {"rows": [], "software": {}}
     if died is not None:
-        found["rows"] = [Row(platform["name"], name, {}, "any", "", status="failed", reason=died).to_dict()]
+        found["rows"] = [row_of_all(platform["name"], name, "failed", died).to_dict()]
     return {
         "version": VERSION,
         "platform": platform["name"],
@@ -296,8 +296,7 @@ def main() -> int:
             pin(context.server_cpus)
         rows = [row.to_dict() for row in run(probe, context)]
     except Skip as skip:
-        name = context.platform["name"]
-        rows = [Row(name, probe.name, {}, "any", "", status="skipped", reason=str(skip)).to_dict()]
+        rows = [row_of_all(context.platform["name"], probe.name, "skipped", str(skip)).to_dict()]
     write_json(Path(order["answer"]), {"rows": rows, "software": software()})
     return 0
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from servegauge.inputs.model_shape import UnknownShape, read_shape
 from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip, Skipped, Wrong, per_second
-from servegauge.probes.harness.numeric import TorchBackend, has_torch, sets_needed
+from servegauge.probes.harness.numeric import NO_TORCH, TorchBackend, has_torch, sets_needed
 from servegauge.probes.harness.phases import DECODE, PREFILL
 
 TOLERANCE = {"bf16": 2e-2, "fp16": 3e-3, "fp32": 2e-5}  # of the largest value; several roundings of the data type
@@ -39,7 +39,7 @@ class Attention(Probe):
     needs = "torch"
 
     def unsupported(self, context: Context) -> str | None:
-        return None if has_torch() else "torch is not installed in this environment; build the one of envs/probes"
+        return None if has_torch() else NO_TORCH
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
         return PREFILL if variant.get("operation") == "prefill" else DECODE
@@ -58,16 +58,16 @@ class Attention(Probe):
                 for kernel in (one for one in found if one != "flashinfer"):  # which has no such call for a batch
                     which = {**about, "operation": CONTIGUOUS, "backend": kernel, **size}
                     measure = partial(_decode, engine, context, kernel, heads, dtype, batch, tokens, tokens, CONTIGUOUS)
-                    yield Case(which, "time_us", "us", measure)
+                    yield Case(which, "time_us", measure)
                 for block in context.sizes((4, 16), (1, 16), (1, 2, 4, 8, 16, 32)):
                     for operation in ("decode", UNIFIED) if batch == 1 and gpu else ("decode",):
                         for kernel in found:
                             which = {**about, "operation": operation, "backend": kernel, **size, "block_tokens": block}
                             given = (engine, context, kernel, heads, dtype, batch, tokens, block, operation)
-                            yield Case(which, "time_us", "us", partial(_decode, *given))
+                            yield Case(which, "time_us", partial(_decode, *given))
             for kernel in found:
                 which = {**about, "operation": "prefill", "backend": kernel, "context_tokens": tokens, "batch": 1}
-                yield Case(which, "time_us", "us", partial(_prefill, engine, context, kernel, heads, dtype, tokens))
+                yield Case(which, "time_us", partial(_prefill, engine, context, kernel, heads, dtype, tokens))
 
 
 CONTIGUOUS, UNIFIED = "decode, contiguous", "decode, unified memory"
@@ -225,10 +225,10 @@ def _decode(
     detail = {"error": error, "caches": sets, **timing}
     cached = engine.device == "cuda" and sets * paged.bytes_read < 2 * engine.cache
     return [
-        Measured("time_us", "us", [second * 1e6 for second in seconds], detail, True),
-        Skipped("bandwidth_gb_s", "GB/s", f"{sets} caches of {paged.bytes_read} bytes lie within twice the L2")
+        Measured.microseconds(seconds, detail, True),
+        Skipped("bandwidth_gb_s", f"{sets} caches of {paged.bytes_read} bytes lie within twice the L2")
         if cached
-        else Measured("bandwidth_gb_s", "GB/s", per_second(paged.bytes_read, seconds, 1e9), detail, True),
+        else Measured("bandwidth_gb_s", per_second(paged.bytes_read, seconds, 1e9), detail, True),
     ]
 
 
@@ -339,8 +339,8 @@ def _prefill(
     operations = 4.0 * query_heads * size * tokens * (tokens + 1) / 2
     detail = {"error": error, **timing}
     return [
-        Measured("time_us", "us", [second * 1e6 for second in seconds], detail, True),
-        Measured("tflops", "TFLOP/s", per_second(operations, seconds, 1e12), detail, True),
+        Measured.microseconds(seconds, detail, True),
+        Measured("tflops", per_second(operations, seconds, 1e12), detail, True),
     ]
 
 

@@ -40,13 +40,11 @@ class Collectives(Probe):
     title = "Collectives"
     units: ClassVar = {"time_us": "us", "algbw_gb_s": "GB/s", "busbw_gb_s": "GB/s"}
     primary = ("busbw_gb_s",)
+    one_thread = True
     measures = (
         "all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send/recv by size: time, algbw, busbw, errors"
     )
     needs = "torch"
-
-    def threads(self, context: Context) -> int:
-        return 1
 
     def unsupported(self, context: Context) -> str | None:
         if context.platform.get("nccl_tests") or has_torch():
@@ -64,7 +62,7 @@ class Collectives(Probe):
             return
         if not local_ranks(context):
             about = {"operation": "all_reduce", "backend": "nccl"}
-            yield Case(about, "time_us", "us", partial(_skip, "one GPU is visible, a collective needs two"))
+            yield Case.without(about, "time_us", Skip("one GPU is visible, a collective needs two"))
         for local in local_ranks(context):
             spec = specification(context, local, nodes)
             done: list[dict[str, Any]] = []  # filled by the first case: one group measures all of them
@@ -73,7 +71,7 @@ class Collectives(Probe):
                     about = {"operation": operation, "size_bytes": size, "ranks": spec["world"], "dtype": spec["dtype"]}
                     about |= {"backend": spec["backend"]} | ({"nodes": nodes} if nodes > 1 else {})
                     measure = partial(self._result, spec, context, local, done, operation, size)
-                    yield Case(about, "time_us", "us", measure)
+                    yield Case(about, "time_us", measure)
 
     @staticmethod
     def _result(
@@ -104,11 +102,9 @@ class Collectives(Probe):
             about = {"operation": operation, "backend": "nccl-tests", "ranks": gpus}
             path = folder / binary
             if gpus < 2:
-                yield Case(
-                    about, "time_us", "us", partial(_skip, f"{gpus} GPUs on the platform, a collective needs two")
-                )
+                yield Case.without(about, "time_us", Skip(f"{gpus} GPUs on the platform, a collective needs two"))
             elif not path.is_file():
-                yield Case(about, "time_us", "us", partial(_skip, f"{path} is not there"))
+                yield Case.without(about, "time_us", Skip(f"{path} is not there"))
             else:
                 yield from self._from_binary(context, about, path, gpus)
 
@@ -117,21 +113,13 @@ class Collectives(Probe):
         try:
             run, detail = run_binary(context, path, gpus)
         except (OSError, subprocess.SubprocessError, ValueError) as error:
-            yield Case(about, "time_us", "us", partial(_fail, f"{type(error).__name__}: {error}"))
+            yield Case.without(about, "time_us", RuntimeError(f"{type(error).__name__}: {error}"))
             return
         for row in run.rows:
             which = {**about, "size_bytes": row.size_bytes, "dtype": row.dtype, "in_place": row.in_place}
-            yield Case(which, "time_us", "us", partial(_from_row, row, detail))
+            yield Case(which, "time_us", partial(_from_row, row, detail))
         if run.failure:
-            yield Case(about, "time_us", "us", partial(_fail, run.failure))
-
-
-def _skip(reason: str) -> Measured:
-    raise Skip(reason)
-
-
-def _fail(reason: str) -> Measured:
-    raise RuntimeError(reason)
+            yield Case.without(about, "time_us", RuntimeError(run.failure))
 
 
 def bandwidths(
@@ -140,9 +128,9 @@ def bandwidths(
     """Time in microseconds, algbw and busbw in GB/s, from the seconds of one collective over `size` bytes."""
     algbw = [size / second / 1e9 for second in seconds]
     return [
-        Measured("time_us", "us", [second * 1e6 for second in seconds], detail, verified),
-        Measured("algbw_gb_s", "GB/s", algbw, detail, verified),
-        Measured("busbw_gb_s", "GB/s", [one * factor for one in algbw], detail, verified),
+        Measured.microseconds(seconds, detail, verified),
+        Measured("algbw_gb_s", algbw, detail, verified),
+        Measured("busbw_gb_s", [one * factor for one in algbw], detail, verified),
     ]
 
 
@@ -156,9 +144,9 @@ def _from_row(row: nccl_tests.Measurement, detail: Mapping[str, Any]) -> list[Me
     factor = row.busbw_gb_s / row.algbw_gb_s
     if not row.times_us:  # what was printed, not what follows from rounded times
         return [
-            Measured("time_us", "us", times, detail, verified),
-            Measured("algbw_gb_s", "GB/s", [row.algbw_gb_s], detail, verified),
-            Measured("busbw_gb_s", "GB/s", [row.busbw_gb_s], detail, verified),
+            Measured("time_us", times, detail, verified),
+            Measured("algbw_gb_s", [row.algbw_gb_s], detail, verified),
+            Measured("busbw_gb_s", [row.busbw_gb_s], detail, verified),
         ]
     return bandwidths(row.size_bytes, [time / 1e6 for time in times], factor, detail, verified)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from servegauge.probes.harness.base import Case, Context, Measured, Skip, Wrong
 from servegauge.probes.harness.cuda import wall_timed
-from servegauge.probes.harness.numeric import has_torch
+from servegauge.probes.harness.numeric import cuda_torch
 from servegauge.probes.harness.stats import Effort
 
 QUEUED = 500  # launches in one sample of throughput; fewer than the queue of a stream holds
@@ -19,10 +19,10 @@ GRAPH_KERNELS = 100
 
 def cuda_cases(context: Context) -> Iterator[Case]:
     """Every queue operation of a GPU; one skipped case where there is none."""
-    torch = importlib.import_module("torch") if has_torch() else None
-    if torch is None or not torch.cuda.is_available():
-        missing = "torch is not installed in this environment" if torch is None else "torch sees no CUDA device"
-        yield Case({"operation": "kernel launch", "device": "cuda"}, "time_us", "us", partial(_skip, missing))
+    try:
+        torch = cuda_torch()
+    except Skip as skip:
+        yield Case.without({"operation": "kernel launch", "device": "cuda"}, "time_us", skip)
         return
     operations: dict[str, Callable[[Any, Effort], Measured]] = {
         "kernel launch and wait": _launch_and_wait,
@@ -33,11 +33,7 @@ def cuda_cases(context: Context) -> Iterator[Case]:
     }
     for operation, measure in operations.items():
         about = {"operation": operation, "device": "cuda"}
-        yield Case(about, "time_us", "us", partial(measure, torch, context.effort))
-
-
-def _skip(reason: str) -> Measured:
-    raise Skip(reason)
+        yield Case(about, "time_us", partial(measure, torch, context.effort))
 
 
 def _wall(torch: Any, operation: Callable[[], object], count: int, effort: Effort) -> Measured:
@@ -52,7 +48,7 @@ def _wall(torch: Any, operation: Callable[[], object], count: int, effort: Effor
         torch.cuda.synchronize()
         return (end - begin) / count * 1e6
 
-    return Measured("time_us", "us", *wall_timed(torch, sample, effort))
+    return Measured("time_us", *wall_timed(torch, sample, effort))
 
 
 def _launch_and_wait(torch: Any, effort: Effort) -> Measured:
@@ -89,9 +85,7 @@ def _graph(torch: Any, effort: Effort) -> Measured:
     if value.item() != GRAPH_KERNELS:
         raise Wrong(f"a graph of {GRAPH_KERNELS} additions gave {value.item()}")
     measured = _wall(torch, graph.replay, 10, effort)
-    return Measured(
-        measured.metric, measured.unit, measured.samples, {**measured.detail, "kernels": GRAPH_KERNELS}, True
-    )
+    return replace(measured, detail={**measured.detail, "kernels": GRAPH_KERNELS}, verified=True)
 
 
 def _synchronise(torch: Any, effort: Effort) -> Measured:

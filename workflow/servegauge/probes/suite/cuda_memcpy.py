@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any
 
 from servegauge.probes.harness.base import Case, Context, Measured, Skip, Wrong, per_second
 from servegauge.probes.harness.cuda import cuda_timed, wall_timed
-from servegauge.probes.harness.numeric import has_torch
+from servegauge.probes.harness.numeric import cuda_torch
 from servegauge.probes.harness.stats import Effort
 
 KiB, MiB = 1 << 10, 1 << 20
@@ -20,10 +19,10 @@ KiB, MiB = 1 << 10, 1 << 20
 def cuda_cases(context: Context) -> Iterator[Case]:
     """Every copy that involves a GPU; one skipped case where there is none."""
     about = {"operation": "copy", "device": "cuda"}
-    torch = importlib.import_module("torch") if has_torch() else None
-    if torch is None or not torch.cuda.is_available():
-        missing = "torch is not installed in this environment" if torch is None else "torch sees no CUDA device"
-        yield Case(about, "bandwidth_gb_s", "GB/s", partial(_skip, missing))
+    try:
+        torch = cuda_torch()
+    except Skip as skip:
+        yield Case.without(about, "bandwidth_gb_s", skip)
         return
     for size in context.sizes(
         (64 * KiB,), (64 * KiB, 64 * MiB), (4 * KiB, 64 * KiB, MiB, 16 * MiB, 256 * MiB, 1 << 30)
@@ -32,30 +31,26 @@ def cuda_cases(context: Context) -> Iterator[Case]:
             for direction in ("host-to-device", "device-to-host"):
                 which = {**about, "size_bytes": size, "direction": direction, "memory": memory}
                 measure = partial(_host, torch, size, direction, memory == "pinned", context.effort)
-                yield Case(which, "bandwidth_gb_s", "GB/s", measure)
+                yield Case(which, "bandwidth_gb_s", measure)
         which = {**about, "size_bytes": size, "direction": "device-to-device"}
-        yield Case(which, "bandwidth_gb_s", "GB/s", partial(_inside, torch, size, context.effort))
+        yield Case(which, "bandwidth_gb_s", partial(_inside, torch, size, context.effort))
     for direction in ("host-to-device", "device-to-host"):
         which = {**about, "size_bytes": 4, "direction": direction, "memory": "pinned"}
-        yield Case(which, "latency_us", "us", partial(_latency, torch, direction, context.effort))
+        yield Case(which, "latency_us", partial(_latency, torch, direction, context.effort))
     yield from _peer_cases(torch, context)
-
-
-def _skip(reason: str) -> Measured:
-    raise Skip(reason)
 
 
 def _peer_cases(torch: Any, context: Context) -> Iterator[Case]:
     count = torch.cuda.device_count()
     about = {"operation": "copy", "device": "cuda", "direction": "peer-to-peer"}
     if count < 2:
-        yield Case(about, "bandwidth_gb_s", "GB/s", partial(_skip, f"{count} GPU visible, a peer copy needs two"))
+        yield Case.without(about, "bandwidth_gb_s", Skip(f"{count} GPU visible, a peer copy needs two"))
         return
     size = context.sizes(64 * KiB, 64 * MiB, 256 * MiB)
     pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
     for a, b in pairs if not context.quick else pairs[:2]:
         which = {**about, "size_bytes": size, "path": f"{a}-{b}"}
-        yield Case(which, "bandwidth_gb_s", "GB/s", partial(_peer, torch, a, b, size, context.effort))
+        yield Case(which, "bandwidth_gb_s", partial(_peer, torch, a, b, size, context.effort))
 
 
 def _parts(size: int, cache: int, make: Callable[[int], Any]) -> list[Any]:
@@ -107,7 +102,7 @@ def _host(torch: Any, size: int, direction: str, pinned: bool, effort: Effort) -
         return time.perf_counter() - begin
 
     seconds, detail = cuda_timed(torch, copy, effort) if pinned else wall_timed(torch, sample, effort)
-    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), detail, True)
+    return Measured("bandwidth_gb_s", per_second(size, seconds, 1e9), detail, True)
 
 
 def _inside(torch: Any, size: int, effort: Effort) -> Measured:
@@ -117,7 +112,7 @@ def _inside(torch: Any, size: int, effort: Effort) -> Measured:
     cache = _cache(torch)
     copy = _checked(torch, _parts(size, cache, make), _parts(size, cache, make), "device-to-device")
     seconds, detail = cuda_timed(torch, copy, effort)
-    return Measured("bandwidth_gb_s", "GB/s", per_second(2 * size, seconds, 1e9), detail, True)
+    return Measured("bandwidth_gb_s", per_second(2 * size, seconds, 1e9), detail, True)
 
 
 def _latency(torch: Any, direction: str, effort: Effort) -> Measured:
@@ -133,7 +128,7 @@ def _latency(torch: Any, direction: str, effort: Effort) -> Measured:
 
     torch.cuda.synchronize()
     latencies, detail = wall_timed(torch, sample, effort)
-    return Measured("latency_us", "us", latencies, detail)
+    return Measured("latency_us", latencies, detail)
 
 
 def _peer(torch: Any, a: int, b: int, size: int, effort: Effort) -> Measured:
@@ -148,4 +143,4 @@ def _peer(torch: Any, a: int, b: int, size: int, effort: Effort) -> Measured:
     with torch.cuda.device(a):
         copy = _checked(torch, _parts(size, cache, on(a)), _parts(size, cache, on(b)), f"from GPU {a} to GPU {b}")
         seconds, detail = cuda_timed(torch, copy, effort)
-    return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), detail, True)
+    return Measured("bandwidth_gb_s", per_second(size, seconds, 1e9), detail, True)

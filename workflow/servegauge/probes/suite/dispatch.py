@@ -33,10 +33,8 @@ class Dispatch(Probe):
     title = "Wake-ups, timers, launches"
     units: ClassVar = {"time_us": "us"}
     primary = ("time_us",)
+    one_thread = True
     measures = "process wake-up, futex, context switch, timer, system call and page fault cost; kernel launch on a GPU"
-
-    def threads(self, context: Context) -> int:
-        return 1
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
         return "the CPU side of each step, most of all at short prompts and small batches (TTFT, TPOT)"
@@ -46,7 +44,7 @@ class Dispatch(Probe):
         server, load = context.server_cpus[0], context.load_cpus[0]
 
         def case(operation: str, measure: Callable[[], Measured], **more: object) -> Case:
-            return Case({"operation": operation, "device": "cpu", **more}, "time_us", "us", measure)
+            return Case({"operation": operation, "device": "cpu", **more}, "time_us", measure)
 
         yield case("python call", partial(_call, lambda i: None, effort))
         yield case("system call", partial(_call, lambda i: os.getppid(), effort))
@@ -64,13 +62,9 @@ class Dispatch(Probe):
         yield from cuda_cases(context)
 
 
-def _microseconds(seconds: Sequence[float]) -> Measured:
-    return Measured("time_us", "us", [second * 1e6 for second in seconds])
-
-
 def _call(call: Callable[[int], object], effort: Effort) -> Measured:
     """Time of one call from Python; subtract the row `python call` for the kernel's part."""
-    return _microseconds(timed(call, effort))
+    return Measured.microseconds(timed(call, effort), {}, None)
 
 
 def _timer(wait_s: float, effort: Effort) -> Measured:
@@ -81,7 +75,7 @@ def _timer(wait_s: float, effort: Effort) -> Measured:
         time.sleep(wait_s)
         return max(time.perf_counter() - begin - wait_s, 1e-9)
 
-    return _microseconds(repeat(late, effort))
+    return Measured.microseconds(repeat(late, effort), {}, None)
 
 
 def _start(effort: Effort) -> Measured:
@@ -95,7 +89,7 @@ def _start(effort: Effort) -> Measured:
             raise Wrong(f"/bin/true ended with status {status}")
         return time.perf_counter() - begin
 
-    return _microseconds(repeat(start, effort))
+    return Measured.microseconds(repeat(start, effort), {}, None)
 
 
 def _fault(size: int, effort: Effort) -> Measured:
@@ -111,7 +105,7 @@ def _fault(size: int, effort: Effort) -> Measured:
             del pages  # or the mapping could not be closed
             return seconds
 
-    return _microseconds(repeat(touch, effort))
+    return Measured.microseconds(repeat(touch, effort), {}, None)
 
 
 # --- ping-pong between two processes -----------------------------------------------------------------------------
@@ -177,7 +171,7 @@ def _ping(channel: Callable, cpus: tuple[int, int], effort: Effort) -> Measured:
                 receive()
             return (time.perf_counter() - begin) / ROUNDS / 2
 
-        return _microseconds(repeat(trip, effort))
+        return Measured.microseconds(repeat(trip, effort), {}, None)
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)

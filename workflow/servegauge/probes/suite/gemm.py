@@ -39,18 +39,18 @@ class Gemm(Probe):
             squares = square_sizes(context, gpu)
             for n in squares:
                 about = self._about(engine, context, dtype, "gemm", (n, n, n))
-                yield Case(about, "tflops", "TFLOP/s", partial(self._gemm, engine, context, dtype, n, reached))
+                yield Case(about, "tflops", partial(self._gemm, engine, context, dtype, n, reached))
             about = self._about(engine, context, dtype, "gemm peak")
-            yield Case(about, "peak_tflops", "TFLOP/s", partial(self._peak, "peak_tflops", 3, squares, reached))
+            yield Case(about, "peak_tflops", partial(self._peak, "peak_tflops", 3, squares, reached))
             if dtype == "fp8":  # the fp8 product needs at least 16 rows: a vector is not one
                 continue
             read: dict[int, Measured] = {}
             sizes = vector_sizes(context, gpu)
             for n in sizes:
                 about = self._about(engine, context, dtype, "gemv", (1, n, n))
-                yield Case(about, "bandwidth_gb_s", "GB/s", partial(self._gemv, engine, context, dtype, n, read))
+                yield Case(about, "bandwidth_gb_s", partial(self._gemv, engine, context, dtype, n, read))
             about = self._about(engine, context, dtype, "gemv peak")
-            yield Case(about, "peak_gb_s", "GB/s", partial(self._peak, "peak_gb_s", 2, sizes, read))
+            yield Case(about, "peak_gb_s", partial(self._peak, "peak_gb_s", 2, sizes, read))
 
     @staticmethod
     def _about(
@@ -63,7 +63,7 @@ class Gemm(Probe):
     @staticmethod
     def _gemm(engine: Any, context: Context, dtype: str, n: int, reached: dict[int, Measured]) -> Measured:
         seconds, detail = product(engine, n, n, n, dtype, context.effort)
-        reached[n] = Measured("tflops", "TFLOP/s", per_second(2.0 * n**3, seconds, 1e12), detail, True)
+        reached[n] = Measured("tflops", per_second(2.0 * n**3, seconds, 1e12), detail, True)
         return reached[n]
 
     @staticmethod
@@ -72,7 +72,7 @@ class Gemm(Probe):
         if engine.device == "cuda" and not detail["beyond_cache"]:
             raise Skip(f"{detail['input_sets']} sets of these inputs lie within twice the L2")
         moved = BYTES[dtype] * (n * n + 2 * n)
-        read[n] = Measured("bandwidth_gb_s", "GB/s", per_second(moved, seconds, 1e9), detail, True)
+        read[n] = Measured("bandwidth_gb_s", per_second(moved, seconds, 1e9), detail, True)
         return read[n]
 
     @staticmethod
@@ -82,7 +82,7 @@ class Gemm(Probe):
         best, reason = plateau(sizes, seconds, power)
         if best is None:
             raise Skip(reason or "no peak")
-        return Measured(metric, found[best].unit, found[best].samples, {**found[best].detail, "size": best}, True)
+        return Measured(metric, found[best].samples, {**found[best].detail, "size": best}, True)
 
 
 def square_sizes(context: Context, gpu: bool) -> Sequence[int]:

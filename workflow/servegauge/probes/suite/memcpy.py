@@ -34,10 +34,8 @@ class Memcpy(Probe):
     title = "Memory copies"
     units: ClassVar = {"bandwidth_gb_s": "GB/s", "latency_us": "us"}
     primary = ("bandwidth_gb_s", "latency_us")
+    one_thread = True  # it starts its own threads
     measures = "memory bandwidth: read, write, copy by size and threads; on a GPU host-device, device-device and peers"
-
-    def threads(self, context: Context) -> int:
-        return 1  # this probe starts its own threads
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
         if variant.get("direction") == "peer-to-peer":
@@ -56,7 +54,7 @@ class Memcpy(Probe):
                 for operation in OPERATIONS:
                     about = {"operation": operation, "size_bytes": size, "threads": threads, "device": "cpu"}
                     measure = partial(self._bandwidth, operation, size, threads, context.effort)
-                    yield Case(about, "bandwidth_gb_s", "GB/s", measure)
+                    yield Case(about, "bandwidth_gb_s", measure)
         yield from cuda_cases(context)
 
     @staticmethod
@@ -78,7 +76,7 @@ class Memcpy(Probe):
             seconds = _together(call, sources, targets, inner, effort)
         _verify(operation, sources, targets)
         moved = factor * words * 8 * threads
-        return Measured("bandwidth_gb_s", "GB/s", per_second(moved, seconds, 1e9), {"calls_per_sample": inner}, True)
+        return Measured("bandwidth_gb_s", per_second(moved, seconds, 1e9), {"calls_per_sample": inner}, True)
 
 
 def _spin(call: Callable, source: np.ndarray, target: np.ndarray, inner: int) -> float:

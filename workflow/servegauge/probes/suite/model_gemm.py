@@ -77,7 +77,7 @@ class ModelGemm(Probe):
         try:
             matrices = shape.matrices(tp)
         except UnknownShape as error:
-            yield Case({**about, "operation": "all"}, "tflops", "TFLOP/s", partial(_skip, str(error)))
+            yield Case.without({**about, "operation": "all"}, "tflops", Skip(str(error)))
             return
         for matrix in matrices:
             taken: dict[int, Sequence[float]] = {}  # rows -> seconds, for the crossovers after them
@@ -90,9 +90,9 @@ class ModelGemm(Probe):
                     "shape": f"{rows}x{matrix.n}x{matrix.k}",
                 }
                 measure = partial(self._measure, engine, context, matrix, rows, dtype, peaks, taken)
-                yield Case(which, "tflops", "TFLOP/s", measure)
+                yield Case(which, "tflops", measure)
             which = {**about, "operation": matrix.name, "shape": f"Mx{matrix.n}x{matrix.k}"}
-            yield Case(which, "gemv_rows", "rows", partial(crossovers, taken, 2.0 * matrix.n * matrix.k, peaks, dtype))
+            yield Case(which, "gemv_rows", partial(crossovers, taken, 2.0 * matrix.n * matrix.k, peaks, dtype))
 
     @staticmethod
     def _measure(
@@ -118,12 +118,12 @@ class ModelGemm(Probe):
         detail = {**detail, "peak_tflops": peak.tflops, "flops_per_byte": 2.0 * rows * matrix.n * matrix.k / moved}
         cached = engine.device == "cuda" and not detail["beyond_cache"]
         return [
-            Measured("tflops", "TFLOP/s", rates, detail, True),
-            Skipped("bandwidth_gb_s", "GB/s", f"{detail['input_sets']} sets of these inputs lie within twice the L2")
+            Measured("tflops", rates, detail, True),
+            Skipped("bandwidth_gb_s", f"{detail['input_sets']} sets of these inputs lie within twice the L2")
             if cached
-            else Measured("bandwidth_gb_s", "GB/s", per_second(moved, seconds, 1e9), detail, True),
+            else Measured("bandwidth_gb_s", per_second(moved, seconds, 1e9), detail, True),
             _percent(rates, peak, detail),
-            Measured("time_us", "us", [second * 1e6 for second in seconds], detail, True),
+            Measured.microseconds(seconds, detail, True),
         ]
 
 
@@ -138,13 +138,13 @@ class Peak:
 def _percent(rates: Sequence[float], peak: Peak, detail: Mapping[str, Any]) -> Measured | Skipped:
     """Per cent of the peak: nothing without a peak, and a failed row above 100, since then it is no peak."""
     if peak.tflops is None:
-        return Skipped("peak_percent", "%", peak.reason or "no peak was measured")
+        return Skipped("peak_percent", peak.reason or "no peak was measured")
     shares = [100 * rate / peak.tflops for rate in rates]
     share = statistics.median(shares)
     wrong = None
     if share > 100:
         wrong = f"{share:.4g} % of what square products reach ({peak.tflops:.4g} TFLOP/s): that is not the peak"
-    return Measured("peak_percent", "%", shares, detail, True, wrong)
+    return Measured("peak_percent", shares, detail, True, wrong)
 
 
 def crossovers(
@@ -164,15 +164,11 @@ def crossovers(
 
     peak = peaks[dtype]
     return [
-        Measured("gemv_rows", "rows", [last(one) for one in taken[1]], {"rows": list(medians)}),
-        Skipped("ridge_rows", "rows", peak.reason or "no peak was measured")
+        Measured("gemv_rows", [last(one) for one in taken[1]], {"rows": list(medians)}),
+        Skipped("ridge_rows", peak.reason or "no peak was measured")
         if peak.tflops is None
-        else Measured("ridge_rows", "rows", [peak.tflops * 1e12 * one / operations for one in taken[1]]),
+        else Measured("ridge_rows", [peak.tflops * 1e12 * one / operations for one in taken[1]]),
     ]
-
-
-def _skip(reason: str) -> Measured:
-    raise Skip(reason)
 
 
 def peak_sizes(context: Context, gpu: bool) -> Sequence[int]:

@@ -31,11 +31,9 @@ class Network(Probe):
     title = "Network"
     units: ClassVar = {"time_us": "us", "bandwidth_gb_s": "GB/s"}
     primary = ("time_us", "bandwidth_gb_s")
+    one_thread = True
     measures = "TCP connection, round trip and bandwidth: loopback, and node to node where the job has several nodes"
     pinned = False  # it pins each of its two processes itself
-
-    def threads(self, context: Context) -> int:
-        return 1
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
         return "every request on its way in and every token on its way out (TTFT, E2E)"
@@ -48,7 +46,7 @@ class Network(Probe):
                 yield from self._cases(context, "loopback", here)
             if not context.peers:
                 about = {"operation": "round trip", "path": "node-to-node"}
-                yield Case(about, "time_us", "us", partial(_skip, "the job has one node"))
+                yield Case.without(about, "time_us", Skip("the job has one node"))
             for peer in context.peers:
                 yield from self._cases(context, "node-to-node", (peer["host"], int(peer["port"])))
         finally:
@@ -57,18 +55,14 @@ class Network(Probe):
     @staticmethod
     def _cases(context: Context, path: str, address: tuple[str, int]) -> Iterator[Case]:
         effort = context.effort
-        yield Case({"operation": "connect", "path": path}, "time_us", "us", partial(_connect, address, effort))
+        yield Case({"operation": "connect", "path": path}, "time_us", partial(_connect, address, effort))
         # A short answer is a streamed token, a long one a prompt's echo.
         for size in context.sizes((16,), (16, 16384), (1, 16, 1024, 16384, 262144)):
             about = {"operation": "round trip", "path": path, "size_bytes": size}
-            yield Case(about, "time_us", "us", partial(_round_trip, address, size, effort))
+            yield Case(about, "time_us", partial(_round_trip, address, size, effort))
         size = context.sizes(1 << 20, 32 << 20, 256 << 20)
         about = {"operation": "send", "path": path, "size_bytes": size}
-        yield Case(about, "bandwidth_gb_s", "GB/s", partial(_bandwidth, address, size, effort))
-
-
-def _skip(reason: str) -> Measured:
-    raise Skip(reason)
+        yield Case(about, "bandwidth_gb_s", partial(_bandwidth, address, size, effort))
 
 
 @contextlib.contextmanager
@@ -102,7 +96,7 @@ def _connect(address: tuple[str, int], effort: Effort) -> Measured:
         connection.close()
         return seconds * 1e6
 
-    return Measured("time_us", "us", repeat(connect, effort))
+    return Measured("time_us", repeat(connect, effort))
 
 
 def _round_trip(address: tuple[str, int], size: int, effort: Effort) -> Measured:
@@ -119,7 +113,7 @@ def _round_trip(address: tuple[str, int], size: int, effort: Effort) -> Measured
                 raise Wrong(f"{size} bytes came back changed")
             return seconds * 1e6
 
-        return Measured("time_us", "us", repeat(trip, effort), verified=True)
+        return Measured("time_us", repeat(trip, effort), verified=True)
 
 
 def _bandwidth(address: tuple[str, int], size: int, effort: Effort) -> Measured:
@@ -135,7 +129,7 @@ def _bandwidth(address: tuple[str, int], size: int, effort: Effort) -> Measured:
             _receive(connection, 1)
             return time.perf_counter() - begin
 
-        return Measured("bandwidth_gb_s", "GB/s", per_second(size, repeat(send, effort), 1e9))
+        return Measured("bandwidth_gb_s", per_second(size, repeat(send, effort), 1e9))
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

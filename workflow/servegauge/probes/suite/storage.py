@@ -30,10 +30,8 @@ class Storage(Probe):
     title = "Storage"
     units: ClassVar = {"bandwidth_gb_s": "GB/s"}
     primary = ("bandwidth_gb_s",)
+    one_thread = True
     measures = "reading the model's files where the platform keeps them, cold and warm"
-
-    def threads(self, context: Context) -> int:
-        return 1
 
     def explains(self, variant: Mapping[str, Any], cells: Sequence[Mapping[str, Any]]) -> str | None:
         return "each server's start"
@@ -44,7 +42,7 @@ class Storage(Probe):
             size = min(file.stat().st_size, limit)
             for state in ("cold", "warm"):
                 about = {"operation": "read", "state": state, "model": model, "size_bytes": size}
-                yield Case(about, "bandwidth_gb_s", "GB/s", partial(_read, file, size, state, context.effort))
+                yield Case(about, "bandwidth_gb_s", partial(_read, file, size, state, context.effort))
 
 
 def _files(context: Context) -> list[tuple[str, Path]]:
@@ -111,7 +109,7 @@ def _read(file: Path, size: int, state: str, effort: Effort) -> Measured:
         seconds = repeat(sample, effort)
         if _pass(handle, size, view)[1] != expected:
             raise Wrong(f"two reads of {file.name} gave different bytes")
-        return Measured("bandwidth_gb_s", "GB/s", per_second(size, seconds, 1e9), {"file": file.name}, True)
+        return Measured("bandwidth_gb_s", per_second(size, seconds, 1e9), {"file": file.name}, True)
     finally:
         os.close(handle)
 
