@@ -82,14 +82,14 @@ def test_its_variant_costs_no_gpu_and_has_something_to_measure(name: str) -> Non
 
 def test_the_page_lists_them() -> None:
     page = (ROOT / studies.PAGE).read_text(encoding="utf-8")
-    assert page == studies.filled(page, ROOT), "write it anew with: python -m servegauge.cli.docs.studies"
+    assert page == studies.filled(page, ROOT), "write it anew with: python -m servegauge.cli.docs"
     assert set(read_json(ROOT / studies.FIGURES)) == {f"{name}{studies.CPU}" for name in NAMES}
 
 
 @pytest.mark.parametrize("name", names(ROOT, "studies"))
 def test_its_file_says_what_it_takes(name: str) -> None:
     text = file_of(ROOT, "studies", name).read_text(encoding="utf-8")
-    assert text == studies.expected(ROOT, name), "write it anew with: python -m servegauge.cli.docs.studies"
+    assert text == studies.expected(ROOT, name), "write it anew with: python -m servegauge.cli.docs"
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_unit_tests_mirror_the_packages(path) -> None:
 
 def test_the_page_of_the_architecture_is_what_the_packages_say() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert page == architecture.filled(page), "run: python -m servegauge.cli.docs.architecture"
+    assert page == architecture.filled(page), "run: python -m servegauge.cli.docs"
 
 
 def test_the_page_names_places_that_exist() -> None:

@@ -377,7 +377,7 @@ def test_a_flag_without_a_known_severity_or_a_sentence_is_refused() -> None:
 
 def test_the_page_is_what_the_declarations_say() -> None:
     page = (Path(__file__).parents[3] / "docs" / "flags.md").read_text(encoding="utf-8")
-    assert page == flags_page(), "run: python -m servegauge.cli.docs.flags --fix"
+    assert page == flags_page(), "run: python -m servegauge.cli.docs"
     for name in flag_registry.flags():
         assert f"## {name}\n" in page
 

@@ -17,7 +17,7 @@ UNITS = {"_s": "s", "_ns": "ns", "_rps": "1/s"}
 
 def test_data_dictionary_is_what_the_schemas_say():
     found = (ROOT / "docs/data-dictionary.md").read_text(encoding="utf-8")
-    assert found == data_dictionary(), "run: python -m servegauge.cli.docs.data_dictionary --fix"
+    assert found == data_dictionary(), "run: python -m servegauge.cli.docs"
 
 
 @pytest.mark.parametrize("name", tables.TABLES)

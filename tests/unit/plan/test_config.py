@@ -235,7 +235,7 @@ def test_thresholds_are_those_of_the_flags() -> None:
 
 def test_the_manual_says_what_the_schemas_say() -> None:
     page = (REPOSITORY / reference.PAGE).read_text()
-    assert page == reference.filled(page), "write it anew with: python -m servegauge.cli.docs.reference"
+    assert page == reference.filled(page), "write it anew with: python -m servegauge.cli.docs"
     assert page.count("<!-- schema: ") == len(KINDS)
 
 

@@ -1,4 +1,4 @@
-"""The table of packages in docs/architecture.md, of their docstrings: `python -m servegauge.cli.docs.architecture`."""
+"""The table of packages in docs/architecture.md, of their docstrings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import ast
 from pathlib import Path
 
 import servegauge
-from servegauge.base.errors import run_and_exit
-from servegauge.base.files import write_text
+from servegauge.cli.docs import between, table
 
 PAGE = Path("docs/architecture.md")
 # In the order of the data: a package imports only from itself and from those before it. A test holds it.
@@ -18,28 +17,21 @@ ORDER = (
 BEGIN, END = "<!-- packages -->\n", "<!-- end of packages -->\n"
 
 
-def table() -> str:
-    """A row for each package that there is: its name and what it is for."""
-    lines = ["| package | what it is for |", "|---|---|"]
+def packages() -> list[tuple[str, str]]:
+    """The name of each package that there is, and what it is for."""
+    found = []
     for name in ORDER:
-        folder = Path(servegauge.__file__).parent / name
-        if not (folder / "__init__.py").is_file():
-            continue
-        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
-        lines.append(f"| `{name}` | {' '.join(said.split())} |")
-    return "\n".join(lines) + "\n"
+        file = Path(servegauge.__file__).parent / name / "__init__.py"
+        if file.is_file():
+            purpose = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            found.append((f"`{name}`", " ".join(purpose.split())))
+    return found
 
 
 def filled(page: str) -> str:
     """`page` with its table made anew."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}{table()}{END}{tail}"
+    return between(page, BEGIN, END, table(("package", "what it is for"), packages()))
 
 
-def main() -> None:
-    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8")))
-
-
-if __name__ == "__main__":
-    run_and_exit(main)
+def pages() -> dict[Path, str]:
+    return {PAGE: filled(PAGE.read_text(encoding="utf-8"))}

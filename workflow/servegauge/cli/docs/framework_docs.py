@@ -6,19 +6,23 @@ import shlex
 import sys
 from pathlib import Path
 
+from servegauge.cli.docs import between, table
 from servegauge.frameworks import frameworks
 from servegauge.frameworks.base import LAYOUT, OPTIONS, Context, Framework
 from servegauge.launch.recorders.scrape import COMMON
 
 BEGIN, END = "<!-- made from the files: begin -->", "<!-- made from the files: end -->"
 KEY = "$KEY"
+PAGE = Path("docs/frameworks.md")
 
 
 def page(found: str) -> str:
     """The page `found` with its generated part made anew; people's text around it stays."""
-    before, _, rest = found.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before or '# Frameworks' + chr(10) * 2}{BEGIN}\n\n{generated()}\n{END}{after or chr(10)}"
+    return between(found, BEGIN, END, f"\n\n{generated()}\n")
+
+
+def pages() -> dict[Path, str]:
+    return {PAGE: page(PAGE.read_text(encoding="utf-8"))}
 
 
 def generated() -> str:
@@ -83,19 +87,10 @@ def cell(text: str | None) -> str:
     return f"`{text}`" if text else "-"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(part.replace("|", "\\|") for part in line) + " |" for line in lines) + "\n"
-
-
 def as_text(framework: Framework, ctx: Context) -> str:
     """What starts one instance, for people: variables, command and configuration files, the key's value left out."""
-    variables = {**framework.environment(ctx)}
-    lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(variables.items())]
-    # An interpreter and a checkout lie elsewhere on every machine.
-    words = framework.argv(ctx)
-    lines += ["", *_lines(words)]
+    lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(framework.environment(ctx).items())]
+    lines += ["", *_lines(framework.argv(ctx))]
     for name, text in framework.files(ctx).items():
         lines += ["", f"# {name}", text.rstrip()]
     text = "\n".join(lines).strip() + "\n"
@@ -115,6 +110,6 @@ def _lines(words: list[str]) -> list[str]:
 
 
 def _portable(word: str) -> str:
-    """A path into this package or of this interpreter, as every machine would print it."""
+    """A path into this package, or of this interpreter, without what differs between machines."""
     package = str(Path(__file__).parents[2])
     return word.replace(package, "servegauge") if package in word else word.replace(sys.executable, "python3")

@@ -1,9 +1,6 @@
 """The reference manual of the files under config/, printed from their schemas into docs/study-files.md.
 
-    python -m servegauge.cli.docs.reference
-
-writes the tables anew between the marks `<!-- schema: NAME -->` and `<!-- end -->`; a test fails where they are not
-what the schemas say.
+The tables are between the marks `<!-- schema: NAME -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import servegauge.workloads.recordings  # noqa: F401 - kinds of prompt sets that a schema names
-from servegauge.base.files import write_text
+from servegauge.cli import docs
 from servegauge.contract.yaml_schema import schema
 
 PAGE = Path("docs") / "study-files.md"
@@ -31,9 +28,7 @@ def filled(page: str) -> str:
 def table(name: str) -> str:
     """The schema `name` as Markdown: its description, and a row for each key."""
     top = schema(name)
-    rows = ["| key | value | without it | meaning |", "|---|---|---|---|"]
-    rows += [f"| `{key}` | {value} | {default} | {meaning} |" for key, value, default, meaning in _rows(top, top, "")]
-    return f"{top['description']}\n\n" + "\n".join(rows) + "\n"
+    return f"{top['description']}\n\n" + docs.table(("key", "value", "without it", "meaning"), _rows(top, top, ""))
 
 
 def _rows(top: dict[str, Any], rule: dict[str, Any], before: str) -> Iterator[tuple[str, str, str, str]]:
@@ -44,7 +39,7 @@ def _rows(top: dict[str, Any], rule: dict[str, Any], before: str) -> Iterator[tu
             continue
         name = f"{before}{key}"
         default = "required" if key in required and not before.endswith("[].") else _default(found)
-        yield name, _value(top, found), default, found.get("description", "").replace("|", "\\|")
+        yield f"`{name}`", _value(top, found), default, found.get("description", "")
         if found.get("type") == "array":
             items = _resolved(top, found.get("items", {}))
             if "properties" in items and below.get("items", {}).get("$ref") != "#/$defs/axes":
@@ -54,7 +49,7 @@ def _rows(top: dict[str, Any], rule: dict[str, Any], before: str) -> Iterator[tu
     others = rule.get("additionalProperties")
     if isinstance(others, dict):
         found = _resolved(top, others)
-        yield f"{before}<name>", _value(top, found), "", found.get("description", "")
+        yield f"`{before}<name>`", _value(top, found), "", found.get("description", "")
         yield from _rows(top, found, f"{before}<name>.")
 
 
@@ -81,10 +76,5 @@ def _default(rule: dict[str, Any]) -> str:
     return f"`{json.dumps(rule['default'])}`" if rule.get("default") not in (None, {}) else ""
 
 
-def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    write_text(PAGE, filled(page))
-
-
-if __name__ == "__main__":
-    main()
+def pages() -> dict[Path, str]:
+    return {PAGE: filled(PAGE.read_text(encoding="utf-8"))}

@@ -1,5 +1,4 @@
-"""The table of docs/studies.md, and what each file in config/studies/ is expected to take, as its comment says:
-`python -m servegauge.cli.docs.studies`.
+"""The table of docs/studies.md, and what each file in config/studies/ is expected to take, as its comment says.
 
 docs/studies.json holds what the CPU variants gave when they were last run: `make test-studies` checks them, and
 `pytest --fix tests/studies` writes it anew.
@@ -12,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from servegauge.base.errors import run_and_exit
-from servegauge.base.files import read_json, write_text
+from servegauge.base.files import read_json
+from servegauge.cli import docs
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.inputs.config_files import file_of, names
 from servegauge.plan import documents
@@ -26,7 +25,7 @@ CPU = "-cpu"
 NOTHING = Path("no-results")  # the plan of what was never measured, whatever lies in results/
 EXPECTED = re.compile(r"^# Expected: .*\n", re.MULTILINE)
 _BEGINS = re.compile(r"^(?=[^#\n])", re.MULTILINE)  # of the first line that is no comment
-_MARKED = re.compile(r"(<!-- studies -->\n).*(<!-- end of studies -->\n)", re.DOTALL)
+BEGIN, END = "<!-- studies -->\n", "<!-- end of studies -->\n"
 
 
 def rebuilt(root: Path) -> list[str]:
@@ -56,29 +55,22 @@ def expected(root: Path, name: str) -> str:
 
 def table(root: Path, figures: dict[str, Any]) -> str:
     """A row for each study: question, published figures, cost, and one figure of its CPU variant."""
-    heads = ("study", "asks", "published", "launches, cells", "time", "GPU hours", "on a CPU")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
     for name in rebuilt(root):
         study, sums = sums_of(root, name)
         published = len(study.get("expects", ()))
-        told = [f"`{name}`", study["question"], str(published or "–"), f"{sums['launches']}, {sums['cells']}"]
-        told += [documents.time_of(sums["minutes"]), f"{sums['gpu_hours']:.0f}"]
-        told += [figures.get(f"{name}{CPU}", {}).get("figure", "not run yet")]
-        lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(lines) + "\n"
+        row = [f"`{name}`", study["question"], str(published or "–"), f"{sums['launches']}, {sums['cells']}"]
+        row += [documents.time_of(sums["minutes"]), f"{sums['gpu_hours']:.0f}"]
+        rows.append([*row, figures.get(f"{name}{CPU}", {}).get("figure", "not run yet")])
+    return docs.table(("study", "asks", "published", "launches, cells", "time", "GPU hours", "on a CPU"), rows)
 
 
 def filled(page: str, root: Path) -> str:
     """`page` with its table made anew."""
     figures = read_json(root / FIGURES) if (root / FIGURES).exists() else {}
-    return _MARKED.sub(lambda mark: f"{mark[1]}{table(root, figures)}{mark[2]}", page)
+    return docs.between(page, BEGIN, END, table(root, figures))
 
 
-def main() -> None:
-    for name in names(Path(), "studies"):
-        write_text(file_of(Path(), "studies", name), expected(Path(), name))
-    write_text(PAGE, filled(PAGE.read_text(encoding="utf-8"), Path()))
-
-
-if __name__ == "__main__":
-    run_and_exit(main)
+def pages() -> dict[Path, str]:
+    files = {file_of(Path(), "studies", name): expected(Path(), name) for name in names(Path(), "studies")}
+    return {**files, PAGE: filled(PAGE.read_text(encoding="utf-8"), Path())}
