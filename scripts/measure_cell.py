@@ -10,20 +10,14 @@ turn.take()  # before anything large is imported
 
 from servegauge.base.errors import run_and_exit
 from servegauge.cli.measure import measure_cell
-from servegauge.submit.backends import backends
-from servegauge.submit.monitor import POLL_S
+from servegauge.cli.options import add_submit
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plan", type=Path, required=True, help="results/plan/<study>.json")
     parser.add_argument("--cell", required=True, help="id of the cell")
-    parser.add_argument(
-        "--submit", choices=sorted(backends()), default="local", help="how the job reaches its node (default: local)"
-    )
-    parser.add_argument(
-        "--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm (default: 30)"
-    )
+    add_submit(parser.add_argument)
     parser.add_argument("--log", type=Path, help="a file that gets what is said, too")
     parser.add_argument("--out", type=Path, required=True, help="results/cells/<cell>/cell.json")
     given = parser.parse_args()

@@ -10,8 +10,7 @@ turn.take()  # before anything large is imported
 
 from servegauge.base.errors import run_and_exit
 from servegauge.cli.measure import measure_launch
-from servegauge.submit.backends import backends
-from servegauge.submit.monitor import POLL_S
+from servegauge.cli.options import add_submit
 
 
 def main() -> int:
@@ -19,13 +18,8 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, required=True, help="results/plan/<study>.json")
     parser.add_argument("--launch", required=True, help="id of the launch")
     parser.add_argument("--attempt", type=int, required=True, help="number of the attempt, from 0")
-    parser.add_argument(
-        "--submit", choices=sorted(backends()), default="local", help="how the job reaches its node (default: local)"
-    )
+    add_submit(parser.add_argument)
     parser.add_argument("--cells", default="*", metavar="GLOB", help="only cells whose id matches")
-    parser.add_argument(
-        "--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm (default: 30)"
-    )
     parser.add_argument(
         "--look", action="store_true", help="only where the study's intervals are not narrow enough yet (job.stop)"
     )

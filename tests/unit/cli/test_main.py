@@ -44,7 +44,13 @@ def test_the_overview_names_every_command_and_imports_none(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_examples_are_command_lines_that_it_takes(name: str) -> None:
+def test_the_examples_are_command_lines_that_it_takes(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copied" / "results").mkdir(parents=True)
+    (tmp_path / "artifacts" / "run1").mkdir(parents=True)
+    (tmp_path / "artifacts" / "run1" / "profile_export.jsonl").touch()
     module = importlib.import_module(f"servegauge.cli.{name}")
     parser = main.parser_of(module, f"servegauge {name}")
     assert module.EXAMPLE.strip("\n") in parser.format_help()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -24,34 +26,47 @@ def did_you_mean(found: object, allowed: Iterable[object]) -> str:
 
 # What a disk, a quota or a mode refuses: a person makes room or asks for the right; it is no fault of the program.
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}  # a file where a folder has to be, or a folder where a file
+# A path that cannot be: a file where a folder has to be, or the other way round, or a name that nothing can have
+MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def run_and_exit(main: Callable[[], int | None]) -> None:
     """Run a script's `main` and leave: UserError becomes one message and exit status 2, Ctrl-C becomes 130.
 
     So does an OSError by which the system refuses to read or write a file, or finds another kind of it: its place and
-    the system's words.
+    the system's words. Where the reader of the output has ended (`| head`), the status is that of SIGPIPE.
     """
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except UserError as error:
-        print(f"error: {visible(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        _leave(str(error))
     except OSError as error:
+        if error.errno == errno.EPIPE and _reader_has_ended():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it flushes what is left
+            sys.exit(128 + signal.SIGPIPE)
+        place, words = visible(str(error.filename or "a file")), os.strerror(error.errno or 0)
         if error.errno in MISPLACED and error.filename:
-            words = f"{visible(str(error.filename))}: {os.strerror(error.errno or 0)}"
-            print(f"error: {words}. Give another path, or move what is in the way.", file=sys.stderr)
-            sys.exit(2)
+            _leave(f"{place}: {words}. Give another path, or move what is in the way.")
         if error.errno not in REFUSED:
             raise
-        where = error.filename or "a file"
-        print(
-            f"error: {visible(str(where))}: {os.strerror(error.errno)}. Nothing half-written stays, and what was "
-            "measured is safe; make room, or correct the rights, and give the same command again.",
-            file=sys.stderr,
+        _leave(
+            f"{place}: {words}. Nothing half-written stays, and what was measured is safe; make room, or correct the "
+            "rights, and give the same command again."
         )
-        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _reader_has_ended() -> bool:
+    """Whether standard output is a pipe that nothing reads any more."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _leave(message: str) -> None:
+    print(f"error: {visible(message)}", file=sys.stderr)
+    sys.exit(2)

@@ -58,7 +58,8 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
         temporary.replace(path)
         fsync(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a library that wrote to a full disk does not say where
+        if error.filename in (None, name):  # a library that wrote to a full disk does not say where
+            error.filename = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

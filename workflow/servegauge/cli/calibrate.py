@@ -7,9 +7,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from servegauge.base.errors import UserError
+from servegauge.cli import options
 from servegauge.contract.records.base import plain
 from servegauge.contract.records.calibration import CalibratedPoint, Limits
 from servegauge.instrument.calibrate import calibrate
@@ -27,50 +27,46 @@ COLUMNS = ("load", "tokens/s", "TTFT p50", "p99", "max", "ITL p99", "E2E p99", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--short", action="store_true", help="the few points that run before every launch")
-    add("--cpus", metavar="N,N,...", help="pin the generator to these CPUs")
-    add("--server-cpus", metavar="N,...", help="pin the paced server; default: a CPU outside --cpus")
-    add("--out", type=Path, default=Path("calibration.json"), help="default: calibration.json")
+    add("--cpus", type=options.counts("CPUs", 0), metavar="N,N,...", help="pin the generator to these CPUs")
+    add(
+        "--server-cpus",
+        type=options.counts("CPUs", 0),
+        metavar="N,...",
+        help="pin the paced server; default: a CPU outside --cpus",
+    )
+    add("--out", type=options.new_file, default="calibration.json", help="default: calibration.json")
     add("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """The subcommand: exit status."""
-    return measure(arguments.short, arguments.cpus, arguments.server_cpus, arguments.out, arguments.json)
-
-
-def measure(short: bool, cpus: str | None, server_cpus: str | None, out: Path, as_json: bool) -> int:
-    """Calibrate and report; `cpus` and `server_cpus` are lists with commas. UserError for CPUs that are not ours."""
+    as_json, out = arguments.json, arguments.out
+    check_cpus(arguments.cpus, "--cpus")
+    check_cpus(arguments.server_cpus, "--server-cpus")
     if not as_json:
         print("error of the instrument (reported - true) in ms")
         print(_line(COLUMNS))
     result = calibrate(
-        short,
-        cpu_list(cpus, "--cpus"),
+        arguments.short,
+        arguments.cpus,
         out,
-        cpu_list(server_cpus, "--server-cpus"),
+        arguments.server_cpus,
         on_point=lambda point: None if as_json else print(_line(cells(point)), flush=True),
     )
     if as_json:
         json.dump(plain(result), sys.stdout, indent=1)
         print()
     else:
-        print(said(result.limits))
+        print(limits_text(result.limits))
         print(f"written to {out} after {result.seconds:.0f} s")
     return 0
 
 
-def cpu_list(text: str | None, option: str) -> list[int] | None:
-    """`0,2` as numbers; None for None."""
-    if text is None:
-        return None
-    try:
-        cpus = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"{option} {text!r}: give CPU numbers with commas between them") from None
-    ours = os.sched_getaffinity(0)
-    if absent := sorted(set(cpus) - ours):
-        raise UserError(f"{option}: this process may not use CPU {absent[0]}; it may use {sorted(ours)}")
-    return cpus
+def check_cpus(cpus: list[int] | None, option: str) -> None:
+    """UserError for CPUs that this process may not use."""
+    ours = sorted(os.sched_getaffinity(0))
+    if absent := sorted(set(cpus or ()) - set(ours)):
+        raise UserError(f"{option}: this process may not use CPU {absent[0]}; it may use {ours}")
 
 
 def cells(point: CalibratedPoint) -> Sequence[str]:
@@ -97,7 +93,7 @@ def cells(point: CalibratedPoint) -> Sequence[str]:
 _SHOWN = (("ttft", "p50"), ("ttft", "p99"), ("ttft", "max"), ("itl", "p99"), ("e2e", "p99"))
 
 
-def said(limits: Limits) -> str:
+def limits_text(limits: Limits) -> str:
     """What this node's instrument carries, in one line a kind of load."""
     lines = []
     for kind, unit in (("streams", "streams"), ("rate_rps", "req/s")):

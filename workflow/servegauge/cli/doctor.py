@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from servegauge.base import allocation
 from servegauge.base.errors import UserError
+from servegauge.cli import options
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import JobContext, Order
@@ -62,8 +63,8 @@ Found = tuple[bool | None, str, str]  # ok, what was found, what to do
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--profile", type=Path, help="folder of a Snakemake profile, such as profiles/hlrs")
-    add("--study", help="name of a file in config/studies/; default: as config/config.yaml says")
+    add("--profile", type=options.path, help="folder of a Snakemake profile, such as profiles/hlrs")
+    add("--study", type=options.name, help="name of a file in config/studies/; default: as config/config.yaml says")
     add("--submit", choices=sorted(backends()), help="how jobs reach their node; default: as the profile says")
 
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.cli import options
 from servegauge.dataset import merge
 from servegauge.exchange.anonymise import anonymise, write_list
 from servegauge.exchange.exporters import exporters
@@ -22,11 +23,11 @@ EXAMPLE = """
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = exporters()
     add = parser.add_argument
-    add("study", help="name of the study")
+    add("study", type=options.name, help="name of the study")
     formats = "; ".join(f"{one.name}: {one.writes}" for one in known.values())
     add("--format", choices=list(known), required=True, help=formats)
-    add("--results", type=Path, default=Path("results"), help="folder with dataset/; default: results")
-    add("--out", type=Path, required=True, help="folder for the files")
+    options.add_results(add)
+    add("--out", type=options.new_folder, required=True, help="folder for the files")
     add(
         "--anonymise",
         action="store_true",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from servegauge.base.errors import UserError
+from servegauge.cli import options
 from servegauge.exchange.importers import importers
 
 HELP = "Read requests that another tool measured; write them as a requests table, and summarise them."
@@ -17,16 +17,14 @@ EXAMPLE = """
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = importers()
     add = parser.add_argument
-    add("file", metavar="FILE", type=Path, help="what the other tool wrote")
+    add("file", metavar="FILE", type=options.file, help="what the other tool wrote")
     formats = "; ".join(f"{one.name}: {one.reads}" for one in known.values())
     add("--format", choices=list(known), help=f"{formats}. Default: the one that recognises the file")
-    add("--out", type=Path, help="Parquet file for the requests, with the derived columns")
+    add("--out", type=options.new_file, help="Parquet file for the requests, with the derived columns")
 
 
 def run(arguments: argparse.Namespace) -> int:
     known = importers()
-    if not arguments.file.is_file():
-        raise UserError(f"{arguments.file}: there is no such file")
     name = arguments.format or next((name for name, one in known.items() if one.recognises(arguments.file)), None)
     if name is None:
         raise UserError(f"{arguments.file}: no format recognises it; there are {', '.join(known)} (--format)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from servegauge.cli import options
 from servegauge.exchange.join import join
 
 HELP = "Bring another results folder's cells, launches, traces and probes in."
@@ -19,9 +20,11 @@ On A, with B's folder on a disk that both see, or a copy of it; then the command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("other", type=Path, metavar="OTHER/results", help="the results folder to take from; it is only read")
-    add("--label", default="elsewhere", help="what the report calls the place it comes from; default: elsewhere")
-    add("--results", type=Path, default=Path("results"), help="the results folder to bring it into; default: results")
+    add("other", type=options.path, metavar="OTHER/results", help="the results folder to take from; it is only read")
+    label = "what the report calls the place it comes from; default: elsewhere"
+    add("--label", type=options.name, default="elsewhere", help=label)
+    here = "the results folder to bring it into; default: results"
+    add("--results", type=options.new_folder, default=Path("results"), metavar="DIR", help=here)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.cli import options
 from servegauge.plan import documents
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -24,19 +25,19 @@ EXAMPLE = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("study", nargs="?", help="name of a file in config/studies/; default: the one of config/config.yaml")
+    options.add_study(add)
     formats = ("table", "csv", "json")
     add("--format", choices=formats, default="table", help="a line a launch, a line a cell, or everything")
     add("--cells", default="*", metavar="GLOB", help="only cells whose id matches")
-    add("--power", type=_difference, metavar="SHARE", help="say how many repeats see a difference: 0.02 for 2 %%")
+    difference = options.number("a difference such as 0.02 for 2 %", 1e-4, 0.999)
+    add("--power", type=difference, metavar="SHARE", help="say how many repeats see a difference: 0.02 for 2 %%")
     add("--over-budget", action="store_true", help="exit with 0 although the plan is over the budget")
 
 
 def run(arguments: argparse.Namespace) -> int:
     root = Path()
     results = root / "results"
-    name = arguments.study or load_config(root, {})["study"]
-    plan = expand(load_study(root, name)).selected(arguments.cells)
+    plan = expand(load_study(root, arguments.study or load_config(root, {})["study"])).selected(arguments.cells)
     sys.stdout.write(documents.render(plan, results, arguments.format))
     if arguments.format == "table":
         print(f"\n{what_it_sees(plan.study, results, arguments.power)}")
@@ -86,10 +87,3 @@ def _windows_see(study: Mapping[str, Any]) -> Iterator[str]:
             f"{100 * scatter(load['requests']):.0f} % between repeats; {100 * PRECISION:.0f} % takes about {enough} "
             "(fewer with constant arrivals, answers of equal time or many slots)"
         )
-
-
-def _difference(text: str) -> float:
-    value = float(text)
-    if not 0 < abs(value) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a difference such as 0.02 for 2 %")
-    return abs(value)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 from pathlib import Path
 
 from servegauge.base import environment
+from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
+from servegauge.cli import options
 from servegauge.inputs.config_files import load_model
 from servegauge.plan.config import load_platform
-from servegauge.submit.backends import backends
-from servegauge.submit.monitor import POLL_S, Cancelled
+from servegauge.submit.monitor import Cancelled
 from servegauge.submit.probe_order import make_order, submit
 
 HELP = "Measure what a platform can do by itself: products, memory, storage, network, collectives."
@@ -21,31 +23,31 @@ EXAMPLE = """
 """
 
 
-def sizes(text: str) -> list[int]:
-    """Tensor parallel sizes with commas between them."""
-    return [int(size) for size in text.split(",")]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--platform", required=True, help="a file in config/platforms/, by name")
-    add("--probes", default="all", help="all, light (no torch needed), or names: gemm,memcpy,...")
+    add("--platform", type=options.name, required=True, help="a file in config/platforms/, by name")
+    add("--probes", type=options.name, default="all", help="all, light (no torch needed), or names: gemm,memcpy,...")
     add("--quick", action="store_true", help="few sizes and samples: seconds, not minutes")
     add("--models", default="", help="files in config/models/ whose shapes and storage are measured")
-    add("--tp", type=sizes, default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
-    add("--processes", type=int, default=1, help="processes of each probe; a comparison's verdict takes 5 a side")
-    add("--nodes", type=int, default=1, help="nodes of the job, for collectives and network")
-    add("--python", help="interpreter of the environment to measure in (default: envs/probes if built)")
-    add("--submit", choices=sorted(backends()), default="local", help="how the job reaches its node")
-    add("--poll-s", type=float, default=POLL_S, help="seconds between two questions to Slurm")
-    add("--out", type=Path, help="folder of the documents (default results/probes/<platform>)")
-    add("--log", type=Path, help="a file that gets what is said, too")
-    add("--stamp", type=Path, help="file that is written last and names the documents")
+    add("--tp", type=options.counts("sizes"), default="1", help="tensor parallel sizes of model_gemm, such as 1,2")
+    processes = "processes of each probe; a comparison's verdict takes 5 a side"
+    add("--processes", type=options.count("processes"), default=1, help=processes)
+    add("--nodes", type=options.count("nodes"), default=1, help="nodes of the job, for collectives and network")
+    python = "interpreter of the environment to measure in (default: envs/probes if built)"
+    add("--python", type=options.name, help=python)
+    options.add_submit(add)
+    add("--out", type=options.new_folder, help="folder of the documents (default results/probes/<platform>)")
+    add("--log", type=options.new_file, help="a file that gets what is printed, too")
+    add("--stamp", type=options.new_file, help="file that is written last and names the documents")
 
 
 def run(arguments: argparse.Namespace) -> int:
     environment.restore(os.environ)
     root = Path.cwd()
+    if arguments.nodes > 1 and arguments.submit != "slurm":
+        raise UserError(f"--nodes {arguments.nodes}: a job of several nodes is one of Slurm; add --submit slurm")
+    if arguments.python and not shutil.which(arguments.python):
+        raise UserError(f"--python {arguments.python}: there is no such program; give the path of an interpreter")
     order = make_order(
         load_platform(root, arguments.platform),
         arguments.probes,

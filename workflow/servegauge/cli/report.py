@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from servegauge.cli import options
 from servegauge.report.terminal import PROFILE, summarise
 
 HELP = "Write a study's report from the dataset, or print its summary."
@@ -18,9 +19,9 @@ EXAMPLE = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("study", help="name of the study, a file in config/studies/")
-    add("--results", type=Path, default=Path("results"), help="folder with dataset/; default: results")
-    add("--out", type=Path, help="page to write; default: RESULTS/report/STUDY.html")
+    add("study", type=options.name, help="name of the study, a file in config/studies/")
+    options.add_results(add)
+    add("--out", type=options.new_file, metavar="FILE", help="page to write; default: DIR/report/STUDY.html")
     add("--text", action="store_true", help="print the summary instead; exit status 1 if a cell failed")
     add("--profile", default=PROFILE, help=f"profile in the commands that --text prints; default: {PROFILE}")
 

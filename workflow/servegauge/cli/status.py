@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from servegauge.base.progress import duration, utc_now
+from servegauge.cli import options
 from servegauge.plan import documents
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -23,9 +24,10 @@ EXAMPLE = """
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("study", nargs="?", help="name of a file in config/studies/; default: the one of config/config.yaml")
-    add("--results", type=Path, default=Path("results"), help="default: results")
-    add("--watch", nargs="?", type=float, const=10.0, metavar="S", help="show it again every S seconds (10)")
+    options.add_study(add)
+    options.add_results(add, "folder with what was measured")
+    seconds = options.number("seconds, 1 to 86400", 1, 86400)
+    add("--watch", nargs="?", type=seconds, const=10.0, metavar="S", help="show it again every S seconds (10)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -38,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0
         clear = "\033[2J\033[H" if sys.stdout.isatty() else ""
         print(f"{clear}{utc_now()}\n{text}", flush=True)
-        time.sleep(max(1.0, arguments.watch))
+        time.sleep(arguments.watch)
 
 
 def lines(plan: documents.Plan, results: Path) -> Iterator[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from servegauge.base.errors import UserError
 from servegauge.base.files import write_text
 from servegauge.base.text import csv_text
+from servegauge.cli import options
 from servegauge.traces import build, phases, ttft_means
 
 HELP = "Show where a traced server's time went: phases on CPU and GPU, kernels, copies, gaps."
@@ -22,23 +21,15 @@ docs/traces.md says what they mean.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path, help="what the profiler wrote; one file a rank")
-    parser.add_argument(
-        "--requests",
-        metavar="RUN.parquet",
-        type=Path,
-        help="requests of the traced window, as `servegauge load` wrote them",
-    )
-    parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="folder for the tables; without it they are not written"
-    )
+    add = parser.add_argument
+    add("files", metavar="FILE", nargs="+", type=options.path, help="what the profiler wrote; one file a rank")
+    requests = "requests of the traced window, as `servegauge load` wrote them"
+    add("--requests", metavar="RUN.parquet", type=options.path, help=requests)
+    add("--out", metavar="DIR", type=options.new_folder, help="folder for the tables; without it none are written")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the phase table, and write the tables."""
-    if arguments.out is not None and arguments.out.exists() and not arguments.out.is_dir():
-        raise UserError(f"--out {arguments.out}: a file; give a folder, which is made where it is absent")
     tables = build.of_files(build.name_of(arguments.files[0]), arguments.files, arguments.requests)
     rows = phases.phases(tables)
     print(_head(tables))
@@ -48,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
             print("sampling is a part of the steps above it")
     for sentence in phases.sentences(rows):
         print(sentence)
-    for said in ttft_means.sentences([tables["request_ttft"]]):
-        print(said)
+    for sentence in ttft_means.sentences([tables["request_ttft"]]):
+        print(sentence)
     if arguments.out is not None:
         build.write(tables, arguments.out)
         write_text(arguments.out / "phases.csv", csv_text(phases.COLUMNS, rows))

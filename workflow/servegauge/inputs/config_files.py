@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.contract.yaml_schema import Keys, Mistake, read_yaml, schema, validate, with_defaults
 
+MOST_SHOWN = 12  # names of files in a message
 MOST_LETTERS = 64  # of a name: a cell's folder is named by model, framework, platform and prompt set together
 SECRET = (
     "looks like a secret, and what stands in this file is kept with the results. Take it out (and, where it was "
@@ -53,8 +55,15 @@ def file_of(root: Path, folder: str, name: str) -> Path:
 
 
 def unknown_name(name: str, known: list[str], folder: Path) -> str:
-    """The message for a file that is not there: the nearest name, and all of them."""
-    return f"there is no {folder / name}.yaml.{did_you_mean(name, known)} There are: {', '.join(known) or 'none'}"
+    """The message for a file that is not there: the nearest name, and all of them, or some where they are many."""
+    plain = Path(name).stem
+    if plain in known:
+        return f"there is no {folder / name}.yaml: give the name alone, {plain!r}"
+    shown = ", ".join(known) or "none"
+    if len(known) > MOST_SHOWN:
+        near = difflib.get_close_matches(name, known, MOST_SHOWN, 0.3) or known[:MOST_SHOWN]
+        shown = f"{', '.join(near)} and {len(known) - len(near)} others (ls {folder})"
+    return f"there is no {folder / name}.yaml.{did_you_mean(name, known)} There are: {shown}"
 
 
 def read_named(root: Path, folder: str, kind: str, name: str) -> dict[str, Any]:

@@ -36,11 +36,12 @@ class AIPerf(Importer):
             return False
 
     def requests(self, path: Path) -> tuple[pa.Table, Sequence[str]]:
-        records = [
-            _read(path, number, line)
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
-            if line.strip()
-        ]
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            expected = "expected AIPerf's profile_export.jsonl, one JSON object a line"
+            raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start}); {expected}") from None
+        records = [_read(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
         if not records:
             raise UserError(f"{path}: holds no request; expected AIPerf's profile_export.jsonl, one JSON object a line")
         records.sort(key=lambda one: _start(one["metadata"]))
