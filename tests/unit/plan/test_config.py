@@ -112,6 +112,15 @@ TEXTS = {
     "list": ("- a\n- b\n", "found a list ['a', 'b'], expected keys with values"),
     "empty": ("", "found nothing, expected keys with values"),
     "object": ("question: !!python/object:os.system {}\n", "could not determine a constructor"),
+    "alias of itself": ("question: a\nmatrix: &a [*a]\n", "an alias (*name) stands inside of what it names"),
+    "time in base 60": (
+        "question: a\njob: {max_min: 4:00:00}\n",
+        "x.yaml:2: 4:00:00 is a number in base 60 to YAML; write one",
+    ),
+    "time in base 60 with a fraction": (
+        "question: a\nload:\n  duration_s: 1:30.5\n",
+        "x.yaml:3: 1:30.5 is a number in base 60",
+    ),
 }
 
 

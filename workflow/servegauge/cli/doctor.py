@@ -106,11 +106,17 @@ def settings(profile: Path | None) -> dict[str, Any]:
         raise UserError(f"there is no profile {profile}. There are: {known or 'none'}")
     data, _ = read_yaml(file)
     found: dict[str, Any] = {}
-    names = data.get("configfile") or []
-    for name in [names] if isinstance(names, str) else names:
+    names, pairs = data.get("configfile") or [], data.get("config") or []
+    for name in [names] if isinstance(names, str) else names if isinstance(names, list) else [None]:
+        if not isinstance(name, str):
+            raise UserError(f"{file}: configfile: found {names!r}; expected the path of a file, or a list of paths")
         found |= read_yaml(Path(name))[0]
-    for pair in data.get("config") or []:
-        key, _, value = str(pair).partition("=")
+    if isinstance(pairs, dict):
+        return {**found, **pairs}
+    for pair in pairs if isinstance(pairs, list) else [pairs]:
+        key, equals, value = str(pair).partition("=")
+        if not key or not equals:
+            raise UserError(f"{file}: config: found {pair!r}; expected NAME=VALUE, such as study=demo")
         found[key] = value
     return found
 

@@ -7,6 +7,7 @@ nearest allowed one.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
@@ -44,11 +45,23 @@ class _StrictLoader(_Loader):  # type: ignore[misc]
 
     def construct_whole(self, node: yaml.ScalarNode) -> float:
         """4.0 as 4: the schemas take both for an integer, and a count of 4.0 is none."""
-        value = self.construct_yaml_float(node)
+        value = self.construct_yaml_float(_decimal(node))
         return int(value) if value.is_integer() else value
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        return self.construct_yaml_int(_decimal(node))
+
+
+def _decimal(node: yaml.ScalarNode) -> yaml.ScalarNode:
+    """`node`, unless it is written as a time: YAML 1.1 reads 4:00:00 as the number 14400."""
+    if ":" in node.value:
+        why = f"{node.value} is a number in base 60 to YAML; write one number, or put the text into quotes"
+        raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+    return node
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_whole)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_integer)
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
@@ -61,6 +74,9 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
         data = yaml.load(text, _StrictLoader)
+        json.dumps(data, default=str, skipkeys=True)
+    except ValueError:
+        raise UserError(f"{path}: an alias (*name) stands inside of what it names, which has no end") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}{_trouble(error, text)}") from error
     except RecursionError:

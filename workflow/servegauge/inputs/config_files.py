@@ -61,7 +61,7 @@ def unknown_name(name: str, known: list[str], folder: Path) -> str:
         return f"there is no {folder / name}.yaml: give the name alone, {plain!r}"
     shown = ", ".join(known) or "none"
     if len(known) > MOST_SHOWN:
-        near = difflib.get_close_matches(name, known, MOST_SHOWN, 0.3) or known[:MOST_SHOWN]
+        near = difflib.get_close_matches(name, known, MOST_SHOWN, 0.5) or known[:MOST_SHOWN]
         shown = f"{', '.join(near)} and {len(known) - len(near)} others (ls {folder})"
     return f"there is no {folder / name}.yaml.{did_you_mean(name, known)} There are: {shown}"
 

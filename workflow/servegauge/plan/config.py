@@ -103,7 +103,7 @@ def load_platform(root: Path, name: str) -> dict[str, Any]:
             runtime(how.get("runtime", DEFAULT))
         except UserError as error:
             raise UserError(f"{path}: frameworks: {framework}: {error}") from error
-    placement = {key: _cpus(value) for key, value in platform.get("placement", {}).items()}
+    placement = {key: _cpus(value, f"{path}: placement.{key}") for key, value in platform.get("placement", {}).items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
 
 
@@ -132,12 +132,14 @@ def _texts(variables: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(value) for key, value in variables.items()}
 
 
-def _cpus(value: list[int] | str) -> list[int]:
-    """[0, 1, 2, 8] for "0-2,8"."""
+def _cpus(value: list[int] | str, where: str) -> list[int]:
+    """[0, 1, 2, 8] for "0-2,8"; UserError for a range whose end comes before its beginning."""
     if isinstance(value, list):
         return value
     numbers: list[int] = []
     for part in value.split(","):
         first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise UserError(f"{where}: found {part!r}, whose end is before its beginning; write {last}-{first}")
         numbers.extend(range(int(first), int(last or first) + 1))
     return numbers
