@@ -105,12 +105,12 @@ from servegauge.probes.suite import attention
 from servegauge.probes.suite import collectives
 from servegauge.probes.harness.base import Context, Wrong, run
 from servegauge.probes.harness.numeric import TorchBackend
-paged = attention._paged(TorchBackend(), (4, 2, 16), "bf16", 2, 32, 4)
+paged = attention._paged(TorchBackend(), (4, 2, 16), 2, 32, 4)
 expected = attention.reference(paged)
-attention._check(attention._torch(paged)(0), expected, "bf16")
+attention._check(attention._torch(paged)(0), expected)
 shuffled = dataclasses.replace(paged, tables=[paged.tables[0].flip(0)])
 try:
-    attention._check(attention._torch(shuffled)(0), expected, "bf16")
+    attention._check(attention._torch(shuffled)(0), expected)
 except Wrong as wrong:
     print("attention", wrong)
 collectives.run_ranks = lambda spec, *_: [

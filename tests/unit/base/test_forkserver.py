@@ -42,7 +42,7 @@ def test_it_is_its_module_with_our_words_and_environment(module, tmp_path, monke
     forkserver.prepare(PRELOADED)
     child = ForkedProcess(module, "one", "two", log=tmp_path / "log")
     child.tell({"some": "order"})
-    said = child.last_words(20)
+    said = child.rest_of_output(20)
     assert said == b'["{\\"some\\": \\"order\\"}\\n", ["one", "two"], "now", null, [true, true, true]]\n'
     assert child.wait(5) == 3
     child.close()
@@ -53,7 +53,7 @@ def test_one_that_hangs_is_waited_for_no_longer_than_asked_and_killed(module, tm
     child = ForkedProcess(module, log=tmp_path / "log")
     child.tell("hang")
     with pytest.raises(TimeoutError):
-        child.last_words(0.1)
+        child.rest_of_output(0.1)
     assert child.wait(0.1) is None
     child.kill()
     assert child.wait(0) == -9
@@ -90,7 +90,7 @@ def test_the_fork_server_has_one_thread_of_blas_and_a_child_our_environment(modu
     server = psutil.Process(child.pid).parent()
     assert server.environ()["OPENBLAS_NUM_THREADS"] == "1"
     child.tell({})
-    assert b'"now", "7"' in child.last_words(20)
+    assert b'"now", "7"' in child.rest_of_output(20)
     child.wait(5)
     child.close()
     assert os.environ["OPENBLAS_NUM_THREADS"] == "7"
@@ -107,7 +107,7 @@ def test_a_long_tmpdir_is_no_obstacle(module, tmp_path):
         from servegauge.base.forkserver import ForkedProcess
         child = ForkedProcess({module!r})
         child.tell("go")
-        print(child.last_words(30).decode(), end="")
+        print(child.rest_of_output(30).decode(), end="")
     """)
     )
     environment = {**os.environ, "TMPDIR": str(long)}

@@ -35,7 +35,7 @@ def fsync(path: Path) -> None:
 
 
 def _allowed(mode: int) -> int:
-    """`mode` less what the user's umask takes away, as for any file: a group may share results, or nobody."""
+    """`mode` less what the user's umask takes away, as for any file; a group may share results."""
     umask = os.umask(0o077)
     os.umask(umask)
     return mode & ~umask
@@ -69,7 +69,7 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
 def whole_folder(path: Path, writer: str = "") -> Iterator[Path]:
     """A temporary folder to fill; it becomes `path` when the block ends well and disappears when it does not.
 
-    `writer` stands in its temporary name, `.<name>.<writer>.<random>`, so that who starts again knows its own.
+    `writer` is part of its temporary name, `.<name>.<writer>.<random>`, so that a restarted process finds its own.
     An existing `path` with anything in it is never replaced: measured bytes are immutable. FileExistsError says so.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -112,19 +112,19 @@ class ForkedProcess:
         return self._process.pid
 
     def tell(self, order: Any) -> None:
-        """Send one line of JSON; a process that has ended is found out when its output ends."""
+        """Send one line of JSON; that a process has ended is noticed when its output ends."""
         with contextlib.suppress(BrokenPipeError):
             self.stdin.write(json.dumps(order).encode() + b"\n")
 
-    def last_words(self, timeout_s: float) -> bytes:
+    def rest_of_output(self, timeout_s: float) -> bytes:
         """What it writes until it closes its output; TimeoutError where it does not in time."""
-        said, end = b"", time.monotonic() + timeout_s
+        output, end = b"", time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             selector.register(self.stdout, selectors.EVENT_READ)
             while selector.select(max(0.0, end - time.monotonic())):
                 if not (data := os.read(self.stdout.fileno(), 1 << 16)):
-                    return said
-                said += data
+                    return output
+                output += data
         raise TimeoutError
 
     def wait(self, timeout_s: float | None = None) -> int | None:
@@ -152,7 +152,7 @@ def _run(
     log: str | None,
     variables: dict[str, str],
 ) -> None:
-    """In the child: be `python -m module argv`."""
+    """Run `main()` of `module` in the child, as `python -m module argv` would."""
     os.environ.clear()
     os.environ.update(variables)  # ours of now, not those of when the fork server was started
     os.dup2(stdin.fileno(), 0)

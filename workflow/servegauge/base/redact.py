@@ -25,7 +25,7 @@ from servegauge.base.text import visible
 
 NOT_KEPT = "(not kept)"  # a variable that is neither a secret nor known to matter: its name stays
 PIECE_BYTES = 4 * 2**20  # of a file, cleaned at once
-MIN_SECRET = 8  # shorter strings cannot be told from ordinary text; removing them would damage it without hiding them
+MIN_SECRET = 8  # shorter strings look like ordinary text; removing them would damage it without hiding them
 
 # Inside a name, in any case, with or without separators: HF_TOKEN, api-key, apikey, dbPassword, PGPASSWORD, MYSQL_PWD
 _SECRET_NAME = re.compile(
@@ -113,7 +113,7 @@ def text(value: str, secrets: Iterable[str] = ()) -> str:
 
 
 def seal(log: Path, secrets: Iterable[str] = ()) -> None:
-    """Rewrite a log that nobody writes to any more without anything that is, or looks like, a secret.
+    """Rewrite a log, which no process writes to any more, without anything that is, or looks like, a secret.
 
     Its mode and what is no text in it stay, and a log without secrets is not touched. One that holds some and cannot be
     rewritten, on a full disk, is removed.
@@ -232,16 +232,12 @@ def argv(words: Sequence[str], secrets: Iterable[str] = (), *, spelled_: Sequenc
     words = [str(word) for word in words]
     hidden = hidden_words(words)
     for position, word in enumerate(words):
-        if position in hidden:
+        secret = position in hidden or (hide and not word.startswith("--"))
+        hide = False
+        if secret:
             found.append(REMOVED)
-            hide = False
             continue
         name, equals, value = word.partition("=")
-        if hide and not word.startswith("--"):
-            found.append(REMOVED)
-            hide = False
-            continue
-        hide = False
         if equals and re.fullmatch(r"-{0,2}[\w.-]+", name) and _drops(name, value):
             found.append(f"{_text(name, spelled)}={REMOVED}")
             continue

@@ -118,7 +118,7 @@ def main() -> int:
         signal.signal(number, lambda *_: None)
 
     try:
-        # Where somebody kills the guard itself, the kernel ends the command.
+        # Where the guard itself is killed, the kernel ends the command.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=die_with_parent
         )

@@ -49,7 +49,7 @@ JOB_MIN = 10
 
 @dataclass(frozen=True)
 class Check:
-    """One row of the table. `remedy` says what to do where `ok` is false; `ok` None: could not be told."""
+    """One row of the table. `remedy` says what to do where `ok` is false; `ok` None: unknown."""
 
     platform: str
     what: str
@@ -200,8 +200,8 @@ def partition(platform: Mapping[str, Any]) -> Found:
         return False, "Slurm does not answer", "try again later; `sinfo` shows when it is back"
     rows = [line.split("|") for line in answer.stdout.splitlines()]
     if not rows:
-        said = answer.stderr.strip() or f"there is no partition {name!r}"
-        return False, said, f"`sinfo -s` lists the partitions; set slurm: partition in {file}"
+        message = answer.stderr.strip() or f"there is no partition {name!r}"
+        return False, message, f"`sinfo -s` lists the partitions; set slurm: partition in {file}"
     up = sum(int(row[2]) for row in rows if row[1] == "up" and row[3].rstrip("*$~#") in ("idle", "mixed", "allocated"))
     if not up:
         return False, f"{name or 'the default partition'} has no node in service", "`sinfo -R` says why"
@@ -260,9 +260,9 @@ def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Itera
     yield "CPUs", lambda: cpus(platform)
     if platform.get("gpus_per_node"):
         yield "GPUs", lambda: gpus(order, found)
-        yield "driver", lambda: told(found["gpu_driver"])
+        yield "driver", lambda: known(found["gpu_driver"])
         amd = found["gpu_vendor"]["value"] == "AMD"
-        yield "ROCm" if amd else "CUDA", lambda: told(found["gpu_rocm" if amd else "gpu_cuda"])
+        yield "ROCm" if amd else "CUDA", lambda: known(found["gpu_rocm" if amd else "gpu_cuda"])
     for data in order.asked["launches"]:
         launch = Launch.from_dict(data)
         yield f"framework {launch.framework}", partial(version, launch, root)
@@ -312,22 +312,22 @@ def gpus(order: Order, found: Mapping[str, Any]) -> Found:
         return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"
     count = fact("gpu_count")
     if count is None:
-        why = (found.get("gpu_count") or {}).get("reason") or "nobody says why"
-        return False, f"the node's GPUs could not be read: {why}", "nvidia-smi, amd-smi or rocm-smi there says more"
+        why = (found.get("gpu_count") or {}).get("reason") or "no reason was recorded"
+        return False, f"the node's GPUs could not be read: {why}", "run nvidia-smi, amd-smi or rocm-smi there"
     if lost := fact("gpu_lost"):
         return False, f"the driver cannot speak to the GPU at {', '.join(lost)}", "ask for the node to be reset"
     slices = bool(given) and all(name.startswith("MIG-") for name in given)
     shown = len(given) if slices else fact("gpu_devices") or len(fact("gpu_mig_profiles") or ()) or count
     if shown < needed:
-        return False, f"the driver shows {shown} GPUs of {needed}", "nvidia-smi or amd-smi on the node says more"
+        return False, f"the driver shows {shown} GPUs of {needed}", "run nvidia-smi or amd-smi on the node"
     what = "MIG slices" if slices or (fact("gpu_mig") is True and shown != count) else "GPUs"
     return True, f"{needed} of {shown} {what}{f' in {variable}' if slices else ''}: {fact('gpu_model')}", ""
 
 
-def told(fact: Mapping[str, Any]) -> Found:
+def known(fact: Mapping[str, Any]) -> Found:
     """A fact that only needs to be known."""
     if fact["value"] is None:
-        return False, str(fact["reason"]), "nvidia-smi or amd-smi on the node says more"
+        return False, str(fact["reason"]), "run nvidia-smi or amd-smi on the node"
     return True, str(fact["value"]), ""
 
 
@@ -339,15 +339,15 @@ def version(launch: Launch, root: Path) -> Found:
 
     one = framework(launch.framework)
     if not one.version_argv:
-        return None, "it has no way to say its version", ""
+        return None, "it has no option that prints its version", ""
     python = framework_python(launch.framework, launch.platform, root)
     argv = contained([word.replace("{python}", python) for word in one.version_argv], one.name, launch.platform, root)
     remedy = f"python scripts/build_environment.py {one.name}, or `frameworks:` of the platform"
     if shutil.which(argv[0]) is None:
         return False, f"there is no program {argv[0]!r} on the node", remedy
     done = subprocess.run(argv, capture_output=True, text=True, timeout=VERSION_S, stdin=subprocess.DEVNULL)
-    said = (done.stdout.strip() or done.stderr.strip()).splitlines()
-    last = said[-1] if said else ""
+    output = (done.stdout.strip() or done.stderr.strip()).splitlines()
+    last = output[-1] if output else ""
     return (True, last, "") if done.returncode == 0 else (False, f"exit status {done.returncode}: {last}", remedy)
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from servegauge.base import environment
 from servegauge.base.errors import UserError, did_you_mean
@@ -22,6 +22,7 @@ from servegauge.report.figure import Figure
 from servegauge.report.figures import figures
 from servegauge.submit.backends import backend
 
+T = TypeVar("T")
 ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
 
 
@@ -101,31 +102,29 @@ class Pipeline:
     def _launches(self) -> dict[str, Launch]:
         return {launch.id: launch for launch in self.plan.every_launch}
 
-    @cached_property
-    def _order(self) -> dict[str, int]:
-        return {launch.id: number for number, launch in enumerate(self.plan.every_launch)}
-
     def launch(self, name: str) -> Launch:
         """The launch called `name`; UserError names the nearest one."""
-        if name not in self._launches:
-            raise UserError(
-                f"study {self.name!r} has no launch {name!r}.{did_you_mean(name, self._launches)} "
-                "Another study is chosen by --config study=NAME."
-            )
-        return self._launches[name]
+        return self._known("launch", name, self._launches)
 
     def launch_of(self, cell: str) -> str:
         """The launch that a cell belongs to; UserError names the nearest cell."""
-        if cell not in self._cells:
+        return self._known("cell", cell, self._cells)
+
+    def _known(self, kind: str, name: str, known: Mapping[str, T]) -> T:
+        if name not in known:
             raise UserError(
-                f"study {self.name!r} has no cell {cell!r}.{did_you_mean(cell, self._cells)} "
+                f"study {self.name!r} has no {kind} {name!r}.{did_you_mean(name, known)} "
                 "Another study is chosen by --config study=NAME."
             )
-        return self._cells[cell]
+        return known[name]
 
     @cached_property
     def _cells(self) -> dict[str, str]:
         return {planned.cell.id: planned.cell.launch for planned in (*self.plan.cells, *self.plan.traces)}
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
+        return {launch.id: number for number, launch in enumerate(self.plan.every_launch)}
 
     def priority(self, name: str) -> int:
         """Launches run in the plan's order: blocks of platforms, randomised within a block."""
@@ -216,7 +215,7 @@ class Pipeline:
         """Files that compiling this study's workloads needs."""
         return sorted({file for launch in self.plan.launches for file in models.tokenizer_needed(launch.model)})
 
-    # -- what the person sees -----------------------------------------------
+    # -- what the user sees -----------------------------------------------
 
     def absent(self) -> list[str]:
         """What this machine lacks before the study can run: models, data sets, Slurm; a line each."""
@@ -262,5 +261,5 @@ class Pipeline:
             stamp.unlink(missing_ok=True)
 
     def total(self) -> str:
-        """Launches, cells, hours against the budget; UserError when over it and not told otherwise."""
+        """Launches, cells, hours against the budget; UserError when over it without `over_budget`."""
         return documents.total(self.plan, self.state, self.results, over_budget=bool(self.config.get("over_budget")))

@@ -98,7 +98,7 @@ class ProcessRecorder(Recorder):
             return
         try:
             process.tell(zero_ns)
-            self.report = json.loads(process.last_words(STOP_TIMEOUT_S))
+            self.report = json.loads(process.rest_of_output(STOP_TIMEOUT_S))
         except TimeoutError:
             self.report = {"error": f"the {self.name} did not end within {STOP_TIMEOUT_S:.0f} s"}
         except (ValueError, OSError):

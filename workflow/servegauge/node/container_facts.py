@@ -1,9 +1,9 @@
-"""Does this process run in a container, and how do we know: a file that an image carries is not enough.
+"""Whether this process runs in a container: a file that an image carries is not enough evidence.
 
-`/.dockerenv` and `/.singularity.d` lie in the image: a virtual machine that was made from one carries them, too, and
+`/.dockerenv` and `/.singularity.d` are in the image: a virtual machine that was made from one carries them, too, and
 systemd-detect-virt believes them. So a mark counts only where something that a container cannot do without agrees: a
-PID namespace of its own, a root that is put together from layers, or the runtime's own word in the environment, the
-cgroup or the mounts. Apptainer and enroot share the PID namespace of the node; their root tells them.
+PID namespace of its own, a root that is put together from layers, or the runtime's own name in the environment, the
+cgroup or the mounts. Apptainer and enroot share the PID namespace of the node; their root identifies them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LAYERED = (
     "squashfs",
     "fuse.squashfuse_ll",
 )
-# Words of runtimes in the cgroup's path and in the options of the root's mount -> the runtime
+# Names of runtimes in the cgroup's path and in the options of the root's mount -> the runtime
 WORDS = tuple(
     (re.compile(pattern), runtime)
     for pattern, runtime in (
@@ -48,7 +48,7 @@ VARIABLES = (
 
 
 def evidence(node: Node) -> dict[str, Any]:
-    """What each source says; None where it says nothing.
+    """What each source reports; None where it reports nothing.
 
     `marks`: files that images or runtimes leave. `detect_virt`: systemd-detect-virt's answer, which believes the marks.
     `own_pid_namespace`: this process's is not the first one. `root`: type and device of the root file system.
@@ -75,7 +75,7 @@ def evidence(node: Node) -> dict[str, Any]:
 
 
 def _root(node: Node) -> tuple[str | None, str | None, str]:
-    """(type, device, options) of the mount of `/`; the last one lies over the others."""
+    """(type, device, options) of the mount of `/`; the last one covers the others."""
     found: tuple[str | None, str | None, str] = (None, None, "")
     for line in (node.read_or("/proc/self/mounts") or "").splitlines():
         parts = line.split()
@@ -85,12 +85,12 @@ def _root(node: Node) -> tuple[str | None, str | None, str]:
 
 
 def decide(found: dict[str, Any]) -> tuple[str | None, list[str]]:
-    """(runtime | `none` | None where it cannot be told, the grounds in words), from `evidence`."""
+    """(runtime | `none` | None where it is unknown, the grounds as texts), from `evidence`."""
     agrees = [
         words for words, holds in (
             ("a PID namespace of its own", found["own_pid_namespace"]),
             (f"the root is {found['root']}", found["layered_root"]),
-            (f"the cgroup, the root's mount or the environment speak of {found['words']}", found["words"]),
+            (f"the cgroup, the root's mount or the environment name {found['words']}", found["words"]),
         ) if holds
     ]  # fmt: skip
     marks = [(f"{name} is there", MARKS[name]) for name in found["marks"]]

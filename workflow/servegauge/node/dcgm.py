@@ -42,7 +42,7 @@ class DcgmReader:
         self.missing: dict[str, str] = {}
         self._latest: dict[str, tuple[float, dict[str, float | None]]] = {}
         self._columns: list[str | None] = []
-        self._told: set[str] = set()
+        self._known: set[str] = set()
         self._lines: Repeated | None = None
         try:
             known = numbers(run(["dcgmi", "discovery", "-l"]))
@@ -91,19 +91,19 @@ class DcgmReader:
                     continue
                 values[column] = float(word) if re.fullmatch(r"[\d.]+", word) else None
                 if values[column] is not None:
-                    self._told.add(column)
+                    self._known.add(column)
             self._latest[self._uuids[int(words[1])]] = time.monotonic(), values
 
     def fill(self, rows: list[dict[str, Any]]) -> None:
-        """Add to each of `rows`, samples of this moment, what its GPU last said; None where that is no longer new."""
+        """Add to each of `rows`, samples of this moment, its GPU's last values; None where they are no longer new."""
         now = time.monotonic()
         for row in rows:
             at, values = self._latest.get(row["uuid"] or "", (0.0, {}))
             row |= {column: values.get(column) if now - at <= FRESH_S else None for column in FIELDS}
 
     def close(self) -> None:
-        """End dcgmi; of what it never told that is then the reason."""
+        """End dcgmi; a column without a value gets a reason."""
         if self._lines:
             self._lines.close()
-        for column in FIELDS.keys() - self._told:
+        for column in FIELDS.keys() - self._known:
             self.missing.setdefault(column, "DCGM: dcgmi gave N/A")

@@ -78,17 +78,17 @@ def mismatches(expect: Mapping[str, Any] | None, found: Mapping[str, Fact], wher
     and conditions that do not exist.
     """
     check_expect(expect, where)
-    said = []
+    found_wrong = []
     for name, wanted in (expect or {}).items():
         one = found.get(name) or {"value": None, "source": None, "reason": "was not read"}
         wrong = _wrong(wanted, one["value"])
         if wrong is None:
             continue
         if one["value"] is None:
-            said.append(f"{name}: expected {wrong}, but it could not be read: {one['reason']}")
+            found_wrong.append(f"{name}: expected {wrong}, but it could not be read: {one['reason']}")
         else:
-            said.append(f"{name}: expected {wrong}, found {one['value']!r} (read from {one['source']})")
-    return said
+            found_wrong.append(f"{name}: expected {wrong}, found {one['value']!r} (read from {one['source']})")
+    return found_wrong
 
 
 def _wrong(wanted: Any, value: Any) -> str | None:

@@ -14,8 +14,8 @@ from servegauge.node.reader import Node, Read, Unreadable, enter, fact
 def _each(field: str, node: Node) -> Read:
     """One value where all GPUs agree, else the list of them in the order of the GPUs.
 
-    Unreadable where the driver could not read it on one of them: that GPU's word is no value, and no list without it
-    would say of which GPU it speaks.
+    Unreadable where the driver could not read it on one of them: its error message is no value, and a list
+    without it would not show which GPU each value belongs to.
     """
     found = gpus.find(node)
     if reason := gpus.unreadable(found.gpus, field):
@@ -57,8 +57,8 @@ def gpu_devices(node: Node) -> Read:
 def gpu_lost(node: Node) -> Read:
     found = gpus.find(node)
     gone = gpus.lost(found.gpus)
-    said = ", ".join(f"{address}: {word}" for address, word in gone.items())
-    return list(gone), f"{found.source} ({said})" if said else found.source
+    messages = ", ".join(f"{address}: {word}" for address, word in gone.items())
+    return list(gone), f"{found.source} ({messages})" if messages else found.source
 
 
 @fact("maker of the GPUs: NVIDIA or AMD")
@@ -131,7 +131,7 @@ def gpu_partition(node: Node) -> Read:
 def gpu_mig(node: Node) -> Read:
     found = _made_by("NVIDIA", node, "; see gpu_partition")
     for gpu in found.gpus:
-        if not gpu["mig_told"]:
+        if not gpu["mig_reported"]:
             reason = gpus.unreadable([gpu], "mig") or f"the driver says nothing of MIG for GPU {gpu['index']}"
             raise Unreadable(reason, found.source)
     # a GPU without the feature says N/A: it is not partitioned, which is what is asked
@@ -164,7 +164,7 @@ def gpu_vgpu_licensed(node: Node) -> Read:
     return all((value or "").lower().startswith("licensed") for value in values), f"{QUERY}: {values[0]}"
 
 
-# nvidia-smi's words (NVML's nvmlGpuVirtualizationMode_t) -> ours
+# nvidia-smi's names (NVML's nvmlGpuVirtualizationMode_t) -> ours
 MODES = {
     "none": "bare_metal",
     "pass-through": "passthrough",
@@ -198,8 +198,8 @@ def gpu_virtualization(node: Node) -> Read:
         raise Unreadable(f"the GPUs differ: {', '.join(sorted(modes))}", QUERY)
     if not modes:
         raise Unreadable("the driver can speak to no GPU", QUERY)
-    mode, said = MODES.get(modes.pop()), found["nvidia_smi_mode"][0]
-    grounds = [f"nvidia-smi's virtualization mode is {said}"]
+    mode, reported = MODES.get(modes.pop()), found["nvidia_smi_mode"][0]
+    grounds = [f"nvidia-smi's virtualization mode is {reported}"]
     if mode in ("bare_metal", None) and all(map(nvidia_smi.vgpu_profile, found["product"])):
         mode = "vgpu"
         grounds.append(f"the product name {found['product'][0]!r} ends with a vGPU profile")
@@ -246,7 +246,7 @@ def gpu_pci_devices(node: Node) -> Read:
 @fact("all that the maker's tool tells of each GPU: list of {index, model, uuid, pci_address, clocks, limits, ...}")
 def gpu_details(node: Node) -> Read:
     found = gpus.find(node)
-    hidden = ("errors", "mig_told")  # the driver's error words are reasons, not values
+    hidden = ("errors", "mig_reported")  # the driver's error words are reasons, not values
     kept = [{key: value for key, value in gpu.items() if key not in hidden} for gpu in found.gpus]
     return [{**gpu, "lost": bool(gpu.get("lost"))} for gpu in kept], found.source
 

@@ -1,4 +1,4 @@
-"""The GPUs of a node, whoever made them: asked of NVIDIA's tool, else of AMD's, and told what the tool could not say.
+"""The GPUs of a node, read from NVIDIA's tool, else from AMD's, with the reason for each value that is missing.
 
 A driver that lost a GPU still counts it, and answers with words such as "GPU is lost" in place of values. Such a field
 is None with that reason; the GPU is named in the fact `gpu_lost`.
@@ -42,28 +42,28 @@ def query_nvidia(node: Node) -> dict[str, Any]:
 
 
 def find(node: Node) -> Found:
-    """All GPUs that the node shows; Unreadable with what each tool said where there are none."""
-    said = []
+    """All GPUs that the node shows; Unreadable with each tool's message where there are none."""
+    reasons = []
     try:
         answer = query_nvidia(node)
         if answer["gpus"]:
             return Found(answer["gpus"], NVIDIA_QUERY, "NVIDIA", answer["driver"], answer["cuda"])
-        said.append("nvidia-smi finds no GPU")
+        reasons.append("nvidia-smi finds no GPU")
     except Unreadable as refused:
-        said.append(str(refused))
+        reasons.append(str(refused))
     for ask in (_amd_smi, _rocm_smi):
         try:
             return ask(node)
         except Unreadable as refused:
-            said.append(str(refused))
+            reasons.append(str(refused))
         except ValueError as error:
-            said.append(f"not understood: {error}")
-    # On a node without AMD's GPUs, that AMD's tools are missing is nothing to say.
+            reasons.append(f"not understood: {error}")
+    # On a node without AMD's GPUs, missing tools of AMD are not reported.
     hardware = amd_devices(node)
-    if not hardware and all(reason.startswith("no ") for reason in said[1:]):
-        raise Unreadable(said[0], NVIDIA_QUERY)
+    if not hardware and all(reason.startswith("no ") for reason in reasons[1:]):
+        raise Unreadable(reasons[0], NVIDIA_QUERY)
     seen = f"{len(hardware)} AMD GPUs on the PCI bus, but " if hardware else ""
-    raise Unreadable(seen + "; ".join(said), "nvidia-smi, amd-smi, rocm-smi")
+    raise Unreadable(seen + "; ".join(reasons), "nvidia-smi, amd-smi, rocm-smi")
 
 
 def _amd_smi(node: Node) -> Found:
@@ -112,7 +112,7 @@ def lost(gpus: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def unreadable(gpus: Sequence[Mapping[str, Any]], field: str) -> str | None:
-    """Which GPU did not tell `field`, in the driver's words; None where each told it or has nothing to say."""
+    """The GPU whose `field` the driver could not read, with the driver's message; None where there is none."""
     for gpu in gpus:
         if word := gpu.get("errors", {}).get(field):
             return f"GPU {gpu['index']} ({gpu['pci_address']}): the driver says {word!r}"

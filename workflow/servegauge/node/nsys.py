@@ -81,8 +81,8 @@ class Call:
         self._out.seek(0)
         text = self._out.read().decode("utf-8", "replace").replace("\r", "\n").strip()
         if code:
-            said = " ".join(text.splitlines()[-3:])[-400:]
-            raise NsysError(f"`{self._what}` failed ({code}): {said or 'it printed nothing'}")
+            last = " ".join(text.splitlines()[-3:])[-400:]
+            raise NsysError(f"`{self._what}` failed ({code}): {last or 'it printed nothing'}")
         return text
 
     def cancel(self) -> None:
@@ -144,8 +144,8 @@ def clean(export: Path, without_secrets: Callable[[str], str]) -> None:
             database.execute(f"DELETE FROM StringIds WHERE id NOT IN ({' UNION '.join(used) or 'SELECT -1'})")
         for name, have in columns.items():
             for column in (one for one, kind in have.items() if kind in ("TEXT", "BLOB")):
-                said = f'UPDATE "{name}" SET "{column}" = {{}} WHERE typeof("{column}") = \'{{}}\''
-                database.execute(said.format(f'without_secrets("{column}")', "text"))
-                database.execute(said.format("x''", "blob"))  # payloads of ranges, which nothing reads
+                update = f'UPDATE "{name}" SET "{column}" = {{}} WHERE typeof("{column}") = \'{{}}\''
+                database.execute(update.format(f'without_secrets("{column}")', "text"))
+                database.execute(update.format("x''", "blob"))  # payloads of ranges, which nothing reads
         database.commit()
         database.execute("VACUUM")

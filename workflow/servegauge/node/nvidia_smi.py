@@ -106,7 +106,7 @@ FIELDS: dict[Callable[[str | None], Any], dict[str, tuple[str, ...]]] = {
     },
     _switch: {"ecc": ("ecc_mode/current_ecc",), "mig": ("mig_mode/current_mig",), "persistence": ("persistence_mode",)},
 }  # fmt: skip
-OTHER_FIELDS = ("mig_told", "mig_devices", "vgpu_profile")
+OTHER_FIELDS = ("mig_reported", "mig_devices", "vgpu_profile")
 
 
 def no_fields() -> dict[str, Any]:
@@ -122,7 +122,7 @@ def parse_query(xml: str) -> dict[str, Any]:
     that the driver counts and cannot speak to, else None.
 
     Each GPU has the fields of FIELDS (pci_subsystem: hex, vendor last; virtualization_mode and host_vgpu_mode as the
-    driver words them), index, mig_told (whether it says anything of MIG), mig_devices and vgpu_profile.
+    driver words them), index, mig_reported (whether it says anything of MIG), mig_devices and vgpu_profile.
     """
     try:
         root = ElementTree.fromstring(xml)
@@ -154,7 +154,7 @@ def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:
     guest = (found["virtualization_mode"] or "").lower() == "vgpu"
     return found | {
         "pci_address": found["pci_address"] or gpu.get("id"),
-        "mig_told": gpu.find("mig_mode/current_mig") is not None and "mig" not in errors,
+        "mig_reported": gpu.find("mig_mode/current_mig") is not None and "mig" not in errors,
         "mig_devices": [_mig_device(device) for device in gpu.findall("mig_devices/mig_device")],
         "vgpu_profile": vgpu_profile(found["model"]) if guest else None,
         "errors": errors,

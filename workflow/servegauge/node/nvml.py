@@ -1,7 +1,7 @@
 """NVIDIA's management library, asked directly: what each GPU is doing, several times a second, without a program.
 
 NVML comes with the GPU's driver; its Python names (`pynvml`, of nvidia-ml-py) are in envs/driver. What a GPU, a MIG
-slice or a vGPU guest does not tell is None, with NVML's own words in `missing`. Not exercised on hardware of ours:
+slice or a vGPU guest does not report is None, with NVML's own message in `missing`. Not exercised on hardware of ours:
 written to nvml.h, and tested against a module that answers as recorded. `smi_loop.py` is used where NVML is not there.
 """
 
@@ -46,11 +46,11 @@ class NvmlReader:
 
     def __init__(self, owner: int | None = None, nvml: Any = None) -> None:
         self.rows: list[dict[str, Any]] = []
-        self.missing: dict[str, str] = {}  # column -> NVML's words, of the first GPU that did not tell it
+        self.missing: dict[str, str] = {}  # column -> NVML's message, of the first GPU that did not report it
         self.reason: str | None = None
         self._owner, self._turn = owner, 0
         self.gpus: list[tuple[int, Any, str | None]] = []
-        self._refused: set[tuple[int, str]] = set()  # what a GPU will not tell however often it is asked
+        self._refused: set[tuple[int, str]] = set()  # what a GPU does not support
         self._others: dict[int, int | None] = {}
         try:
             self._nvml = nvml or importlib.import_module("pynvml")
@@ -93,7 +93,7 @@ class NvmlReader:
         self._turn += 1
 
     def _ask(self, index: int, columns: tuple[str, ...], ask: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
-        """What `ask` answers for `columns`; Nones where NVML refuses, with its words kept."""
+        """What `ask` answers for `columns`; Nones where NVML refuses, with its message kept."""
         nothing = (None,) * len(columns)
         if (index, columns[0]) in self._refused:
             return nothing
@@ -139,14 +139,16 @@ class NvmlReader:
         }
 
     def _fields(self, row: dict[str, Any], handle: Any) -> None:
-        """The counters that NVML tells by number; each says for itself whether this GPU has it."""
+        """The counters that NVML identifies by number; each reports whether this GPU has it."""
         try:
-            told = self._nvml.nvmlDeviceGetFieldValues(handle, [(field, scope) for field, scope, _ in FIELDS.values()])
+            values = self._nvml.nvmlDeviceGetFieldValues(
+                handle, [(field, scope) for field, scope, _ in FIELDS.values()]
+            )
         except self._nvml.NVMLError as error:
             for column in FIELDS:
                 self.missing.setdefault(column, str(error))
             return
-        for (column, (_, _, factor)), value in zip(FIELDS.items(), told, strict=True):
+        for (column, (_, _, factor)), value in zip(FIELDS.items(), values, strict=True):
             if value.nvmlReturn:
                 self.missing.setdefault(column, str(self._nvml.NVMLError(value.nvmlReturn)))
             else:
@@ -157,7 +159,7 @@ class NvmlReader:
         return (self._nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,)
 
     def _foreign(self, handle: Any) -> tuple[int | None]:
-        """Processes on the GPU that neither are nor descend from the owner; None where that cannot be told.
+        """Processes on the GPU that neither are nor descend from the owner; None where that is unknown.
 
         In a container NVML may name processes by numbers that mean nothing here: then none of them is ours.
         """
@@ -166,7 +168,7 @@ class NvmlReader:
         return (len(pids - ours) if pids & ours else None,)
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Shut NVML down."""
         if self.gpus:
             self.gpus = []
             with contextlib.suppress(self._nvml.NVMLError):

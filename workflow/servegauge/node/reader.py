@@ -22,7 +22,7 @@ Read = tuple[Any, str]  # a fact's value, and where it was read
 
 
 class Unreadable(Exception):
-    """A fact that this node does not tell, with the reason; `source` says where it was looked for."""
+    """A fact that cannot be read on this node, with the reason; `source` is where it was looked for."""
 
     def __init__(self, reason: str, source: str | None = None) -> None:
         super().__init__(reason)
@@ -49,8 +49,8 @@ def run_command(argv: list[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:
     except OSError as error:
         raise Unreadable(f"{' '.join(argv)} could not be started: {error}", argv[0]) from None
     if done.returncode != 0:
-        said = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[0][:200]
-        raise Unreadable(f"{' '.join(argv)} ended with status {done.returncode}: {said}", argv[0])
+        message = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[0][:200]
+        raise Unreadable(f"{' '.join(argv)} ended with status {done.returncode}: {message}", argv[0])
     return done.stdout
 
 
@@ -68,7 +68,7 @@ class Node:
         self._answers: dict[tuple[str, ...], str | Unreadable] = {}
 
     def path(self, name: str) -> Path:
-        """Where the absolute path `name` lies below the root."""
+        """The absolute path `name` below the root."""
         return self.root / name.lstrip("/")
 
     def read(self, name: str) -> str:

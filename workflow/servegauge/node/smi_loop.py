@@ -27,7 +27,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], float]] = {
     "throttle_reasons": (("clocks_event_reasons.active", "clocks_throttle_reasons.active"), 1),
 }
 
-# Bits of nvmlClocksEventReasons (nvml.h), in the words of nvidia-smi. Those of an idle GPU and of clocks that somebody
+# Bits of nvmlClocksEventReasons (nvml.h), with nvidia-smi's names. Those of an idle GPU and of clocks that a user
 # set (gpu_idle, applications_clocks_setting, display_clock_setting) are no throttling and are left out.
 REASONS = {
     0x4: "sw_power_cap",

@@ -1,4 +1,4 @@
-"""Is this a machine or a virtual one, and how do we know: each piece of evidence kept beside the decision."""
+"""Whether this is a virtual machine: the decision, and each piece of evidence for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLOCK_SOURCES = "/sys/devices/system/clocksource/clocksource0/available_clocksou
 
 
 def evidence(node: Node) -> dict[str, Any]:
-    """What each source says of virtualization; None where it says nothing.
+    """What each source reports about virtualization; None where it reports nothing.
 
     `cpu_flag`: the hypervisor bit of CPUID leaf 1, which a hypervisor sets (and may hide). `systemd_detect_virt`: its
     answer for the machine, containers left out. `cpuid`: the signature in CPUID leaf 0x40000000. `clock_sources`: those
@@ -88,10 +88,10 @@ def decide(found: dict[str, Any]) -> tuple[str | None, str | None, list[str]]:
     """
     positive: list[tuple[str, str | None]] = []
     negative: list[str] = []
-    said = found["systemd_detect_virt"]
-    if said not in (None, "none"):
-        positive.append((f"systemd-detect-virt says {said}", said))
-    elif said == "none":
+    detected = found["systemd_detect_virt"]
+    if detected not in (None, "none"):
+        positive.append((f"systemd-detect-virt says {detected}", detected))
+    elif detected == "none":
         negative.append("systemd-detect-virt says none")
     for name in ("hypervisor_type", "device_tree"):
         if found.get(name):
@@ -114,7 +114,7 @@ def decide(found: dict[str, Any]) -> tuple[str | None, str | None, list[str]]:
     return None, None, []
 
 
-@fact("bare_metal or vm: whether a hypervisor lies below this operating system")
+@fact("bare_metal or vm: whether a hypervisor runs below this operating system")
 def machine(node: Node) -> Read:
     decided, _, grounds = decide(evidence(node))
     if decided is None:

@@ -49,7 +49,7 @@ class Measurement:
 class Run:
     """One test of one collective. `collective` is None where an old build does not print its own name.
 
-    `failure`: what was said when it died, or that it ended before its table; its rows are those before that.
+    `failure`: the message when it died, or that it ended before its table; its rows are those before that.
     """
 
     line: int

@@ -2,7 +2,7 @@
 
 Read from the sources of nccl-tests (github.com/NVIDIA/nccl-tests, 2019 to 2.19.6: src/common.cu, src/util.cu). The
 text's columns have changed several times (a root column, `error` became `#wrong`, timestamps, per-iteration columns),
-and each table says in its header which it has. Lines of NCCL_DEBUG may lie between, even inside a row. A file may hold
+and each table says in its header which it has. Lines of NCCL_DEBUG may be between, even inside a row. A file may hold
 several runs, and one that died is a run with its failure: the next one is another. Every other line is an error with
 its number and the reason: a guess would become a number in a dataset.
 
@@ -42,7 +42,7 @@ DEVICE = re.compile(
 RCCL = re.compile(r"(rccl-tests: Version|RCCL version) ?:?\s*(\S*).*")
 FAILURE = re.compile(
     r"Test (?:NCCL|CUDA|HIP) failure|Test failure|Test timeout|[NR]CCL failure|(?:CUDA|HIP) failure|Out of memory"
-    # what is said of a process that died: by its own last words, the kernel, or the launcher
+    # messages about a process that died: its own, the kernel's, or the launcher's
     r"|Segmentation fault|\b(?:Killed|Aborted|Bus error|Terminated)\b|terminate called|\*\*\* Process received signal"
     r"|error while loading shared libraries|symbol lookup error|(?:srun|slurmstepd|slurmd): error:"
     r"|\b(?:mpirun|mpiexec|prterun|orted)\b.*(?:detected|noticed|exited|unable|abort)|exited on signal \d+"
@@ -99,7 +99,7 @@ class _Text:
             name = "version" if match[1].startswith("rccl") else "nccl_version"
             setattr(self._open(), name, match[2] or None)
         elif self.run is not None and self.run.failure and not NUMBERS.match(line):
-            self.run.notes.append(line.strip())  # what else is said of a run that died
+            self.run.notes.append(line.strip())  # further messages about a run that died
         else:
             self._row(line)
 
@@ -273,7 +273,7 @@ class _Text:
 
 
 def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
-    """The run in a file that `-J` wrote. The environment it holds is not kept: secrets lie in environments."""
+    """The run in a file that `-J` wrote. The environment it holds is not kept: environments hold secrets."""
 
     def refuse(reason: str) -> NcclOutputError:
         return NcclOutputError(f"{source}: {reason}")
@@ -287,9 +287,9 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
     if data.get("version") not in KNOWN_JSON_VERSIONS:
         raise refuse(f"version {data.get('version')!r} of the format; known are {KNOWN_JSON_VERSIONS}")
     missing = [key for key in ("args", "config", "results", "average_bus_bandwidth") if key not in data]
-    said = next((str(error) for error in data.get("errors") or [] if error), None)
-    if missing and said and "args" in data:
-        return Run(line=1, collective=_name(data["args"]), failure=said)
+    error_text = next((str(error) for error in data.get("errors") or [] if error), None)
+    if missing and error_text and "args" in data:
+        return Run(line=1, collective=_name(data["args"]), failure=error_text)
     if missing:
         raise refuse(f"{', '.join(missing)} is absent: the test did not come to its end")
     config = dict(data["config"])
@@ -305,7 +305,7 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
         devices=devices,
         out_of_bounds=(data.get("out_of_bounds") or {}).get("count"),
         average_busbw_gb_s=_bandwidth(data["average_bus_bandwidth"]["bandwidth"]),
-        failure=said,
+        failure=error_text,
     )
     for index, result in enumerate(data["results"]):
         for key, in_place in (("out_of_place", False), ("in_place", True)):

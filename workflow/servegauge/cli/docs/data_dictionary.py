@@ -96,8 +96,8 @@ def data_dictionary() -> str:
     """The data dictionary as Markdown: every table, every column with its type, unit and meaning."""
     parted = ", ".join(f"`{name}`" for name in parted_tables())
     views = ", ".join(f"{name} ({where})" for name, where in VIEWS.items())
-    said = {"views": views, "metrics": metric_table(), "notes": note_table()}
-    parts = [_PREFACE.format(count=len(catalogue()), parted=parted, **said)]
+    parts_of_preface = {"views": views, "metrics": metric_table(), "notes": note_table()}
+    parts = [_PREFACE.format(count=len(catalogue()), parted=parted, **parts_of_preface)]
     for name, schema in catalogue().items():
         where = (
             f"`results/dataset/{name}/<launch>.parquet`"

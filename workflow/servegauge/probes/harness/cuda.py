@@ -44,23 +44,23 @@ class SmClock:
         if uuid is None:
             self.reason = "torch does not say the GPU's UUID, so NVML's clocks cannot be matched to it"
             return
-        if self._said("nvmlInit_v2"):
+        if self._error("nvmlInit_v2"):
             return
         for kind in ("GPU", "MIG"):
             name = f"{kind}-{str(uuid).removeprefix('GPU-').removeprefix('MIG-')}".encode()
-            if not self._said("nvmlDeviceGetHandleByUUID", name, ctypes.byref(self._handle)):
+            if not self._error("nvmlDeviceGetHandleByUUID", name, ctypes.byref(self._handle)):
                 return
 
     def mhz(self) -> float | None:
-        """The clock now; None with `reason` where NVML does not tell it."""
+        """The clock now; None with `reason` where NVML does not report it."""
         if self.reason:
             return None
         value = ctypes.c_uint()
-        said = self._said("nvmlDeviceGetClockInfo", self._handle, ctypes.c_int(NVML_CLOCK_SM), ctypes.byref(value))
-        return None if said else float(value.value)
+        error = self._error("nvmlDeviceGetClockInfo", self._handle, ctypes.c_int(NVML_CLOCK_SM), ctypes.byref(value))
+        return None if error else float(value.value)
 
-    def _said(self, function: str, *arguments: Any) -> str | None:
-        """What NVML answers to a call that fails, kept as the reason; None when it went well."""
+    def _error(self, function: str, *arguments: Any) -> str | None:
+        """NVML's message for a call that fails, kept as the reason; None when it succeeds."""
         status = getattr(self._nvml, function)(*arguments)
         self.reason = None
         if status:
@@ -94,12 +94,12 @@ class ClockLog:
     def detail(self, samples: int) -> dict[str, Any]:
         """Clocks in MHz of the last `samples` notes, and the numbers of the samples whose clock was another.
 
-        None with NVML's words where a clock is missing.
+        None with NVML's message where a clock is missing.
         """
         kept = self.readings[-samples:]
         known = [mhz for mhz in kept if mhz is not None]
         if len(known) < samples:
-            why = self.clock.reason or "NVML did not tell the clock of every sample"
+            why = self.clock.reason or "NVML did not report the clock of every sample"
             return {"sm_clock_mhz": None, "clock_moved": None, "sm_clock_reason": why}
         usual = statistics.median(known)
         moved = [index for index, mhz in enumerate(known) if abs(mhz - usual) > STEADY * usual]

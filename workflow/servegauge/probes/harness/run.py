@@ -36,7 +36,7 @@ def names(wanted: str, python: str) -> list[str]:
     """The probes that `wanted` asks for: `all`, `light` (those that need no torch) or names with commas.
 
     `all` leaves out what needs torch when `python` has none, so that the light demo stays light; a probe asked for by
-    name is run and says itself what is missing.
+    name is run and reports what is missing.
     """
     probes = registry()
     if wanted == "light" or (wanted == "all" and not _has_torch(python)):
@@ -138,7 +138,7 @@ def run_platform(
 
 
 def _together(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One document of a probe's processes: what is said of a process alone stands in its rows."""
+    """One document of a probe's processes: what differs between processes is in its rows."""
     own = ("started_utc", "conditions")
     rows = [
         {**row, "process": process, **{name: one[name] for name in own}}
@@ -167,8 +167,13 @@ def run_order(order: Order, job: JobContext) -> Outcome | None:
     if job.node.rank > 0:
         nodes.take_part(platform, wanted, out, asked.get("size", "full"), node, python, asked.get("processes", 1))
         return None
-    said: dict[str, Any] = {"launch": order.launch.id, "attempt": order.attempt, "study": order.study, "status": "ok"}
-    said["cells"] = {}
+    outcome: dict[str, Any] = {
+        "launch": order.launch.id,
+        "attempt": order.attempt,
+        "study": order.study,
+        "status": "ok",
+    }
+    outcome["cells"] = {}
     if job.node.nodes > 1:  # the other nodes wait in these two, in this order
         wanted.sort(key=lambda name: {"collectives": 0, "network": 1}.get(name, 2))
     try:
@@ -183,11 +188,11 @@ def run_order(order: Order, job: JobContext) -> Outcome | None:
             python=python,
             processes=asked.get("processes", 1),
         )
-    except UserError as error:  # the process that waits for this job tells it
-        said.update(status="failed", reason=str(error))
+    except UserError as error:  # the process that waits for this job reports it
+        outcome.update(status="failed", reason=str(error))
     else:
-        said.update(answer={"written": {name: str(path) for name, path in written.items()}})
-    return Outcome(**said)
+        outcome.update(answer={"written": {name: str(path) for name, path in written.items()}})
+    return Outcome(**outcome)
 
 
 def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
@@ -222,18 +227,18 @@ def _one(name: str, context: Mapping[str, Any], python: str) -> dict[str, Any]:
 
 
 def _process(argv: Sequence[str], environment: Mapping[str, str], limit_s: float) -> str | None:
-    """Run `argv` to its end; None when it went well, else what became of it with the end of what it said."""
-    with tempfile.TemporaryFile("w+") as said:
+    """Run `argv` to its end; None when it went well, else what became of it with the end of its standard error."""
+    with tempfile.TemporaryFile("w+") as errors:
         try:
-            status = subprocess.run(argv, env=environment, stderr=said, check=False, timeout=limit_s).returncode
+            status = subprocess.run(argv, env=environment, stderr=errors, check=False, timeout=limit_s).returncode
         except subprocess.TimeoutExpired:
             return f"the probe's process was ended after {limit_s:g} s"
         except OSError as error:
             return f"the probe's process could not be started: {error}"
-        said.seek(0)
-        last = [line.strip() for line in said.read().splitlines() if line.strip()][-3:]
+        errors.seek(0)
+        last = [line.strip() for line in errors.read().splitlines() if line.strip()][-3:]
         if status != 0:
-            return f"the probe's process ended with status {status}: {' | '.join(last) or 'it said nothing'}"
+            return f"the probe's process ended with status {status}: {' | '.join(last) or 'it printed nothing'}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Enough repetitions, and what may be said of them. Standard library only: probes run in environments of their own."""
+"""How often a case is repeated, and the statistics of its samples. Standard library only: see `base.py`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from servegauge.probes.harness.base import Case, Context, Measured, Probe, Skip,
 from servegauge.probes.harness.numeric import NO_TORCH, TorchBackend, has_torch, sets_needed
 from servegauge.probes.harness.phases import DECODE, PREFILL
 
-TOLERANCE = {"bf16": 2e-2, "fp16": 3e-3, "fp32": 2e-5}  # of the largest value; several roundings of the data type
+DTYPE = "bf16"
+TOLERANCE = 2e-2  # of the largest value; several roundings of the data type
 CHECKED = 4  # sequences of a batch that are held against the reference, which is slow
 MOST_SETS = 256  # of caches that take turns; FlashInfer keeps 8 MiB of plan for each
 LLAMA_8B = (32, 8, 128)  # query heads, KV heads, head size, where no model is named
@@ -46,28 +47,27 @@ class Attention(Probe):
 
     def cases(self, context: Context) -> Iterator[Case]:
         engine = TorchBackend()
-        dtype = "bf16"
         name, heads = _heads(context)
         gpu = engine.device == "cuda"
         found = kernels(engine.torch if gpu else None)
-        about = {"model": name, "dtype": dtype, "device": engine.device}
+        about = {"model": name, "dtype": DTYPE, "device": engine.device}
         contexts = context.sizes((64,), (1024, 8192) if gpu else (1024,), (1024, 4096, 16384) if gpu else (1024, 4096))
         for tokens in contexts:
             for batch in context.sizes((2,), (1, 8), (1, 8, 16, 32, 128, 1024) if gpu else (1, 8, 32)):
                 size = {"context_tokens": tokens, "batch": batch}
                 for kernel in (one for one in found if one != "flashinfer"):  # which has no such call for a batch
                     which = {**about, "operation": CONTIGUOUS, "backend": kernel, **size}
-                    measure = partial(_decode, engine, context, kernel, heads, dtype, batch, tokens, tokens, CONTIGUOUS)
+                    measure = partial(_decode, engine, context, kernel, heads, batch, tokens, tokens, CONTIGUOUS)
                     yield Case(which, "time_us", measure)
                 for block in context.sizes((4, 16), (1, 16), (1, 2, 4, 8, 16, 32)):
                     for operation in ("decode", UNIFIED) if batch == 1 and gpu else ("decode",):
                         for kernel in found:
                             which = {**about, "operation": operation, "backend": kernel, **size, "block_tokens": block}
-                            given = (engine, context, kernel, heads, dtype, batch, tokens, block, operation)
+                            given = (engine, context, kernel, heads, batch, tokens, block, operation)
                             yield Case(which, "time_us", partial(_decode, *given))
             for kernel in found:
                 which = {**about, "operation": "prefill", "backend": kernel, "context_tokens": tokens, "batch": 1}
-                yield Case(which, "time_us", partial(_prefill, engine, context, kernel, heads, dtype, tokens))
+                yield Case(which, "time_us", partial(_prefill, engine, context, kernel, heads, tokens))
 
 
 CONTIGUOUS, UNIFIED = "decode, contiguous", "decode, unified memory"
@@ -156,10 +156,8 @@ def _unified(torch: Any, blocks: Any) -> Any:
     return flat.view(blocks.dtype).reshape(blocks.shape).copy_(blocks)
 
 
-def _paged(
-    engine: TorchBackend, heads: Heads, dtype: str, batch: int, tokens: int, block: int, unified: bool = False
-) -> Paged:
-    torch, kind, device = engine.torch, engine.dtype(dtype), engine.device
+def _paged(engine: TorchBackend, heads: Heads, batch: int, tokens: int, block: int, unified: bool = False) -> Paged:
+    torch, kind, device = engine.torch, engine.dtype(DTYPE), engine.device
     if tokens % block:
         raise Skip(f"{tokens} tokens are no whole number of blocks of {block}")
     query_heads, kv_heads, size = heads
@@ -194,32 +192,24 @@ def reference(paged: Paged) -> Any:
     return result
 
 
-def _check(result: Any, expected: Any, dtype: str) -> float:
+def _check(result: Any, expected: Any) -> float:
     error = ((result[: len(expected)].double().cpu() - expected).abs().max() / expected.abs().max()).item()
-    if not error <= TOLERANCE[dtype]:  # also true for NaN
-        raise Wrong(f"off by {error:.3g} of the largest value, allowed are {TOLERANCE[dtype]:g} (float64 reference)")
+    if not error <= TOLERANCE:  # also true for NaN
+        raise Wrong(f"off by {error:.3g} of the largest value, allowed are {TOLERANCE:g} (float64 reference)")
     return error
 
 
 def _decode(
-    engine: TorchBackend,
-    context: Context,
-    kernel: str,
-    heads: Heads,
-    dtype: str,
-    batch: int,
-    tokens: int,
-    block: int,
-    operation: str = "decode",
+    engine: TorchBackend, context: Context, kernel: str, heads: Heads, batch: int, tokens: int, block: int, which: str
 ) -> list[Measured | Skipped]:
-    paged = _paged(engine, heads, dtype, batch, tokens, block, operation == UNIFIED)
+    paged = _paged(engine, heads, batch, tokens, block, which == UNIFIED)
     makers = {"torch": _torch, "flashinfer": _flashinfer}
-    if operation == CONTIGUOUS:
+    if which == CONTIGUOUS:
         attend = _contiguous(paged, _version(kernel))
     else:
         attend = makers.get(kernel, partial(_vllm, version=_version(kernel)))(paged)
     with engine.torch.inference_mode():
-        error = _check(attend(0), reference(paged), dtype)
+        error = _check(attend(0), reference(paged))
     sets = len(paged.tables)
     seconds, timing = engine.time(lambda i: attend(i % sets), context.effort)
     detail = {"error": error, "caches": sets, **timing}
@@ -319,11 +309,9 @@ def _vllm(paged: Paged, version: int | None) -> Attend:
     )
 
 
-def _prefill(
-    engine: TorchBackend, context: Context, kernel: str, heads: Heads, dtype: str, tokens: int
-) -> list[Measured]:
+def _prefill(engine: TorchBackend, context: Context, kernel: str, heads: Heads, tokens: int) -> list[Measured]:
     """Causal attention of one whole prompt; the first head of the first rows is checked."""
-    torch, kind = engine.torch, engine.dtype(dtype)
+    torch, kind = engine.torch, engine.dtype(DTYPE)
     query_heads, kv_heads, size = heads
     make = lambda count: torch.randn((tokens, count, size), device=engine.device).to(kind)  # noqa: E731
     queries, keys, values = make(query_heads), make(kv_heads), make(kv_heads)
@@ -334,7 +322,7 @@ def _prefill(
     scores = (queries[:rows, 0].double() @ keys[:rows, 0].double().T / size**0.5).cpu()
     mask = torch.full((rows, rows), float("-inf"), dtype=torch.float64).triu(1)
     expected = torch.softmax(scores + mask, dim=-1) @ values[:rows, 0].double().cpu()
-    error = _check(result[:rows, 0], expected, dtype)
+    error = _check(result[:rows, 0], expected)
     seconds, timing = engine.time(once, context.effort)
     operations = 4.0 * query_heads * size * tokens * (tokens + 1) / 2
     detail = {"error": error, **timing}

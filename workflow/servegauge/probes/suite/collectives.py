@@ -80,7 +80,7 @@ class Collectives(Probe):
         if not done:
             try:
                 done.extend(run_ranks(spec, local, int((context.node or {}).get("rank", 0)), context))
-            except RuntimeError as error:  # said for every row, but not tried again for each
+            except RuntimeError as error:  # reported in every row, but not tried again for each
                 done.append({"error": str(error)})
         if "error" in done[0]:
             raise RuntimeError(done[0]["error"])
@@ -193,7 +193,7 @@ def local_ranks(context: Context) -> Sequence[int]:
 
 
 def specification(context: Context, local: int, nodes: int) -> dict[str, Any]:
-    """What every rank is told. It follows from the order alone, so each node can make it for itself."""
+    """What every rank is given. It follows from the order alone, so each node can make it for itself."""
     cuda = importlib.import_module("torch").cuda.is_available()
     node = context.node or {}
     return {
@@ -245,11 +245,11 @@ def run_ranks(spec: Mapping[str, Any], local: int, node_rank: int, context: Cont
                 process.wait()
             if context.verbatim is not None:
                 _keep([log for _, log in processes], context.verbatim)
-            said = {index: _end(log) for index, (_, log) in enumerate(processes)}
+            ends = {index: _end(log) for index, (_, log) in enumerate(processes)}
         failed = {index: process.returncode for index, (process, _) in enumerate(processes) if process.returncode}
         if failed:
             index = min(failed, key=lambda one: failed[one] < 0)  # one that failed itself, not one that we ended
-            raise RuntimeError(f"rank {index} of {spec['world']} ended with status {failed[index]}: {said[index]}")
+            raise RuntimeError(f"rank {index} of {spec['world']} ended with status {failed[index]}: {ends[index]}")
         return json.loads(answer.read_text()) if answer.exists() else []
 
 
@@ -281,4 +281,4 @@ def _end(log: Any) -> str:
     log.seek(0)
     lines = [line.strip() for line in log.read().splitlines() if line.strip()]
     log.close()
-    return " | ".join(lines[-3:]) or "it said nothing"
+    return " | ".join(lines[-3:]) or "it printed nothing"

@@ -157,7 +157,7 @@ def _ping(channel: Callable, cpus: tuple[int, int], effort: Effort) -> Measured:
     """Half a round trip between this process on `cpus[0]` and a child on `cpus[1]`: one wake-up each way."""
     before = os.sched_getaffinity(0)
     (send, receive), (child_send, child_receive), close = channel()
-    pin([cpus[1]])  # before the fork, so that a CPU that does not exist is told here
+    pin([cpus[1]])  # before the fork, so that a CPU that does not exist is reported here
     child = os.fork()
     if child == 0:
         _echo(child_send, child_receive)

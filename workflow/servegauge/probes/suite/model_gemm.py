@@ -50,7 +50,7 @@ class ModelGemm(Probe):
 
     def cases(self, context: Context) -> Iterator[Case]:
         engine = backend()
-        peaks: dict[str, Peak] = {}
+        peaks: dict[str, Peak] = {}  # by data type
         tokens = context.sizes((1, 16), (1, 128), (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192))
         for model in context.models:
             shape = _shape(model)
@@ -60,22 +60,24 @@ class ModelGemm(Probe):
             if engine.supports(dtype):
                 dtype = "fp32" if engine.name == "numpy" else "bf16"  # the row says so
             for tp in model.get("tp") or (1,):
-                yield from self._matrices(engine, context, model["name"], shape, int(tp), dtype, tokens, peaks)
+                about = {"model": model["name"], "tp": int(tp), "dtype": dtype}
+                about |= {"backend": engine.name, "device": engine.device}
+                yield from Products(engine, context, dtype, peaks).cases(about, shape, tokens)
 
-    def _matrices(
-        self,
-        engine: Any,
-        context: Context,
-        name: str,
-        shape: ModelShape,
-        tp: int,
-        dtype: str,
-        tokens: Any,
-        peaks: dict[str, Peak],
-    ) -> Iterator[Case]:
-        about = {"model": name, "tp": tp, "dtype": dtype, "backend": engine.name, "device": engine.device}
+
+@dataclass(frozen=True)
+class Products:
+    """The products of a model in one data type; `peaks` are measured by the first, and by all that beat them."""
+
+    engine: Any
+    context: Context
+    dtype: str
+    peaks: dict[str, Peak]
+
+    def cases(self, about: Mapping[str, Any], shape: ModelShape, tokens: Sequence[int]) -> Iterator[Case]:
+        """A case for each matrix and number of tokens, and the crossovers after each matrix."""
         try:
-            matrices = shape.matrices(tp)
+            matrices = shape.matrices(about["tp"])
         except UnknownShape as error:
             yield Case.without({**about, "operation": "all"}, "tflops", Skip(str(error)))
             return
@@ -83,27 +85,16 @@ class ModelGemm(Probe):
             taken: dict[int, Sequence[float]] = {}  # rows -> seconds, for the crossovers after them
             for count in tokens:
                 rows = max(1, round(count * matrix.used / matrix.experts))
-                which = {
-                    **about,
-                    "operation": matrix.name,
-                    "tokens": count,
-                    "shape": f"{rows}x{matrix.n}x{matrix.k}",
-                }
-                measure = partial(self._measure, engine, context, matrix, rows, dtype, peaks, taken)
-                yield Case(which, "tflops", measure)
+                shaped = {"tokens": count, "shape": f"{rows}x{matrix.n}x{matrix.k}"}
+                which = {**about, "operation": matrix.name, **shaped}
+                yield Case(which, "tflops", partial(self._measure, matrix, rows, taken))
             which = {**about, "operation": matrix.name, "shape": f"Mx{matrix.n}x{matrix.k}"}
-            yield Case(which, "gemv_rows", partial(crossovers, taken, 2.0 * matrix.n * matrix.k, peaks, dtype))
+            yield Case(
+                which, "gemv_rows", partial(crossovers, taken, 2.0 * matrix.n * matrix.k, self.peaks, self.dtype)
+            )
 
-    @staticmethod
-    def _measure(
-        engine: Any,
-        context: Context,
-        matrix: Matrix,
-        rows: int,
-        dtype: str,
-        peaks: dict[str, Peak],
-        taken: dict[int, Sequence[float]],
-    ) -> list[Measured | Skipped]:
+    def _measure(self, matrix: Matrix, rows: int, taken: dict[int, Sequence[float]]) -> list[Measured | Skipped]:
+        engine, context, dtype, peaks = self.engine, self.context, self.dtype, self.peaks
         if dtype not in peaks:
             peaks[dtype] = measure_peak(engine, context, dtype)
         seconds, detail = product(engine, rows, matrix.n, matrix.k, dtype, context.effort)
