@@ -17,7 +17,7 @@ from servegauge.contract.records.base import read
 from servegauge.contract.records.calibration import Beyond, CalibratedPoint, Calibration, Nearest, Point
 from servegauge.contract.records.cell import Clock, Window
 from servegauge.contract.spec import Load
-from servegauge.instrument import calibrate
+from servegauge.instrument import calibrate, carried
 from servegauge.instrument.coordinator import LoadResult
 from tests.unit.contract.test_metrics import MS, row, table
 
@@ -27,11 +27,11 @@ def point(error_s: float, tokens_per_s: float = 10.0, **load: Any) -> Calibrated
 
 
 def calibration(*points: CalibratedPoint, cpus: tuple[int, ...] | None = None) -> Calibration:
-    return Calibration(points=points, limits=calibrate.limits(points), cpus=cpus)
+    return Calibration(points=points, limits=carried.limits(points), cpus=cpus)
 
 
 def nearest(node: Calibration, load: Load, *axes: float) -> Nearest:
-    found = calibrate.nearest(node, load, *axes)
+    found = carried.nearest(node, load, *axes)
     assert found is not None
     return found
 
@@ -61,7 +61,7 @@ def test_the_error_is_reported_less_true(tmp_path):
 
 def test_the_limit_is_the_highest_load_up_to_which_all_are_carried():
     points = [point(0.0001, streams=1), point(-0.0005, streams=64), point(0.002, streams=128), point(0.0, streams=256)]
-    found = calibrate.limits([*points, point(0.005, rate_rps=10.0)])
+    found = carried.limits([*points, point(0.005, rate_rps=10.0)])
     assert (found.streams, found.streams_tried) == (64, 256)
     assert (found.rate_rps, found.rate_rps_tried) == (None, 10.0)
 
@@ -75,8 +75,8 @@ def test_the_nearest_point_is_nearest_on_a_logarithmic_scale():
     assert nearest(node, Load(concurrency=200)).beyond is True
     assert nearest(node, Load(rate_rps=8.0)).beyond is False
     assert nearest(node, Load(rate_rps=11.0)).beyond is True
-    assert calibrate.nearest(None, Load(rate_rps=8.0)) is None
-    assert calibrate.nearest(calibration(point(0.0, streams=1)), Load(rate_rps=8.0)) is None
+    assert carried.nearest(None, Load(rate_rps=8.0)) is None
+    assert carried.nearest(calibration(point(0.0, streams=1)), Load(rate_rps=8.0)) is None
 
 
 def test_the_farthest_axis_decides_whether_a_load_is_beyond():
@@ -191,7 +191,7 @@ def test_what_is_known_is_not_measured_again_unless_it_was_not_carried(measured)
     assert points == [Point(streams=64), Point(rate_rps=50.0)]
     assert more.limits.streams == 64
     points.clear()
-    kept = calibrate.merged(more, calibrate.calibrate(points=[Point(streams=8)], known=more))
+    kept = carried.merged(more, calibrate.calibrate(points=[Point(streams=8)], known=more))
     assert points == [Point(streams=8)]
     calibrate.calibrate(points=[*grid, Point(streams=8), Point(rate_rps=50.0)], known=kept)
     assert points == [Point(streams=8)]
@@ -199,11 +199,11 @@ def test_what_is_known_is_not_measured_again_unless_it_was_not_carried(measured)
 
 def test_more_processes_where_one_does_not_carry_the_load():
     node = calibration(point(0.0, streams=64), point(0.002, streams=256), cpus=(0, 1, 2))
-    assert calibrate.workers_needed(node, Load(concurrency=64)) == 1
-    assert calibrate.workers_needed(node, Load(concurrency=100)) == 2
-    assert calibrate.workers_needed(node, Load(concurrency=1000)) == 3
-    assert calibrate.workers_needed(msgspec.structs.replace(node, cpus=None), Load(concurrency=1000)) == 1
-    assert calibrate.workers_needed(None, Load(concurrency=1000)) == 1
+    assert carried.workers_needed(node, Load(concurrency=64)) == 1
+    assert carried.workers_needed(node, Load(concurrency=100)) == 2
+    assert carried.workers_needed(node, Load(concurrency=1000)) == 3
+    assert carried.workers_needed(msgspec.structs.replace(node, cpus=None), Load(concurrency=1000)) == 1
+    assert carried.workers_needed(None, Load(concurrency=1000)) == 1
 
 
 def test_a_real_point_is_measured_and_written(tmp_path):

@@ -16,7 +16,8 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.contract.spec import Load
-from servegauge.instrument.coordinator import LoadJob, run_load
+from servegauge.instrument.coordinator import run_load
+from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import Target
 from tests.unit.instrument_helpers import load_job, paced, rows_of, workload
 

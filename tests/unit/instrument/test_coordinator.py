@@ -15,7 +15,8 @@ from servegauge.base.errors import UserError
 from servegauge.contract.cell_tables import REQUESTS_RAW
 from servegauge.instrument import worker as load_worker
 from servegauge.instrument.connection import InFlight
-from servegauge.instrument.coordinator import LoadJob, run_load
+from servegauge.instrument.coordinator import run_load
+from servegauge.instrument.job import LoadJob
 from servegauge.instrument.phases import part_of
 from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import load_job, paced, rows_of, workload

@@ -14,7 +14,8 @@ from servegauge.contract.records import base as records
 from servegauge.contract.spec import Cell, Launch, Layout, Load, Workload
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import Reset
-from servegauge.instrument.coordinator import LoadJob, run_load
+from servegauge.instrument.coordinator import run_load
+from servegauge.instrument.job import LoadJob
 from servegauge.launch.server import HttpClient
 from tests.unit.instrument_helpers import paced, workload
 

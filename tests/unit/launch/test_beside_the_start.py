@@ -68,7 +68,7 @@ class Made(LaunchRun):
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run.forkserver, "prepare", lambda _: None)
-    monkeypatch.setattr(node_calibration.calibrate, "carries", lambda point: point)
+    monkeypatch.setattr(node_calibration, "carries", lambda point: point)
     monkeypatch.setattr(run.os, "sched_setaffinity", lambda *_: None)
     monkeypatch.setattr(run.msgspec.structs, "replace", lambda record, **_: record)
 
@@ -145,7 +145,7 @@ def test_the_paced_server_takes_the_spare_cpu_of_the_load_generator(monkeypatch:
         return SimpleNamespace(points=[])
 
     monkeypatch.setattr(node_calibration.calibrate, "calibrate", calibrate)
-    monkeypatch.setattr(node_calibration.calibrate, "merged", lambda known, new: new)
+    monkeypatch.setattr(node_calibration, "merged", lambda known, new: new)
     monkeypatch.setattr(node_calibration.calibrate, "short_points", lambda loads: ())
     monkeypatch.setattr(node_calibration, "write", lambda *_: None)
     for placement in (APART, SHARED[1]):

@@ -30,27 +30,11 @@ from servegauge.base.http import direct_opener
 from servegauge.contract.records.base import write
 from servegauge.contract.records.calibration import CalibratedPoint, Calibration, Point
 from servegauge.contract.spec import Load
-from servegauge.instrument.carried import (
-    REACH,
-    TTFT_ERROR_LIMIT_S,
-    carries,
-    disturbed,
-    error_of,
-    limits,
-    merged,
-    nearest,
-    size_of,
-    workers_needed,
-)
-from servegauge.instrument.coordinator import LoadJob, LoadResult, run_load
-from servegauge.node import process_tree
-from servegauge.node.expectations import cpu_sample
+from servegauge.instrument.carried import REACH, TTFT_ERROR_LIMIT_S, carries, error_of, limits, size_of
+from servegauge.instrument.coordinator import LoadResult, run_load
+from servegauge.instrument.job import LoadJob
+from servegauge.node.process_tree import Others
 
-__all__ = [
-    "FULL", "REACH", "SHORT", "PacedServer", "calibrate", "carries", "compare", "disturbed", "limits",
-    "measure", "merged", "nearest", "paced_server", "quantiles", "short_points", "steadily", "workers_needed",
-    "write_workload",
-]  # fmt: skip
 RAMP_S = 0.3  # of an open loop's point: several of its answers
 MOST_OWN = 6  # points beside the short ones that a launch's own loads may add, the largest first
 LEAST_RATE, LEAST_PROMPT = 20.0, 2048  # requests/s and tokens below which a load makes no difference to the instrument
@@ -203,27 +187,10 @@ def measure(point: Point, server: PacedServer, folder: Path, cpus: list[int] | N
         run_id="",  # the paced server forgets what it did before
     )
     server.truth()
-    before = _cpu_times()
+    others = Others(os.getpid())
     result = run_load(job)
-    others = _others_share(before, _cpu_times())
-    return msgspec.structs.replace(compare(result, server.truth(), point), others_share=others)
-
-
-def _cpu_times() -> tuple[dict[str, int] | None, int | None]:
-    """Ticks of all CPUs so far, and those of this process and what it started; None where they cannot be read."""
-    every = cpu_sample()
-    return every["cpu"] if every else None, process_tree.cpu_ticks(os.getpid())
-
-
-def _others_share(before: tuple[Any, Any], after: tuple[Any, Any]) -> float | None:
-    """Share of the node's CPU time between two `_cpu_times` that processes had which are not ours."""
-    (all_before, ours_before), (all_after, ours_after) = before, after
-    if None in (all_before, ours_before, all_after, ours_after):
-        return None
-    ticks = {kind: all_after[kind] - all_before[kind] for kind in all_after}
-    total = sum(ticks.values())
-    busy = ticks["user"] + ticks["nice"] + ticks["system"] - (ours_after - ours_before)
-    return max(0.0, busy / total) if total > 0 else None
+    share = others.share()
+    return msgspec.structs.replace(compare(result, server.truth(), point), others_share=share)
 
 
 def steadily(measured: Callable[[], CalibratedPoint]) -> CalibratedPoint:

@@ -27,7 +27,6 @@ from servegauge.contract.records.cell import Clock, Window
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.token_counts import Encoder
 
-__all__ = ["LoadJob", "LoadResult", "run_load"]
 # What the fork server imports, so that a generator process need not.
 PRELOADED = (
     "servegauge.instrument.worker",

@@ -28,7 +28,7 @@ from servegauge.contract.flags import cell_flags
 from servegauge.contract.records import base as records
 from servegauge.contract.records.cell import Capacity
 from servegauge.contract.spec import Cell
-from servegauge.instrument import calibrate
+from servegauge.instrument import carried
 from servegauge.instrument.capacity import Bracket, first_rate, lower_bound, search
 from servegauge.instrument.coordinator import LoadResult
 from servegauge.launch.cell import CellFailed, Measurement
@@ -117,7 +117,7 @@ class CapacitySearch(Measurement):
             "window": records.plain(result.window),
             "instrument": {
                 **result.instrument,
-                "calibration": records.plain(calibrate.nearest(self.run.calibration, *load)),
+                "calibration": records.plain(carried.nearest(self.run.calibration, *load)),
             },
         }
         flags = cell_flags(requests, cell, record, self.thresholds)

@@ -32,7 +32,7 @@ from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import PROTOCOL, Cell, Load
 from servegauge.frameworks.base import Reset
 from servegauge.inputs import models
-from servegauge.instrument import calibrate
+from servegauge.instrument import carried
 from servegauge.instrument.coordinator import LoadResult, run_load
 from servegauge.instrument.job import LoadJob
 from servegauge.launch.live import LiveLaunch
@@ -166,7 +166,7 @@ class Measurement:
             recording.stop(zero_ns)
         after = self._metrics()
         requests = pq.read_table(result.requests)
-        nearest = calibrate.nearest(
+        nearest = carried.nearest(
             self.run.calibration,
             self.load,
             summarise(requests, result.window.duration_s, self.load.loop)["output_tokens_per_s"],
@@ -250,7 +250,7 @@ class Measurement:
             adapter_field=(self.framework.adapter_field or "model") if run.launch.options.get("lora") else "",
             api_key=run.api_key,
             cpus=list(run.launch.placement.load_cpus) or None,
-            workers=calibrate.workers_needed(run.calibration, load),
+            workers=carried.workers_needed(run.calibration, load),
             tokenizer=str(models.workload_tokenizer(self.cell.workload.tokenizer, run.root).parent),
             cell=self.cell.id,
             launch=run.launch.id,

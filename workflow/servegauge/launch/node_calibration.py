@@ -21,6 +21,7 @@ from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Launch, Load, digest
 from servegauge.instrument import calibrate
 from servegauge.instrument.capacity import range_of
+from servegauge.instrument.carried import carries, merged
 
 
 @dataclass
@@ -43,7 +44,7 @@ class NodeCalibration:
 
     @property
     def all_carried(self) -> bool:
-        return all(calibrate.carries(point) for point in self.found.points)
+        return all(carries(point) for point in self.found.points)
 
     def measure(self, again: bool = False) -> None:
         """Measure the points of this launch; `again`: those that the instrument was not seen to carry."""
@@ -56,7 +57,7 @@ class NodeCalibration:
         self.say(what if known is None else f"{what}, where launches before have not")
         points = calibrate.short_points(list(self._loads()))
         self.found = calibrate.calibrate(True, cpus, self.folder / "calibration.json", server_cpus, points, known=known)
-        write(kept, calibrate.merged(known, self.found))
+        write(kept, merged(known, self.found))
 
     def _loads(self) -> Iterator[tuple[Load, float | None]]:
         """The load of each cell with its mean prompt length in tokens; None where the workload does not tell."""

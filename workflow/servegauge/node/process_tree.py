@@ -6,6 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from servegauge.node.node_facts import cpu_times
+from servegauge.node.reader import Node, Unreadable
+
 
 def cpu_ticks(root: int, proc: Path = Path("/proc")) -> int | None:
     """Ticks (user and system) of process `root` and all its descendants, ended ones included; None: it is not there.
@@ -16,6 +19,32 @@ def cpu_ticks(root: int, proc: Path = Path("/proc")) -> int | None:
     if root not in ticks:
         return None
     return sum(ticks[pid] for pid in _descent(root, children))
+
+
+class Others:
+    """What processes take of a node's CPU time, from now on, that are neither `owner` nor anything that it started."""
+
+    def __init__(self, owner: int, node: Node | None = None) -> None:
+        self._owner, self._node = owner, node or Node()
+        self._began = self._ticks()
+
+    def _ticks(self) -> tuple[int, int, int] | None:
+        """(all, busy, the owner's); None where they cannot be read."""
+        ours = cpu_ticks(self._owner)
+        try:
+            every = cpu_times(self._node.read("/proc/stat"))["cpu"]
+        except (Unreadable, ValueError):
+            return None
+        busy = every["user"] + every["nice"] + every["system"]
+        return None if ours is None else (sum(every.values()), busy, ours)
+
+    def share(self) -> float | None:
+        """Share of the time so far, 0 to 1; None where it cannot be told."""
+        now = self._ticks()
+        if self._began is None or now is None:
+            return None
+        total, busy, ours = (after - before for before, after in zip(self._began, now, strict=True))
+        return max(0.0, (busy - ours) / total) if total > 0 else None
 
 
 def family(root: int, proc: Path = Path("/proc")) -> set[int]:

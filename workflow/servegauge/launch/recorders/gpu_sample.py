@@ -48,12 +48,12 @@ class NodeReader:
     def __init__(self, node: Node | None = None, owner: int | None = None) -> None:
         self.node = node or Node()
         self._owner = owner  # the launch's process: what it and its children use is ours
-        self._ours = None if owner is None else process_tree.cpu_ticks(owner)
+        self._others = None if owner is None else process_tree.Others(owner, self.node)
         self.rows: list[dict[str, Any]] = []
         clocks = self.node.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
         self._clocks = clocks[:: max(1, -(-len(clocks) // MOST_CPUS))]
         self._zones = self.node.glob("/sys/class/thermal/thermal_zone*/temp")
-        self._first = self._before = self._stat()
+        self._before = self._stat()
 
     def _stat(self) -> tuple[dict[str, int], dict[str, int]]:
         """(ticks of all CPUs, counters of /proc/stat); empty where it cannot be read."""
@@ -68,14 +68,9 @@ class NodeReader:
     @property
     def others(self) -> dict[str, Any]:
         """Since the start: share of the node's CPU time that processes had which are not the owner's; its CPUs."""
-        (before, _), (now, _) = self._first, self._stat()
-        began, ours = self._ours, None if self._owner is None else process_tree.cpu_ticks(self._owner)
         found: dict[str, Any] = {"others_share": None, "cpus": None, "cpus_allowed": None}
-        if began is not None and ours is not None and before and now:
-            total = sum(now[kind] - before[kind] for kind in now if kind in before)
-            busy = sum(now[kind] - before[kind] for kind in ("user", "nice", "system"))
-            found["others_share"] = max(0.0, (busy - (ours - began)) / total) if total > 0 else None
-        if self._owner is not None:
+        if self._owner is not None and self._others is not None:
+            found["others_share"] = self._others.share()
             with contextlib.suppress(OSError):
                 found |= {"cpus": os.cpu_count(), "cpus_allowed": len(os.sched_getaffinity(self._owner))}
         return found
