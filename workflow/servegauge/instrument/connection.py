@@ -4,53 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import Any, Protocol
 
 from servegauge.instrument.http_stream import Framing, MalformedResponse
 
 
+@dataclass(slots=True, eq=False)
 class InFlight:
     """One request on its way, with its raw stamps (ns, CLOCK_MONOTONIC; 0 where not reached) and its raw reads."""
 
-    __slots__ = (
-        "answer",
-        "closed",
-        "end_ns",
-        "error",
-        "instance",
-        "issued_ns",
-        "outcome",
-        "partial",
-        "payload",
-        "reads",
-        "retried",
-        "reused",
-        "row",
-        "scheduled_ns",
-        "sent_ns",
-        "stamps",
-        "stream",
-    )
-
-    def __init__(self, row: int, payload: bytes, instance: int, scheduled_ns: int, stream: int = -1) -> None:
-        self.row = row  # place in the worker's share of the workload
-        self.payload = payload
-        self.instance = instance
-        self.scheduled_ns = scheduled_ns
-        self.stream = stream  # closed loop: the stream that it belongs to
-        self.issued_ns = 0  # handed to a connection, or began to wait for one
-        self.sent_ns = 0
-        self.end_ns = 0
-        self.reads: list[bytes] = []
-        self.stamps: list[int] = []
-        self.outcome: str | None = None  # None: a whole response came
-        self.error: str | None = None
-        self.reused = False
-        self.retried = False
-        self.partial = False  # the kernel did not take all of it at once
-        self.closed = False  # the server closed the connection after the last read
-        self.answer: Any = None  # what the reads hold, once understood
+    row: int  # place in the worker's share of the workload
+    payload: bytes
+    instance: int
+    scheduled_ns: int
+    stream: int = -1  # closed loop: the stream that it belongs to
+    issued_ns: int = 0  # handed to a connection, or began to wait for one
+    sent_ns: int = 0
+    end_ns: int = 0
+    reads: list[bytes] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
+    outcome: str | None = None  # None: a whole response came
+    error: str | None = None
+    reused: bool = False
+    retried: bool = False
+    partial: bool = False  # the kernel did not take all of it at once
+    closed: bool = False  # the server closed the connection after the last read
+    answer: Any = None  # what the reads hold, once understood
 
 
 class Due(Protocol):
@@ -78,21 +59,6 @@ class Owner(Protocol):
 
 class Connection(asyncio.Protocol):
     """One keep-alive connection to one instance. At most one request is on it at any time."""
-
-    __slots__ = (
-        "_feed",
-        "add_read",
-        "add_stamp",
-        "alive",
-        "carried",
-        "due",
-        "flight",
-        "framing",
-        "free_ns",
-        "instance",
-        "owner",
-        "transport",
-    )
 
     SOON_NS = 100_000_000  # a close within this time after an answer is the server's habit, not its keep-alive limit;
     # within this time after a request it crossed the request on its way, and the server never read it

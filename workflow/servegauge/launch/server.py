@@ -109,15 +109,11 @@ class Server:
         """True while the server's first process runs."""
         return self.process.poll() is None
 
-    def tail(self, lines: int = 15) -> str:
-        """The last lines of the server's log, for a message."""
-        return tail(self.log, lines)
-
     def why(self) -> str:
         """`: ` and the first error in the log, where one is found; then, on lines of their own, its last lines."""
         family = self.framework
         first = first_error(self.log, family.log_causes, family.log_follows, self.log_start)
-        return f"{f': {first}' if first else ''}\n{self.tail()}"
+        return f"{f': {first}' if first else ''}\n{tail(self.log)}"
 
     def output(self) -> str:
         """All that it wrote since this start."""
