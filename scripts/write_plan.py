@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 from servegauge.base.errors import run_and_exit
-from servegauge.base.files import write_json
+from servegauge.contract.records.base import write
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("study", help="name of a file in config/studies/, without .yaml")
     parser.add_argument("--out", type=Path, required=True, help="results/plan/<study>.json")
     arguments = parser.parse_args()
-    write_json(arguments.out, expand(load_study(Path(), arguments.study)).to_dict())
+    write(arguments.out, expand(load_study(Path(), arguments.study)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from servegauge.base.files import sha256, whole_folder, write_json, write_text
 from servegauge.contract import cell_tables, tables
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.spec import Cell, Launch, Load
 
 PLATFORM_FACTOR = {"own-cpu": {"ttft": 1.0, "tpot": 1.0}, "shared-cpu": {"ttft": 1.3, "tpot": 1.1}}
@@ -227,7 +229,7 @@ def write_cell(
             "workload_sha256": hashlib.sha256(cell.workload.id.encode()).hexdigest(),
             "status": "ok",
             "reason": None,
-            "spec": cell.to_dict(),
+            "spec": plain(CellSpec.of(cell)),
             "started_utc": "2026-11-21T10:00:00.000Z",
             "finished_utc": "2026-11-21T10:00:30.000Z",
             "clock": {
@@ -316,7 +318,7 @@ def make_results(
         outcomes = {}
         for cell in cells_of(launch, requests):
             shape = shape_of(launch, cell, requests)
-            plan_cells.append({**cell.to_dict(), "skipped": None, "thresholds": {}})
+            plan_cells.append(plain(CellSpec.of(cell)))
             here = (launch.platform["name"], launch.repeat, cell.prompts["name"], cell.load.words())
             if here == ("shared-cpu", 2, "long", "conc1"):
                 special["failed"] = cell.id
@@ -339,7 +341,7 @@ def make_results(
     too_long = Cell.of(first, {"name": "novel"}, Load(rate_rps=2.0, requests=requests, output_tokens=32))
     special["skipped"] = too_long.id
     reason = "prompt and answer take up to 8032 tokens, the server's context_tokens is 2048"
-    plan_cells.append({**too_long.to_dict(), "skipped": reason, "thresholds": {}})
+    plan_cells.append(plain(CellSpec.of(too_long, reason)))
     study = {
         "name": "demo",
         "question": "What does it cost to share a CPU with the load generator?",

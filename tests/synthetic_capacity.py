@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 
 from servegauge.base.files import read_json, write_json
 from servegauge.contract import tables
-from servegauge.contract.spec import Cell, Launch, Load
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.specs import CellSpec, LaunchSpec
+from servegauge.contract.spec import Cell, Load
 from servegauge.instrument.capacity import first_rate, lower_bound, search
 from tests import synthetic
 
@@ -31,7 +34,7 @@ def add_searches(
     asked = {"slo": SLO, "limits": LIMITS, "share": 0.99, "first_rps": 1.0, "most_rps": most_rps}
     made = []
     for spec in plan["launches"]:
-        launch = Launch.from_dict(spec)
+        launch = msgspec.convert(spec, LaunchSpec).launch
         load = Load(capacity=asked, requests=REQUESTS, output_tokens=32)
         cell = Cell.of(launch, {"name": prompts}, load)
         own = capacities[launch.platform["name"]] * (1 + 0.02 * math.sin(7.0 * launch.repeat))
@@ -66,7 +69,7 @@ def add_searches(
             ),
             capacity={**capacity, "low_rps": found.low_rps, "high_rps": found.high_rps},
         )
-        plan["cells"].append({**cell.to_dict(), "skipped": None, "thresholds": {}})
+        plan["cells"].append(plain(CellSpec.of(cell)))
         made.append(cell.id)
     plan["study"]["matrix"]["capacity"] = [SLO]
     write_json(results / "plan" / "demo.json", plan)

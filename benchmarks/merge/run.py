@@ -47,6 +47,8 @@ for launch, cells in by_launch.items():
 MERGE = """
 import sys
 from pathlib import Path
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.specs import CellSpec
 from servegauge.dataset.merge import merge, sentences
 print("\\n".join(sentences(merge(Path(sys.argv[1])))))
 """
@@ -58,6 +60,8 @@ def generate(results: Path, cells: int, requests: int, tokens: int, per_launch: 
     import synthetic
 
     from servegauge.base.files import write_json
+    from servegauge.contract.records.base import plain
+    from servegauge.contract.records.specs import CellSpec
     from servegauge.contract.spec import Cell, Launch, Load
 
     model = {"name": "tiny", "source": "models/tiny"}
@@ -71,7 +75,7 @@ def generate(results: Path, cells: int, requests: int, tokens: int, per_launch: 
         cell = Cell.of(launch, {"name": "chat"}, load)
         if number % per_launch == 0:
             plan_launches.append(launch.to_dict())
-        plan_cells.append({**cell.to_dict(), "skipped": None, "thresholds": {}})
+        plan_cells.append(plain(CellSpec.of(cell)))
         table = tables[number % DRAWS]
         for name, value in (("cell", cell.id), ("launch", launch.id)):
             words = pa.DictionaryArray.from_arrays(pa.array([0] * table.num_rows, pa.int32()), [value])

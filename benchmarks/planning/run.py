@@ -20,8 +20,9 @@ from pathlib import Path
 
 import yaml
 
+from servegauge.contract.records.plan import Plan
 from servegauge.plan.config import load_study
-from servegauge.plan.expand import Plan, expand
+from servegauge.plan.expand import expand
 
 REPOSITORY = Path(__file__).parents[2]
 CELLS_PER_LAUNCH = 20
@@ -63,7 +64,7 @@ def measure(root: Path, plan: Plan) -> None:
         stamp.parent.mkdir(parents=True)
         stamp.write_text("{}")
     for planned in plan.cells[:-1]:
-        folder = root / "results" / "cells" / planned.cell.id
+        folder = root / "results" / "cells" / planned.id
         folder.mkdir(parents=True)
         (folder / "cell.json").write_text("{}")
     for launch in plan.launches:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.files import read_json, write_json
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.spec import Cell, Launch, Layout, Load
 
 HERE = Path(__file__).parent
@@ -41,7 +43,7 @@ class Site:
             launches.append(launch)
             for number, pretend in enumerate(cells, 1):
                 cell = Cell.of(launch, {"name": "chat", "description": pretend}, Load(rate_rps=number, requests=4))
-                planned.append({**cell.to_dict(), "skipped": None, "thresholds": {}})
+                planned.append(plain(CellSpec.of(cell)))
         study = {"name": name, "sha256": "0" * 64, "job": self.job}
         plan = {"study": study, "launches": [one.to_dict() for one in launches], "cells": planned, "workloads": []}
         write_json(self.results / "plan" / f"{name}.json", plan)

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from servegauge.base.files import write_json
 from servegauge.compare.tables import write_tables
+from servegauge.contract.records.base import write
 from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
+from servegauge.contract.records.plan import Plan
 from servegauge.dataset.merge import merge
 from servegauge.inputs.models import source_folder
 from servegauge.launch import node_calibration, run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.documents import state
-from servegauge.plan.expand import Plan, expand
+from servegauge.plan.expand import expand
 from servegauge.probes.harness.run import run_platform
 from servegauge.submit.attempts import Run
 from servegauge.submit.orders import make_order, read_plan
@@ -47,7 +48,7 @@ def measure(name: str) -> Plan:
     """Every cell of the study `name` that is not measured yet, in the working folder; then the dataset's tables."""
     plan = expand(load_study(Path(), name))
     file = RESULTS / "plan" / f"{name}.json"
-    write_json(file, plan.to_dict())
+    write(file, plan)
     compile_plan(file, RESULTS / "workloads" / f"{name}.json", RESULTS, Path())
     said = io.StringIO()
     for launch, now in state(plan, RESULTS).items():

@@ -53,7 +53,7 @@ def test_running_pending_measured_and_failed(plan, tmp_path: Path, monkeypatch: 
     write(running / "order.json", order)
     (running / "progress.log").write_text("10:00:00 starting\n10:00:05 cell 1/2 x: 3/8 requests, 1 in flight\n")
     attempt(tmp_path, two, job="8")
-    good, bad = (planned.cell.id for planned in plan.cells_of(three))
+    good, bad = (planned.id for planned in plan.cells_of(three))
     write_json(tmp_path / "cells" / good / "cell.json", {})
     cells = {good: {"status": "ok", "reason": None}, bad: {"status": "failed", "reason": "the server died\nmore"}}
     write_json(tmp_path / "launches" / three / "attempt-0.json", outcome(three, cells))
@@ -66,7 +66,7 @@ def test_running_pending_measured_and_failed(plan, tmp_path: Path, monkeypatch: 
 
 def test_a_cell_measured_later_is_not_failed_any_more(plan, tmp_path: Path) -> None:
     launch = plan.launches[0].id
-    cell = plan.cells_of(launch)[0].cell.id
+    cell = plan.cells_of(launch)[0].id
     said = outcome(launch, {cell: {"status": "failed", "reason": "no"}})
     write_json(tmp_path / "launches" / launch / "attempt-0.json", said)
     assert any("Failed:" in line for line in lines(plan, tmp_path))

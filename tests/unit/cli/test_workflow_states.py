@@ -44,7 +44,7 @@ def put(path: Path, state: str, data: object) -> None:
 def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attempts, stamp, tables, ages) -> None:
     fresh = Pipeline({"study": "x"})
     results = root / "results"
-    cells = [planned.cell for planned in fresh.plan.cells]
+    cells = fresh.plan.cells
     for cell, there in zip(cells, measured, strict=True):
         put(results / "cells" / cell.id / "cell.json", "whole" if there else "absent", {})
     untaken = set()  # a further attempt was submitted, and the run that waited for it was killed

@@ -16,14 +16,14 @@ from servegauge.contract.records.job import JobRecord, Running
 from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import JobSettings, Order
 from servegauge.contract.records.outcome import Outcome
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, Launch, Load
 
 OLD = Path(__file__).parents[2] / "samples" / "results-of-version-1"
 KINDS: dict[str, type[Record]] = {
-    "plan/old.json": PlanDocument,
+    "plan/old.json": Plan,
     "launches/*/spec.json": LaunchSpec,
     "launches/*/attempt-0/order.json": Order,
     "launches/*/attempt-0/job.json": JobRecord,

@@ -7,15 +7,18 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
-from servegauge.contract.spec import PROTOCOL, Cell, Load, Workload
+from servegauge.contract.records.base import plain, read, write
+from servegauge.contract.records.plan import Plan
+from servegauge.contract.records.specs import CellSpec
+from servegauge.contract.spec import PROTOCOL, Load, Workload
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.plan import documents
-from servegauge.plan.expand import Plan, PlannedCell
 from tests import synthetic
 
 BEFORE = Path(__file__).parents[2] / "data" / "results_protocol_1"
@@ -29,32 +32,32 @@ def results(tmp_path: Path) -> Path:
 
 def plan_now(results: Path) -> Plan:
     """The study of the old results, as this version would plan it."""
-    old = Plan.from_dict(read_json(results / "plan" / "before.json"))
+    old = read(results / "plan" / "before.json", Plan)
     cells = []
     for planned in old.cells:
-        workload = Workload.of(old.launches[0].model, planned.cell.prompts, planned.cell.load, 1)
-        cells.append(PlannedCell(replace(planned.cell, workload=workload, protocol=PROTOCOL)))
-    return Plan(old.study, old.launches, cells)
+        workload = Workload.of(old.launches[0].model, planned.prompts, planned.load, 1)
+        cells.append(CellSpec.of(replace(planned.cell, workload=workload, protocol=PROTOCOL)))
+    return msgspec.structs.replace(old, cells=tuple(cells))
 
 
 def test_names_of_protocol_1_are_what_they_were(results: Path) -> None:
     plan = read_json(results / "plan" / "before.json")
     assert len(plan["cells"]) == 2
     for said in plan["cells"]:
-        cell = Cell.from_dict(said)
+        cell = msgspec.convert(said, CellSpec).cell
         assert cell.protocol == 1
         assert (cell.id, cell.workload.id) == (said["id"], said["workload"]["id"])
         assert (results / "cells" / cell.id / "cell.json").is_file()
         assert (results / "workloads" / cell.workload.id / "workload.json").is_file()
-        assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+        assert msgspec.convert(json.loads(json.dumps(plain(CellSpec.of(cell)))), CellSpec).cell == cell
 
 
 def test_a_new_cell_is_another_one_and_knows_its_earlier_self(results: Path) -> None:
     for planned in plan_now(results).cells:
-        assert planned.cell.protocol == PROTOCOL
+        assert planned.protocol == PROTOCOL
         assert planned.cell.earlier.id in {folder.name for folder in (results / "cells").iterdir()}
-        assert planned.cell.id != planned.cell.earlier.id
-        assert Cell.from_dict(json.loads(json.dumps(planned.cell.to_dict()))).id == planned.cell.id
+        assert planned.id != planned.cell.earlier.id
+        assert msgspec.convert(json.loads(json.dumps(plain(planned))), CellSpec).cell.id == planned.id
     burst = replace(plan_now(results).cells[0].cell, load=Load(burst=4))
     assert burst.earlier is None
 
@@ -77,7 +80,7 @@ def test_the_plan_measures_again_and_says_why(results: Path) -> None:
     state = documents.state(plan, results)
     assert [len(now.missing) for now in state.values()] == [2]
     before = documents.measured_before(plan, state, results)
-    assert before == {planned.cell.id for planned in plan.cells}
+    assert before == {planned.id for planned in plan.cells}
     text = documents.render(plan, results)
     assert "To be measured again: 2 cells, measured before by protocol 1" in text
     assert "no ramp and no tail" in text
@@ -86,7 +89,7 @@ def test_the_plan_measures_again_and_says_why(results: Path) -> None:
 
 
 def test_what_was_measured_before_stays_beside_the_new_plan(results: Path) -> None:
-    write_json(results / "plan" / "before.json", plan_now(results).to_dict())
+    write(results / "plan" / "before.json", plan_now(results))
     assert merge.merge(results).statuses == {"ok": 2, "planned": 2}
     protocols = {(row["status"], row["protocol"]) for row in merge.read(results, "cells").to_pylist()}
     assert protocols == {("ok", 1), ("planned", PROTOCOL)}
@@ -101,13 +104,18 @@ def test_a_ratio_never_mixes_two_protocols(tmp_path: Path, protocol: int, compar
     plan = read_json(results / "plan" / "demo.json")
     cells = []
     for said in plan["cells"]:
-        cell, folder = Cell.from_dict(said), results / "cells" / said["id"]
+        cell, folder = msgspec.convert(said, CellSpec).cell, results / "cells" / said["id"]
         if "own-cpu" in cell.launch and folder.is_dir():
             cell = replace(cell, protocol=protocol)
-            record = {**read_json(folder / "cell.json"), "cell": cell.id, "spec": cell.to_dict(), "protocol": protocol}
+            record = {
+                **read_json(folder / "cell.json"),
+                "cell": cell.id,
+                "spec": plain(CellSpec.of(cell)),
+                "protocol": protocol,
+            }
             write_json(folder / "cell.json", record)
             folder.rename(results / "cells" / cell.id)
-        cells.append({**said, **cell.to_dict()})
+        cells.append(plain(CellSpec.of(cell, said["skipped"], said["thresholds"])))
     write_json(results / "plan" / "demo.json", {**plan, "cells": cells})
     merge.merge(results)
     comparison = compare(Study(results, "demo"))

@@ -10,12 +10,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base.files import read_json, sha256, write_json
 from servegauge.contract import tables
-from servegauge.contract.spec import Cell, Launch, Load
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.specs import CellSpec, LaunchSpec
+from servegauge.contract.spec import Cell, Load
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES
 from servegauge.dataset import merge, trace_parts
 from servegauge.dataset.study_view import Study
@@ -277,11 +280,11 @@ def test_a_planned_trace_is_a_row_whatever_became_of_it(results: Path) -> None:
     plan = read_json(results / "plan/demo.json")
     trace_launches, traces = [], []
     for cell in plan["cells"][:3]:
-        timed = next(Launch.from_dict(one) for one in plan["launches"] if one["id"] == cell["launch"])
+        timed = next(msgspec.convert(one, LaunchSpec).launch for one in plan["launches"] if one["id"] == cell["launch"])
         launch = replace(timed, trace={"cell": cell["id"], "profiler": "torch", "steps": 4})
         trace_launches.append(launch.to_dict())
         one = Cell.of(launch, cell["prompts"], Load(**cell["load"]))
-        traces.append({**one.to_dict(), "skipped": None, "thresholds": {}})
+        traces.append(plain(CellSpec.of(one)))
     traces[2]["skipped"] = "it cannot be traced"
     write_json(results / "plan/demo.json", {**plan, "trace_launches": trace_launches, "traces": traces})
     failed = traces[0]["id"]

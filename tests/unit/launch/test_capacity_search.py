@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base import supervisor
-from servegauge.base.files import read_json, write_json
+from servegauge.base.files import read_json
+from servegauge.contract.records.base import write
 from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.contract.records.outcome import CellOutcome
@@ -62,9 +63,9 @@ class Searching:
         monkeypatch.chdir(self.clone.root)
         self.file = Path("results/plan/search.json").absolute()
         plan = expand(load_study(Path(), "search"))
-        write_json(self.file, plan.to_dict())
+        write(self.file, plan)
         compile_plan(self.file, Path("results/workloads/search.json"), Path("results"), Path())
-        self.launch, self.cell = plan.launches[0].id, plan.cells[0].cell.id
+        self.launch, self.cell = plan.launches[0].id, plan.cells[0].id
 
     def measure(self, attempt: int = 0) -> CellOutcome:
         order = make_order(read_plan(self.file), self.launch, attempt, Path("results"), Path())

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base import redact, supervisor
-from servegauge.base.files import read_json, write_json
+from servegauge.base.files import read_json
+from servegauge.contract.records.base import write
 from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.dataset.merge import merge
@@ -104,11 +105,11 @@ def measured(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(run, "framework", lambda name: leaky)
     monkeypatch.setattr(node_calibration.calibrate, "calibrate", lambda *_, **__: CALIBRATION)
     monkeypatch.chdir(clone.root)
-    plan = expand(load_study(clone.root, "faults")).to_dict()
-    write_json(clone.results / "plan" / "faults.json", plan)
+    plan = expand(load_study(clone.root, "faults"))
+    write(clone.results / "plan" / "faults.json", plan)
     file = clone.results / "plan" / "faults.json"
     compile_plan(file, clone.results / "workloads" / "faults.json", clone.results, clone.root)
-    order = make_order(read_plan(file), plan["launches"][0]["id"], 0, Path("results"), clone.root)
+    order = make_order(read_plan(file), plan.launches[0].id, 0, Path("results"), clone.root)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         outcome = run.run_launch(order, JobContext())
@@ -120,7 +121,7 @@ def measured(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert "a defect of the pipeline: ValueError: the server said" in reasons
     assert "server died" in reasons
     assert "fatal server_args={" in reasons, "its last words are kept"
-    Run(file, plan["launches"][0]["id"], "local", Path("results"), "x:y")._write(0, outcome)
+    Run(file, plan.launches[0].id, "local", Path("results"), "x:y")._write(0, outcome)
     merge(Path("results"))
     return clone.results
 

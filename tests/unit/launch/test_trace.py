@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from servegauge.base import supervisor
-from servegauge.base.files import read_json, write_json
-from servegauge.contract.records.base import read
+from servegauge.base.files import read_json
+from servegauge.contract.records.base import read, write
 from servegauge.contract.records.calibration import Calibration, Limits
 from servegauge.contract.records.order import JobContext
 from servegauge.contract.records.outcome import CellOutcome
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.trace import TraceRecord
 from servegauge.contract.spec import Launch
 from servegauge.dataset import merge
@@ -29,7 +30,7 @@ from servegauge.launch.recorders import nsys as recorder
 from servegauge.node import nsys
 from servegauge.plan import expand as planning
 from servegauge.plan.config import load_study
-from servegauge.plan.expand import Plan, expand
+from servegauge.plan.expand import expand
 from servegauge.submit.attempts import Run
 from servegauge.submit.orders import make_order, read_plan
 from servegauge.workloads.compile import compile_plan
@@ -87,10 +88,10 @@ class Traced:
         monkeypatch.chdir(self.clone.root)
         self.plan: Plan = expand(load_study(self.clone.root, "faults"))
         self.file = self.clone.results / "plan" / "faults.json"
-        write_json(self.file, self.plan.to_dict())
+        write(self.file, self.plan)
         workloads = self.clone.results / "workloads" / "faults.json"
         compile_plan(self.file, workloads, self.clone.results, self.clone.root)
-        (self.trace,) = [one.cell for one in self.plan.traces]
+        (self.trace,) = self.plan.traces
 
     def measure(self, launch: str, attempt: int = 0) -> dict[str, CellOutcome]:
         order = make_order(read_plan(self.file), launch, attempt, Path("results"), self.clone.root)

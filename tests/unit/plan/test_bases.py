@@ -29,7 +29,7 @@ def test_keys_are_laid_over_the_bases_and_null_takes_one_away(tree: Tree) -> Non
     assert "budget" not in study
     assert study["matrix"] == {**full["matrix"], "repeat": 1}
     assert [file.rpartition("/")[2] for file in study["files"][:2]] == ["small.yaml", "full.yaml"]
-    assert {cell.cell.id for cell in expand(study).cells} < {cell.cell.id for cell in expand(full).cells}
+    assert {cell.id for cell in expand(study).cells} < {cell.id for cell in expand(full).cells}
 
 
 def test_what_stands_in_replaces_the_matrix_the_baseline_and_the_cells_of_published_figures(tree: Tree) -> None:

@@ -11,6 +11,7 @@ import pytest
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.spec import Launch
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
@@ -32,7 +33,7 @@ HOW = {
 }
 
 
-def planned(tree: Tree, *names: str, how: dict[str, Any] = HOW, **server: Any) -> expand.Plan:
+def planned(tree: Tree, *names: str, how: dict[str, Any] = HOW, **server: Any) -> Plan:
     tree.write("config/platforms/metal.yaml", {"description": "x", "frameworks": how})
     matrix = {**STUDY["matrix"], "framework": list(names), "platform": ["metal"], "repeat": 1}
     return expand.expand(tree.study({**STUDY, "matrix": matrix, "server": server}))
@@ -92,7 +93,7 @@ def test_where_one_platform_has_it_the_others_skip_it(tree: Tree) -> None:
     tree.write("config/platforms/metal.yaml", {"description": "x", "frameworks": HOW})
     matrix = {**STUDY["matrix"], "framework": ["plain@next"], "repeat": 1}
     plan = expand.expand(tree.study({**STUDY, "matrix": matrix}))
-    reasons = {plan.launch(one.cell.launch).platform["name"]: one.skipped for one in plan.cells}
+    reasons = {plan.launch(one.launch).platform["name"]: one.skipped for one in plan.cells}
     assert reasons["metal"] is None
     assert reasons["virtual"] == "the platform virtual does not say how to start plain@next (its `frameworks`)"
 

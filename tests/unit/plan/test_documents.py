@@ -18,9 +18,10 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
 from servegauge.contract.records.base import write
 from servegauge.contract.records.outcome import Outcome
+from servegauge.contract.records.plan import Plan
 from servegauge.plan import documents as planning
 from servegauge.plan import estimate
-from servegauge.plan.expand import Plan, expand
+from servegauge.plan.expand import expand
 from tests.unit.study_tree import Tree, copy_config
 
 BUSY = {"framework": "fast"}
@@ -50,7 +51,7 @@ def _finish(results: Path, launch: str, attempt: int, minutes: int = 30) -> None
 
 
 def _cells(plan: Plan, launch: str) -> list[str]:
-    return [planned.cell.id for planned in plan.cells_of(launch)]
+    return [planned.id for planned in plan.cells_of(launch)]
 
 
 def test_nothing_is_there_at_first(tree: Tree, results: Path) -> None:
@@ -89,8 +90,7 @@ def test_seconds_of_a_cell(tree: Tree, results: Path) -> None:
     assumed = {"cell_overhead_s": 3, "ttft_s": 0.5, "tpot_s": 0.05}
     request = 0.5 + 30 * 0.05  # answers of 10 to 50 tokens
     seconds = {
-        planned.cell.load.words(): estimate.cell_seconds(planned.cell, plan.launches[0], assumed, {})
-        for planned in plan.cells
+        planned.load.words(): estimate.cell_seconds(planned, plan.launches[0], assumed, {}) for planned in plan.cells
     }
     ramp, tail = 1.25 * request, 2 * request  # more than 2 s; the last answers, and those of the tail
     assert seconds["rate0.5"] == pytest.approx(3 + 10 / 0.5 + ramp + 40 / 0.5 + tail)
@@ -105,8 +105,7 @@ def test_a_warm_cache_is_warmed_with_a_whole_window(tree: Tree) -> None:
     matrix = {**BUSY, "rate": [1], "cache": ["cold", "warm"], "platform": "metal", "repeat": 1}
     plan = expand(tree.study(matrix=matrix, load=load, server={"prefix_cache": True}))
     taken = {
-        planned.cell.load.cache: estimate.cell_seconds(planned.cell, plan.launches[0], assumed, {})
-        for planned in plan.cells
+        planned.load.cache: estimate.cell_seconds(planned, plan.launches[0], assumed, {}) for planned in plan.cells
     }
     assert taken == {"cold": pytest.approx(3 + 2 + 60 + 0.2), "warm": pytest.approx(60 + 2 + 60 + 0.2)}
 
@@ -117,7 +116,7 @@ def test_a_ramp_that_the_study_asks_for_takes_its_time(tree: Tree) -> None:
     taken = []
     for ramp in ({}, {"ramp_s": 30}):
         plan = expand(tree.study(matrix=matrix, load={"duration_s": 60, "warmup_requests": 0, **ramp}))
-        taken.append(estimate.cell_seconds(plan.cells[0].cell, plan.launches[0], assumed, {}))
+        taken.append(estimate.cell_seconds(plan.cells[0], plan.launches[0], assumed, {}))
     assert taken == [pytest.approx(60 + 2 + 0.2), pytest.approx(60 + 30 + 0.2)]
 
 
@@ -125,7 +124,7 @@ def test_a_long_closed_loop_stops_at_its_duration(tree: Tree) -> None:
     load = {"duration_s": 5, "requests": 4000, "warmup_requests": 0}
     plan = expand(tree.study(matrix={"concurrency": [1], "rate": [9]}, load=load))
     assumed = {"cell_overhead_s": 0, "ttft_s": 1, "tpot_s": 0}
-    closed = next(planned.cell for planned in plan.cells if planned.cell.load.concurrency)
+    closed = next(planned for planned in plan.cells if planned.load.concurrency)
     assert estimate.cell_seconds(closed, plan.launches[0], assumed, {}) == 5 + 2 * 1 + 2 * 1  # ramp and tail
 
 
@@ -157,8 +156,8 @@ def _dataset(results: Path, plan: Plan, startups: dict[str, list[float]], window
     (results / "dataset").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), results / "dataset" / "launches.parquet")
     cells = [
-        {"configuration": plan.launch(planned.cell.launch).configuration, "prompts": planned.cell.prompts["name"],
-         "load": json.dumps(asdict(planned.cell.load), sort_keys=True), "window_s": window}
+        {"configuration": plan.launch(planned.launch).configuration, "prompts": planned.prompts["name"],
+         "load": json.dumps(asdict(planned.load), sort_keys=True), "window_s": window}
         for planned in plan.cells for window in windows
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(cells), results / "dataset" / "cells.parquet")
@@ -273,11 +272,7 @@ def test_table_csv_and_json_say_the_same(tree: Tree, results: Path) -> None:
     assert all(launch.id in table for launch in plan.launches)
     assert "8 cells: tp4 takes 4 GPUs, the platform virtual has 2 on one node" in table
     assert "Fast, memory_fraction: counts activations too" in table
-    assert (
-        [row["cell"] for row in rows]
-        == [planned.cell.id for planned in plan.cells]
-        == [c["cell"] for c in data["cells"]]
-    )
+    assert [row["cell"] for row in rows] == [planned.id for planned in plan.cells] == [c["cell"] for c in data["cells"]]
     assert [row["reason"] or None for row in rows] == [planned.skipped for planned in plan.cells]
     skipped = sum(row["status"] == "skipped" for row in rows)
     assert data["totals"]["skipped"] == skipped > 0

@@ -8,14 +8,16 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.contract import spec
-from servegauge.contract.records.plan import PlanDocument
-from servegauge.contract.spec import Cell
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.plan import Plan
+from servegauge.contract.records.specs import CellSpec
 from servegauge.plan.config import load_study
-from servegauge.plan.expand import Plan, expand
+from servegauge.plan.expand import expand
 from tests.unit.study_tree import FILES, REPOSITORY, Tree
 
 ACCEPT = (
@@ -32,8 +34,7 @@ def _listing(plan: Plan) -> str:
         )
         for planned in plan.cells_of(launch.id):
             lines.append(
-                f"  {planned.cell.id} <- {planned.cell.workload.id}"
-                + (f" SKIP {planned.skipped}" if planned.skipped else "")
+                f"  {planned.id} <- {planned.workload.id}" + (f" SKIP {planned.skipped}" if planned.skipped else "")
             )
     return "\n".join(lines) + "\n"
 
@@ -76,13 +77,12 @@ def test_every_combination_once(tree: Tree) -> None:
     )
     assert len(plan.launches) == 2 * 3
     assert len(plan.cells) == 6 * 2 * (2 + 2)
-    assert len({planned.cell.id for planned in plan.cells}) == len(plan.cells)
+    assert len({planned.id for planned in plan.cells}) == len(plan.cells)
     assert len({launch.configuration for launch in plan.launches}) == 2
-    loads = {(planned.cell.load.rate_rps, planned.cell.load.concurrency) for planned in plan.cells}
+    loads = {(planned.load.rate_rps, planned.load.concurrency) for planned in plan.cells}
     assert loads == {(1, None), (2.5, None), (None, 4), (None, 8)}
     assert all(
-        planned.cell.load.arrival["process"] == ("poisson" if planned.cell.load.rate_rps else "closed")
-        for planned in plan.cells
+        planned.load.arrival["process"] == ("poisson" if planned.load.rate_rps else "closed") for planned in plan.cells
     )
 
 
@@ -90,7 +90,7 @@ def test_both_platforms_replay_the_same_workload_in_the_same_order_and_each_repe
     plan = expand(tree.study(matrix={"rate": [1, 2, 3, 4, 5, 6]}))
     orders: dict[int, set[tuple[str, ...]]] = {1: set(), 2: set()}
     for launch in plan.launches:
-        orders[launch.repeat].add(tuple(planned.cell.workload.id for planned in plan.cells_of(launch.id)))
+        orders[launch.repeat].add(tuple(planned.workload.id for planned in plan.cells_of(launch.id)))
     (first,), (second,) = orders[1], orders[2]
     assert not set(first) & set(second)
     assert [name.split("-r1-")[0] for name in first] != [name.split("-r2-")[0] for name in second]  # shuffled anew
@@ -120,7 +120,7 @@ def test_blocks_hold_every_level_of_the_compared_factor(tree: Tree) -> None:
     for one, other in (plan.launches[i : i + 2] for i in range(0, len(plan.launches), 2)):
         assert (one.repeat, one.platform["name"]) == (other.repeat, other.platform["name"])
         assert {one.options["prefix_cache"], other.options["prefix_cache"]} == {True, False}
-        cells = [[planned.cell.workload.id for planned in plan.cells_of(launch.id)] for launch in (one, other)]
+        cells = [[planned.workload.id for planned in plan.cells_of(launch.id)] for launch in (one, other)]
         assert cells[0] == cells[1], "the same cells in the same order on both sides"
 
 
@@ -128,7 +128,7 @@ def test_the_order_of_a_plan_changes_no_id(tree: Tree) -> None:
     study = {"matrix": {"prefix_cache": [True, False], "repeat": 3}}
     by_platform = expand(tree.study(**study))
     by_cache = expand(tree.study(**study, compare={"factor": "prefix_cache", "baseline": True}))
-    assert {one.cell.id for one in by_platform.cells} == {one.cell.id for one in by_cache.cells}
+    assert {one.id for one in by_platform.cells} == {one.id for one in by_cache.cells}
     assert [one.id for one in by_platform.launches] != [one.id for one in by_cache.launches]
 
 
@@ -136,8 +136,8 @@ def test_a_new_rate_changes_no_other_cell_and_no_order(tree: Tree) -> None:
     before = expand(tree.study(matrix={"rate": [1, 2, 3]}))
     after = expand(tree.study(matrix={"rate": [1, 2, 3, 4]}))
     assert [launch.id for launch in before.launches] == [launch.id for launch in after.launches]
-    old = [planned.cell.id for planned in before.cells]
-    assert [planned.cell.id for planned in after.cells if planned.cell.id in set(old)] == old
+    old = [planned.id for planned in before.cells]
+    assert [planned.id for planned in after.cells if planned.id in set(old)] == old
     assert len(after.cells) == len(old) + 4
 
 
@@ -150,20 +150,20 @@ def test_another_seed_gives_other_draws_and_another_order(tree: Tree) -> None:
 
 
 def test_words_for_people_are_no_part_of_a_cell(tree: Tree) -> None:
-    before = {planned.cell.id for planned in expand(tree.study()).cells}
+    before = {planned.id for planned in expand(tree.study()).cells}
     chat = tree.root / "config/prompts/chat.yaml"
     chat.write_text(chat.read_text().replace("short", "another description") + "how_to_get: nothing to get\n")
     platform = tree.root / "config/platforms/metal.yaml"
     platform.write_text(platform.read_text().replace("partition: gpu", "partition: gpu2"))
-    assert {planned.cell.id for planned in expand(tree.study()).cells} == before
+    assert {planned.id for planned in expand(tree.study()).cells} == before
     chat.write_text(chat.read_text().replace("100", "101"))
-    assert not {planned.cell.id for planned in expand(tree.study()).cells} & before
+    assert not {planned.id for planned in expand(tree.study()).cells} & before
 
 
 def test_include_adds_and_exclude_does_not_touch_it(tree: Tree) -> None:
     matrix = {"exclude": [{"platform": "virtual"}], "include": [{"platform": "virtual", "rate": [9]}]}
     plan = expand(tree.study(matrix=matrix))
-    virtual = [planned.cell for planned in plan.cells if "virtual" in planned.cell.id]
+    virtual = [planned for planned in plan.cells if "virtual" in planned.id]
     assert [cell.load.rate_rps for cell in virtual] == [9, 9]
     assert len(plan.cells) == 2 * 2 + 2
 
@@ -174,7 +174,7 @@ def test_including_what_is_there_already_adds_nothing(tree: Tree) -> None:
 
 def test_naming_a_concurrency_in_include_leaves_the_rates_out(tree: Tree) -> None:
     plan = expand(tree.study(matrix={"include": [{"concurrency": [3]}]}, load={"requests": 5}))
-    assert sorted({planned.cell.load.words() for planned in plan.cells}) == ["conc3", "rate1", "rate2.5"]
+    assert sorted({planned.load.words() for planned in plan.cells}) == ["conc3", "rate1", "rate2.5"]
 
 
 def test_fair_defaults_are_set_and_a_study_wins(tree: Tree) -> None:
@@ -211,7 +211,7 @@ def test_fair_defaults_are_set_and_a_study_wins(tree: Tree) -> None:
     ],
 )
 def test_what_cannot_work_is_skipped_with_the_reason(tree: Tree, matrix: dict, platform: str, reason: str) -> None:
-    cells = [planned for planned in expand(tree.study(matrix=matrix)).cells if f"-{platform}-" in planned.cell.id]
+    cells = [planned for planned in expand(tree.study(matrix=matrix)).cells if f"-{platform}-" in planned.id]
     assert cells
     assert all(reason in (planned.skipped or "") for planned in cells), cells[0].skipped
 
@@ -238,9 +238,9 @@ def test_a_cpu_build_needs_no_gpu(tree: Tree) -> None:
 
 def test_a_plan_survives_json(tree: Tree) -> None:
     plan = expand(tree.study(**STUDIES["wide"]))
-    written = json.loads(json.dumps(plan.to_dict()))
-    assert written["version"] == PlanDocument.VERSION
-    back = Plan.from_dict(written)
+    written = json.loads(json.dumps(plain(plan)))
+    assert written["version"] == Plan.VERSION
+    back = msgspec.convert(written, Plan)
     assert _listing(back) == _listing(plan)
 
 
@@ -252,12 +252,12 @@ def test_two_things_with_one_name_are_refused(tree: Tree, monkeypatch: pytest.Mo
 
 def test_ids_do_not_depend_on_what_is_shared_and_cached(tree: Tree) -> None:
     for planned in expand(tree.study(**STUDIES["wide"])).cells:
-        assert Cell.from_dict(json.loads(json.dumps(planned.cell.to_dict()))).id == planned.cell.id
+        assert msgspec.convert(json.loads(json.dumps(plain(planned))), CellSpec).cell.id == planned.id
 
 
 def test_cells_can_be_selected_by_a_pattern(tree: Tree) -> None:
     plan = expand(tree.study()).selected("*-metal-*rate1-*")
-    assert [planned.cell.load.rate_rps for planned in plan.cells] == [1, 1]
+    assert [planned.load.rate_rps for planned in plan.cells] == [1, 1]
     assert [launch.platform["name"] for launch in plan.launches] == ["metal", "metal"]
     with pytest.raises(UserError, match="no cell of the study 'x' matches 'nothing'; its ids are like plain-small"):
         plan.selected("nothing")
@@ -282,7 +282,7 @@ def test_ten_thousand_cells_expand_in_a_moment(tree: Tree) -> None:
 
 def test_the_path_of_the_tree_is_nowhere_in_a_launch(tree: Tree) -> None:
     plan = expand(tree.study())
-    assert str(tree.root) not in json.dumps([launch.to_dict() for launch in plan.launches])
+    assert str(tree.root) not in json.dumps(plain(plan.launches))
     assert isinstance(tree.root, Path)
 
 
@@ -333,7 +333,7 @@ def test_one_platform_of_a_study_is_planned_alone(tree: Tree) -> None:
     metal, virtual = plan.on_platforms("metal"), plan.on_platforms(["virtual"])
     assert {launch.platform["name"] for launch in metal.launches} == {"metal", "metal.again"}
     assert {launch.platform["name"] for launch in virtual.launches} == {"virtual"}
-    ids = [{planned.cell.id for planned in one.cells} for one in (metal, virtual, plan)]
+    ids = [{planned.id for planned in one.cells} for one in (metal, virtual, plan)]
     assert not ids[0] & ids[1]
     assert ids[0] | ids[1] == ids[2]
     assert plan.on_platforms("") is plan

@@ -25,7 +25,7 @@ def test_launches_cells_and_workloads_of_the_repositorys_studies_keep_their_ids(
     found = {
         "launches": {launch.id for launch in plan.launches},
         "cells": {planned.cell.earlier.id for planned in plan.cells if planned.cell.earlier},
-        "workloads": {replace(workload, version=1).id for workload in plan.workloads},
+        "workloads": {replace(spec.workload, version=1).id for spec in plan.workloads},
     }
     for kind, ids in GOLDEN[study].items():
         assert ids

@@ -6,12 +6,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.compare.compare import compare
-from servegauge.contract.spec import Cell, Launch, Load, Workload
+from servegauge.contract.records.base import plain as as_data
+from servegauge.contract.records.specs import CellSpec, WorkloadSpec
+from servegauge.contract.spec import Cell, Launch, Load
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.instrument.job import LoadJob
@@ -37,17 +40,17 @@ def test_what_is_not_said_renames_nothing() -> None:
     plain = cell()
     assert cell(input_tokens=None, sampling=None, lora_mix=None).id == plain.id
     assert "input_tokens" not in plain.load.canonical
-    assert "sampling" not in plain.to_dict()["load"]
+    assert "sampling" not in plain.load.to_dict()
     named = [cell(input_tokens=64), cell(sampling={"top_p": 0.9}), cell(lora_mix={"base": 1})]
     assert len({one.id for one in [plain, *named]}) == 4
-    again = Cell.from_dict(json.loads(json.dumps(named[1].to_dict())))
+    again = msgspec.convert(json.loads(json.dumps(as_data(CellSpec.of(named[1])))), CellSpec).cell
     assert again.id == named[1].id
 
 
 def test_sampling_shapes_no_workload_and_prompt_length_does() -> None:
     assert cell(sampling={"top_p": 0.9}).workload.id == cell().workload.id
     assert cell(input_tokens=64).workload.id != cell().workload.id
-    assert Workload.from_dict(cell(input_tokens=64).workload.to_dict()).id == cell(input_tokens=64).workload.id
+    assert WorkloadSpec.of(cell(input_tokens=64).workload).workload.id == cell(input_tokens=64).workload.id
 
 
 def test_prompts_are_as_long_as_the_study_says(root: Path) -> None:
@@ -77,9 +80,9 @@ def test_sampling_is_an_axis(tree: Tree) -> None:
     settings = [{"temperature": 0}, {"temperature": 0.1}, {"temperature": 0.7, "top_p": 0.9}]
     plan = expand.expand(tree.study(matrix={**STUDY["matrix"], "sampling": settings, "rate": [1], "repeat": 1}))
     before = expand.expand(tree.study(matrix={**STUDY["matrix"], "rate": [1], "repeat": 1}))
-    loads = {(one.cell.load.temperature, json.dumps(one.cell.load.sampling)) for one in plan.cells}
+    loads = {(one.load.temperature, json.dumps(one.load.sampling)) for one in plan.cells}
     assert loads == {(0, "null"), (0.1, "null"), (0.7, '{"top_p": 0.9}')}
-    assert {one.cell.id for one in before.cells} < {one.cell.id for one in plan.cells}, "temperature 0 is the old cell"
+    assert {one.id for one in before.cells} < {one.id for one in plan.cells}, "temperature 0 is the old cell"
     with pytest.raises(UserError, match="top_q"):
         tree.study(matrix={**STUDY["matrix"], "sampling": [{"top_q": 1}]})
 
@@ -140,7 +143,7 @@ def test_a_server_without_adapters_answers_a_mix_itself(root: Path, tree: Tree, 
     matrix = {"lora": ["none", adapters], "rate": 1, "platform": "metal", "repeat": 1}
     plan = expand.expand(tree.study(load={"lora_mix": {"law": 1}}, matrix=matrix))
     assert [one.skipped for one in plan.cells] == [None, None]
-    assert len({one.cell.workload.id for one in plan.cells}) == 1, "both answer the same requests"
+    assert len({one.workload.id for one in plan.cells}) == 1, "both answer the same requests"
 
 
 def test_an_adapter_that_no_server_has_is_a_mistake(tree: Tree) -> None:

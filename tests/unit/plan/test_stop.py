@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from servegauge.base.files import read_json, write_json
@@ -11,9 +12,9 @@ from servegauge.cli.measure import measure_launch
 from servegauge.compare.looks import look, reason_to_stop
 from servegauge.contract.records.base import write
 from servegauge.contract.records.looks import Look, Looks, Width
+from servegauge.contract.records.plan import Plan
 from servegauge.dataset import merge
 from servegauge.plan import documents, stop
-from servegauge.plan.expand import Plan
 from servegauge.report.page import render
 from tests import synthetic
 
@@ -78,7 +79,7 @@ def test_a_wide_interval_asks_for_more_and_a_narrow_one_for_none(results):
 
 def test_a_launch_that_is_not_needed_is_an_attempt_with_the_reason_and_its_cells_are_skipped(results, no_figures):
     data = asks(results, 0.2)
-    plan = Plan.from_dict(data)
+    plan = msgspec.convert(data, Plan)
     fourth = launches(results, 6)[0]
     out = results / "launches" / fourth / "attempt-0.json"
     assert measure_launch(results / "plan" / "demo.json", fourth, 0, "local", out, look=True) == 0
@@ -102,7 +103,7 @@ def test_a_launch_that_is_not_needed_is_an_attempt_with_the_reason_and_its_cells
 
 
 def test_a_study_that_asks_for_more_goes_on(results):
-    plan = Plan.from_dict(asks(results, 0.0001))
+    plan = msgspec.convert(asks(results, 0.0001), Plan)
     state = documents.state(plan, results)
     assert all(len(state[launch].missing) == 6 for launch in launches(results, 6))
     assert all(state[launch].attempts == 1 for launch in launches(results, 6)[:1])

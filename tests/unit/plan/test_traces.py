@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
-from servegauge.contract.records.base import write
+from servegauge.contract.records.base import plain, write
 from servegauge.contract.records.outcome import CellOutcome, Outcome
+from servegauge.contract.records.plan import Plan
 from servegauge.plan import documents, estimate, preview
-from servegauge.plan.expand import Plan, expand
-from servegauge.submit.orders import launch_of_cell, make_order, read_plan
+from servegauge.plan.expand import expand
+from servegauge.submit.orders import make_order, read_plan
 from tests.unit.study_tree import Fast, Tree
 
 TRACE = {"profiler": "torch", "steps": 8}
@@ -32,41 +34,42 @@ def traced(tree: Tree, **parts: object) -> Plan:
 def test_no_launch_cell_or_workload_gets_another_name(tree: Tree) -> None:
     before, after = expand(tree.study(matrix=BUSY)), traced(tree)
     assert [launch.id for launch in after.launches] == [launch.id for launch in before.launches]
-    assert [one.cell.id for one in after.cells] == [one.cell.id for one in before.cells]
+    assert [one.id for one in after.cells] == [one.id for one in before.cells]
     assert [one.id for one in after.workloads] == [one.id for one in before.workloads]
-    left = {name: value for name, value in after.to_dict().items() if name not in ("study", "trace_launches", "traces")}
-    assert left == {name: value for name, value in before.to_dict().items() if name != "study"}
+    added = ("study", "trace_launches", "traces")
+    left = {name: value for name, value in plain(after).items() if name not in added}
+    assert left == {name: value for name, value in plain(before).items() if name not in added}
 
 
 def test_each_chosen_cell_has_a_trace_with_its_frozen_load_on_a_launch_of_its_own(tree: Tree) -> None:
     plan = traced(tree)
-    first = [one.cell for one in plan.cells if plan.launch(one.cell.launch).repeat == 1]
+    first = [one for one in plan.cells if plan.launch(one.launch).repeat == 1]
     assert len(first) == len(plan.traces) == len(plan.trace_launches) == 4
     for cell, trace, launch in zip(first, plan.traces, plan.trace_launches, strict=True):
         timed = plan.launch(cell.launch)
         assert trace.skipped is None
         assert launch.trace == {"cell": cell.id, "profiler": "torch", "steps": 8, "after_s": 2, "most_s": 10}
-        assert trace.cell.launch == launch.id
-        assert trace.cell.workload.id == cell.workload.id
-        assert (trace.cell.load, trace.cell.prompts) == (cell.load, cell.prompts)
+        assert trace.launch == launch.id
+        assert trace.workload.id == cell.workload.id
+        assert (trace.load, trace.prompts) == (cell.load, cell.prompts)
         assert (launch.platform, launch.options, launch.layout) == (timed.platform, timed.options, timed.layout)
     names = {launch.id for launch in plan.every_launch}
     assert len(names) == len(plan.every_launch)
     assert all("-torch-" in launch.id for launch in plan.trace_launches)
-    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert msgspec.convert(json.loads(json.dumps(plain(plan))), Plan) == plan
 
 
 def test_a_trace_takes_its_cells_time_and_its_profilers(tree: Tree) -> None:
     plan = traced(tree)
-    trace, assumed = plan.traces[0].cell, estimate.assumed(plan.study)
+    trace, assumed = plan.traces[0], estimate.assumed(plan.study)
     launch = plan.launch(trace.launch)
-    timed = plan.launch(plan.cells[0].cell.launch)
+    timed = plan.launch(plan.cells[0].launch)
     with_it, without = (estimate.estimate_cells(one, [trace], tree.root, assumed) for one in (launch, timed))
     assert with_it.cells_s - without.cells_s == pytest.approx(estimate.TRACE_S)
 
 
 def test_another_way_of_tracing_is_another_trace(tree: Tree) -> None:
-    names = {tuple(one.cell.id for one in traced(tree, **how).traces) for how in ({}, {"steps": 9}, {"after_s": 3})}
+    names = {tuple(one.id for one in traced(tree, **how).traces) for how in ({}, {"steps": 9}, {"after_s": 3})}
     assert len(names) == 3
 
 
@@ -84,7 +87,7 @@ def test_what_cannot_work_or_be_traced_is_no_job(tree: Tree) -> None:
     state = documents.state(plan, Path("nowhere"))
     assert all(not state[launch.id].missing for launch in plan.trace_launches)
     skipped = expand(tree.study(matrix={**BUSY, "prompts": ["chat", "book"], "context_tokens": [512]}, trace=TRACE))
-    assert {one.cell.prompts["name"] for one in skipped.traces} == {"chat"}
+    assert {one.prompts["name"] for one in skipped.traces} == {"chat"}
 
 
 def test_the_baseline_measured_again_is_not_traced_again(tree: Tree) -> None:
@@ -135,14 +138,14 @@ def test_its_launches_and_minutes_are_in_the_plan_and_the_budget(tree: Tree, tmp
 def test_only_what_is_missing_is_ordered_again(tree: Tree, tmp_path: Path) -> None:
     results = tmp_path / "results"
     plan = traced(tree)
-    write_json(tmp_path / "x.json", plan.to_dict())
+    write(tmp_path / "x.json", plan)
     document = read_plan(tmp_path / "x.json")
-    launch, trace = plan.trace_launches[0], plan.traces[0].cell
-    assert launch_of_cell(document, trace.id) == launch.id
+    launch, trace = plan.trace_launches[0], plan.traces[0]
+    assert document.cell(trace.id).launch == launch.id
     order = make_order(document, launch.id, 0, results, tmp_path)
     assert [cell.id for cell in order.cells] == [trace.id]
-    assert order.launch.launch == launch
-    assert order.cells[0].cell == trace
+    assert order.launch == launch
+    assert order.cells[0] == trace
     failed = {trace.id: CellOutcome(status="failed", reason="no")}
     outcome = Outcome(launch=launch.id, attempt=0, study="x", status="ok", cells=failed)
     write(results / "launches" / launch.id / "attempt-0.json", outcome)

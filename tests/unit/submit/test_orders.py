@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 
 from servegauge.base.errors import UserError
+from servegauge.contract.records.base import plain
+from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.spec import Cell, Launch, Load
-from servegauge.submit.orders import find_launch, launch_of_cell, make_order, read_plan, write_order
+from servegauge.submit.orders import find_launch, make_order, read_plan, write_order
 
 LAUNCH = Launch("paced", {"name": "tiny"}, {"name": "here"})
 
 
 def cell(name: str, skipped: str | None = None) -> dict[str, Any]:
     """A cell of LAUNCH as it stands in a plan, under a short name."""
-    made = Cell.of(LAUNCH, {"name": "chat"}, Load(rate_rps=4, requests=4)).to_dict()
-    return {**made, "id": name, "launch": "one", "skipped": skipped, "thresholds": {}}
+    made = plain(CellSpec.of(Cell.of(LAUNCH, {"name": "chat"}, Load(rate_rps=4, requests=4)), skipped))
+    return {**made, "id": name, "launch": "one"}
 
 
 PLAN: dict[str, Any] = {
@@ -99,8 +101,8 @@ def test_an_order_holds_what_is_neither_skipped_nor_measured(tmp_path: Path) -> 
     measured.write_text("{}")
     assert [cell.id for cell in make_order(plan, "one", 1, tmp_path / "results", tmp_path).cells] == ["one-c"]
     assert not make_order(plan, "one", 1, tmp_path / "results", tmp_path, "*-x").cells
-    assert launch_of_cell(plan, "one-c") == "one"
+    assert plan.cell("one-c").launch == "one"
     with pytest.raises(UserError, match="has no cell 'one-d'"):
-        launch_of_cell(plan, "one-d")
+        plan.cell("one-d")
     with pytest.raises(UserError, match=r"has no launch 'on'\. Did you mean 'one'"):
         make_order(plan, "on", 0, tmp_path, tmp_path)

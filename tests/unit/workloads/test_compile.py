@@ -15,7 +15,8 @@ import pytest
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, write_json
-from servegauge.contract.records.base import read
+from servegauge.contract.records.base import plain, read
+from servegauge.contract.records.specs import WorkloadSpec
 from servegauge.contract.records.workload import WorkloadRecord
 from servegauge.contract.spec import Cell, Launch, Load, Workload
 from servegauge.workloads import tokenizer as tokens
@@ -89,11 +90,14 @@ def test_a_window_by_duration(root: Path) -> None:
 def test_the_same_specification_is_the_same_bytes_in_any_process(root: Path) -> None:
     here = compile_workload(workload(OPEN), root, root / "here")
     code = (
-        "import json, sys; from pathlib import Path; from servegauge.contract.spec import Workload;"
+        "import sys, msgspec; from pathlib import Path; from servegauge.contract.records.specs import WorkloadSpec;"
         "from servegauge.workloads.compile import compile_workload;"
-        "compile_workload(Workload.from_dict(json.loads(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[2], 'there'))"
+        "what = msgspec.json.decode(sys.argv[1], type=WorkloadSpec).workload;"
+        "compile_workload(what, Path(sys.argv[2]), Path(sys.argv[2], 'there'))"
     )
-    subprocess.run([sys.executable, "-c", code, json.dumps(workload(OPEN).to_dict()), str(root)], check=True)
+    subprocess.run(
+        [sys.executable, "-c", code, json.dumps(plain(WorkloadSpec.of(workload(OPEN)))), str(root)], check=True
+    )
     for name in ("workload.parquet", "workload.json"):
         first, second = (root / where / workload(OPEN).id / name for where in ("here", "there"))
         assert first.read_bytes() == second.read_bytes()
@@ -197,7 +201,15 @@ def test_nothing_is_left_of_a_failure(root: Path) -> None:
 
 def plan_file(root: Path, *workloads: Workload) -> Path:
     path = root / "plan.json"
-    write_json(path, {"study": {"name": "s"}, "workloads": [what.to_dict() for what in workloads]})
+    write_json(
+        path,
+        {
+            "study": {"name": "s"},
+            "launches": [],
+            "cells": [],
+            "workloads": [plain(WorkloadSpec.of(what)) for what in workloads],
+        },
+    )
     return path
 
 

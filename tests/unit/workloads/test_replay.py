@@ -240,7 +240,7 @@ def test_a_speed_becomes_the_rate_of_the_recording(tree: Tree) -> None:
     matrix = {"model": "small", "framework": "plain", "platform": "metal", "prompts": "azure", "speed": [1, 3]}
     load = {"arrival": "trace", "requests": 2}
     plan = expand.expand(tree.study({"question": "q", "matrix": matrix, "load": load}))
-    rates = sorted(one.cell.load.rate_rps for one in plan.cells)
+    rates = sorted(one.load.rate_rps for one in plan.cells)
     assert rates == pytest.approx([1 / 1.5, 3 / 1.5], abs=1e-6)
     with pytest.raises(UserError, match=r"load.arrival: 'poisson', but `matrix.speed`"):
         tree.study({"question": "q", "matrix": matrix, "load": {"requests": 2}})
@@ -251,7 +251,7 @@ def test_a_speed_becomes_the_rate_of_the_recording(tree: Tree) -> None:
     streams = {**{name: value for name, value in matrix.items() if name != "speed"}, "prompts": "chat"}
     both = {**streams, "concurrency": [1], "include": [{"prompts": ["azure"], "speed": [2]}]}
     plan = expand.expand(tree.study({"question": "q", "matrix": both, "load": load}))
-    assert {(one.cell.prompts["name"], one.cell.load.loop) for one in plan.cells} == {
+    assert {(one.prompts["name"], one.load.loop) for one in plan.cells} == {
         ("chat", "closed"), ("azure", "open")
     }  # fmt: skip
 
@@ -270,7 +270,7 @@ def test_a_published_figure_a_comparison_and_what_is_left_out_can_name_a_speed(t
     study = tree.study(asked)
     rates = [study["expects"][0]["where"], study["expects"][0]["over"]["where"], study["compare"]]
     plan = expand.expand(study)
-    known = {one.cell.load.rate_rps for one in plan.cells}
+    known = {one.load.rate_rps for one in plan.cells}
     assert {rates[0]["rate"], rates[1]["rate"], rates[2]["baseline"]} < known
     assert "speed" not in rates[0]
     assert study["compare"]["factor"] == "rate"

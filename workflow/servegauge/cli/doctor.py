@@ -18,12 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
 from msgspec.structs import replace
 
 from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.cli import options
-from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.base import DamagedRecord, plain, read
 from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import JobContext, Order
 from servegauge.contract.records.outcome import Outcome
@@ -81,7 +82,7 @@ def doctor(profile: Path | None, study_name: str | None, submit: str | None, roo
     config = load_config(root, {**settings(profile), **({"study": study_name} if study_name else {})})
     mode = submit or config["submit"]
     study = load_study(root, config["study"])
-    launches: dict[str, list[Launch]] = {}
+    launches: dict[str, list[LaunchSpec]] = {}
     for launch in expand(study).launches:
         if not launch.platform["name"].endswith(AGAIN):
             launches.setdefault(launch.platform["name"], []).append(launch)
@@ -122,7 +123,7 @@ def settings(profile: Path | None) -> dict[str, Any]:
 
 
 def platform_checks(
-    platform: str, launches: list[Launch], mode: str, root: Path, study: Mapping[str, Any]
+    platform: str, launches: list[LaunchSpec], mode: str, root: Path, study: Mapping[str, Any]
 ) -> list[Check]:
     """Everything about one platform: from here, and by a job of its own."""
     checks = [Check(platform, what, *found) for what, found in _from_here(launches[0].platform, mode, study, root)]
@@ -147,18 +148,18 @@ def platform_checks(
     return checks
 
 
-def _order(platform: str, launches: list[Launch], root: Path, study: str) -> Order:
+def _order(platform: str, launches: list[LaunchSpec], root: Path, study: str) -> Order:
     """The order of the examining job: as wide as the widest launch of the platform, a new one unless it still runs."""
     widest = max(launches, key=lambda launch: launch.layout.gpus)
     order = Order(
         study=f"doctor of {study}",
-        launch=replace(LaunchSpec.of(widest), id=f"doctor-{platform}"),
+        launch=replace(widest, id=f"doctor-{platform}"),
         attempt=0,
         time_min=JOB_MIN,
         root=str(root.resolve()),
         results="results/.doctor",
         run=RUN,
-        asked={"launches": [launch.to_dict() for launch in _one_of_each(launches)]},
+        asked={"launches": [plain(launch) for launch in _one_of_each(launches)]},
     )
     try:
         running = read(order.folder / "job.json", JobRecord).state != "ended"
@@ -169,7 +170,7 @@ def _order(platform: str, launches: list[Launch], root: Path, study: str) -> Ord
     return order
 
 
-def _one_of_each(launches: Iterable[Launch]) -> list[Launch]:
+def _one_of_each(launches: Iterable[LaunchSpec]) -> list[LaunchSpec]:
     """One launch for each framework and model."""
     return list({(launch.framework, launch.model["name"]): launch for launch in launches}.values())
 
@@ -264,7 +265,7 @@ def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Itera
         amd = found["gpu_vendor"]["value"] == "AMD"
         yield "ROCm" if amd else "CUDA", lambda: known(found["gpu_rocm" if amd else "gpu_cuda"])
     for data in order.asked["launches"]:
-        launch = Launch.from_dict(data)
+        launch = convert(data, LaunchSpec).launch
         yield f"framework {launch.framework}", partial(version, launch, root)
         yield f"model {launch.model['name']}", partial(model, launch, root)
     yield "ports", port

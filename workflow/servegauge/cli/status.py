@@ -10,6 +10,7 @@ from pathlib import Path
 
 from servegauge.base.progress import duration, utc_now
 from servegauge.cli import options
+from servegauge.contract.records.plan import Plan
 from servegauge.plan import documents
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         time.sleep(arguments.watch)
 
 
-def lines(plan: documents.Plan, results: Path) -> Iterator[str]:
+def lines(plan: Plan, results: Path) -> Iterator[str]:
     """The status of every launch that was tried, under the study's counts."""
     state = documents.state(plan, results)
     found, trouble = statuses(results, {name: now.attempts for name, now in state.items()})

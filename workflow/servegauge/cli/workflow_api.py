@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from servegauge.base import environment
-from servegauge.base.errors import UserError, did_you_mean
+from servegauge.base.errors import UserError
 from servegauge.base.files import read_json
-from servegauge.contract.spec import AGAIN, Launch, digest
+from servegauge.contract.records.specs import LaunchSpec
+from servegauge.contract.spec import AGAIN, digest
 from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
 from servegauge.plan import documents, expand, preview, stop
@@ -22,7 +23,8 @@ from servegauge.report.figure import Figure
 from servegauge.report.figures import figures
 from servegauge.submit.backends import backend
 
-T = TypeVar("T")
+Found = TypeVar("Found")
+
 ROOT = Path()  # Snakemake runs in the repository's root, and so do the scripts; results name no absolute path
 
 
@@ -30,6 +32,14 @@ def use_this_interpreter() -> None:
     """`python` in a rule is the one that runs Snakemake: `.venv/bin/snakemake` works without activating .venv."""
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment.remember(os.environ)
+
+
+def _of_this_study(found: Callable[[str], Found], name: str) -> Found:
+    """What the plan finds under `name`; where nothing, its message and how another study is chosen."""
+    try:
+        return found(name)
+    except UserError as error:
+        raise UserError(f"{error} Another study is chosen by --config study=NAME.") from None
 
 
 class Pipeline:
@@ -46,7 +56,7 @@ class Pipeline:
         self.submit: str = self.config["submit"]
         backend(self.submit)
         self.poll_s: float = self.config["poll_s"]
-        if not self._selected(one.cell.id for one in (*self.plan.cells, *self.plan.traces)):
+        if not self._selected(one.id for one in self.plan.every_cell):
             raise UserError(
                 f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
                 f"`servegauge plan {self.name} --format csv` lists their names."
@@ -73,7 +83,7 @@ class Pipeline:
         """
         return self._attempts(self.plan.launches)
 
-    def _attempts(self, launches: Iterable[Launch]) -> dict[str, int]:
+    def _attempts(self, launches: Iterable[LaunchSpec]) -> dict[str, int]:
         wanted = {}
         for launch in launches:
             state = self.state[launch.id]
@@ -98,29 +108,13 @@ class Pipeline:
 
     # -- launches -----------------------------------------------------------
 
-    @cached_property
-    def _launches(self) -> dict[str, Launch]:
-        return {launch.id: launch for launch in self.plan.every_launch}
-
-    def launch(self, name: str) -> Launch:
+    def launch(self, name: str) -> LaunchSpec:
         """The launch called `name`; UserError names the nearest one."""
-        return self._known("launch", name, self._launches)
+        return _of_this_study(self.plan.launch, name)
 
     def launch_of(self, cell: str) -> str:
         """The launch that a cell belongs to; UserError names the nearest cell."""
-        return self._known("cell", cell, self._cells)
-
-    def _known(self, kind: str, name: str, known: Mapping[str, T]) -> T:
-        if name not in known:
-            raise UserError(
-                f"study {self.name!r} has no {kind} {name!r}.{did_you_mean(name, known)} "
-                "Another study is chosen by --config study=NAME."
-            )
-        return known[name]
-
-    @cached_property
-    def _cells(self) -> dict[str, str]:
-        return {planned.cell.id: planned.cell.launch for planned in (*self.plan.cells, *self.plan.traces)}
+        return _of_this_study(self.plan.cell, cell).launch
 
     @cached_property
     def _order(self) -> dict[str, int]:
@@ -144,7 +138,7 @@ class Pipeline:
             return []
         return [*models.files_needed(launch.model, framework(launch.framework).weights), *self.environments(launch)]
 
-    def environments(self, launch: Launch) -> list[str]:
+    def environments(self, launch: LaunchSpec) -> list[str]:
         """The stamp of the environment that runs this framework on this platform; none where a site provides it."""
         name = environments.framework_environment(launch.framework, launch.platform, ROOT)
         return [environments.stamp(name, ROOT)] if name else []

@@ -20,7 +20,7 @@ from servegauge.compare.results import Comparison
 from servegauge.contract.records.base import plain, read, write
 from servegauge.contract.records.looks import Look, Looks, Width
 from servegauge.contract.records.order import is_measured
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.plan import Plan
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, level_text
 from servegauge.plan import stop
@@ -52,7 +52,7 @@ def widths_of(found: Comparison) -> tuple[Width, ...]:
 
 def reason_to_stop(plan_file: Path, launch: str, results: Path) -> str | None:
     """Why `launch` is not needed; None where it is. Looks where nobody has seen what is there of the repeats before."""
-    plan = read(plan_file, PlanDocument)
+    plan = read(plan_file, Plan)
     study = plain(plan.study)
     repeat = next((one.repeat for one in plan.launches if one.id == launch), 1)
     if not stop.earlier_repeats(study, repeat):

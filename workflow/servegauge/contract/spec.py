@@ -180,13 +180,6 @@ class Launch:
         fields = {name: value for name, value in _fields(self).items() if name != "trace" or value}
         return {"id": self.id, "configuration": self.configuration, **fields}
 
-    @classmethod
-    def from_dict(cls, data: Data) -> Launch:
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        known["layout"] = Layout(**data["layout"])
-        known["extra_args"] = tuple(data.get("extra_args", ()))
-        return cls(**known)
-
 
 @dataclass(frozen=True)
 class Load:
@@ -308,13 +301,6 @@ class Workload:
         source = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
         return cls(prompts=prompts, tokenizer=source, load=shaping, repeat=None if load.draw == "fixed" else repeat)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, **_fields(self)}
-
-    @classmethod
-    def from_dict(cls, data: Data) -> Workload:
-        return cls(**{"version": 1, **{name: data[name] for name in cls.__dataclass_fields__ if name in data}})
-
 
 LATER = ("input_tokens", "sampling", "lora_mix", "capacity")  # fields of a load that its name leaves out if null
 SINCE_2 = ("burst", "bursts", "start", "ramp_s", "capacity")  # fields of a load that came with measuring protocol 2
@@ -352,16 +338,6 @@ class Cell:
         """The cell of `launch` under `load` with `prompts`; derives its workload, where it is not given."""
         workload = workload or Workload.of(launch.model, prompts, load, launch.repeat)
         return cls(launch=launch.id, words=launch.id.rsplit("-", 1)[0], prompts=prompts, load=load, workload=workload)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, **_fields(self), "workload": self.workload.to_dict()}
-
-    @classmethod
-    def from_dict(cls, data: Data) -> Cell:
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        known["load"] = Load(**data["load"])
-        known["workload"] = Workload.from_dict(data["workload"])
-        return cls(**{"protocol": 1, **known})
 
     @property
     def earlier(self) -> Cell | None:

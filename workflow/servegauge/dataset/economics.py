@@ -10,12 +10,12 @@ from typing import Any
 from servegauge.contract.columns import Row
 from servegauge.contract.economics import of_cell
 from servegauge.contract.records.launch import LaunchRecord
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.spec import AGAIN
 
 
 def rows(
-    plans: Iterable[PlanDocument],
+    plans: Iterable[Plan],
     cells: Mapping[str, Row],
     record_of: Callable[[str, int], LaunchRecord | None],
 ) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.launch import LaunchRecord
 from servegauge.contract.records.order import attempt_folder
 from servegauge.contract.records.outcome import Outcome
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.dataset.spec_columns import factors
 from servegauge.plan import stop
@@ -51,8 +51,8 @@ class Records:
     def __init__(self, results: Path) -> None:
         self.results = results
         self.warnings: list[str] = []
-        plans = (self.document(path, PlanDocument) for path in sorted((results / "plan").glob("*.json")))
-        self.plans: list[PlanDocument] = [plan for plan in plans if plan]
+        plans = (self.document(path, Plan) for path in sorted((results / "plan").glob("*.json")))
+        self.plans: list[Plan] = [plan for plan in plans if plan]
         self.launches = {launch.id: launch for plan in self.plans for launch in plan.launches}
         self.trace_launches = {launch.id: launch for plan in self.plans for launch in plan.trace_launches}
         self.traces = {trace.id: trace for plan in self.plans for trace in plan.traces}

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from servegauge.contract.columns import Row
 from servegauge.contract.flag import TextsCase
 from servegauge.contract.flags import raised, thresholds_of
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset.launch_parts import Part
 
@@ -28,7 +28,7 @@ SAME = (
 )
 
 
-def compare_texts(rows: Iterable[dict[str, Any]], parts: Mapping[str, Part], plans: Sequence[PlanDocument]) -> None:
+def compare_texts(rows: Iterable[dict[str, Any]], parts: Mapping[str, Part], plans: Sequence[Plan]) -> None:
     """Flag measured cells whose texts differ from those of the same server and load on the reference platform.
 
     The reference is the baseline of a study that compares platforms, else the first platform by name. `rows` are rows

@@ -16,13 +16,14 @@ from servegauge.base.text import csv_text
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.order import RECORDS, attempt_folder
 from servegauge.contract.records.outcome import Outcome
-from servegauge.contract.spec import PROTOCOL, PROTOCOLS, Launch
+from servegauge.contract.records.plan import Plan
+from servegauge.contract.records.specs import LaunchSpec
+from servegauge.contract.spec import PROTOCOL, PROTOCOLS
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import fit, stop
 from servegauge.plan.axes import matrices
 from servegauge.plan.estimate import Estimate, assumed, charged_gpus, estimate_cells, nodes, time_limit_min
-from servegauge.plan.planned import Plan
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ State = Mapping[str, LaunchState]
 def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
     """Where each launch of `plan` stands, from the names in `results`/cells and `results`/launches alone."""
     # Snakemake makes an empty folder for a cell that it is asked for by its file; only its record says measured.
-    wanted = {planned.cell.id for planned in (*plan.cells, *plan.traces)}
+    wanted = {cell.id for cell in plan.every_cell}
     measured = {
         name
         for kind, record in RECORDS.items()
@@ -59,15 +60,15 @@ def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
         missing: list[str] = []
         unneeded: list[str] = []
         skipped = 0
-        for planned in plan.cells_of(launch.id):
-            if planned.cell.id in measured:
-                have.append(planned.cell.id)
-            elif planned.skipped:
+        for cell in plan.cells_of(launch.id):
+            if cell.id in measured:
+                have.append(cell.id)
+            elif cell.skipped:
                 skipped += 1
             elif enough and launch.repeat > enough[0] and not launch.trace:
-                unneeded.append(planned.cell.id)
+                unneeded.append(cell.id)
             else:
-                missing.append(planned.cell.id)
+                missing.append(cell.id)
         untaken = os.path.exists(attempt_folder(results, launch.id, attempts) / "job.json")
         found[launch.id] = LaunchState(attempts, tuple(have), tuple(missing), skipped, tuple(unneeded), untaken)
     return found
@@ -93,9 +94,9 @@ def estimate(plan: Plan, state: State, results: Path) -> dict[str, Estimate]:
     return {launch.id: _estimate(plan, state[launch.id], launch, results, given) for launch in plan.every_launch}
 
 
-def _estimate(plan: Plan, now: LaunchState, launch: Launch, results: Path, given: Mapping[str, float]) -> Estimate:
+def _estimate(plan: Plan, now: LaunchState, launch: LaunchSpec, results: Path, given: Mapping[str, float]) -> Estimate:
     missing = set(now.missing)
-    cells = [planned.cell for planned in plan.cells_of(launch.id) if planned.cell.id in missing]
+    cells = [cell for cell in plan.cells_of(launch.id) if cell.id in missing]
     return estimate_cells(launch, cells, results, given)
 
 
@@ -115,7 +116,7 @@ def message(plan: Plan, state: State, launch_id: str, results: Path) -> str:
     return f"{serves(plan, launch)}: " + "; ".join(part for part in parts if part)
 
 
-def serves(plan: Plan, launch: Launch) -> str:
+def serves(plan: Plan, launch: LaunchSpec) -> str:
     """`vLLM serves qwen3-8b tp2 on h100-vgpu (prefix_cache false), repeat 1`: options only where they are axes."""
     varied = [
         f"{name} {_word(launch.options[name])}"
@@ -130,7 +131,7 @@ def serves(plan: Plan, launch: Launch) -> str:
     return f"{what} on {launch.platform['name']}{options}{traced}, repeat {launch.repeat}"
 
 
-def asks(plan: Plan, launch: Launch, minutes: float) -> str:
+def asks(plan: Plan, launch: LaunchSpec, minutes: float) -> str:
     """What the job asks of Slurm; empty for a platform that says nothing of Slurm."""
     if "slurm" not in launch.platform:
         return ""
@@ -195,7 +196,7 @@ def totals(plan: Plan, state: State, costs: Mapping[str, Estimate], results: Pat
     }
 
 
-def _spent(launch: Launch, now: LaunchState, results: Path) -> float:
+def _spent(launch: LaunchSpec, now: LaunchState, results: Path) -> float:
     """GPU hours of a launch's finished attempts; an attempt that does not say its times counts nothing."""
     gpus = charged_gpus(launch)
     seconds = 0.0
@@ -248,7 +249,7 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
         return json.dumps({"study": plan.study["name"], "launches": launches, "cells": cells, "totals": sums}, indent=1)
     lines = [plan.study["question"], ""]
     lines += [f"{launch.id}\n    {message(plan, now, launch.id, results)}" for launch in plan.every_launch]
-    reasons = Counter(planned.skipped for planned in (*plan.cells, *plan.traces) if planned.skipped)
+    reasons = Counter(cell.skipped for cell in plan.every_cell if cell.skipped)
     if reasons:
         lines += ["", "Cannot work:", *(f"    {_count(count, 'cell')}: {why}" for why, count in reasons.most_common())]
     if short := shortages(plan):
@@ -269,8 +270,8 @@ def measured_before(plan: Plan, state: State, results: Path) -> set[str]:
     """Ids of missing cells that an earlier measuring protocol has measured; what it measured stays in the dataset."""
     there = _entries(results / "cells")
     missing = {cell for now in state.values() for cell in now.missing} if there else set()
-    found = ((planned.cell, planned.cell.earlier) for planned in plan.cells if planned.cell.id in missing)
-    return {cell.id for cell, earlier in found if earlier is not None and earlier.id in there}
+    found = ((cell.id, cell.cell.earlier) for cell in plan.cells if cell.id in missing)
+    return {cell for cell, earlier in found if earlier is not None and earlier.id in there}
 
 
 def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterable[dict[str, Any]]:
@@ -281,10 +282,9 @@ def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterabl
     for launch in plan.launches:
         measured = set(state[launch.id].measured)
         layout = asdict(launch.layout)
-        for planned in plan.cells_of(launch.id):
-            cell = planned.cell
+        for cell in plan.cells_of(launch.id):
             unneeded = "job.stop: the intervals are narrow" if cell.id in state[launch.id].unneeded else None
-            skipped = planned.skipped or unneeded
+            skipped = cell.skipped or unneeded
             status = "measured" if cell.id in measured else "skipped" if skipped else "missing"
             yield {
                 "cell": cell.id,
@@ -312,13 +312,13 @@ def shortages(plan: Plan) -> list[str]:
     """Cells that will hold more requests than the KV cache has room for, each configuration and load once."""
     fraction = plan.study.get("planning", {}).get("memory_fraction", fit.MEMORY_FRACTION)
     found: dict[tuple[str, str, str], str | None] = {}
-    for planned in plan.cells:
-        launch, cell = plan.launch(planned.cell.launch), planned.cell
+    for cell in plan.cells:
+        launch = plan.launch(cell.launch)
         key = (launch.configuration, cell.prompts["name"], cell.load.words())
-        if planned.skipped or key in found or framework(launch.framework).weights == "none":
+        if cell.skipped or key in found or framework(launch.framework).weights == "none":
             continue
         shape = plan.study["shapes"].get(launch.model["name"], {})
-        found[key] = fit.shortage(launch, shape, cell.prompts, cell.load, fraction)
+        found[key] = fit.shortage(launch.launch, shape, cell.prompts, cell.load, fraction)
     return [note for note in found.values() if note]
 
 

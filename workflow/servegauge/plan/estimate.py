@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.contract.capacity import search_seconds
-from servegauge.contract.spec import Cell, Launch, Load, canonical_json
+from servegauge.contract.records.specs import CellSpec, LaunchSpec
+from servegauge.contract.spec import Load, canonical_json
 from servegauge.contract.yaml_schema import schema
 
 LIMIT_MARGIN = 1.5  # a job asks for so much more than the estimate,
@@ -102,7 +103,9 @@ def assumed(study: Mapping[str, Any]) -> dict[str, float]:
     return {**{name: rule["default"] for name, rule in defaults.items()}, **study.get("planning", {})}
 
 
-def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed: Mapping[str, float]) -> Estimate:
+def estimate_cells(
+    launch: LaunchSpec, cells: Sequence[CellSpec], results: Path, assumed: Mapping[str, float]
+) -> Estimate:
     """What a job that measures `cells` on `launch` will take; `assumed` is `planning` of config.yaml."""
     if not cells:
         return Estimate(0.0, 0.0, 0)
@@ -121,7 +124,7 @@ def estimate_cells(launch: Launch, cells: Sequence[Cell], results: Path, assumed
 
 
 def cell_seconds(
-    cell: Cell, launch: Launch, assumed: Mapping[str, float], windows: Mapping[tuple[str, ...], float]
+    cell: CellSpec, launch: LaunchSpec, assumed: Mapping[str, float], windows: Mapping[tuple[str, ...], float]
 ) -> float:
     """Seconds of one cell: overhead, warm-up, ramp, window and tail; the window as measured where it was."""
     load, prompts = cell.load, cell.prompts
@@ -166,13 +169,13 @@ def _mean_output(prompts: Mapping[str, Any], load: Load) -> float:
     return length.get("mean") or length.get("value") or (length.get("min", 1) + length.get("max", 512)) / 2
 
 
-def nodes(launch: Launch) -> int:
+def nodes(launch: LaunchSpec) -> int:
     """Nodes that a launch needs."""
     per_node = launch.platform.get("gpus_per_node", 0)
     return math.ceil(launch.layout.gpus / per_node) if per_node else 1
 
 
-def charged_gpus(launch: Launch) -> int:
+def charged_gpus(launch: LaunchSpec) -> int:
     """GPUs that count against the budget: all of a node's where the job has the node for itself."""
     per_node = launch.platform.get("gpus_per_node", 0)
     if not per_node:
@@ -180,7 +183,7 @@ def charged_gpus(launch: Launch) -> int:
     return per_node * nodes(launch) if launch.platform.get("slurm", {}).get("exclusive") else launch.layout.gpus
 
 
-def time_limit_min(study: Mapping[str, Any], launch: Launch, minutes: float) -> int:
+def time_limit_min(study: Mapping[str, Any], launch: LaunchSpec, minutes: float) -> int:
     """Minutes that the job of `launch` asks for, when its cells are estimated to take `minutes`."""
     asked = (study.get("job") or {}).get("minutes") or math.ceil(minutes * LIMIT_MARGIN + LIMIT_EXTRA_MIN)
     return min(asked, launch.platform.get("slurm", {}).get("time_min", asked))

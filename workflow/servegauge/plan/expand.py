@@ -16,14 +16,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from servegauge.base.errors import UserError
+from servegauge.contract.records.plan import Plan, needed
+from servegauge.contract.records.specs import CellSpec, LaunchSpec, WorkloadSpec
 from servegauge.contract.spec import AGAIN, Cell, Data, Launch, Layout, Load, Workload, canonical_json
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import stop
 from servegauge.plan.axes import CELL_AXES, LAUNCH_AXES, LAYOUT, SIZES, SPEED, at_speed
 from servegauge.plan.order import positions
-from servegauge.plan.planned import Plan, PlannedCell
 from servegauge.plan.skipped import cell_skipped, launch_skipped
 
 
@@ -41,9 +44,9 @@ def with_traces(plan: Plan) -> Plan:
     """
     asked = plan.study["trace"]
     how = {name: value for name, value in asked.items() if name != "cells"}
-    chosen = [one for one in plan.cells if fnmatch.fnmatchcase(one.cell.id, asked["cells"])]
+    chosen = [one for one in plan.cells if fnmatch.fnmatchcase(one.id, asked["cells"])]
     if not chosen:
-        some = ", ".join(one.cell.id for one in plan.cells[:3])
+        some = ", ".join(one.id for one in plan.cells[:3])
         raise UserError(
             f"{plan.study['path']}: trace.cells: {asked['cells']!r} matches no cell; their ids are like {some}"
         )
@@ -54,15 +57,16 @@ def with_traces(plan: Plan) -> Plan:
         )
     launches, traces = [], []
     for one in chosen:
-        timed = plan.launch(one.cell.launch)
+        timed = plan.launch(one.launch)
         if one.skipped or timed.platform["name"].endswith(AGAIN):
             continue
-        launch = replace(timed, trace={**how, "cell": one.cell.id})
-        launches.append(launch)
-        cell = Cell.of(launch, one.cell.prompts, one.cell.load, one.cell.workload)
+        launch = replace(timed.launch, trace={**how, "cell": one.id})
+        launches.append(LaunchSpec.of(launch))
+        cell = Cell.of(launch, one.prompts, one.load, one.workload.workload)
         search = "a search for the capacity is many loads: trace a cell at a rate" if cell.load.capacity else None
-        traces.append(PlannedCell(cell, search or framework(launch.framework).untraceable(launch)))
-    return replace(plan, trace_launches=launches, traces=traces)
+        why = search or framework(launch.framework).untraceable(launch)
+        traces.append(CellSpec.of(cell, why, one.thresholds, one.workload))
+    return msgspec.structs.replace(plan, trace_launches=tuple(launches), traces=tuple(traces))
 
 
 MOST_LETTERS = 200  # of a cell's id; 255 is what file systems take, and a cell in the making has a longer name
@@ -81,9 +85,10 @@ class _Expansion:
         self.seed = study["load"]["seed"]
         self.repeats = range(1, stop.repeats(study) + 1)
         self.loads: dict[tuple[Any, ...], Load] = {}
-        self.workloads: dict[tuple[Any, ...], Workload] = {}
-        # (repeat, block) -> launch id -> (launch, cell id -> planned cell)
-        self.blocks: dict[tuple[int, str], dict[str, tuple[Launch, dict[str, PlannedCell]]]] = {}
+        self.thresholds = study.get("validity", {})
+        self.workloads: dict[tuple[Any, ...], WorkloadSpec] = {}
+        # (repeat, block) -> launch id -> (launch, cell id -> cell)
+        self.blocks: dict[tuple[int, str], dict[str, tuple[Launch, dict[str, CellSpec]]]] = {}
         self.order: dict[str, str] = {}  # cell id -> what it is sorted by
         self.level: dict[str, str] = {}  # launch id -> its level of the factor
         factor = (study.get("compare") or {}).get("factor", "platform")
@@ -96,23 +101,23 @@ class _Expansion:
             replaced = {*SIZES, SPEED} if entry.keys() & {*SIZES, SPEED} else set()
             self.add({**{key: value for key, value in matrix.items() if key not in replaced}, **entry}, [])
 
-        launches: list[Launch] = []
-        cells: list[PlannedCell] = []
+        launches: list[LaunchSpec] = []
+        cells: list[CellSpec] = []
         for (repeat, block), members in sorted(self.blocks.items(), key=lambda item: self.place_of_block(*item[0])):
             for launch_id in self.placed(members, repeat, block):
                 launch, own = members[launch_id]
-                launches.append(launch)
+                launches.append(LaunchSpec.of(launch))
                 cells.extend(own[cell_id] for cell_id in self.shuffled(own, repeat, block))
         _check_unique(launch.id for launch in launches)
-        _check_unique(planned.cell.id for planned in cells)
-        for planned in cells:
-            if len(planned.cell.id) > MOST_LETTERS:
+        _check_unique(cell.id for cell in cells)
+        for cell in cells:
+            if len(cell.id) > MOST_LETTERS:
                 raise UserError(
-                    f"{self.study['path']}: the name of the cell {planned.cell.id} has {len(planned.cell.id)} letters, "
+                    f"{self.study['path']}: the name of the cell {cell.id} has {len(cell.id)} letters, "
                     f"and {MOST_LETTERS} fit into a file name. Shorten the name of its model, platform or prompt "
                     "set."
                 )
-        return Plan(self.study, launches, cells)
+        return Plan(study=self.study, launches=tuple(launches), cells=tuple(cells), workloads=needed(cells))
 
     def place_of_block(self, repeat: int, block: str) -> tuple[int, str]:
         return repeat, _shuffle(self.seed, "block", repeat, block)
@@ -122,8 +127,8 @@ class _Expansion:
         drawn = sorted(members, key=lambda launch_id: _shuffle(self.seed, block, self.level[launch_id]))
         return [drawn[index] for index in positions(len(drawn), repeat)]
 
-    def shuffled(self, planned: Mapping[str, PlannedCell], repeat: int, block: str) -> list[str]:
-        return sorted(planned, key=lambda cell_id: _shuffle(self.seed, repeat, block, self.order[cell_id]))
+    def shuffled(self, cells: Iterable[str], repeat: int, block: str) -> list[str]:
+        return sorted(cells, key=lambda cell_id: _shuffle(self.seed, repeat, block, self.order[cell_id]))
 
     def add(self, matrix: Mapping[str, Any], exclude: list[Mapping[str, Any]]) -> None:
         """Add the combinations of `matrix` that `exclude` does not take out."""
@@ -169,8 +174,8 @@ class _Expansion:
             _, planned = members.setdefault(launch.id, (launch, {}))
             self.level[launch.id] = level
             for point, why in zip(points, skipped, strict=True):
-                cell = self.cell(launch, point)
-                planned[cell.id] = PlannedCell(cell, why)
+                cell = self.cell(launch, point, why)
+                planned[cell.id] = cell
                 self.order[cell.id] = f"{point['prompts']} {cell.load.words()}"
 
     def launch(self, combination: Mapping[str, Any], repeat: int) -> Launch:
@@ -230,13 +235,15 @@ class _Expansion:
             return None
         return {**self.study["capacity"], "slo": slo, "limits": self.study["slo"][slo]}
 
-    def cell(self, launch: Launch, point: Mapping[str, Any]) -> Cell:
+    def cell(self, launch: Launch, point: Mapping[str, Any], skipped: str | None) -> CellSpec:
         prompts, load = self.prompts(point), self.load(point)
         # `cache` says how a workload is used, not what it is
         key = (launch.model["name"], point["prompts"], *(point[name] for name in SIZES), launch.repeat)
         if key not in self.workloads:
-            self.workloads[key] = Workload.of(launch.model, prompts, load, launch.repeat)
-        return Cell.of(launch, prompts, load, self.workloads[key])
+            self.workloads[key] = WorkloadSpec.of(Workload.of(launch.model, prompts, load, launch.repeat))
+        workload = self.workloads[key]
+        cell = Cell.of(launch, prompts, load, workload.workload)
+        return CellSpec.of(cell, skipped, self.thresholds, workload)
 
 
 def _check_unique(ids: Iterable[str]) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from servegauge.contract.records.plan import Plan
 from servegauge.plan import documents
 from servegauge.plan.documents import State
 from servegauge.plan.estimate import Estimate
-from servegauge.plan.planned import Plan
 
 MOST_ROWS = 30
 
@@ -32,7 +32,7 @@ def preview(plan: Plan, state: State, results: Path, absent: Sequence[str] = ())
     costs = documents.estimate(plan, state, results)
     lines = [f"study {plan.study['name']}: {' '.join(str(plan.study['question']).split())}", ""]
     lines += _table(plan, state, costs)
-    if reasons := Counter(planned.skipped for planned in (*plan.cells, *plan.traces) if planned.skipped):
+    if reasons := Counter(cell.skipped for cell in plan.every_cell if cell.skipped):
         lines += ["", "Cannot work:", *(f"  {_cells(count)}: {why}" for why, count in reasons.most_common(8))]
         if len(reasons) > 8:
             lines.append(f"  ... and {len(reasons) - 8} more reasons; `servegauge plan` shows all")

@@ -16,47 +16,32 @@ from typing import Any
 
 import msgspec
 
-from servegauge.base.errors import UserError, did_you_mean, run_and_exit
+from servegauge.base.errors import UserError, run_and_exit
 from servegauge.contract.records.base import DamagedRecord, decode, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
-from servegauge.contract.records.plan import PlanDocument
+from servegauge.contract.records.plan import Plan
 
 
-def read_plan(path: Path) -> PlanDocument:
+def read_plan(path: Path) -> Plan:
     """The plan at `path`; UserError where it is missing or no plan."""
     try:
-        return read(path, PlanDocument)
+        return read(path, Plan)
     except FileNotFoundError:
-        raise DamagedRecord(path, PlanDocument, "there is no such file") from None
-
-
-def launch_of_cell(plan: PlanDocument, cell: str) -> str:
-    """Id of the launch that `cell`, or the trace of this name, belongs to; UserError names the nearest cell."""
-    for planned in (*plan.cells, *plan.traces):
-        if planned.id == cell:
-            return planned.launch
-    near = did_you_mean(cell, (planned.id for planned in plan.cells))
-    raise UserError(f"study {plan.name!r} has no cell {cell!r}.{near}")
+        raise DamagedRecord(path, Plan, "there is no such file") from None
 
 
 def make_order(
-    plan: PlanDocument, launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = ""
+    plan: Plan, launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = ""
 ) -> Order:
     """The order of one attempt: the launch, and its cells that match the pattern `cells` and are not measured yet.
 
     Cells keep the plan's order. Cells that the plan skips are never ordered. UserError names the nearest launch.
     """
-    spec = next((one for one in (*plan.launches, *plan.trace_launches) if one.id == launch), None)
-    if spec is None:
-        near = did_you_mean(launch, (one.id for one in plan.launches))
-        raise UserError(f"study {plan.name!r} has no launch {launch!r}.{near}")
+    spec = plan.launch(launch)
     wanted = tuple(
-        planned
-        for planned in (*plan.cells, *plan.traces)
-        if planned.launch == launch
-        and not planned.skipped
-        and fnmatch.fnmatchcase(planned.id, cells)
-        and not is_measured(results, planned.id)
+        cell
+        for cell in plan.cells_of(launch)
+        if not cell.skipped and fnmatch.fnmatchcase(cell.id, cells) and not is_measured(results, cell.id)
     )
     return Order(
         study=plan.name,
@@ -103,9 +88,10 @@ def _time_limit(study: Mapping[str, Any], order: Order) -> int:
     # Here, in the child: the process that waits imports this module too and must stay small.
     from servegauge.plan.estimate import assumed, estimate_cells, time_limit_min
 
-    launch, cells = order.launch.launch, [spec.cell for spec in order.cells]
-    estimate = estimate_cells(launch, cells, Path(order.results), assumed(study))
-    return time_limit_min(study, launch, estimate.minutes)
+    for spec in order.cells:
+        _ = spec.cell  # UserError where its name is another today
+    estimate = estimate_cells(order.launch, order.cells, Path(order.results), assumed(study))
+    return time_limit_min(study, order.launch, estimate.minutes)
 
 
 def main() -> int:
@@ -121,7 +107,7 @@ def main() -> int:
     arguments = parser.parse_args()
     plan = read_plan(arguments.plan)
     if arguments.launch_of:
-        print(launch_of_cell(plan, arguments.launch_of))
+        print(plan.cell(arguments.launch_of).launch)
         return 0
     results = arguments.results
     order = make_order(

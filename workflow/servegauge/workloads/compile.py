@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json, sha256, whole_folder, write_json
+from servegauge.base.files import sha256, whole_folder, write_json
 from servegauge.contract.records.base import DamagedRecord, read, write
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import WorkloadSpec
 from servegauge.contract.records.workload import Spread, WorkloadRecord
 from servegauge.contract.spec import Load, Workload
@@ -170,10 +171,10 @@ def compile_plan(
     that could not be compiled.
     """
     try:
-        data = read_json(plan)
+        planned = read(plan, Plan)
     except FileNotFoundError as error:
         raise UserError(f"there is no plan {plan}; make it with scripts/write_plan.py") from error
-    wanted = [Workload.from_dict(entry) for entry in data["workloads"]]
+    wanted = [spec.workload for spec in planned.workloads]
     folder = results / "workloads"
     missing = sum(not (folder / workload.id).exists() for workload in wanted)
     say(f"{len(wanted)} workloads, {missing} to compile")
@@ -201,7 +202,7 @@ def compile_plan(
                 keep(workload, job.result())
     if mistakes:
         raise UserError("\n".join(f"{text} (needed by {name} and perhaps others)" for text, name in mistakes.items()))
-    listed = {"study": data["study"]["name"], "workloads": compiled}
+    listed = {"study": planned.name, "workloads": compiled}
     write_json(out, listed)
     return listed
 

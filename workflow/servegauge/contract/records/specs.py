@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import ClassVar
 
 import msgspec
@@ -39,7 +40,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
 
     @property
     def launch(self) -> Launch:
-        """What it is. Its id is computed anew; see `same`."""
+        """What it is. Its id is computed anew."""
         return Launch(
             framework=self.framework,
             model=self.model,
@@ -53,7 +54,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
         )
 
 
-class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True):
+class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A workload with its id."""
 
     id: str
@@ -68,8 +69,9 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True):
         fields = {name: getattr(workload, name) for name in Workload.__dataclass_fields__}
         return cls(id=workload.id, **fields)
 
-    @property
+    @cached_property
     def workload(self) -> Workload:
+        """What it is; cached, because many cells share it."""
         return Workload(
             prompts=self.prompts, tokenizer=self.tokenizer, load=self.load, repeat=self.repeat, version=self.version
         )
@@ -89,14 +91,21 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     thresholds: dict[str, float] = msgspec.field(default_factory=dict)
 
     @classmethod
-    def of(cls, cell: Cell, skipped: str | None = None, thresholds: dict[str, float] | None = None) -> CellSpec:
+    def of(
+        cls,
+        cell: Cell,
+        skipped: str | None = None,
+        thresholds: dict[str, float] | None = None,
+        workload: WorkloadSpec | None = None,
+    ) -> CellSpec:
+        """The cell in a document; `workload` is its workload's, where there is one already."""
         return cls(
             id=cell.id,
             launch=cell.launch,
             words=cell.words,
             prompts=cell.prompts,
             load=cell.load,
-            workload=WorkloadSpec.of(cell.workload),
+            workload=workload or WorkloadSpec.of(cell.workload),
             protocol=cell.protocol,
             skipped=skipped,
             thresholds=thresholds or {},
