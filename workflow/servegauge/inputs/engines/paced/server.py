@@ -19,7 +19,6 @@ import contextlib
 import gc
 import heapq
 import os
-import re
 import select
 import signal
 import socket
@@ -33,17 +32,11 @@ from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.linux import hold_many_connections, keep_memory, run_soon
 from servegauge.base.supervisor import die_with_parent
 from servegauge.inputs.engines.paced.options import Fault, Pace, parser
+from servegauge.inputs.engines.paced.request import Asked, api_key, body_bytes
 from servegauge.inputs.engines.paced.wire import Wire, http_reply
 
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)", re.IGNORECASE)
-_REQUEST_ID = re.compile(rb"\r\nx-request-id:[ \t]*([^\r\n]*)", re.IGNORECASE)
-_KEY = re.compile(rb"\r\nauthorization:[ \t]*bearer[ \t]+([^\r\n]*)", re.IGNORECASE)
-_TOKENS = re.compile(rb'"max_(?:completion_)?tokens":\s*(\d+)')
-_STREAM = re.compile(rb'"stream":\s*true')
-_USAGE = re.compile(rb'"include_usage":\s*true')
 _READ_BYTES = 1 << 20  # of a long prompt, most in one read
 _READS_KEPT = 16  # of one client and not looked at: what floods us waits in the kernel, not in our memory
-_ENDS_BYTES = 4096
 _SENDS_BETWEEN_READS = 16  # a burst of sends must not delay the stamp of a request that arrives meanwhile
 _SENDS_AT_ONCE = 64  # where tokens are always due, requests that came must be looked at all the same
 
@@ -170,8 +163,7 @@ class PacedServer:
             if end < 0:
                 return
             head = bytes(peer.buffer[:end])
-            length = _LENGTH.search(head)
-            peer.wanted = end + 4 + (int(length[1]) if length else 0)
+            peer.wanted = end + 4 + body_bytes(head)
             if len(peer.buffer) < peer.wanted:
                 return
             body = bytes(peer.buffer[end + 4 : peer.wanted])
@@ -183,8 +175,7 @@ class PacedServer:
         """Route one complete request."""
         method, _, rest = head.partition(b" ")
         path, _, query = rest.split(b" ", 1)[0].partition(b"?")
-        key = _KEY.search(head)
-        if self.api_key and path.startswith(b"/v1/") and (key is None or key[1] != self.api_key):
+        if self.api_key and path.startswith(b"/v1/") and api_key(head) != self.api_key:
             self.write(peer, http_reply(401, {"error": {"message": "wrong or missing API key", "code": 401}}))
         elif method == b"POST" and path in (b"/v1/completions", b"/v1/chat/completions"):
             self.begin(peer, path.endswith(b"chat/completions"), head, body, now)
@@ -229,29 +220,23 @@ class PacedServer:
     def begin(self, peer: Peer, chat: bool, head: bytes, body: bytes, now: int) -> None:
         """Accept one completion and schedule its first token."""
         self.count += 1
-        # The fields beside a long prompt are at its ends, and searching through it would take longer than a token.
-        fields = body if len(body) < 4 * _ENDS_BYTES else body[:_ENDS_BYTES] + body[-_ENDS_BYTES:]
-        wanted = _TOKENS.search(fields)
-        if wanted is None:
-            fields, wanted = body, _TOKENS.search(body)
-        name = _REQUEST_ID.search(head)
-        prompt_tokens = body.count(b" ") + 1  # words: JSON of our own generator has no other spaces
+        asked = Asked.of(head, body)
         stream = Stream(
             peer,
             Wire.of(chat, self.pace.tokens_per_chunk),
-            name[1].decode("latin-1") if name else str(self.count),
+            asked.id if asked.id is not None else str(self.count),
             now,
-            int(wanted[1]) if wanted else 16,
-            _STREAM.search(fields) is not None,
-            _USAGE.search(fields) is not None,
-            prompt_tokens,
+            asked.tokens,
+            asked.streaming,
+            asked.usage,
+            asked.prompt_tokens,
             fault=self.pace.fault(self.count),
         )
         if self.pace.prefix_cache:
             seen = hash(body)
-            stream.cached_tokens = prompt_tokens if seen in self.seen else 0
+            stream.cached_tokens = stream.prompt_tokens if seen in self.seen else 0
             self.seen.add(seen)
-        self.prompt_tokens_total += prompt_tokens
+        self.prompt_tokens_total += stream.prompt_tokens
         self.cached_tokens_total += stream.cached_tokens
         self.log.append(stream)
         if stream.fault is not None:
