@@ -24,6 +24,7 @@ from msgspec.structs import replace
 from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.cli import options
+from servegauge.contract.config_types import Platform, Study
 from servegauge.contract.records.base import DamagedRecord, plain, read
 from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import JobContext, Order
@@ -122,9 +123,7 @@ def settings(profile: Path | None) -> dict[str, Any]:
     return found
 
 
-def platform_checks(
-    platform: str, launches: list[LaunchSpec], mode: str, root: Path, study: Mapping[str, Any]
-) -> list[Check]:
+def platform_checks(platform: str, launches: list[LaunchSpec], mode: str, root: Path, study: Study) -> list[Check]:
     """Everything about one platform: from here, and by a job of its own."""
     checks = [Check(platform, what, *found) for what, found in _from_here(launches[0].platform, mode, study, root)]
     if any(check.what == "partition" and check.ok is False for check in checks):
@@ -175,9 +174,7 @@ def _one_of_each(launches: Iterable[LaunchSpec]) -> list[LaunchSpec]:
     return list({(launch.framework, launch.model["name"]): launch for launch in launches}.values())
 
 
-def _from_here(
-    platform: Mapping[str, Any], mode: str, study: Mapping[str, Any], root: Path
-) -> Iterator[tuple[str, Found]]:
+def _from_here(platform: Platform, mode: str, study: Study, root: Path) -> Iterator[tuple[str, Found]]:
     if mode == "slurm":
         yield "partition", partition(platform)
     for name, prompts in study["prompts"].items():
@@ -188,7 +185,7 @@ def _from_here(
             yield f"data set {name}", (there, str(path) if there else f"{path} is not there", "" if there else how)
 
 
-def partition(platform: Mapping[str, Any]) -> Found:
+def partition(platform: Platform) -> Found:
     """Whether the partition exists and has nodes that can run something."""
     name = (platform.get("slurm") or {}).get("partition")
     file = f"config/platforms/{platform['name']}.yaml"
@@ -253,7 +250,7 @@ def examine(order: Order, _job: JobContext) -> Outcome:
     )
 
 
-def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Found]]]:
+def _node_checks(order: Order, root: Path, platform: Platform) -> Iterator[tuple[str, Callable[[], Found]]]:
     from servegauge.node.expectations import facts
 
     found = facts(root)
@@ -274,7 +271,7 @@ def _node_checks(order: Order, root: Path, platform: Mapping[str, Any]) -> Itera
         yield f"space for {name}", partial(space, folder)
 
 
-def expected(platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
+def expected(platform: Platform, found: Mapping[str, Any]) -> Found:
     """The platform's `expect:`, with the code that refuses to measure."""
     from servegauge.node.expectations import mismatches
 
@@ -285,7 +282,7 @@ def expected(platform: Mapping[str, Any], found: Mapping[str, Any]) -> Found:
     return True, f"{len(expect)} facts as expected" if expect else "nothing is expected", ""
 
 
-def cpus(platform: Mapping[str, Any]) -> Found:
+def cpus(platform: Platform) -> Found:
     """CPUs that `placement` names, against those that the job has."""
     allowed = os.sched_getaffinity(0)
     if missing := sorted(Placement.of(platform).cpus - allowed):
@@ -385,7 +382,7 @@ def writable(results: Path) -> Found:
     return True, "writable from the node", ""
 
 
-def scratch(platform: Mapping[str, Any]) -> Path:
+def scratch(platform: Platform) -> Path:
     """The platform's scratch folder, or the node's own for temporary files."""
     named = platform.get("scratch")
     return Path(os.path.expandvars(named) if named else os.environ.get("TMPDIR", "/tmp"))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import yaml
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Prompts
 from servegauge.workloads import prompts
 from servegauge.workloads import tokenizer as tokens
 from servegauge.workloads.data_sets import jsonl_entries
@@ -53,9 +54,9 @@ def load_prompts(
         )
     root = Path()
     if path.suffix in _DATA_SETS:
-        spec: dict[str, Any] = {"name": path.stem, "kind": _DATA_SETS[path.suffix], "path": str(path.absolute())}
+        spec: Prompts = {"name": path.stem, "kind": _DATA_SETS[path.suffix], "path": str(path.absolute())}
     else:
-        spec = {"name": path.stem, **_yaml(path)}
+        spec = cast(Prompts, {"name": path.stem, **_yaml(path)})
         beside = path.parent / str(spec.get("path", ""))
         root = path.parent if spec.get("path") and beside.is_file() and not Path(spec["path"]).is_file() else root
     if tokenizer is None:
@@ -81,7 +82,7 @@ def _synthetic(
     if len(pair) != 2 or min(pair) < 1:
         raise UserError(f"--prompts {asked}: write synthetic:INPUT,OUTPUT with two counts of tokens")
     answer = output_tokens or pair[1]
-    spec = {"name": "synthetic", "kind": "synthetic", "input_tokens": pair[0], "output_tokens": answer}
+    spec: Prompts = {"name": "synthetic", "kind": "synthetic", "input_tokens": pair[0], "output_tokens": answer}
     if tokenizer is not None:
         return Given(prompts.draw_prompts(spec, tokenizer, count, seed).prompts)
     draw = np.random.default_rng([seed, 2])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.cli import options
+from servegauge.contract.config_types import Study
 from servegauge.plan import documents
 from servegauge.plan.config import load_config, load_study
 from servegauge.plan.expand import expand
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def what_it_sees(study: Mapping[str, Any], results: Path, effect: float | None = None) -> str:
+def what_it_sees(study: Study, results: Path, effect: float | None = None) -> str:
     """What the repeats of a study can see: by the scatter that its dataset measured, else by an assumed one."""
     from servegauge.compare.compare import primary_metrics  # reading a dataset costs a second
     from servegauge.compare.measured import launch_deviations
@@ -66,7 +66,7 @@ def what_it_sees(study: Mapping[str, Any], results: Path, effect: float | None =
     return "\n".join([plan_text(study["matrix"]["repeat"], known, margin, effect, titles), *_windows_see(study)])
 
 
-def _windows_see(study: Mapping[str, Any]) -> Iterator[str]:
+def _windows_see(study: Study) -> Iterator[str]:
     """What one cell can see, whatever is repeated: an overload, a capacity."""
     from servegauge.contract.capacity import PRECISION, scatter
     from servegauge.contract.flag_registry.saturated import overload_seen

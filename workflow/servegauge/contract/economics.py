@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from servegauge.contract.config_types import Api, Platform, Prices
 from servegauge.contract.metric import COMPARED, Statistic
 
 HOURS_A_MONTH = 730.0
@@ -62,11 +63,11 @@ class Sums:
 
 def of_cell(
     row: Mapping[str, Any],
-    platform: Mapping[str, Any],
+    platform: Platform,
     gpus: int,
     nodes: int,
     idle_w: float | None,
-    api: Mapping[str, Any] | None,
+    api: Api | None,
 ) -> dict[str, Any]:
     """Columns of ECONOMICS of a measured cell, but its keys, from its row of CELLS.
 
@@ -119,7 +120,7 @@ def _energy(
 
 
 def _hour(
-    sums: Sums, prices: Mapping[str, Any], gpus: int, nodes: int, power: float | None, no_energy: str | None
+    sums: Sums, prices: Prices, gpus: int, nodes: int, power: float | None, no_energy: str | None
 ) -> float | None:
     """What an hour costs: its parts are those that the platform has a price of, and each must be known."""
     if not prices:
@@ -148,8 +149,8 @@ def _hour(
 
 def _break_even(
     sums: Sums,
-    api: Mapping[str, Any] | None,
-    prices: Mapping[str, Any],
+    api: Api | None,
+    prices: Prices,
     output: float | None,
     prompt: float | None,
     cost: float | None,

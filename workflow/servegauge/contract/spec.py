@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from servegauge.contract.config_types import Model, ModelData, Platform, PlatformData, Prompts, PromptsData
+
 SPEC_VERSION = 1  # 1: first published form
 PROTOCOLS = {
     1: "no ramp and no tail: the load came on with the window, and the time of the last answers counted in its rates",
@@ -108,8 +110,9 @@ class Placement:
     load_cpus: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, platform: Data) -> Placement:
-        return cls(**{name: tuple(cpus or ()) for name, cpus in (platform.get("placement") or {}).items()})
+    def of(cls, platform: Platform) -> Placement:
+        placement = platform.get("placement") or {}
+        return cls(tuple(placement.get("server_cpus") or ()), tuple(placement.get("load_cpus") or ()))
 
     @property
     def cpus(self) -> set[int]:
@@ -121,8 +124,8 @@ class Launch:
     """One server lifetime. `model` and `platform` are the resolved contents of their files, with their `name`."""
 
     framework: str
-    model: Data
-    platform: Data
+    model: ModelData
+    platform: PlatformData
     layout: Layout = Layout()
     options: Data = field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
@@ -260,8 +263,8 @@ class Load:
 class Workload:
     """Frozen prompts, arrival times and output lengths; the same bytes on every platform and framework."""
 
-    prompts: Data
-    tokenizer: Data  # {"name": model name, "source": folder with tokenizer.json, "revision": ...}
+    prompts: PromptsData
+    tokenizer: ModelData  # {"name": model name, "source": folder with tokenizer.json, "revision": ...}
     load: Data  # the fields of Load that shape it, see WORKLOAD_FIELDS
     repeat: int | None = None  # None: one draw for every repeat
     version: int = 2  # of what is compiled: 1 had no ramp and no tail
@@ -291,14 +294,14 @@ class Workload:
         return canonical_json(_for_machines(self.prompts))
 
     @classmethod
-    def of(cls, model: Data, prompts: Data, load: Load, repeat: int) -> Workload:
+    def of(cls, model: Model, prompts: Prompts, load: Load, repeat: int) -> Workload:
         """The workload of `prompts` under `load` for `model`'s tokenizer, in a launch of this `repeat`."""
         shaping = {name: getattr(load, name) for name in WORKLOAD_FIELDS}
         shaping |= {"burst": load.burst, "bursts": load.bursts} if load.burst is not None else {}
         given = {name: getattr(load, name) for name in ("input_tokens", "lora_mix")}
         shaping |= {name: value for name, value in given.items() if value is not None}
         shaping |= {"capacity": UNIT_RATE} if load.capacity is not None else {}  # for every SLO the same
-        source = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
+        source: Any = {key: model.get(key) for key in ("name", "tokenizer", "revision")}
         return cls(prompts=prompts, tokenizer=source, load=shaping, repeat=None if load.draw == "fixed" else repeat)
 
 
@@ -316,7 +319,7 @@ class Cell:
 
     launch: str  # id
     words: str  # the human part of the launch's id, up to its repeat
-    prompts: Data
+    prompts: PromptsData
     load: Load
     workload: Workload
     protocol: int = PROTOCOL
@@ -334,7 +337,7 @@ class Cell:
         return f"{self.words}-{slug(self.prompts['name'])}-{self.load.words()}-{digits}"
 
     @classmethod
-    def of(cls, launch: Launch, prompts: Data, load: Load, workload: Workload | None = None) -> Cell:
+    def of(cls, launch: Launch, prompts: Prompts, load: Load, workload: Workload | None = None) -> Cell:
         """The cell of `launch` under `load` with `prompts`; derives its workload, where it is not given."""
         workload = workload or Workload.of(launch.model, prompts, load, launch.repeat)
         return cls(launch=launch.id, words=launch.id.rsplit("-", 1)[0], prompts=prompts, load=load, workload=workload)
@@ -348,7 +351,7 @@ class Cell:
         return dataclasses.replace(self, protocol=1)
 
 
-def _for_machines(prompts: Data) -> Data:
+def _for_machines(prompts: Prompts) -> Data:
     return {key: value for key, value in prompts.items() if key not in FOR_PEOPLE}
 
 

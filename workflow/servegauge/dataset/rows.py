@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.progress import seconds_between
 from servegauge.contract.columns import Row
+from servegauge.contract.config_types import Model
 from servegauge.contract.records.base import plain
 from servegauge.contract.spec import canonical_json
 from servegauge.contract.tables import ALLOCATION
@@ -103,7 +104,7 @@ def model_rows(records: Records, before: Iterable[Row]) -> Rows:
             yield {"study": plan.name, "model": name, "file": file, "config": config}
 
 
-def _config(model: Mapping[str, Any]) -> str | None:
+def _config(model: Model) -> str | None:
     """The model's config.json as canonical JSON; None where it is not here, or is none."""
     try:
         text = (source_folder(model) / "config.json").read_text(encoding="utf-8")

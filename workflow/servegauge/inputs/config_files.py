@@ -6,10 +6,11 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from servegauge.base import redact
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.config_types import Model, Platform
 from servegauge.contract.yaml_schema import Keys, Mistake, read_yaml, schema, validate, with_defaults
 
 MOST_SHOWN = 12  # names of files in a message
@@ -26,12 +27,12 @@ _PLACE_NAME = re.compile(r"(?:file|path|dir|map)$", re.IGNORECASE)
 _PLACE = re.compile(r"(?:[~/.]|\$\w+/|\$\{\w+\}/)[^\s:=@]*")
 
 
-def load_model(root: Path, name: str) -> dict[str, Any]:
+def load_model(root: Path, name: str) -> Model:
     """The model `name`: its file's keys, `name`, defaults, and `tokenizer` (its `source` unless the file says)."""
     model = read_named(root, "models", "model", name)
     path = file_of(root, "models", name)
     refuse_secrets(path, path.read_text(encoding="utf-8"))
-    return {**model, "tokenizer": model.get("tokenizer", model["source"])}
+    return cast(Model, {**model, "tokenizer": model.get("tokenizer", model["source"])})
 
 
 def names(root: Path, folder: str) -> list[str]:
@@ -89,13 +90,13 @@ def server_secrets(server: Mapping[str, Any]) -> Iterator[Mistake]:
         yield from _secret_words(["server", "extra_args", *([keys] if keys else [])], words)
 
 
-def platform_secrets(platform: Mapping[str, Any]) -> Iterator[Mistake]:
+def platform_secrets(platform: Platform) -> Iterator[Mistake]:
     yield from _secret_variables(["environment"], platform.get("environment", {}))
     yield from _secret_words(["slurm", "sbatch"], platform.get("slurm", {}).get("sbatch", ()))
     for name, how in platform.get("frameworks", {}).items():
         yield from _secret_words(["frameworks", name, "container_args"], how.get("container_args", ()))
-        for key in ("url", "container"):  # http://user:password@host
-            if redact.text(how.get(key, "")) != how.get(key, ""):
+        for key, text in (("url", how.get("url", "")), ("container", how.get("container", ""))):
+            if redact.text(text) != text:  # http://user:password@host
                 yield ["frameworks", name, key], SECRET
 
 

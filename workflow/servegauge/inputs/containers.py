@@ -6,10 +6,11 @@ that signals and the log are the same as without one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from servegauge.contract.config_types import Platform
 from servegauge.inputs.runtime import Inside
 from servegauge.inputs.runtimes import DEFAULT, runtime
 
@@ -17,7 +18,7 @@ from servegauge.inputs.runtimes import DEFAULT, runtime
 def contained(
     argv: Sequence[str],
     framework: str,
-    platform: Mapping[str, Any],
+    platform: Platform,
     work: Path,
     environment: Sequence[str] = (),
     cache: Path | None = None,
@@ -41,6 +42,6 @@ def contained(
     return runtime(how.get("runtime", DEFAULT)).argv(argv, inside)
 
 
-def vendor(platform: Mapping[str, Any]) -> Literal["nvidia", "amd"]:
+def vendor(platform: Platform) -> Literal["nvidia", "amd"]:
     """Who made the platform's GPUs."""
     return "amd" if (platform.get("gpu") or {}).get("vendor") == "amd" else "nvidia"

@@ -23,12 +23,13 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.base.files import write_json
+from servegauge.contract.config_types import Platform
 
 READY = "ready.json"
 LOG = "build.log"
@@ -91,7 +92,7 @@ def stamp(name: str, root: Path) -> str:
     return str(environment_path(name, root) / READY)
 
 
-def framework_environment(framework: str, platform: Mapping[str, Any], root: Path) -> str | None:
+def framework_environment(framework: str, platform: Platform, root: Path) -> str | None:
     """The environment of ours that runs `framework` on `platform`; None where the site provides the framework.
 
     The site does when the platform's `frameworks: <name>:` has a `venv`, a `container` or an `executable`, or when
@@ -109,7 +110,7 @@ def framework_environment(framework: str, platform: Mapping[str, Any], root: Pat
     return next((name for name in names if (root / "envs" / f"{name}.txt").is_file()), None)
 
 
-def framework_python(framework: str, platform: Mapping[str, Any], root: Path) -> str:
+def framework_python(framework: str, platform: Platform, root: Path) -> str:
     """Interpreter that runs `framework` on `platform`: the platform's `venv`, or our environment's, or `python3`."""
     name = framework_environment(framework, platform, root)
     if name:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from servegauge.contract.config_types import Model
 from servegauge.inputs.config_json import UnknownShape
 from servegauge.inputs.kv_cache import bytes_of
 from servegauge.inputs.model_shape import from_config
@@ -15,13 +16,13 @@ MODEL_NUMBERS = {"parameters": "", "weight_bytes": "bytes", "kv_bytes_per_token"
 CACHE_BYTES = 2
 
 
-def model_number(file: Mapping[str, Any], config: Mapping[str, Any] | None, name: str) -> float | None:
+def model_number(file: Model, config: Mapping[str, Any] | None, name: str) -> float | None:
     """One of MODEL_NUMBERS from a model's config.json or, without it, from `shape` in its file; None where unknown.
 
     `file`: the model's file as `load_model` gives it. `weight_bytes` are those that the file gives, else of the file's
     data type, else of the config's.
     """
-    known = dict(file.get("shape") or {})
+    known: dict[str, Any] = {**(file.get("shape") or {})}
     dtype = file.get("dtype")
     if config is not None:
         try:

@@ -15,16 +15,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, write_json
+from servegauge.contract.config_types import Model
 from servegauge.inputs.engines import tiny_sizes
 from servegauge.inputs.environments import build_environment, locked
 
-Model = Mapping[str, Any]
 Say = Callable[[str], None]
 
 MODELS = Path(".cache") / "models"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from servegauge.base.progress import duration, utc_now
+from servegauge.contract.config_types import Platform
 from servegauge.contract.records.cell import Flag
 from servegauge.contract.records.launch import Instance, ServerStart
 from servegauge.contract.records.order import Node
@@ -43,7 +43,7 @@ class Instances:
         return self.node.rank == 0
 
     @property
-    def platform(self) -> Mapping[str, Any]:
+    def platform(self) -> Platform:
         return self.launch.platform
 
     def start(self, ready_s: float, give_up: Callable[[], bool], say: Callable[[str], None]) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from servegauge.base.progress import Progress
+from servegauge.contract.config_types import Platform
 from servegauge.contract.records.calibration import Calibration
 from servegauge.contract.records.order import JobSettings
 from servegauge.contract.spec import Launch
@@ -38,7 +38,7 @@ class LiveLaunch:
     without_secrets: Callable[[str], str]
 
     @property
-    def platform(self) -> Mapping[str, Any]:
+    def platform(self) -> Platform:
         return self.launch.platform
 
     @property

@@ -23,6 +23,7 @@ from servegauge.base import redact, supervisor
 from servegauge.base.files import write_text
 from servegauge.base.http import direct_opener
 from servegauge.base.text import visible
+from servegauge.contract.config_types import Platform
 from servegauge.frameworks.base import Context, Framework, Reply
 from servegauge.inputs.containers import contained, vendor
 from servegauge.launch.first_error import first_error
@@ -201,7 +202,7 @@ def command(framework: Framework, context: Context) -> list[str]:
     return contained(framework.argv(context), launch.framework, platform, context.work, variables, kept)
 
 
-def visible_variable(platform: Mapping[str, Any]) -> str:
+def visible_variable(platform: Platform) -> str:
     """The variable that names a server's GPUs: the one that the job has, else that of the GPUs' maker."""
     return gpus.visible()[0] or f"{'HIP' if vendor(platform) == 'amd' else 'CUDA'}_VISIBLE_DEVICES"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from servegauge.contract.config_types import Study
 from servegauge.contract.spec import canonical_json
 from servegauge.contract.yaml_schema import Keys
 from servegauge.frameworks.base import OPTIONS
@@ -18,18 +19,18 @@ FOLDERS = {"model": "models", "platform": "platforms", "prompts": "prompts"}  # 
 NOT_AXES = ("repeat", "include", "exclude")
 
 
-def matrices(study: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def matrices(study: Study) -> list[Mapping[str, Any]]:
     """The matrix, and each entry of include."""
     return [study["matrix"], *study["matrix"].get("include", ())]
 
 
-def asked(study: Mapping[str, Any], axis: str) -> list[Any]:
+def asked(study: Study, axis: str) -> list[Any]:
     """Values of `axis` in the matrix and in include, each once, in order."""
     values = (value for matrix in matrices(study) for value in matrix.get(axis, ()))
     return list({canonical_json(value): value for value in values}.values())
 
 
-def places(study: Mapping[str, Any]) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
+def places(study: Study) -> Iterator[tuple[Keys, Mapping[str, Any]]]:
     """Every place of a study that names values of axes: the matrix, and each entry of include and exclude."""
     yield ["matrix"], study["matrix"]
     for key in ("include", "exclude"):

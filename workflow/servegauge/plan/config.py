@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Platform, Study
 from servegauge.contract.spec import AGAIN
 from servegauge.contract.yaml_schema import read_yaml, refuse, schema, validate, with_defaults
 from servegauge.inputs.config_files import (
@@ -41,7 +42,7 @@ def load_config(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     return with_defaults(config, schema("config"))
 
 
-def load_study(root: Path, name: str) -> dict[str, Any]:
+def load_study(root: Path, name: str) -> Study:
     """The study `name` from config/studies/ under `root`, checked and resolved.
 
     Returns the file's keys with defaults filled in (`matrix` with a list for each axis, `load.arrival` as a mapping),
@@ -54,13 +55,13 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     path = files[0]
     _with_lists(data)
     validate(data, "study", path, text)
-    study = with_defaults(data, schema("study"))
+    study: Any = with_defaults(data, schema("study"))
     study["matrix"] = with_defaults(study["matrix"], schema("study")["$defs"]["axes"])
     if isinstance(study["load"]["arrival"], str):
         study["load"]["arrival"] = {"process": study["load"]["arrival"]}
     study["server"] = {**study["server"], "environment": _texts(study["server"].get("environment", {}))}
 
-    mistakes = [*unknown_names(root, data)] or [
+    mistakes = [*unknown_names(root, cast(Study, data))] or [
         *wrong_keys(study),
         *expectation_mistakes(study, list(schema("study")["$defs"]["axes"]["properties"]), root),
         *server_secrets(study["server"]),
@@ -86,9 +87,9 @@ def load_study(root: Path, name: str) -> dict[str, Any]:
     return study
 
 
-def load_platform(root: Path, name: str) -> dict[str, Any]:
+def load_platform(root: Path, name: str) -> Platform:
     """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
-    platform = read_named(root, "platforms", "platform", name)
+    platform: Any = read_named(root, "platforms", "platform", name)
     path = file_of(root, "platforms", name)
     if name.lower().endswith(AGAIN):
         raise UserError(
@@ -103,7 +104,8 @@ def load_platform(root: Path, name: str) -> dict[str, Any]:
             runtime(how.get("runtime", DEFAULT))
         except UserError as error:
             raise UserError(f"{path}: frameworks: {framework}: {error}") from error
-    placement = {key: _cpus(value, f"{path}: placement.{key}") for key, value in platform.get("placement", {}).items()}
+    given = platform.get("placement", {})
+    placement: Any = {key: _cpus(value, f"{path}: placement.{key}") for key, value in given.items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
 
 
@@ -123,7 +125,7 @@ def _with_lists(data: dict[str, Any]) -> None:
                     axes[key] = [value]
 
 
-def _files(root: Path, study: Mapping[str, Any], own: list[Path]) -> list[Path]:
+def _files(root: Path, study: Study, own: list[Path]) -> list[Path]:
     named = [file_of(root, folder, name) for axis, folder in FOLDERS.items() for name in asked(study, axis)]
     return list(dict.fromkeys([*own, *named, *(file_of(root, "models", name) for name in study["models"])]))
 

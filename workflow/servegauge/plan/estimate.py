@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.contract.capacity import search_seconds
+from servegauge.contract.config_types import Prompts, Study
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.contract.spec import Load, canonical_json
 from servegauge.contract.yaml_schema import schema
@@ -97,7 +98,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, Any]]:
         return []  # written by another version, or damaged: the estimate goes on without it, the merge will say so
 
 
-def assumed(study: Mapping[str, Any]) -> dict[str, float]:
+def assumed(study: Study) -> dict[str, float]:
     """`planning` of config.yaml as `study` carries it, with the schema's defaults."""
     defaults = schema("config")["properties"]["planning"]["properties"]
     return {**{name: rule["default"] for name, rule in defaults.items()}, **study.get("planning", {})}
@@ -159,7 +160,7 @@ def _sending(load: Load, requests: int | None, request_s: float) -> float:
     return requests / load.rate_rps if load.rate_rps else math.ceil(requests / (load.concurrency or 1)) * request_s
 
 
-def _mean_output(prompts: Mapping[str, Any], load: Load) -> float:
+def _mean_output(prompts: Prompts, load: Load) -> float:
     length = load.output_tokens or prompts.get("output_tokens") or 256  # of a data set, nobody knows before reading it
     if not isinstance(length, Mapping):
         return length
@@ -183,7 +184,7 @@ def charged_gpus(launch: LaunchSpec) -> int:
     return per_node * nodes(launch) if launch.platform.get("slurm", {}).get("exclusive") else launch.layout.gpus
 
 
-def time_limit_min(study: Mapping[str, Any], launch: LaunchSpec, minutes: float) -> int:
+def time_limit_min(study: Study, launch: LaunchSpec, minutes: float) -> int:
     """Minutes that the job of `launch` asks for, when its cells are estimated to take `minutes`."""
     asked = (study.get("job") or {}).get("minutes") or math.ceil(minutes * LIMIT_MARGIN + LIMIT_EXTRA_MIN)
     return min(asked, launch.platform.get("slurm", {}).get("time_min", asked))

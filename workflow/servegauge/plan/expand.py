@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Prompts, Study
 from servegauge.contract.records.plan import Plan, needed
 from servegauge.contract.records.specs import CellSpec, LaunchSpec, WorkloadSpec
 from servegauge.contract.spec import AGAIN, Cell, Data, Launch, Layout, Load, Workload, canonical_json
@@ -30,7 +31,7 @@ from servegauge.plan.order import positions
 from servegauge.plan.skipped import cell_skipped, launch_skipped
 
 
-def expand(study: dict[str, Any]) -> Plan:
+def expand(study: Study) -> Plan:
     """Launches and cells of `study`, as `config.load_study` gives it, and its traces."""
     plan = _Expansion(study).plan()
     return with_traces(plan) if study.get("trace") else plan
@@ -80,7 +81,7 @@ def _left_out(name: str, value: Any) -> bool:
 class _Expansion:
     """One expansion: the study, and what its many cells share."""
 
-    def __init__(self, study: dict[str, Any]) -> None:
+    def __init__(self, study: Study) -> None:
         self.study = study
         self.seed = study["load"]["seed"]
         self.repeats = range(1, stop.repeats(study) + 1)
@@ -199,7 +200,7 @@ class _Expansion:
             repeat=repeat,
         )
 
-    def prompts(self, point: Mapping[str, Any]) -> Data:
+    def prompts(self, point: Mapping[str, Any]) -> Prompts:
         return self.study["prompts"][point["prompts"]]
 
     def load(self, point: Mapping[str, Any]) -> Load:
@@ -211,7 +212,7 @@ class _Expansion:
             without |= set() if point["concurrency"] is not None else {"start"}
             without |= {"bursts"} if point["burst"] is None else {"requests", "duration_s", "ramp_s"}
             without |= {"duration_s"} if point["capacity"] is not None else set()
-            values = {name: value for name, value in self.study["load"].items() if name not in without}
+            values: dict[str, Any] = {name: value for name, value in self.study["load"].items() if name not in without}
             if "temperature" in sampling:
                 values["temperature"] = sampling.pop("temperature")
             arrival = self.study["load"]["arrival"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from servegauge.base.errors import did_you_mean
 from servegauge.contract import economics, metric_registry
+from servegauge.contract.config_types import Study
 from servegauge.contract.trace_tables import STEP_COLUMNS
 from servegauge.contract.yaml_schema import Keys, Mistake
 from servegauge.inputs.config_files import names, unknown_name
@@ -15,7 +16,7 @@ from servegauge.inputs.model_numbers import MODEL_NUMBERS
 from servegauge.plan.axes import LAYOUT
 
 
-def expectation_mistakes(study: Mapping[str, Any], axes: Sequence[str], root: Path) -> Iterator[Mistake]:
+def expectation_mistakes(study: Study, axes: Sequence[str], root: Path) -> Iterator[Mistake]:
     """(keys, message) of each; `axes` are the names that a matrix can have."""
     for position, entry in enumerate(study.get("expects", ())):
         here: Keys = ["expects", position]
@@ -42,7 +43,7 @@ def _figures(entry: Mapping[str, Any], here: Keys) -> Iterator[Mistake]:
         yield here, "what is computed from a model's shape has no cells: leave `where` and `over` out"
 
 
-def _metric(study: Mapping[str, Any], entry: Mapping[str, Any], here: Keys, root: Path) -> Iterator[Mistake]:
+def _metric(study: Study, entry: Mapping[str, Any], here: Keys, root: Path) -> Iterator[Mistake]:
     if "probe" in entry:
         from servegauge.probes import registry  # imports numpy, which a study without probes does not need
 
@@ -68,7 +69,7 @@ def _metric(study: Mapping[str, Any], entry: Mapping[str, Any], here: Keys, root
         yield [*here, "metric"], f"{message} There are: {', '.join(known)}"
 
 
-def _chosen(study: Mapping[str, Any], where: Mapping[str, Any], here: Keys, axes: Sequence[str]) -> Iterator[Mistake]:
+def _chosen(study: Study, where: Mapping[str, Any], here: Keys, axes: Sequence[str]) -> Iterator[Mistake]:
     """Axes that no study has, and values that this one does not measure."""
     for axis, value in where.items():
         if axis not in (known_axes := [one for one in axes if one not in ("repeat", "include", "exclude")]):

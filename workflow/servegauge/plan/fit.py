@@ -26,7 +26,8 @@ from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import parse_json
-from servegauge.contract.spec import Data, Launch, Load
+from servegauge.contract.config_types import Length, Model, Prompts
+from servegauge.contract.spec import Launch, Load
 from servegauge.frameworks import framework
 from servegauge.inputs.config_json import UnknownShape
 from servegauge.inputs.kv_cache import bytes_of, cache_value_bytes
@@ -47,7 +48,7 @@ UNKNOWN = (
 Shape = Mapping[str, Any]
 
 
-def shape(root: Path, model: Mapping[str, Any]) -> dict[str, Any]:
+def shape(root: Path, model: Model) -> dict[str, Any]:
     """What the planner knows of a model's size; each value is None where it cannot be told, `reason` says why.
 
     `parameters`, `expert_parameters` and `expert_share` (the part of the weights in routed experts, in numbers and as a
@@ -290,7 +291,7 @@ def held_at_once(launch: Launch, load: Load) -> int | None:
     return min(limit for limit in limits if limit) if most else None
 
 
-def longest_request(prompts: Data, load: Load) -> int | None:
+def longest_request(prompts: Prompts, load: Load) -> int | None:
     """Most tokens of one request of a prompt set; None where it has no limit or is known only from the data."""
     limit = (prompts.get("filters") or {}).get("max_total_tokens")
     if prompts.get("kind") in ("conversations", *kinds()) and limit:
@@ -304,7 +305,7 @@ def longest_request(prompts: Data, load: Load) -> int | None:
     return prefix + turns * sum(part or 0 for part in parts)
 
 
-def _most(length: int | Mapping[str, Any] | None) -> int | None:
+def _most(length: Length | None) -> int | None:
     """The largest number that a length can be; None where it has no limit."""
     if isinstance(length, Mapping):
         return length.get("max") or length.get("value") or max(length.get("values", [0])) or None
@@ -312,7 +313,7 @@ def _most(length: int | Mapping[str, Any] | None) -> int | None:
 
 
 def shortage(
-    launch: Launch, known: Shape, prompts: Data, load: Load, default_fraction: float = MEMORY_FRACTION
+    launch: Launch, known: Shape, prompts: Prompts, load: Load, default_fraction: float = MEMORY_FRACTION
 ) -> str | None:
     """What to know of a cell whose requests do not all fit at once; None where they do or nobody can tell."""
     held, tokens = held_at_once(launch, load), longest_request(prompts, load)

@@ -13,6 +13,7 @@ from typing import Any
 from servegauge.base.errors import did_you_mean
 from servegauge.contract import economics, metric_registry
 from servegauge.contract.capacity import fewest_requests
+from servegauge.contract.config_types import Study
 from servegauge.contract.flag_registry.saturated import STEADY_PROCESSES
 from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.yaml_schema import Keys, Mistake
@@ -26,19 +27,19 @@ FEWEST_BEFORE_A_LOOK = 3  # repeats
 _BUILD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-def unknown_names(root: Path, study: Mapping[str, Any]) -> Iterator[Mistake]:
+def unknown_names(root: Path, study: Study) -> Iterator[Mistake]:
     """Names of files, frameworks and probes that there are none of."""
     yield from _unknown_files(root, study)
     yield from _unknown_probes(study)
 
 
-def wrong_keys(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def wrong_keys(study: Study) -> Iterator[Mistake]:
     """What the keys of the study's own file say against each other."""
     yield from _load_mistakes(study)
     yield from _comparison_mistakes(study)
 
 
-def wrong_files(study: dict[str, Any], root: Path) -> Iterator[Mistake]:
+def wrong_files(study: Study, root: Path) -> Iterator[Mistake]:
     """What the files that a study names do not have; puts `recorded_rps` of recorded prompt sets into the study."""
     yield from _currency_mistakes(study)
     yield from _unknown_builds(study)
@@ -48,7 +49,7 @@ def wrong_files(study: dict[str, Any], root: Path) -> Iterator[Mistake]:
     yield from _lora_mistakes(study)
 
 
-def _unknown_files(root: Path, study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _unknown_files(root: Path, study: Study) -> Iterator[Mistake]:
     for where, axes in places(study):
         for axis, folder in FOLDERS.items():
             known = names(root, folder)
@@ -61,7 +62,7 @@ def _unknown_files(root: Path, study: Mapping[str, Any]) -> Iterator[Mistake]:
         yield from _unknown_frameworks(["server", "extra_args"], ((name, name) for name in extra))
 
 
-def _unknown_probes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _unknown_probes(study: Study) -> Iterator[Mistake]:
     if "probes" in study:
         from servegauge.probes import registry  # imports numpy, which a study without probes does not need
 
@@ -83,7 +84,7 @@ def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> 
             yield [*where, key], f"there is no framework {name!r}.{did_you_mean(name, known)} There are: {choices}"
 
 
-def _load_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _load_mistakes(study: Study) -> Iterator[Mistake]:
     load, rates, streams = study["load"], asked(study, "rate"), asked(study, "concurrency")
     speeds = asked(study, "speed")
     if speeds and load["arrival"]["process"] != "trace":
@@ -109,7 +110,7 @@ def _load_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
                     yield ["slo", name, metric], "needs `load.stream: true`; without streaming only e2e_s is known"
 
 
-def _capacity_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _capacity_mistakes(study: Study) -> Iterator[Mistake]:
     """What keeps a search for the capacity from finding one."""
     load, slos, search = study["load"], study["slo"], study["capacity"]
     for where, axes in places(study):
@@ -136,7 +137,7 @@ def _capacity_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
         yield ["capacity"], "`first_rps` is more than `most_rps`"
 
 
-def _stop_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _stop_mistakes(study: Study) -> Iterator[Mistake]:
     stop, repeats = study["job"].get("stop"), study["matrix"]["repeat"]
     if stop and repeats < FEWEST_BEFORE_A_LOOK:
         yield (
@@ -148,7 +149,7 @@ def _stop_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
         yield ["job", "stop", "at_most"], f"{stop['at_most']} is not more than `matrix.repeat`, {repeats}"
 
 
-def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _comparison_mistakes(study: Study) -> Iterator[Mistake]:
     known = [axis for axis in study["matrix"] if axis not in NOT_AXES]
     for where, axes in places(study):
         if where[1:2] == ["exclude"]:
@@ -180,7 +181,7 @@ def _comparison_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
                 yield ["compare", "primary", position], message
 
 
-def _recorded_mistakes(study: dict[str, Any], root: Path) -> Iterator[Mistake]:
+def _recorded_mistakes(study: Study, root: Path) -> Iterator[Mistake]:
     """Prompt sets without recorded times where such are asked for; puts `recorded_rps` of the others into the study."""
     if study["load"]["arrival"]["process"] != "trace":
         return
@@ -203,7 +204,7 @@ def _recorded_mistakes(study: dict[str, Any], root: Path) -> Iterator[Mistake]:
             study.setdefault("recorded_rps", {})[name] = recording.rate_rps
 
 
-def _speeds_as_rates(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _speeds_as_rates(study: Study) -> Iterator[Mistake]:
     """Puts the rate in place of each speed that `expects` and `compare` name: that is what cells are told apart by."""
     recorded, sets = study.get("recorded_rps") or {}, asked(study, "prompts")
 
@@ -223,10 +224,10 @@ def _speeds_as_rates(study: Mapping[str, Any]) -> Iterator[Mistake]:
     if compare["factor"] == SPEED and (found := rate(compare["baseline"], {})) is None:
         yield ["compare", "factor"], f"{several} as `matrix.prompts`"
     elif compare["factor"] == SPEED:
-        compare.update(factor="rate", baseline=found)
+        compare["factor"], compare["baseline"] = "rate", found
 
 
-def _input_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _input_mistakes(study: Study) -> Iterator[Mistake]:
     """A prompt length for texts that are as long as they are."""
     if "input_tokens" in study["load"]:
         for name, prompts in study["prompts"].items():
@@ -238,7 +239,7 @@ def _input_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
                 yield ["load", "input_tokens"], message
 
 
-def _lora_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _lora_mistakes(study: Study) -> Iterator[Mistake]:
     """Requests for adapters that no server is given."""
     given = [study["server"].get("lora"), *asked(study, "lora")]
     known = sorted({name for adapters in given if isinstance(adapters, Mapping) for name in adapters})  # else `none`
@@ -249,7 +250,7 @@ def _lora_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
             yield ["load", "lora_mix", name], message
 
 
-def _unknown_builds(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _unknown_builds(study: Study) -> Iterator[Mistake]:
     """A build that no platform of the study says how to start; where one does, the others skip it."""
     known = sorted({name for one in study["platforms"].values() for name in one.get("frameworks", {}) if "@" in name})
     for name in asked(study, "framework"):
@@ -261,7 +262,7 @@ def _unknown_builds(study: Mapping[str, Any]) -> Iterator[Mistake]:
             yield ["matrix", "framework"], message
 
 
-def _currency_mistakes(study: Mapping[str, Any]) -> Iterator[Mistake]:
+def _currency_mistakes(study: Study) -> Iterator[Mistake]:
     """Costs in two currencies have no ratio."""
     found = {name: one["prices"]["currency"] for name, one in study["platforms"].items() if "prices" in one}
     priced = [f"config/platforms/{name}.yaml has {currency}" for name, currency in found.items()]

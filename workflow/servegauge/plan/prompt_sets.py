@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Prompts
 from servegauge.contract.yaml_schema import Mistake, refuse
 from servegauge.inputs.config_files import file_of, read_named, refuse_secrets
 from servegauge.workloads import recordings
@@ -26,9 +27,9 @@ _KEYS = {  # of a prompt set, the keys that do something for its kind
 _ANY_KIND = ("name", "description", "kind", "how_to_get", "licence")
 
 
-def load_prompts(root: Path, name: str) -> dict[str, Any]:
+def load_prompts(root: Path, name: str) -> Prompts:
     """The prompt set `name`: its file's keys as they stand there, and `name`."""
-    prompts = read_named(root, "prompts", "prompts", name)
+    prompts = cast(Prompts, read_named(root, "prompts", "prompts", name))
     path = file_of(root, "prompts", name)
     text = path.read_text(encoding="utf-8")
     refuse_secrets(path, text)
@@ -48,7 +49,7 @@ def _kind_keys() -> dict[str, tuple[str, ...]]:
     return _KEYS | {name: (*_REPLAYED, *one.keys) for name, one in recordings.formats().items()}
 
 
-def _idle_keys(prompts: Mapping[str, Any]) -> Iterator[Mistake]:
+def _idle_keys(prompts: Prompts) -> Iterator[Mistake]:
     """Keys that another kind of prompt set has: here they would be taken and do nothing."""
     kind, filters = prompts["kind"], prompts.get("filters") or {}
     own = _KEYS.get(kind) or _kind_keys()[kind]

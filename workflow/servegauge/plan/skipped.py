@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from servegauge.contract.spec import Data, Launch, Load
+from servegauge.contract.config_types import Prompts, Study
+from servegauge.contract.spec import Launch, Load
 from servegauge.frameworks import framework
 from servegauge.plan import fit
 
 
-def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
+def launch_skipped(launch: Launch, study: Study) -> str | None:
     """Why `launch` cannot work, known before anything is submitted; None where nothing speaks against it."""
     platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
     per_node, nodes = platform["gpus_per_node"], platform["nodes"]
@@ -35,7 +33,7 @@ def launch_skipped(launch: Launch, study: Mapping[str, Any]) -> str | None:
     return adapter.unsupported(launch) or (fit.too_large(launch, shape, fraction) if ours else None)
 
 
-def cell_skipped(launch: Launch, prompts: Data, load: Load) -> str | None:
+def cell_skipped(launch: Launch, prompts: Prompts, load: Load) -> str | None:
     """Why this load cannot work on `launch`; None where nothing speaks against it."""
     adapter = framework(launch.framework)
     if load.endpoint not in adapter.endpoints:

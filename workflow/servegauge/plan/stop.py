@@ -7,22 +7,20 @@ precision, never on significance, so a later look cannot be chosen for its answe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from servegauge.contract.config_types import Stop, Study
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.looks import Look, Looks
 from servegauge.contract.spec import digest
 
 
-def asked(study: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def asked(study: Study) -> Stop | None:
     """`job.stop` of a study; None where it measures a fixed number of repeats."""
-    stop: Mapping[str, Any] | None = (study.get("job") or {}).get("stop")
-    return stop
+    return (study.get("job") or {}).get("stop")
 
 
-def repeats(study: Mapping[str, Any]) -> int:
+def repeats(study: Study) -> int:
     """Most repeats that a study measures."""
     own: int = study["matrix"]["repeat"]
     stop = asked(study)
@@ -42,19 +40,19 @@ def looks(results: Path, study: str) -> Looks:
         return Looks(study=study)
 
 
-def question(study: Mapping[str, Any]) -> str:
+def question(study: Study) -> str:
     """A digest of what a study compares: a look at another one says nothing of it."""
     own = {name: study.get(name) for name in ("load", "server", "slo", "capacity", "compare", "aa")}
     return digest({**own, "matrix": {axis: value for axis, value in study["matrix"].items() if axis != "repeat"}})
 
 
-def valid_looks(study: Mapping[str, Any], results: Path) -> list[Look]:
+def valid_looks(study: Study, results: Path) -> list[Look]:
     """The looks at what the study compares today, the last one after each repeat."""
     last = {one.after: one for one in looks(results, study["name"]).looks if one.question == question(study)}
     return [last[after] for after in sorted(last)]
 
 
-def stopped_after(study: Mapping[str, Any], results: Path) -> int | None:
+def stopped_after(study: Study, results: Path) -> int | None:
     """After how many repeats the intervals were narrow enough for what the study asks today; None: not yet."""
     stop = asked(study)
     if stop is None:
@@ -64,12 +62,12 @@ def stopped_after(study: Mapping[str, Any], results: Path) -> int | None:
     return min(enough, default=None)
 
 
-def earlier_repeats(study: Mapping[str, Any], repeat: int) -> bool:
+def earlier_repeats(study: Study, repeat: int) -> bool:
     """True where a launch of this repeat waits for those of the one before it."""
     return asked(study) is not None and repeat > study["matrix"]["repeat"]
 
 
-def not_needed(study: Mapping[str, Any], results: Path) -> tuple[int, str] | None:
+def not_needed(study: Study, results: Path) -> tuple[int, str] | None:
     """The last repeat that is needed, and why no more are; None where all may be."""
     after = stopped_after(study, results)
     if after is None:

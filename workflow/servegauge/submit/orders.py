@@ -10,13 +10,12 @@ import argparse
 import fnmatch
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from servegauge.base.errors import UserError, run_and_exit
+from servegauge.contract.config_types import Study
 from servegauge.contract.records.base import DamagedRecord, decode, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.plan import Plan
@@ -83,7 +82,7 @@ def find_launch(plan_file: Path, cell: str) -> str:
     return found.stdout.strip()
 
 
-def _time_limit(study: Mapping[str, Any], order: Order) -> int:
+def _time_limit(study: Study, order: Order) -> int:
     """Minutes that the job asks for, as the plan says it: from the estimate, where the study does not set them."""
     # Here, in the child: the process that waits imports this module too and must stay small.
     from servegauge.plan.estimate import assumed, estimate_cells, time_limit_min

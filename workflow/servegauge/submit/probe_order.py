@@ -6,13 +6,13 @@ Its attempts are in `results/probes/launches/probes-<platform>/`, away from the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Model, Platform
 from servegauge.contract.records.base import read
 from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import JobSettings, Order
@@ -27,14 +27,18 @@ RUN = "servegauge.probes.harness.run:run_order"  # the function that the job is 
 MINUTES = {"quick": 15, "full": 120}  # of a job, for each process of the probes
 
 
+class ProbedModel(Model, total=False):
+    tp: list[int]  # tensor parallel sizes whose shapes are measured
+
+
 def make_order(
-    platform: Mapping[str, Any],
+    platform: Platform,
     names: str,
     out: Path,
     root: Path,
     *,
     size: str = "full",
-    models: Sequence[Mapping[str, Any]] = (),
+    models: Sequence[ProbedModel] = (),
     python: str | None = None,
     nodes: int = 1,
     processes: int = 1,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.contract import sbatch_lines
+from servegauge.contract.config_types import Platform
 from servegauge.contract.records.order import Order
 from servegauge.contract.spec import Layout
 
@@ -17,12 +18,12 @@ TIME_MIN = 60  # where neither the order nor the platform says how long a job ma
 SIGNAL_S = 1
 
 
-def cluster(platform: Mapping[str, Any]) -> str:
+def cluster(platform: Platform) -> str:
     """The cluster that a platform names, where the site has several; empty for this machine's own."""
     return str((platform.get("slurm") or {}).get("cluster") or "")
 
 
-def shape(layout: Layout, platform: Mapping[str, Any]) -> tuple[int, int]:
+def shape(layout: Layout, platform: Platform) -> tuple[int, int]:
     """(nodes, GPUs on each) for a launch; (1, 0) on a platform without GPUs."""
     per_node = int(platform.get("gpus_per_node") or 0)
     if per_node == 0:

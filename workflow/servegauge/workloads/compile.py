@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import sha256, whole_folder, write_json
+from servegauge.contract.config_types import Prompts
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import WorkloadSpec
@@ -96,7 +97,9 @@ def compile_workload(workload: Workload, root: Path, out: Path) -> WorkloadRecor
         return _present(folder, root)
     tokenizer = models.workload_tokenizer(workload.tokenizer, root)
     load = Load(**workload.load)
-    spec = {**workload.prompts, **({"input_tokens": load.input_tokens} if load.input_tokens else {})}
+    spec: Prompts = {**workload.prompts}
+    if load.input_tokens:
+        spec["input_tokens"] = load.input_tokens
     # One seed for each thing that is drawn: another arrival process leaves the prompts as they are drawn.
     names = ("prompts", "warmup", "window", "ramp", "tail")
     states = np.random.SeedSequence(workload.seed).generate_state(len(names), np.uint64)
@@ -215,7 +218,7 @@ def _try_compile(workload: Workload, root: Path, folder: Path) -> WorkloadRecord
         return str(error)
 
 
-def mean_output_tokens(prompts: Mapping[str, Any], load: Load) -> float | None:
+def mean_output_tokens(prompts: Prompts, load: Load) -> float | None:
     """Mean answer length that a prompt set asks for; None where only its data can tell."""
     return _mean(load.output_tokens or prompts.get("output_tokens"))
 
@@ -230,7 +233,7 @@ def _mean(length: Any) -> float | None:
 
 
 def draw(
-    spec: Mapping[str, Any],
+    spec: Prompts,
     tokenizer: tokens.Tokenizer,
     counts: Mapping[str, int],
     seed: int,
@@ -290,7 +293,7 @@ def with_adapters(table: pa.Table, mix: Mapping[str, float], seed: int) -> pa.Ta
     return table.append_column(_column("adapter", pa.string(), "LoRA adapter; null: the base model", "", True), column)
 
 
-def session_tokens(spec: Mapping[str, Any], load: Load, recording: Recording | None) -> float | None:
+def session_tokens(spec: Prompts, load: Load, recording: Recording | None) -> float | None:
     """About how long a session takes, in tokens of answer at `SPARE_S_PER_TOKEN`; None where there are no sessions.
 
     Ramp and tail must hold whole sessions, so that theirs is twice the mean.

@@ -17,6 +17,7 @@ import numpy as np
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import parse_json, sha256
+from servegauge.contract.config_types import Prompts
 from servegauge.workloads.chat_template import text_of_part
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class Entry:
     turns: int | None = None
 
 
-def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
+def data_set_path(spec: Prompts, root: Path) -> Path:
     """The data set's file; UserError with how to get it where it is not on the machine or is another file."""
     text = os.path.expandvars(os.path.expanduser(spec["path"]))
     path = root / text
@@ -53,7 +54,7 @@ def data_set_path(spec: Mapping[str, Any], root: Path) -> Path:
 
 
 def in_file_order(
-    spec: Mapping[str, Any],
+    spec: Prompts,
     path: Path,
     entries: Sequence[E],
     count: int,

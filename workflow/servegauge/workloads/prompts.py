@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Length, Prompts
 from servegauge.workloads.data_sets import Entry, data_set_path, fits, in_file_order, jsonl_entries, sharegpt_entries
 from servegauge.workloads.tokenizer import Tokenizer
 
@@ -61,7 +62,7 @@ class Drawn:
 
 
 def draw_prompts(
-    spec: Mapping[str, Any],
+    spec: Prompts,
     tokenizer: Tokenizer,
     count: int,
     seed: int,
@@ -82,7 +83,7 @@ def draw_prompts(
     return kinds[spec["kind"]](spec, tokenizer, count, draw, output_tokens, root)
 
 
-def lengths(spec: int | Mapping[str, Any], count: int, draw: np.random.Generator) -> np.ndarray:
+def lengths(spec: Length, count: int, draw: np.random.Generator) -> np.ndarray:
     """`count` whole numbers (int64) from a length's distribution, see `$defs/length` of the schema.
 
     normal and lognormal have `mean` and `std` as those of the lengths themselves; what falls outside `min` to `max`
@@ -124,7 +125,7 @@ def lengths(spec: int | Mapping[str, Any], count: int, draw: np.random.Generator
 
 
 def _synthetic(
-    spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
+    spec: Prompts, tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
 ) -> Drawn:
     sizes = lengths(spec["input_tokens"], count, draw)
     answers = _answers(spec, count, draw, output)
@@ -134,7 +135,7 @@ def _synthetic(
 
 
 def _shared_prefix(
-    spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
+    spec: Prompts, tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
 ) -> Drawn:
     groups, tokens = spec["prefix"]["groups"], spec["prefix"]["tokens"]
     sizes = lengths(spec["input_tokens"], count, draw)
@@ -154,13 +155,13 @@ def _prompts(
     ]
 
 
-def _answers(spec: Mapping[str, Any], count: int, draw: np.random.Generator, output: int | None) -> np.ndarray:
+def _answers(spec: Prompts, count: int, draw: np.random.Generator, output: int | None) -> np.ndarray:
     # Drawn even if replaced: then `output_tokens` of a study changes answers and not the prompts.
     drawn = lengths(spec["output_tokens"], count, draw)
     return drawn if output is None else np.full(count, output, np.int64)
 
 
-def _long_enough(spec: Mapping[str, Any], sizes: Sequence[int] | np.ndarray, least: int, key: str) -> None:
+def _long_enough(spec: Prompts, sizes: Sequence[int] | np.ndarray, least: int, key: str) -> None:
     if len(sizes) and min(sizes) < least:
         raise UserError(
             f"prompt set {spec.get('name')}: {key} gives a length of {min(sizes)}, but with the special tokens "
@@ -206,7 +207,7 @@ def exact_texts(tokenizer: Tokenizer, sizes: np.ndarray, starts: Sequence[str], 
 
 
 def _data_set(
-    spec: Mapping[str, Any], tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
+    spec: Prompts, tokenizer: Tokenizer, count: int, draw: np.random.Generator, output: int | None, root: Path
 ) -> Drawn:
     path = data_set_path(spec, root)
     entries = sharegpt_entries(path) if spec["kind"] == "sharegpt" else jsonl_entries(path, spec.get("fields"))
@@ -218,9 +219,7 @@ def _data_set(
     return Drawn(prompts, source)
 
 
-def _counted(
-    spec: Mapping[str, Any], tokenizer: Tokenizer, output: int | None, forced: bool, entry: Entry
-) -> Prompt | None:
+def _counted(spec: Prompts, tokenizer: Tokenizer, output: int | None, forced: bool, entry: Entry) -> Prompt | None:
     """The entry with its lengths; None where a filter takes it out or nobody says how long the answer is to be."""
     filters = spec.get("filters") or {}
     if entry.turns is not None and entry.turns < filters.get("min_turns", MIN_TURNS):

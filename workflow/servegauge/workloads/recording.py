@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Prompts
 from servegauge.contract.spec import canonical_json
 from servegauge.workloads.data_sets import fits
 from servegauge.workloads.tokenizer import Tokenizer
@@ -50,7 +51,7 @@ class Format:
 
     name: str
     title: str
-    read: Callable[[Path, Mapping[str, Any]], Iterable[Recorded]]
+    read: Callable[[Path, Prompts], Iterable[Recorded]]
     keys: tuple[str, ...] = ()
 
 
@@ -75,7 +76,7 @@ class Recording:
         return float((len(times) - 1) / times[-1]) if len(times) > 1 and times[-1] > 0 else None
 
 
-def recording(spec: Mapping[str, Any], path: Path, kind: Format) -> Recording:
+def recording(spec: Prompts, path: Path, kind: Format) -> Recording:
     """What the prompt set `spec` takes of the file at `path`; read once in this process while both stay the same."""
     kept = {key: spec.get(key) for key in ("filters", "where", "cut", *kind.keys)}
     return _recording(kind, path, path.stat().st_mtime_ns, canonical_json(kept))

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from servegauge.contract.config_types import Prompts
 from servegauge.workloads.data_sets import data_set_path, unchanged_sha256
 from servegauge.workloads.prompts import Drawn, Prompt, exact_texts
 from servegauge.workloads.recording import BLOCK_TOKENS, Recorded, Recording, Texts, recording
@@ -23,14 +24,14 @@ from servegauge.workloads.tokenizer import Tokenizer
 AT_ONCE = 256  # prompts that are counted together
 
 
-def recording_of(spec: Mapping[str, Any], root: Path) -> Recording | None:
+def recording_of(spec: Prompts, root: Path) -> Recording | None:
     """The recording that a prompt set names; None for a set of another kind. UserError where it cannot be read."""
     kind = formats().get(str(spec.get("kind")))
     return recording(spec, data_set_path(spec, root), kind) if kind else None
 
 
 def draw(
-    spec: Mapping[str, Any], tokenizer: Tokenizer, counts: Mapping[str, int], seed: int, output: int | None, root: Path
+    spec: Prompts, tokenizer: Tokenizer, counts: Mapping[str, int], seed: int, output: int | None, root: Path
 ) -> Drawn:
     """Prompts of every phase in the order warm-up, window, ramp, tail; `counts` of sessions, where it has such."""
     found = recording_of(spec, root)
@@ -48,7 +49,8 @@ def draw(
         "failed": found.failed, "filtered": found.filtered, "sessions": many,
         "repeated": max(0, window + tail - many), "rate_rps": found.rate_rps,
     }  # fmt: skip
-    answers = spec.get("output_tokens") if output is None else output
+    # A number: the schema lets a recording have no distribution.
+    answers: Any = spec.get("output_tokens") if output is None else output
     in_sessions = any(one.session is not None for session in found.sessions for one in session)
     accumulate = in_sessions and not any(one.blocks for session in found.sessions for one in session)
     if accumulate:

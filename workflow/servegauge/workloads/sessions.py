@@ -11,10 +11,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from servegauge.contract.config_types import Pause, Prompts
 from servegauge.workloads.data_sets import data_set_path, fits, in_file_order, sharegpt_turns
 from servegauge.workloads.prompts import Drawn, Prompt, exact_texts, lengths
 from servegauge.workloads.tokenizer import Tokenizer
@@ -33,7 +33,7 @@ class Turn:
 
 
 def generated(
-    spec: Mapping[str, Any],
+    spec: Prompts,
     tokenizer: Tokenizer,
     counts: Mapping[str, int],
     draw: np.random.Generator,
@@ -106,7 +106,7 @@ def conversations(
 
 
 def recorded_conversations(
-    spec: Mapping[str, Any],
+    spec: Prompts,
     tokenizer: Tokenizer,
     counts: Mapping[str, int],
     draw: np.random.Generator,
@@ -138,7 +138,7 @@ def recorded_conversations(
     return Drawn([], source, sessions)
 
 
-def _recorded(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Sequence[str], output: int | None) -> list[Prompt]:
+def _recorded(spec: Prompts, tokenizer: Tokenizer, texts: Sequence[str], output: int | None) -> list[Prompt]:
     """The requests of one conversation of alternating texts, question first."""
     filters = spec.get("filters") or {}
     session: list[Prompt] = []
@@ -155,7 +155,7 @@ def _recorded(spec: Mapping[str, Any], tokenizer: Tokenizer, texts: Sequence[str
     return session
 
 
-def pauses(spec: float | Mapping[str, Any], count: int, draw: np.random.Generator) -> np.ndarray:
+def pauses(spec: Pause, count: int, draw: np.random.Generator) -> np.ndarray:
     """`count` pauses in seconds (float64) by `$defs/pause` of the schema."""
     if not isinstance(spec, Mapping):
         return np.full(count, float(spec))
@@ -170,7 +170,7 @@ def pauses(spec: float | Mapping[str, Any], count: int, draw: np.random.Generato
     return np.clip(drawn, spec.get("min", 0.0), spec.get("max", np.inf))
 
 
-def mean_pause_s(spec: float | Mapping[str, Any]) -> float:
+def mean_pause_s(spec: Pause) -> float:
     """Mean of a pause's distribution, about."""
     if not isinstance(spec, Mapping):
         return float(spec)

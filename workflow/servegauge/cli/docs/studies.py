@@ -11,8 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from servegauge.base.files import read_json
 from servegauge.cli import docs
+from servegauge.base.files import read_json
+from servegauge.contract.config_types import Study
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.inputs.config_files import file_of, names
 from servegauge.plan import documents
@@ -36,7 +37,7 @@ def rebuilt(root: Path) -> list[str]:
 
 
 @cache
-def sums_of(root: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def sums_of(root: Path, name: str) -> tuple[Study, dict[str, Any]]:
     """The study, and the totals of its plan while nothing is measured."""
     study = load_study(root, name)
     plan = expand(study)

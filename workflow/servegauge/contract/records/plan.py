@@ -5,11 +5,12 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.contract.config_types import StudyData
 from servegauge.contract.records.base import Record
 from servegauge.contract.records.order import JobSettings
 from servegauge.contract.records.specs import CellSpec, LaunchSpec, WorkloadSpec
@@ -28,7 +29,7 @@ class Plan(Record, frozen=True, kw_only=True, dict=True):
     WHAT: ClassVar[str] = "a plan"
     REMEDY: ClassVar[str] = "Write it with: python scripts/write_plan.py {name} --out {path}"
 
-    study: dict[str, Any]
+    study: StudyData
     launches: tuple[LaunchSpec, ...]
     cells: tuple[CellSpec, ...]
     workloads: tuple[WorkloadSpec, ...] = ()

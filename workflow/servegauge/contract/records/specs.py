@@ -11,6 +11,7 @@ from typing import ClassVar
 import msgspec
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import ModelData, PlatformData, PromptsData
 from servegauge.contract.records.base import Record
 from servegauge.contract.spec import Cell, Data, Launch, Layout, Load, Workload
 
@@ -24,8 +25,8 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     id: str
     configuration: str = ""
     framework: str
-    model: Data
-    platform: Data
+    model: ModelData
+    platform: PlatformData
     layout: Layout
     options: Data = msgspec.field(default_factory=dict)
     extra_args: tuple[str, ...] = ()
@@ -58,8 +59,8 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A workload with its id."""
 
     id: str
-    prompts: Data
-    tokenizer: Data
+    prompts: PromptsData
+    tokenizer: ModelData
     load: Data
     repeat: int | None = None
     version: int = 1
@@ -83,7 +84,7 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     launch: str
     words: str = ""
-    prompts: Data
+    prompts: PromptsData
     load: Load
     workload: WorkloadSpec
     protocol: int = 1

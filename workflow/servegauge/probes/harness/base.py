@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from servegauge.contract.config_types import Platform
 from servegauge.probes.harness.stats import QUICK, Effort, median_interval, narrow_enough, two_modes
 
 T = TypeVar("T")
@@ -114,7 +115,7 @@ class Context:
     `size` is quick (seconds, in the demo), full, or test (smallest sizes that still run every line).
     """
 
-    platform: Mapping[str, Any]
+    platform: Platform
     size: str = "full"
     models: Sequence[Mapping[str, Any]] = ()
     peers: Sequence[Mapping[str, Any]] = ()  # [{"host", "port"}]: nodes of this job that answer the network probe
@@ -135,17 +136,12 @@ class Context:
     @property
     def server_cpus(self) -> list[int]:
         """CPUs the study's server may use; without a placement all that this process may use."""
-        return self._cpus("server_cpus")
+        return _cpus((self.platform.get("placement") or {}).get("server_cpus"))
 
     @property
     def load_cpus(self) -> list[int]:
         """CPUs the study's load generator may use."""
-        return self._cpus("load_cpus")
-
-    def _cpus(self, name: str) -> list[int]:
-        allowed = sorted(os.sched_getaffinity(0))
-        wanted = (self.platform.get("placement") or {}).get(name)
-        return [int(cpu) for cpu in wanted] if wanted else allowed
+        return _cpus((self.platform.get("placement") or {}).get("load_cpus"))
 
     def sizes(self, test: T, quick: T, full: T) -> T:
         """The sweep, or the size, that belongs to this run's size."""
@@ -155,6 +151,10 @@ class Context:
     def left_s(self) -> float:
         """Seconds until no further case is started."""
         return self.started_s + self.time_limit_s - time.monotonic()
+
+
+def _cpus(wanted: Sequence[int] | None) -> list[int]:
+    return [int(cpu) for cpu in wanted] if wanted else sorted(os.sched_getaffinity(0))
 
 
 class Probe:

@@ -19,6 +19,7 @@ from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
+from servegauge.contract.config_types import Platform
 from servegauge.probes.harness.process import LIMIT_S, child_environment
 
 WAIT_S = 120.0
@@ -46,7 +47,7 @@ def peers(out: Path, node: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def take_part(
-    platform: Mapping[str, Any],
+    platform: Platform,
     probes: Sequence[str],
     out: Path,
     size: str,
@@ -77,7 +78,7 @@ def _answer(environment: Mapping[str, str]) -> tuple[subprocess.Popen[str], int]
     return process, int(process.stdout.readline())
 
 
-def _ranks(platform: Mapping[str, Any], size: str, node: Mapping[str, Any], python: str) -> None:
+def _ranks(platform: Platform, size: str, node: Mapping[str, Any], python: str) -> None:
     """This node's ranks, in the environment to measure in: `python -m servegauge.probes.harness.nodes order.json`."""
     with tempfile.TemporaryDirectory() as folder:
         order = Path(folder) / "order.json"

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from servegauge.contract.config_types import Platform
+
 LIMIT_S = {"test": 60.0, "quick": 60.0, "full": 1800.0}  # after which no further case of a probe starts
 
 
-def child_environment(platform: Mapping[str, Any]) -> dict[str, str]:
+def child_environment(platform: Platform) -> dict[str, str]:
     """Variables of a process in the environment to measure in, where this package is not installed."""
     package = str(Path(__file__).parents[3])
     paths = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.progress import utc_now
+from servegauge.contract.config_types import Platform
 from servegauge.probes import get, registry
 from servegauge.probes.harness.base import Context, Skip, pin, row_of_all, run
 from servegauge.probes.harness.process import LIMIT_S, child_environment
@@ -46,12 +47,12 @@ def names(wanted: str, python: str) -> list[str]:
     return [get(name.strip()).name for name in wanted.split(",")]
 
 
-def environment(platform: Mapping[str, Any]) -> str:
+def environment(platform: Platform) -> str:
     """The environment of envs/ with torch for this platform."""
     return "probes-cuda" if platform.get("gpus_per_node") else "probes"
 
 
-def needs_environment(wanted: str, platform: Mapping[str, Any]) -> bool:
+def needs_environment(wanted: str, platform: Platform) -> bool:
     """Whether `wanted` is measured with torch: on GPUs always, else where a probe asked for needs it.
 
     So light probes give the same numbers whether or not the environment happens to be built.
@@ -65,7 +66,7 @@ def needs_environment(wanted: str, platform: Mapping[str, Any]) -> bool:
     )
 
 
-def interpreter(wanted: str, platform: Mapping[str, Any], root: Path) -> str:
+def interpreter(wanted: str, platform: Platform, root: Path) -> str:
     """The environment of envs/ for this platform where it is needed and built, else this interpreter.
 
     `probes` without a GPU, `probes-cuda` with one.
@@ -85,7 +86,7 @@ def _has_torch(python: str) -> bool:
 
 
 def run_platform(
-    platform: Mapping[str, Any],
+    platform: Platform,
     probes: Sequence[str],
     out: Path,
     *,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Prompts
 from servegauge.workloads.recording import Format, Recorded, csv_rows, whole
 
 
-def _read(path: Path, spec: Mapping[str, Any]) -> Iterator[Recorded]:
+def _read(path: Path, spec: Prompts) -> Iterator[Recorded]:
     first = None
     for line, row in csv_rows(path, ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), spec.get("where")):
         try:

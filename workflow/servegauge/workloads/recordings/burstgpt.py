@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from servegauge.contract.config_types import Prompts
 from servegauge.workloads.recording import Format, Recorded, csv_rows, seconds, whole
 
 
-def _read(path: Path, spec: Mapping[str, Any]) -> Iterator[Recorded]:
+def _read(path: Path, spec: Prompts) -> Iterator[Recorded]:
     for line, row in csv_rows(path, ("Timestamp", "Request tokens", "Response tokens"), spec.get("where")):
         asked, answer = (whole(row[name], path, line, name) for name in ("Request tokens", "Response tokens"))
         yield Recorded(seconds(row["Timestamp"], path, line, "Timestamp"), asked, answer)

@@ -8,11 +8,12 @@ those before it; with blocks it is the whole prompt's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.contract.config_types import Prompts
 from servegauge.workloads.data_sets import json_lines
 from servegauge.workloads.recording import Format, Recorded, seconds, whole
 
@@ -24,11 +25,12 @@ _NAMES = {
 }
 
 
-def _read(path: Path, spec: Mapping[str, Any]) -> Iterator[Recorded]:
+def _read(path: Path, spec: Prompts) -> Iterator[Recorded]:
     begun: dict[str, float] = {}
+    pause_s: Any = spec.get("pause_s")  # seconds: the schema lets a recording have no distribution
     for line, item in json_lines(path):
         if all(item.get(name) == value for name, value in (spec.get("where") or {}).items()):
-            yield _request(item, path, line, begun, spec.get("pause_s"))
+            yield _request(item, path, line, begun, pause_s)
 
 
 def _request(item: dict[str, Any], path: Path, line: int, begun: dict[str, float], pause_s: float | None) -> Recorded:
