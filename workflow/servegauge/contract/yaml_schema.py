@@ -153,6 +153,12 @@ def _validator(name: str) -> Any:
     return jsonschema.Draft202012Validator(schema(name))
 
 
+def not_among(found: object, allowed: Iterable[object], there_are: str = "There are") -> str:
+    """The end of a message on something that is none of `allowed`: the nearest of them, and all."""
+    known = list(allowed)
+    return f"{did_you_mean(found, known)} {there_are}: {', '.join(map(_plain, known)) or 'none'}"
+
+
 def refuse(mistakes: Iterable[Mistake], path: Path, text: str) -> None:
     """UserError with the line and the key in `text`, the contents of `path`, of each mistake, if there is one."""
     lines = [f"{path}:{line_of(text, keys)}: {dotted(keys)}: {message}" for keys, message in mistakes]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import did_you_mean
-from servegauge.contract import economics, metric_registry
 from servegauge.contract.config_types import Study
 from servegauge.contract.trace_tables import STEP_COLUMNS
-from servegauge.contract.yaml_schema import Keys, Mistake
+from servegauge.contract.yaml_schema import Keys, Mistake, not_among
 from servegauge.inputs.config_files import names, unknown_name
 from servegauge.inputs.model_numbers import MODEL_NUMBERS
 from servegauge.plan.axes import LAYOUT
+from servegauge.plan.mistakes import compared_metrics
 
 
 def expectation_mistakes(study: Study, axes: Sequence[str], root: Path) -> Iterator[Mistake]:
@@ -49,8 +49,7 @@ def _metric(study: Study, entry: Mapping[str, Any], here: Keys, root: Path) -> I
 
         probes = registry()
         if entry["probe"] not in probes:
-            message = f"there is no probe {entry['probe']!r}.{did_you_mean(entry['probe'], probes)}"
-            yield [*here, "probe"], f"{message} There are: {', '.join(probes)}"
+            yield [*here, "probe"], f"there is no probe {entry['probe']!r}.{not_among(entry['probe'], probes)}"
             return
         known = list(probes[entry["probe"]].units)
     elif "model" in entry:
@@ -62,19 +61,16 @@ def _metric(study: Study, entry: Mapping[str, Any], here: Keys, root: Path) -> I
         if not study.get("trace"):
             yield [*here, "phase"], "the study has no traces: it needs `trace`"
     else:
-        known = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS)]
-        known += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
+        known = compared_metrics(study)
     if entry["metric"] not in known:
-        message = f"there is no metric {entry['metric']!r} here.{did_you_mean(entry['metric'], known)}"
-        yield [*here, "metric"], f"{message} There are: {', '.join(known)}"
+        yield [*here, "metric"], f"there is no metric {entry['metric']!r} here.{not_among(entry['metric'], known)}"
 
 
 def _chosen(study: Study, where: Mapping[str, Any], here: Keys, axes: Sequence[str]) -> Iterator[Mistake]:
     """Axes that no study has, and values that this one does not measure."""
     for axis, value in where.items():
         if axis not in (known_axes := [one for one in axes if one not in ("repeat", "include", "exclude")]):
-            near = did_you_mean(axis, known_axes)
-            yield [*here, axis], f"there is no axis {axis!r}.{near} There are: {', '.join(known_axes)}"
+            yield [*here, axis], f"there is no axis {axis!r}.{not_among(axis, known_axes)}"
             continue
         without = LAYOUT.get(axis, study["server"].get(axis))
         known = list(study["matrix"].get(axis, ["none" if without is None else without]))

@@ -16,7 +16,7 @@ from servegauge.contract.capacity import fewest_requests
 from servegauge.contract.config_types import Study
 from servegauge.contract.flag_registry.saturated import STEADY_PROCESSES
 from servegauge.contract.metric_registry.capacity import CAPACITY
-from servegauge.contract.yaml_schema import Keys, Mistake
+from servegauge.contract.yaml_schema import Keys, Mistake, not_among
 from servegauge.frameworks import frameworks
 from servegauge.inputs.config_files import names, unknown_name
 from servegauge.plan.axes import FOLDERS, LAUNCH_AXES, NOT_AXES, SPEED, asked, at_speed, places
@@ -49,6 +49,12 @@ def wrong_files(study: Study, root: Path) -> Iterator[Mistake]:
     yield from _lora_mistakes(study)
 
 
+def compared_metrics(study: Study) -> list[str]:
+    """Every metric of a cell that is compared, those under an SLO of the study as `metric:slo`."""
+    found = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS)]
+    return found + [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
+
+
 def _unknown_files(root: Path, study: Study) -> Iterator[Mistake]:
     for where, axes in places(study):
         for axis, folder in FOLDERS.items():
@@ -66,11 +72,9 @@ def _unknown_probes(study: Study) -> Iterator[Mistake]:
     if "probes" in study:
         from servegauge.probes import registry  # imports numpy, which a study without probes does not need
 
-        known = list(registry())
         for position, name in enumerate(study["probes"]):
-            if name not in known:
-                message = f"there is no probe {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
-                yield ["probes", position], message
+            if name not in (known := registry()):
+                yield ["probes", position], f"there is no probe {name!r}.{not_among(name, known)}"
 
 
 def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> Iterator[Mistake]:
@@ -80,8 +84,7 @@ def _unknown_frameworks(where: Keys, found: Iterable[tuple[str | int, str]]) -> 
         if at and not _BUILD.fullmatch(build):
             yield [*where, key], f"{named!r}: a build is a name of letters, digits, dots, + and -, as in {name}@nightly"
         elif name not in known:
-            choices = ", ".join(known) or "none"
-            yield [*where, key], f"there is no framework {name!r}.{did_you_mean(name, known)} There are: {choices}"
+            yield [*where, key], f"there is no framework {name!r}.{not_among(name, known)}"
 
 
 def _load_mistakes(study: Study) -> Iterator[Mistake]:
@@ -157,27 +160,23 @@ def _comparison_mistakes(study: Study) -> Iterator[Mistake]:
                 have: list[Any] = [*asked(study, axis)] or [1]
                 for position, value in enumerate(values):
                     if value not in have:
-                        message = f"takes out {value!r}, which is not on the axis.{did_you_mean(value, have)}"
-                        yield [*where, axis, position], f"{message} It has: {_list(have)}"
+                        message = f"takes out {value!r}, which is not on the axis.{not_among(value, have, 'It has')}"
+                        yield [*where, axis, position], message
     if "compare" in study:
         factor, baseline = study["compare"]["factor"], study["compare"]["baseline"]
         if factor not in known:
-            message = f"{factor!r} is not an axis of this study.{did_you_mean(factor, known)} Its axes: {_list(known)}"
+            message = f"{factor!r} is not an axis of this study.{not_among(factor, known, 'Its axes')}"
             yield ["compare", "factor"], message
         elif baseline not in (have := asked(study, factor)):
-            message = f"{baseline!r} is not on the axis {factor}.{did_you_mean(baseline, have)} It has: {_list(have)}"
+            message = f"{baseline!r} is not on the axis {factor}.{not_among(baseline, have, 'It has')}"
             yield ["compare", "baseline"], message
         elif study["aa"] and factor not in LAUNCH_AXES:
             yield ["aa"], f"the factor {factor} is no axis of launches, so the baseline cannot be launched once more"
         without = () if asked(study, "capacity") else (CAPACITY.name,)
-        statistics = (*metric_registry.compared(), *economics.STATISTICS)
-        names = [one.name for one in statistics if one.name not in without]
-        names += [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
+        compared = [name for name in compared_metrics(study) if name not in without]
         for position, name in enumerate(study["compare"].get("primary") or []):
-            if name not in names:
-                message = (
-                    f"{name!r} is no metric that is compared.{did_you_mean(name, names)} There are: {_list(names)}"
-                )
+            if name not in compared:
+                message = f"{name!r} is no metric that is compared.{not_among(name, compared)}"
                 yield ["compare", "primary", position], message
 
 
@@ -245,8 +244,7 @@ def _lora_mistakes(study: Study) -> Iterator[Mistake]:
     known = sorted({name for adapters in given if isinstance(adapters, Mapping) for name in adapters})  # else `none`
     for name in study["load"].get("lora_mix") or {}:
         if name != "base" and name not in known:
-            have = _list(known) or "none"
-            message = f"the server has no adapter of this name.{did_you_mean(name, known)} `server.lora` has: {have}"
+            message = f"the server has no adapter of this name.{not_among(name, known, '`server.lora` has')}"
             yield ["load", "lora_mix", name], message
 
 
