@@ -128,11 +128,11 @@ def test_sliding_windows_end_the_growth_of_the_cache():
     }  # fmt: skip
     shape = from_config(gemma)
     per_layer = 2 * 8 * 128
-    assert shape.kv_values(100) == 32 * per_layer * 100
-    assert shape.kv_values(5000) == 16 * per_layer * 5000 + 16 * per_layer * 1024
-    assert from_config(LLAMA_31_8B | {"sliding_window": 4096}).kv_values(8192) == 32 * per_layer * 4096
+    assert shape.kv_bytes(100, "int8") == 32 * per_layer * 100
+    assert shape.kv_bytes(5000, "int8") == 16 * per_layer * 5000 + 16 * per_layer * 1024
+    assert from_config(LLAMA_31_8B | {"sliding_window": 4096}).kv_bytes(8192, "int8") == 32 * per_layer * 4096
     off = from_config(LLAMA_31_8B | {"sliding_window": 4096, "use_sliding_window": False})
-    assert off.kv_values(8192) == 32 * per_layer * 8192
+    assert off.kv_bytes(8192, "int8") == 32 * per_layer * 8192
 
 
 def test_the_cache_of_another_data_type():

@@ -85,7 +85,7 @@ def test_a_window_from_one_layer_on() -> None:
         "use_sliding_window": True,
         "max_window_layers": 24,
     }
-    assert from_config(config).kv_values(1000) == 2048 * (24 * 1000 + 8 * 100)
+    assert from_config(config).kv_bytes(1000, "int8") == 2048 * (24 * 1000 + 8 * 100)
 
 
 def test_the_families_default_counts_where_the_file_does_not_say_whether_it_is_tied() -> None:

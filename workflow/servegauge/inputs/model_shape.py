@@ -165,12 +165,6 @@ class ModelShape:
             return None
         return sum(matrix.weights for matrix in self.matrices() if matrix.experts > 1)
 
-    def kv_values(self, tokens: int = 1) -> int | None:
-        """Numbers cached for one sequence of `tokens`, all layers; None where the cache is not known."""
-        if self.unknown_cache:
-            return None
-        return sum(group.layers * group.values * min(tokens, group.window or tokens) for group in self.cache)
-
     def kv_bytes(self, tokens: float = 1, dtype: str | None = None) -> float | None:
         """Bytes of the cache of one sequence of `tokens`; `dtype` of the cache, else the model's (16 bit for fp8).
 

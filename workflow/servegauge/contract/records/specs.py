@@ -42,17 +42,7 @@ class LaunchSpec(Record, frozen=True, kw_only=True):
     @property
     def launch(self) -> Launch:
         """What it is. Its id is computed anew."""
-        return Launch(
-            framework=self.framework,
-            model=self.model,
-            platform=self.platform,
-            layout=self.layout,
-            options=self.options,
-            extra_args=self.extra_args,
-            environment=self.environment,
-            repeat=self.repeat,
-            trace=self.trace,
-        )
+        return Launch(**{name: getattr(self, name) for name in Launch.__dataclass_fields__})
 
 
 class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -73,9 +63,7 @@ class WorkloadSpec(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     @cached_property
     def workload(self) -> Workload:
         """What it is; cached, because many cells share it."""
-        return Workload(
-            prompts=self.prompts, tokenizer=self.tokenizer, load=self.load, repeat=self.repeat, version=self.version
-        )
+        return Workload(**{name: getattr(self, name) for name in Workload.__dataclass_fields__})
 
 
 class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
