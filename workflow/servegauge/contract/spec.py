@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import msgspec
+
 from servegauge.contract.config_types import Model, ModelData, Platform, PlatformData, Prompts, PromptsData
 
 SPEC_VERSION = 1  # 1: first published form
@@ -180,7 +182,7 @@ class Launch:
         return f"{self._words}-r{self.repeat}{how}-{digest(self.identity)}"
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {name: value for name, value in _fields(self).items() if name != "trace" or value}
+        fields = {name: value for name, value in msgspec.to_builtins(self).items() if name != "trace" or value}
         return {"id": self.id, "configuration": self.configuration, **fields}
 
 
@@ -226,7 +228,9 @@ class Load:
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields; those that came after the first loads were named are left out where they say nothing."""
-        return {name: value for name, value in _fields(self).items() if name not in LATER or value is not None}
+        return {
+            name: value for name, value in msgspec.to_builtins(self).items() if name not in LATER or value is not None
+        }
 
     @property
     def loop(self) -> str:
@@ -283,7 +287,7 @@ class Workload:
 
     @property
     def _identity(self) -> Data:
-        fields = {**_fields(self), "prompts": _for_machines(self.prompts)}
+        fields = {**msgspec.to_builtins(self), "prompts": _for_machines(self.prompts)}
         if self.version == 1:  # which its identity did not say
             del fields["version"]
         return fields
@@ -353,14 +357,3 @@ class Cell:
 
 def _for_machines(prompts: Prompts) -> Data:
     return {key: value for key, value in prompts.items() if key not in FOR_PEOPLE}
-
-
-def _fields(spec: Any) -> dict[str, Any]:
-    """Fields as plain data; nested dataclasses become dicts, mappings stay as they are."""
-    plain = {}
-    for name in spec.__dataclass_fields__:
-        value = getattr(spec, name)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            value = value.to_dict() if hasattr(value, "to_dict") else dataclasses.asdict(value)
-        plain[name] = list(value) if isinstance(value, tuple) else value
-    return plain
