@@ -29,9 +29,8 @@ _PLACE = re.compile(r"(?:[~/.]|\$\w+/|\$\{\w+\}/)[^\s:=@]*")
 
 def load_model(root: Path, name: str) -> Model:
     """The model `name`: its file's keys, `name`, defaults, and `tokenizer` (its `source` unless the file says)."""
-    model = read_named(root, "models", "model", name)
-    path = file_of(root, "models", name)
-    refuse_secrets(path, path.read_text(encoding="utf-8"))
+    model, path, text = read_named(root, "models", "model", name)
+    refuse_secrets(path, text)
     return cast(Model, {**model, "tokenizer": model.get("tokenizer", model["source"])})
 
 
@@ -67,12 +66,12 @@ def unknown_name(name: str, known: list[str], folder: Path) -> str:
     return f"there is no {folder / name}.yaml.{did_you_mean(name, known)} There are: {shown}"
 
 
-def read_named(root: Path, folder: str, kind: str, name: str) -> dict[str, Any]:
-    """The file of `name` in config/`folder`, checked against the schema `kind`, with its defaults and its `name`."""
+def read_named(root: Path, folder: str, kind: str, name: str) -> tuple[dict[str, Any], Path, str]:
+    """Of `name` in config/`folder`: its keys, by schema `kind`, with defaults and `name`; its path; its text."""
     path = file_of(root, folder, name)
     data, text = read_yaml(path)
     validate(data, kind, path, text)
-    return {"name": name, **with_defaults(data, schema(kind))}
+    return {"name": name, **with_defaults(data, schema(kind))}, path, text
 
 
 def refuse_secrets(path: Path, text: str) -> None:

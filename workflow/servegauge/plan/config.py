@@ -89,15 +89,15 @@ def load_study(root: Path, name: str) -> Study:
 
 def load_platform(root: Path, name: str) -> Platform:
     """The platform `name`: its file's keys, `name`, defaults, and CPUs of `placement` as lists of numbers."""
-    platform: Any = read_named(root, "platforms", "platform", name)
-    path = file_of(root, "platforms", name)
+    platform: Any
+    platform, path, text = read_named(root, "platforms", "platform", name)
     if name.lower().endswith(AGAIN):
         raise UserError(
             f"{path}: a platform's name must not end in {AGAIN!r}: a study with `aa: true` calls its baseline so when "
             f"it measures it once more. Rename the file, for example to {name[: -len(AGAIN)]}-again.yaml"
         )
-    refuse(platform_secrets(platform), path, path.read_text(encoding="utf-8"))
-    refuse_secrets(path, path.read_text(encoding="utf-8"))
+    refuse(platform_secrets(platform), path, text)
+    refuse_secrets(path, text)
     check_expect(platform.get("expect"), f"{path}: expect")
     for framework, how in (platform.get("frameworks") or {}).items():
         try:

@@ -9,7 +9,7 @@ from typing import cast
 from servegauge.base.errors import UserError
 from servegauge.contract.config_types import Prompts
 from servegauge.contract.yaml_schema import Mistake, refuse
-from servegauge.inputs.config_files import file_of, read_named, refuse_secrets
+from servegauge.inputs.config_files import read_named, refuse_secrets
 from servegauge.workloads import recordings
 
 _LENGTHS, _FILE = ("input_tokens", "output_tokens"), ("path", "sha256")
@@ -29,9 +29,8 @@ _ANY_KIND = ("name", "description", "kind", "how_to_get", "licence")
 
 def load_prompts(root: Path, name: str) -> Prompts:
     """The prompt set `name`: its file's keys as they stand there, and `name`."""
-    prompts = cast(Prompts, read_named(root, "prompts", "prompts", name))
-    path = file_of(root, "prompts", name)
-    text = path.read_text(encoding="utf-8")
+    read, path, text = read_named(root, "prompts", "prompts", name)
+    prompts = cast(Prompts, read)
     refuse_secrets(path, text)
     refuse(_idle_keys(prompts), path, text)
     for key in ("input_tokens", "output_tokens", "turns", "pause_s"):

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from servegauge.cli import docs
 from servegauge.base.files import read_json
+from servegauge.cli import docs
 from servegauge.contract.config_types import Study
 from servegauge.contract.yaml_schema import read_yaml
 from servegauge.inputs.config_files import file_of, names
