@@ -42,6 +42,7 @@ def during_cell(clone: Clone, number: int) -> None:
         return f"cell {number}/" in said
 
     wait_for(begun, 120, f"cell {number}")
+    assert list(clone.cells())[number - 1] == "6", "the plan has another order: choose other rates for LONG"
     time.sleep(3.5)  # opening connections takes a moment
 
 
