@@ -18,7 +18,7 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, required=True, help="results/plan/<study>.json")
     parser.add_argument("--cell", required=True, help="id of the cell")
     add_submit(parser.add_argument)
-    parser.add_argument("--log", type=Path, help="a file that gets what is said, too")
+    parser.add_argument("--log", type=Path, help="a file that gets what is printed, too")
     parser.add_argument("--out", type=Path, required=True, help="results/cells/<cell>/cell.json")
     given = parser.parse_args()
     return measure_cell(given.plan, given.cell, given.submit, given.out, given.poll_s, given.log)

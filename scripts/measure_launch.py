@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument(
         "--look", action="store_true", help="only where the study's intervals are not narrow enough yet (job.stop)"
     )
-    parser.add_argument("--log", type=Path, help="a file that gets what is said, too")
+    parser.add_argument("--log", type=Path, help="a file that gets what is printed, too")
     parser.add_argument("--out", type=Path, required=True, help="results/launches/<launch>/attempt-<attempt>.json")
     given = parser.parse_args()
     return measure_launch(

@@ -113,7 +113,7 @@ def test_a_port_that_is_taken_by_somebody_else(clone, tmp_path):
         other.listen()
         status, said = clone.run(TAKEN=f"{tmp_path}/{other.getsockname()[1]}")
     assert status == 0, said
-    assert "a port was taken by somebody else meanwhile" in said
+    assert "a port was taken by another process meanwhile" in said
     assert set(clone.statuses().values()) == {"ok"}
 
 

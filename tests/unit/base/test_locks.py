@@ -1,4 +1,4 @@
-"""A lock that another has is waited for; the waiting can be ended; a file system without locks is told apart."""
+"""A lock that another has is waited for; the waiting can be ended; a file system without locks is distinguished."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_a_known_secret_survives_no_command_line(words, secret, where):
 def test_the_value_of_a_secret_variable_survives_in_no_other_variable(variables, secret):
     variables |= {"HF_TOKEN": secret, "NCCL_DEBUG_FILE": f"/tmp/{secret}.log", "PATH": f"/bin:{secret}"}
     kept = redact.environment(variables, keep=variables)
-    # a secret that is a path or a number cannot be told from ordinary values of other variables
+    # a secret that is a path or a number cannot be distinguished from ordinary values of other variables
     if redact.secret_values({"HF_TOKEN": secret}):
         assert not [value for value in kept.values() if secret in value]
     assert kept["HF_TOKEN"] == redact.REMOVED

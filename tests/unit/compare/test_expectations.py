@@ -86,7 +86,7 @@ def test_a_pair_gives_both_values_their_ratio_and_what_it_can_carry(checked: lis
     assert base.measured == pytest.approx(0.0016, rel=0.02)
     assert ratio.figure.middle == pytest.approx(1.1)
     assert ratio.pair.p < 1e-6
-    assert "can be told apart at the published n" in ratio.pair.words
+    assert "can be distinguished at the published n" in ratio.pair.words
 
 
 def test_something_else_is_not_compared_and_says_why_and_is_shown(checked: list[list[Checked]]) -> None:

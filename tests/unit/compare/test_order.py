@@ -70,7 +70,7 @@ def test_a_side_that_is_always_first_is_said():
 
 def test_a_node_for_each_side_is_said():
     (said,) = placed(lambda row: 1 if first_in_turn(row) else 2, lambda row: row["platform"][0])
-    assert said == "one side ran on b, the other on o: node and platform cannot be told apart"
+    assert said == "one side ran on b, the other on o: node and platform cannot be distinguished"
 
 
 def test_a_drift_of_the_ratio_stands_beside_the_verdict():

@@ -29,7 +29,7 @@ EXACT = Figure.of(100.0)
 def test_a_pair_is_told_apart_by_welchs_test(one: tuple, other: tuple) -> None:
     told = pair(Figure.of(*one), Figure.of(*other))
     assert told.p == pytest.approx(ttest_ind_from_stats(*one, *other, equal_var=False).pvalue, rel=1e-9)
-    assert ("cannot be told apart" in told.words) == (told.p > 0.05)
+    assert ("cannot be distinguished" in told.words) == (told.p > 0.05)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Parts of the scatter: what was put in comes out, and what cannot be told apart is said."""
+"""Parts of the scatter: what was put in comes out, and what cannot be distinguished is said."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_told_apart_is_null_with_the_reason():
     logs, fixed, groups = drawn(rng)
     groups |= {"day": groups["node"], "order": [0] * len(logs)}
     found = {one.part: one for one in components(logs, fixed, groups)}
-    assert (found["day"].variance, found["day"].reason) == (None, "day and node cannot be told apart")
+    assert (found["day"].variance, found["day"].reason) == (None, "day and node cannot be distinguished")
     assert (found["order"].variance, found["order"].reason) == (None, "one order")
     by_level = components([1.0, 1.1, 2.0, 2.1], ["x", "x", "y", "y"], {"node": ["n", "n", "m", "m"]})
     assert by_level[-1].reason == "each level of the study has its own node"

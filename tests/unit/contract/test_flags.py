@@ -362,7 +362,7 @@ def test_what_a_server_reports_otherwise_is_raised_with_both_values() -> None:
 def test_other_texts_are_raised_beyond_the_share_that_the_study_allows() -> None:
     flag = raised_by(TextsCase(1, 4, "bare-metal", thresholds_of()))[0]
     assert (flag["flag"], flag["value"], flag["threshold"]) == ("text_differs", 0.25, 0.0)
-    assert flag["detail"] == "1 of 4 answers are other texts than on bare-metal at temperature 0"
+    assert flag["detail"] == "1 of 4 answers differ in text from bare-metal at temperature 0"
     assert raised_by(TextsCase(1, 4, "bare-metal", thresholds_of({"differing_text_share": 0.5}))) == []
     assert raised_by(TextsCase(0, 0, "bare-metal", thresholds_of())) == []
 

@@ -455,7 +455,7 @@ def test_other_texts_than_on_the_reference_platform_are_flagged(made):
     cell = other_texts(results, 5)
     merge.merge(results)
     assert "text_differs" in cells(results)[cell]["flags"]
-    detail = "5 of 20 answers are other texts than on own-cpu at temperature 0"
+    detail = "5 of 20 answers differ in text from own-cpu at temperature 0"
     assert text_flags(results) == {cell: {"flag": "text_differs", "value": 0.25, "threshold": 0.0, "detail": detail}}
     shown = next(one for one in page.flag_table(Study(results, "demo")) if one["flag"] == "text_differs")
     assert [(one["row"]["cell"], one["value"], one["detail"]) for one in shown["rows"]] == [(cell, 0.25, detail)]

@@ -195,7 +195,7 @@ def test_a_usage_of_none_beside_a_text_is_no_count():
     [
         ([" t" * 8, " t" * 8], 16, [8, 8]),
         ([" a b c", " d", " e"], 5, [3, 1, 1]),
-        (["abc", "def"], 5, None),  # nobody can tell
+        (["abc", "def"], 5, None),  # it is unknown
         (["abc", "def", "g"], 2, None),  # more chunks than tokens
         ([" a", " b"], 2, [1, 1]),
         (["abc def"], 7, [7]),

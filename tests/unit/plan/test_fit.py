@@ -1,4 +1,4 @@
-"""Does a model fit: the formula against published sizes, and what happens where nobody can tell."""
+"""Does a model fit: the formula against published sizes, and what happens where it is unknown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The environment that a launch is given: the user's, whoever started it.
+"""The environment that a launch gets: the user's, without what Snakemake changed.
 
 Snakemake sets the thread variables of numerical libraries for each rule, to 1 for a rule of one thread. A server that
 inherited them would be another one than the same server started by hand.

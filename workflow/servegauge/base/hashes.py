@@ -40,7 +40,7 @@ def file_hashes(
     """{path: {"sha256", "bytes", "modified_ns", "how", "reason"}} of files, and of the files below folders.
 
     `how`: hashed (now), cache, or stamp. `stamps`: JSON files {"files": {name: {"sha256", "bytes"}}} that a fetch or a
-    build wrote beside its files; one is believed for a file of the same size that is not newer than it. `known_only`:
+    build wrote beside its files; one is used for a file of the same size that is not newer than it. `known_only`:
     hash nothing. What is not known then, cannot be read, or changes while it is read, is None with a reason. Symbolic
     links are followed (a hub's cache is made of them).
     """

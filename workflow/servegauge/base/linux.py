@@ -41,7 +41,7 @@ def hold_many_connections() -> None:
 
 
 def keep_memory() -> None:
-    """Keep freed memory, and ask for much at once, as who reads megabytes in a hurry must.
+    """Keep freed memory, and ask for much at once, as a process that reads megabytes quickly must.
 
     Memory that goes back to the kernel after each read comes as new pages with the next one, and each costs a page
     fault: most of the time of reading a long prompt. Other C libraries than GNU's are left as they are.

@@ -1,4 +1,4 @@
-"""Waiting for a lock that another process holds, without being deaf meanwhile."""
+"""Waiting for a lock that another process holds, in steps in which the caller can act."""
 
 from __future__ import annotations
 

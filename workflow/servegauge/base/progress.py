@@ -1,4 +1,4 @@
-"""What a person who waits wants to know, one line at a time: to the terminal of the job and to a file beside it."""
+"""Progress, one line at a time: to the terminal of the job and to a file beside it."""
 
 from __future__ import annotations
 

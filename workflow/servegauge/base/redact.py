@@ -252,7 +252,7 @@ def environment(variables: Mapping[str, str], keep: Iterable[str] = (), secrets:
     """Variables as they may be kept, sorted by name: every name; the value of those known to matter, cleaned.
 
     `keep`: further names whose values are kept (what a study or platform file sets by itself). A name that speaks of a
-    secret or of a person never keeps its value, whoever asks.
+    secret or of a person never keeps its value, whatever `keep` has.
     """
     spelled = spellings([*secrets, *secret_values(variables)])
     wanted = set(keep)

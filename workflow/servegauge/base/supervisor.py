@@ -67,7 +67,7 @@ def end_family(grace_s: float) -> None:
     """SIGTERM to the command, then to all descendants, SIGKILL to those left after `grace_s`, until there are none.
 
     The command comes first and has `COMMAND_SHARE` of the grace time to end its own workers: a server whose worker dies
-    before it believes that the worker crashed, says so in its log, and waits.
+    before it takes that for a crash of the worker, logs it, and waits.
     """
     begin = time.monotonic()
     if COMMAND in descendants(os.getpid()):

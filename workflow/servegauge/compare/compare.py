@@ -1,4 +1,4 @@
-"""How much a level of the compared factor costs: each metric's ratio to the baseline, and what may be said of it.
+"""How much a level of the compared factor costs: each metric's ratio to the baseline, and what follows from it.
 
 A *condition* is everything else that a study varies (framework, model, layout, options, prompts, rate, ...): inside it
 only the factor differs. One launch gives one number; docs/statistics.md says what is assumed and how that was proved.

@@ -62,7 +62,7 @@ class Condition:
         return tuple(side[0].get("configuration") or side[0]["launch"] for side in (self.base, self.other))
 
     def refused(self, metric: Metric) -> tuple[str, str] | None:
-        """`not comparable` or `not judged`, and why, for a metric; None where nothing speaks against a verdict."""
+        """`not comparable` or `not judged`, and why, for a metric; None where there is no reason against a verdict."""
         latency = metric.family is not None
         if len(protocols := {row.get("protocol") for row in self.rows}) > 1:
             named = " and ".join(sorted(map(str, protocols)))

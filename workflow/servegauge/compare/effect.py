@@ -25,7 +25,7 @@ Numbers = Sequence[float] | np.ndarray
 
 @dataclass(frozen=True)
 class Effect:
-    """A ratio and what may be said of it. None where it is not defined; `warnings` say why, and what to doubt.
+    """A ratio and what follows from it. None where it is not defined; `warnings` say why, and what to doubt.
 
     `p` is of "no difference", `p_equal` of "a difference of the margin or more". `verdict` is before any correction for
     other comparisons, None where none is allowed. `p_exact`: sign-flip test, paired, from 6 pairs. `deviation`: between

@@ -51,7 +51,7 @@ def widths_of(found: Comparison) -> tuple[Width, ...]:
 
 
 def reason_to_stop(plan_file: Path, launch: str, results: Path) -> str | None:
-    """Why `launch` is not needed; None where it is. Looks where nobody has seen what is there of the repeats before."""
+    """Why `launch` is not needed; None where it is. Looks where the repeats before have not been looked at."""
     plan = read(plan_file, Plan)
     study = plain(plan.study)
     repeat = next((one.repeat for one in plan.launches if one.id == launch), 1)
@@ -64,7 +64,7 @@ def reason_to_stop(plan_file: Path, launch: str, results: Path) -> str | None:
         early = {one.id for one in plan.launches if one.repeat < repeat}
         cells = sum(is_measured(results, one.id) for one in plan.cells if one.launch in early)
         known = [one for one in stop.valid_looks(study, results) if (one.after, one.cells) == (repeat - 1, cells)]
-        if not known:  # nobody has looked, or at other cells: some had failed, or the study asked for others
+        if not known:  # not looked yet, or at other cells: some had failed, or the study asked for others
             seen = replace(look(results, plan.name, repeat - 1), question=stop.question(study), cells=cells)
             earlier = stop.looks(results, plan.name).looks
             write(file, Looks(study=plan.name, looks=tuple(sorted((*earlier, seen), key=lambda one: one.after))))

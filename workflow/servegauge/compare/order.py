@@ -140,7 +140,7 @@ def _nodes(conditions: Sequence[Condition], node_of: Where, factor: str) -> str 
         return None
     return (
         f"one side ran on {', '.join(sorted(base))}, the other on {', '.join(sorted(other))}: node and {factor} "
-        "cannot be told apart"
+        "cannot be distinguished"
     )
 
 

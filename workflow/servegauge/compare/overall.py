@@ -1,7 +1,7 @@
 """One effect over several conditions: their mean, with the error that launches give it.
 
 Assumption: conditions that were served by the same launches share their luck, so their mean is taken inside a repeat
-before anything is said of spread; blocks of conditions that share no launch are independent of each other.
+before the spread is estimated; blocks of conditions that share no launch are independent of each other.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def payer(probe: str, variant: Mapping[str, Any], cells: list[Row]) -> str | Non
 
 
 def sentences(ratios: Iterable[ProbeRatio], margin: float, most: int = 6) -> list[str]:
-    """The losses that were found and that somebody pays, one for each probe, payer and platform, the worst first."""
+    """The losses that were found and that a phase pays, one for each probe, payer and platform, the worst first."""
     found: dict[tuple[str, str, str], ProbeRatio] = {}
     for one in ratios:
         if one.worse and one.pays:

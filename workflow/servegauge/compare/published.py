@@ -1,4 +1,4 @@
-"""A figure that somebody published against one's own: reproduced or not, and what the publication itself can carry.
+"""A published figure against one's own: reproduced or not, and what the publication itself can carry.
 
 Assumption: logarithms of a launch's statistic are normal, as everywhere here; a published mean with deviation and n is
 of n independent values. What was published without n has no error of its own here, which makes "differs" easier to say.
@@ -27,7 +27,7 @@ OUTCOMES: dict[str, str] = {
 """Every verdict on a published figure and what it says."""
 
 ALPHA = 0.05
-MOST_N = 1000  # up to which it is asked how many values a side would have told a published pair apart
+MOST_N = 1000  # up to which it is asked how many values a side would have distinguished a published pair
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,13 @@ class Pair:
 def pair(one: Figure, other: Figure) -> Pair:
     """Welch's test from mean, deviation and n of either side."""
     if one.deviation is None or other.deviation is None:
-        return Pair(None, None, "its scatter is not published: nobody can tell whether the two differ")
+        return Pair(None, None, "its scatter is not published: it is unknown whether the two differ")
     needed = next((n for n in range(2, MOST_N + 1) if _welch(one, n, other, n) < ALPHA), None)
     if one.n is None or other.n is None:
         words = f"from {needed} values a side on" if needed else f"not up to {MOST_N} values a side"
-        return Pair(None, needed, f"n is not published: the two can be told apart {words}")
+        return Pair(None, needed, f"n is not published: the two can be distinguished {words}")
     p = _welch(one, one.n, other, other.n)
-    apart = "can be told apart" if p < ALPHA else "cannot be told apart"
+    apart = "can be distinguished" if p < ALPHA else "cannot be distinguished"
     return Pair(p, needed, f"the two {apart} at the published n (Welch, p = {p:.2g})")
 
 

@@ -62,7 +62,7 @@ class Canary:
         text += f"; {self.differ} of {self.compared} texts differ from the baseline's"
         if self.base_compared:
             return f"{text}, {self.base_differ} of {self.base_compared} between launches of the baseline"
-        return f"{text}; with one launch of the baseline nobody knows how many of its own would"
+        return f"{text}; with one launch of the baseline it is unknown how many of its own would"
 
 
 def mcnemar(lost: int, won: int) -> float:

@@ -117,7 +117,7 @@ class Comparison:
         ]
 
     def answers(self, level: Any) -> list[Judged]:
-        """What is said of each primary metric: over all conditions, or of the first where none of them has a ratio."""
+        """The answer of each primary metric: over all conditions, or of the first where none of them has a ratio."""
         overall = {one.metric.name: one for one in self.overall if one.level == level}
         found = (overall.get(name) or next(iter(self.of(name, level=level)), None) for name in self.primary)
         return [one for one in found if one is not None]

@@ -53,7 +53,7 @@ def components(
 
     `fixed`: what each cell measures (condition and level): each has its own mean. `groups`: part -> the group of each
     cell, for example launch ids. `sampling`: variance of each cell's logarithm that its requests explain; what is left
-    of the cells' own scatter is the part "cell". None: request and cell are not told apart.
+    of the cells' own scatter is the part "cell". None: request and cell are not distinguished.
     """
     values = np.asarray(logs, dtype=float)
     count = len(values)
@@ -78,7 +78,7 @@ def components(
         trial = [*kept, design]
         if np.linalg.cond(_gram(trial)) > 1e8:
             other = next((name for name, one in designs.items() if _same(one, design)), "another part")
-            reasons[part] = f"{part} and {other} cannot be told apart"
+            reasons[part] = f"{part} and {other} cannot be distinguished"
             continue
         kept, designs[part] = trial, design
     residual = values - _fitted(values, centre)

@@ -101,10 +101,10 @@ EXPECTATIONS = table_schema(
         column(
             "pair_needed",
             pa.int32(),
-            "of a ratio: fewest values a side at which the published pair could be told apart; null: not up to 1000",
+            "of a ratio: fewest values a side at which the published pair could be distinguished; null: not up to 1000",
             "values",
         ),
-        column("pair", pa.string(), "whether the published pair can be told apart, in words"),
+        column("pair", pa.string(), "whether the published pair can be distinguished, in words"),
     ],
 )
 
@@ -115,11 +115,11 @@ VARIANCE = table_schema(
         STUDY,
         column("metric", WORD, "a statistic of a cell", null=False),
         column("part", WORD, "request | cell | launch | order | node | day", null=False),
-        column("variance", pa.float64(), "variance of the logarithm; null where it cannot be told", "1"),
+        column("variance", pa.float64(), "variance of the logarithm; null where it is unknown", "1"),
         column("deviation", pa.float64(), "root of variance", "1"),
         column("share", pa.float64(), "variance / sum over the parts", "1"),
         column("groups", pa.int32(), "how many of this part there are"),
-        column("reason", pa.string(), "why it cannot be told"),
+        column("reason", pa.string(), "why it is unknown"),
         column("limits", pa.string(), "the part that scatters most, and what to do"),
     ],
 )

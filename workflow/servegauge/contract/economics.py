@@ -77,7 +77,7 @@ def of_cell(
     sums = Sums({"gpus": gpus, "nodes": nodes, "currency": prices.get("currency")})
     output, prompt, power = row.get("output_tokens_per_s"), row.get("input_tokens_per_s"), row.get("gpu_power_w")
     both = output + prompt if output is not None and prompt is not None else None
-    no_output = None if output else "no output token came in the window, or nobody counted them"
+    no_output = None if output else "no output token came in the window, or they were not counted"
     no_both = no_output or (None if both else "the prompts' tokens were not counted")
     no_gpu = None if gpus else "the platform has no GPU"
     no_energy = no_gpu or (None if power is not None else "no energy counter and no power was read of these GPUs")
@@ -163,7 +163,7 @@ def _break_even(
     elif prices and prices["currency"] != api["currency"]:
         missing = f"the platform's prices are in {prices['currency']}, the API's in {api['currency']}"
     elif not output:
-        missing = "no output token came in the window, or nobody counted them"
+        missing = "no output token came in the window, or they were not counted"
     elif api.get("input_per_million") and prompt is None:
         missing = "the prompts' tokens were not counted"
     if missing or not api or not output:

@@ -47,7 +47,7 @@ class Requests:
     def seconds_per_token(self, later: str, earlier: str) -> pa.ChunkedArray:
         """A stamp less another over the tokens after the first chunk, float64 seconds per request.
 
-        Null where there are none, or where nobody can tell how many the first chunk held.
+        Null where there are none, or where it is unknown how many the first chunk held.
         """
         gaps = pc.subtract(pc.cast(self.table["output_tokens"], pa.float64()), self.first_chunk_tokens)
         several = pc.fill_null(pc.greater(gaps, 0.0), False)

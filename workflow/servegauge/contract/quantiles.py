@@ -39,7 +39,7 @@ def quantile(ordered: np.ndarray, share: float, infinite: int = 0) -> tuple[floa
 
 
 def is_censored(finite: int, share: float, infinite: int) -> bool:
-    """True where the `share` quantile of `finite` values and `infinite` larger ones cannot be told from the former."""
+    """True where the `share` quantile of `finite` values and `infinite` larger ones is not known from the former."""
     return bool(infinite) and math.ceil((finite + infinite - 1) * share) >= finite
 
 

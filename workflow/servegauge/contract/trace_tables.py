@@ -209,7 +209,7 @@ REQUEST_STEPS = table_schema(
     ],
 )
 
-_PART_NS = "null where it cannot be told: its time is then in the part that `reason` names, or all are null"
+_PART_NS = "null where it is unknown: its time is then in the part that `reason` names, or all are null"
 
 REQUEST_TTFT = table_schema(
     "request_ttft",
@@ -236,7 +236,7 @@ REQUEST_TTFT = table_schema(
         column("sampling_ns", pa.int64(), "sampling's operations, and the GPU idle before them", "ns"),
         column("unattributed_ns", pa.int64(), "the GPU idle before operations whose call is not known", "ns"),
         column("return_ns", pa.int64(), "from there until its first token was at the client", "ns"),
-        column("reason", pa.string(), "what cannot be told, and why"),
+        column("reason", pa.string(), "what is unknown, and why"),
     ],
 )
 

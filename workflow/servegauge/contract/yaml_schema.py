@@ -310,7 +310,7 @@ def _count(found: list[Any]) -> str:
 
 
 def _hint(found: Any) -> str:
-    """What YAML may have made of a number that somebody wrote."""
+    """What YAML may have made of a number."""
     if isinstance(found, str):
         try:
             return f"; write it as {float(found):g} without quotes" if float(found) < 1e6 else ""

@@ -327,7 +327,7 @@ class Study:
 
 
 def doubts(row: Row) -> list[str]:
-    """Flags of a cell that cast doubt on all its numbers; whether a p99 is supported is said beside each p99."""
+    """Flags of a cell that cast doubt on all its numbers; whether a p99 is supported is shown beside each p99."""
     return [flag for flag in row["flags"] or [] if flag not in SAMPLE_FLAGS]
 
 

@@ -43,7 +43,7 @@ NOBODY = frozenset(
         *("yes", "no", "n/a", "default", "self", "ok"),
     }
 )
-"""Words that stand where a name may stand and name nobody."""
+"""Words that stand where a name may stand and are no names."""
 
 ORDINARY = frozenset(
     {
@@ -121,7 +121,7 @@ class Names:
                 continue
             if any(shape.fullmatch(name) for shape in (MAC, GUID, IPV6, ADDRESS)):
                 self._noted.add(("address", name))
-            elif not re.fullmatch(r"[\d.:+-]+", name):  # a number names nobody
+            elif not re.fullmatch(r"[\d.:+-]+", name):  # a number is no name
                 self._noted.add(("host" if kind == "address" else kind, name))
                 if kind in ("host", "address") and "." in name:
                     self.add("host", name.partition(".")[0])
@@ -212,7 +212,7 @@ def _numbers(text: str) -> Iterator[str]:
 def anonymise(dataset: Path, out: Path) -> list[tuple[str, str, str, int]]:
     """Write the tables of `dataset`, a folder, to `out` without names.
 
-    Returns (kind, what it was, what it is now, how often) for each name; who has that list can undo it. UserError where
+    Returns (kind, what it was, what it is now, how often) for each name; that list can undo it. UserError where
     `out` exists, a name would remain, or there is nothing to copy.
     """
     tables = {path.relative_to(dataset): path for path in sorted(dataset.rglob("*.parquet"))}

@@ -128,7 +128,7 @@ def _finished(launch: Path) -> Iterator[Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files below `folder`, itself if it is one; hidden ones are somebody's work in progress."""
+    """Files below `folder`, itself if it is one; hidden ones are work in progress."""
     if not folder.is_dir() or folder.is_symlink():
         yield folder
         return

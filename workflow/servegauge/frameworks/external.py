@@ -53,9 +53,9 @@ class External(Framework):
         key = os.environ.get(KEY, "")
         if key and len(key) < MIN_SECRET:
             raise UserError(
-                f"{KEY} has {len(key)} characters, it needs {MIN_SECRET} or more: a shorter one cannot be told from "
-                "ordinary text, so it would stay in logs and answers that are kept. Give the server a longer key, or "
-                "unset the variable where it wants none."
+                f"{KEY} has {len(key)} characters, it needs {MIN_SECRET} or more: a shorter one looks like ordinary "
+                "text, so it would stay in logs and answers that are kept. Give the server a longer key, or unset the "
+                "variable where it wants none."
             )
         return key
 

@@ -156,7 +156,7 @@ class LlamaCpp(Framework):
         slots = [slot for slot in slots if isinstance(slot, dict)] if isinstance(slots, list) else []
         contexts = {slot.get("n_ctx") for slot in slots}
         line = re.search(r"^version: (.+)$", log, re.MULTILINE)
-        held = re.search(r"^parameters: (\{.*\})$", log, re.MULTILINE)  # of the wheel's door
+        held = re.search(r"^parameters: (\{.*\})$", log, re.MULTILINE)  # of the wheel's command line
         params = json.loads(held.group(1)) if held else {}
         # The program says these from -lv 4 on.
         cells = re.search(r"llama_kv_cache: size = .*?\(\s*(\d+) cells.*?(\d+)/\d+ seqs\), K \((\w+)\)", log)

@@ -1,1 +1,1 @@
-"""What must lie on disk before a server can start: models and their shapes, the hub, environments, containers."""
+"""What must be on disk before a server can start: models and their shapes, the hub, environments, containers."""

@@ -1,6 +1,6 @@
 """Environments of engines and tools: one virtual environment for each lock file `envs/<name>.txt`, built once.
 
-An environment lies in `.cache/envs/<name>-<first 12 hex digits of the lock's SHA-256>/`, so a changed lock is another
+An environment is in `.cache/envs/<name>-<first 12 hex digits of the lock's SHA-256>/`, so a changed lock is another
 environment and an old one stays usable. It is built in place, because scripts inside a virtual environment hold its
 path, and counts only when its `ready.json`, written last, is there. Building happens on the login node or before a
 study, never inside a measured job. The driver never imports an engine: it starts the interpreter that
@@ -211,7 +211,7 @@ def _post(name: str, root: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold an exclusive lock on `path`; calls `waiting` once if somebody else has it. Ends with its process."""
+    """Hold an exclusive lock on `path`; calls `waiting` once if another process has it. Ends with its process."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

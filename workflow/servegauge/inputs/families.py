@@ -14,7 +14,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """What is not said by sizes.
+    """What sizes do not show.
 
     `tied`: the output head is the embedding, where config.json does not say. `norms`: norms of the hidden size in a
     layer, each with `norm_values` numbers for one (2 with a bias). `head_norms`: norms of queries and keys: one vector

@@ -43,7 +43,7 @@ def fetch_named(name: str, root: Path, say: Say = lambda line: None) -> Path:
 
 
 def fetch_folder(folder: str, root: Path, say: Say = lambda line: None) -> Path:
-    """Fetch what is to lie in `.cache/models/<folder>`, with the GGUF files that our models name in it."""
+    """Fetch what is to be in `.cache/models/<folder>`, with the GGUF files that our models name in it."""
     repository, at, revision = folder.rpartition("@")
     if not at or len(revision) != 40:
         raise UserError(f"{folder!r} is not <owner>--<name>@<revision of 40 hex digits>")

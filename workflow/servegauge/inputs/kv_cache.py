@@ -38,7 +38,7 @@ KINDS = {
 STATE_ONLY = ("mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv5", "rwkv6", "rwkv7", "xlstm")
 # Families that have attention in each of their layers, whatever else is in them
 ATTENTION_EVERYWHERE = ("falcon_h1",)
-# Keys that speak of layers which are not attention; where one stands and no rule below reads it, nothing is guessed
+# Keys that describe layers which are not attention; where one stands and no rule below reads it, nothing is guessed
 MIXING = (
     "mamba", "ssm", "linear_attn", "linear_num", "linear_key", "linear_conv", "rwkv", "recurrent", "lru_", "hybrid",
     "block_types", "attn_layer", "attention_layers", "attention_types", "attn_type", "mixer", "lightning", "conv_l",

@@ -85,7 +85,7 @@ class ModelShape:
     cache: tuple[CacheGroup, ...] = ()
     small_weights: int = 0  # norms, biases and gates: in the parameters, in no matrix product worth counting
     unknown_weights: str | None = None  # why weights and operations cannot be counted
-    unknown_cache: str | None = None  # why the cache cannot be told; `cache` is empty then
+    unknown_cache: str | None = None  # why the cache is unknown; `cache` is empty then
     whole: bool = True  # false: the language part of a larger model
 
     @property
@@ -274,7 +274,7 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
 
 
 def _experts(read: Config) -> int | None:
-    """Routed experts of a sparse layer; 0 for a dense model, None where the file speaks of experts in another way."""
+    """Routed experts of a sparse layer; 0 for a dense model, None where the file names experts in another way."""
     found = read.size("experts")
     if found is None and any("expert" in key or key.startswith("moe") for key in read.text if read.text[key]):
         return None

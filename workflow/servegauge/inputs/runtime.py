@@ -32,7 +32,7 @@ class Runtime:
     about: ClassVar[str]  # what it is, and what `container:` names, in a line
 
     def argv(self, argv: Sequence[str], inside: Inside) -> list[str]:
-        """The command line that runs `argv` in the container, as a child of whoever starts it.
+        """The command line that runs `argv` in the container, as a child of the process that starts it.
 
         Signals that the command line gets reach `argv`, and its output is the command line's output.
         """

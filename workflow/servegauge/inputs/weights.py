@@ -52,7 +52,7 @@ GROUPED = (
 
 
 def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> tuple[int, int]:
-    """(bytes of all weights, of those in routed experts). UnknownShape where they cannot be told, with the reason."""
+    """(bytes of all weights, of those in routed experts). UnknownShape where they are unknown, with the reason."""
     if shape.parameters is None:
         raise UnknownShape(shape.unknown_weights or "the weights are not known")
     whole = bytes_of(shape.dtype)

@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def at_once(self) -> bool:
-        """True where the answer came in one piece: nobody can tell when its first token was made, or any other."""
+        """True where the answer came in one piece: it is unknown when its tokens were made."""
         if self.document or not self.stamps:
             return self.document
         if len(self.stamps) == 1:
@@ -88,14 +88,14 @@ class Answer:
 
     @property
     def known(self) -> int | None:
-        """Output tokens up to the last chunk, where it has told; 0 before the first."""
+        """Output tokens up to the last chunk, where it has reported them; 0 before the first."""
         if len(self.counted) < len(self.stamps):
             return None
         return self.counted[-1] if self.counted else 0
 
     def add(self, text: str, stamp: int, counted: int | None) -> None:
         """One chunk."""
-        self.counted += [None] * (len(self.stamps) - len(self.counted))  # chunks that told no number are not noted down
+        self.counted += [None] * (len(self.stamps) - len(self.counted))  # chunks without a number are not recorded
         if self.opening is not None:
             text, self.opening = self.opening[0] + text, None
         self.texts.append(text)

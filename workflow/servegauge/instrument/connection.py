@@ -108,7 +108,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now = monotonic_ns()
         flight = self.flight
-        if flight is None:  # bytes that nobody asked for: the connection cannot be trusted
+        if flight is None:  # bytes that were not asked for: the connection cannot be trusted
             self.drop()
             return
         self.add_stamp(now)

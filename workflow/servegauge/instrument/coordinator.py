@@ -228,7 +228,7 @@ class _Bounds:
 
 
 def _turns(job: LoadJob) -> list[str]:
-    """What the workers are told to run, in order."""
+    """What the workers are ordered to run, in order."""
     bursts = [f"burst-{number}" for number in range(job.load.bursts)] if job.load.loop == "burst" else ["window"]
     return [*(["warmup"] if "warmup" in job.phases else []), *(bursts if "window" in job.phases else [])]
 

@@ -46,7 +46,7 @@ class Engine:
         self._streams = Streams(Phase(()), 0)
         self._ramp: OpenRamp | ClosedRamp | None = None
         self._window_ns = [FAR, FAR]  # start and end of the window, as far as they are known
-        self._steady = False  # the ramp is over, and it was told
+        self._steady = False  # the ramp is over, and this was reported
         self._awaited = False  # the window is over, and its last request is waited for
         self._holding = False
         self.exhausted_ns = 0  # when the load ran out before every request of the window had ended; 0: it did not

@@ -93,7 +93,7 @@ class Timetable:
             self._alarm.at(0 if due == FAR else due)
 
     def rest(self) -> None:
-        """Wake nobody until it is armed again."""
+        """Wake nothing until it is armed again."""
         self.next_ns = FAR
         self._alarm.at(0)
 

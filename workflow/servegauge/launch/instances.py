@@ -49,7 +49,7 @@ class Instances:
     def start(self, ready_s: float, give_up: Callable[[], bool], say: Callable[[str], None]) -> None:
         """Start every instance and wait until all answer; a port that was taken meanwhile is tried once more.
 
-        `give_up()` ends the waiting. On a node that is not the head there is nobody to ask, so it does not wait.
+        `give_up()` ends the waiting. On a node that is not the head there is no server to ask, so it does not wait.
         """
         for tries_left in (1, 0):
             try:
@@ -59,7 +59,7 @@ class Instances:
                 self.stop()
                 if not tries_left or give_up() or "address already in use" not in str(error).lower():
                     raise
-                say("a port was taken by somebody else meanwhile; trying another")
+                say("a port was taken by another process meanwhile; trying another")
 
     def _start_once(self, ready_s: float, give_up: Callable[[], bool]) -> None:
         self.running = []

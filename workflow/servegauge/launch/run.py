@@ -181,7 +181,7 @@ class LaunchRun:
 
     @contextlib.contextmanager
     def _beside(self, work: Callable[[threading.Event], None] | None) -> Iterator[None]:
-        """Do `work` in a thread beside the block, and wait for it afterwards; it is told where the block has failed."""
+        """Do `work` in a thread beside the block, and wait for it afterwards; it gets whether the block has failed."""
         given_up = threading.Event()
         with ThreadPoolExecutor(1) as pool:
             done = pool.submit(work, given_up) if work else None

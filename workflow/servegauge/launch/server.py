@@ -42,7 +42,7 @@ class ServerError(Exception):
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now. Somebody may take it before the server does: `start` then tries another."""
+    """A port that no process listens on now. Another may take it before the server does: `start` then tries another."""
     with socket.socket() as listener:
         listener.bind((host, 0))
         return listener.getsockname()[1]
@@ -128,7 +128,7 @@ class Server:
         if code is None:
             return "it is still running"
         if code == 128 + signal.SIGKILL:
-            return "killed by SIGKILL (out of memory, or somebody's kill -9; see the node's log)"
+            return "killed by SIGKILL (out of memory, or kill -9; see the node's log)"
         if code > 128:
             return f"killed by {signal.Signals(code - 128).name}"
         return f"exit status {code}"
@@ -155,7 +155,7 @@ class Server:
             self.process.wait(GRACE_S + 20)
         except subprocess.TimeoutExpired:  # a process in uninterruptible sleep, or a guard that hangs
             self.process.kill()
-        # Where somebody killed the guard itself, what it would have ended still carries our mark.
+        # Where the guard itself was killed, what it would have ended still carries our mark.
         end = time.monotonic() + GRACE_S
         while (left_overs := marked(self.mark)) and time.monotonic() < end:
             for process in left_overs:
@@ -247,5 +247,5 @@ def start(
 
 
 def new_api_key() -> str:
-    """A key that nobody can guess, for one server's lifetime."""
+    """A random key, for one server's lifetime."""
     return secrets.token_urlsafe(24)

@@ -2,7 +2,7 @@
 
 Written to outputs that others published (amd-smi of ROCm 6.1 to 7.2, rocm-smi of ROCm 5 and 6) and to the tools' own
 documentation; not exercised on hardware of ours. A field that a version does not have is None, never 0. The keys are
-those of `nvidia_smi.parse_query`, so that a fact is read the same way whoever made the GPU.
+those of `nvidia_smi.parse_query`, so that a fact is read the same way for both makers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether this process runs in a container: a file that an image carries is not enough evidence.
 
 `/.dockerenv` and `/.singularity.d` are in the image: a virtual machine that was made from one carries them, too, and
-systemd-detect-virt believes them. So a mark counts only where something that a container cannot do without agrees: a
+systemd-detect-virt trusts them. So a mark counts only where something that a container cannot do without agrees: a
 PID namespace of its own, a root that is put together from layers, or the runtime's own name in the environment, the
 cgroup or the mounts. Apptainer and enroot share the PID namespace of the node; their root identifies them.
 """
@@ -50,7 +50,7 @@ VARIABLES = (
 def evidence(node: Node) -> dict[str, Any]:
     """What each source reports; None where it reports nothing.
 
-    `marks`: files that images or runtimes leave. `detect_virt`: systemd-detect-virt's answer, which believes the marks.
+    `marks`: files that images or runtimes leave. `detect_virt`: systemd-detect-virt's answer, which trusts the marks.
     `own_pid_namespace`: this process's is not the first one. `root`: type and device of the root file system.
     `layered_root`: it is put together from an image's layers. `words`: the runtime that the cgroup's path, the root's
     mount or the environment names.

@@ -23,7 +23,7 @@ CLASSES = ("0x03", "0x12")
 
 @dataclass(frozen=True)
 class Found:
-    """`gpus` as `nvidia_smi.parse_query` words them, where they were read, and who made them."""
+    """`gpus` as `nvidia_smi.parse_query` words them, where they were read, and their maker."""
 
     gpus: list[dict[str, Any]]
     source: str

@@ -39,7 +39,7 @@ class Others:
         return None if ours is None else (sum(every.values()), busy, ours)
 
     def share(self) -> float | None:
-        """Share of the time so far, 0 to 1; None where it cannot be told."""
+        """Share of the time so far, 0 to 1; None where it is unknown."""
         now = self._ticks()
         if self._began is None or now is None:
             return None

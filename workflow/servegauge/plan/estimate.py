@@ -161,7 +161,7 @@ def _sending(load: Load, requests: int | None, request_s: float) -> float:
 
 
 def _mean_output(prompts: Prompts, load: Load) -> float:
-    length = load.output_tokens or prompts.get("output_tokens") or 256  # of a data set, nobody knows before reading it
+    length = load.output_tokens or prompts.get("output_tokens") or 256  # of a data set, unknown before it is read
     if not isinstance(length, Mapping):
         return length
     if "values" in length:

@@ -2,7 +2,7 @@
 
 The order is part of the design of the experiment: a *block* is one repeat of everything but the compared factor (where
 that is no axis of launches: but the platform). Launches of a block stand together, so that a drift in time meets all
-levels of a comparison. Their places are balanced over repeats (`order.positions`), so that being first favours nobody.
+levels of a comparison. Their places are balanced over repeats (`order.positions`), so that none is first more often.
 Blocks of a repeat are shuffled, and so are the cells of a launch, the same way on every level of the block. The
 shuffles come from the study's seed, and adding an axis value does not change the order of the others.
 """

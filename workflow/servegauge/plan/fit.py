@@ -11,8 +11,8 @@
 
 A launch is left out of a study for the weakest question alone: do the weights and the cache of *one* request of
 `context_tokens` fit into the share of memory that the server may take? Activations and buffers come on top, so "fits"
-is no promise, but "does not fit" is one. How many requests fit at once is told beside it, at most: a cell that will
-hold more makes the others wait, or makes the engine preempt. What cannot be told is None with the reason, and never a
+is no promise, but "does not fit" is one. How many requests fit at once is given beside it, at most: a cell that will
+hold more makes the others wait, or makes the engine preempt. What is unknown is None with the reason, and never a
 reason to skip.
 """
 
@@ -49,7 +49,7 @@ Shape = Mapping[str, Any]
 
 
 def shape(root: Path, model: Model) -> dict[str, Any]:
-    """What the planner knows of a model's size; each value is None where it cannot be told, `reason` says why.
+    """What the planner knows of a model's size; each value is None where it is unknown, `reason` says why.
 
     `parameters`, `expert_parameters` and `expert_share` (the part of the weights in routed experts, in numbers and as a
     share of the bytes), `weight_bytes`, `gguf_bytes`, `dtype`, `kv` (a list of {layers, values, window, value_bytes}:
@@ -163,7 +163,7 @@ def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | 
 def weight_bytes(launch: Launch, known: Shape) -> float | None:
     """Bytes of the weights as this launch loads them, over all GPUs of one instance without replication.
 
-    The least that they can take where engines differ; None where it cannot be told.
+    The least that they can take where engines differ; None where it is unknown.
     """
     if framework(launch.framework).weights == "gguf":
         return known.get("gguf_bytes")
@@ -191,7 +191,7 @@ def cache_dtype(launch: Launch, known: Shape) -> str | None:
 
 
 def per_device(launch: Launch, known: Shape, tokens: int | None = None) -> tuple[float, float] | None:
-    """Bytes of weights and of one request's KV cache on each GPU (or in main memory); None where it cannot be told.
+    """Bytes of weights and of one request's KV cache on each GPU (or in main memory); None where it is unknown.
 
     A request of `tokens`, or of the server's `context_tokens`.
     """
@@ -240,13 +240,13 @@ def room(launch: Launch, default_fraction: float = MEMORY_FRACTION) -> Room | No
     shared = layout.instances if layout.share_gpu or not on_gpu else 1
     if not on_gpu:  # main memory holds every part
         return Room(have * 1e9 / shared, 1.0, False, "in main memory", layout.tp * layout.pp, layout.instances)
-    # A server that cannot be told a share takes what it needs.
+    # A server without an option for the share takes what it needs.
     fraction = launch.options.get("memory_fraction", default_fraction if "memory_fraction" in adapter.supported else 1)
     return Room(have * GPU_GB / shared, fraction, adapter.fraction_of_free, "on each GPU", 1, layout.instances)
 
 
 def too_large(launch: Launch, known: Shape, default_fraction: float = MEMORY_FRACTION) -> str | None:
-    """Why the model cannot fit on the launch's platform; None where it fits or where nobody can tell."""
+    """Why the model cannot fit on the launch's platform; None where it fits or where it is unknown."""
     needed, where = per_device(launch, known), room(launch, default_fraction)
     if needed is None or where is None:
         return None
@@ -267,7 +267,7 @@ def requests_that_fit(
 ) -> int | None:
     """Most requests of `tokens` (or of `context_tokens`) whose KV cache all servers of the launch hold at once.
 
-    None where it cannot be told, and for a model whose cache does not grow. Engines keep fewer: activations, graphs and
+    None where it is unknown, and for a model whose cache does not grow. Engines keep fewer: activations, graphs and
     half-filled blocks take a part of the room.
     """
     needed, where = per_device(launch, known, tokens), room(launch, default_fraction)
@@ -315,7 +315,7 @@ def _most(length: Length | None) -> int | None:
 def shortage(
     launch: Launch, known: Shape, prompts: Prompts, load: Load, default_fraction: float = MEMORY_FRACTION
 ) -> str | None:
-    """What to know of a cell whose requests do not all fit at once; None where they do or nobody can tell."""
+    """What to know of a cell whose requests do not all fit at once; None where they do or it is unknown."""
     held, tokens = held_at_once(launch, load), longest_request(prompts, load)
     fit = requests_that_fit(launch, known, tokens, default_fraction) if held else None
     if held is None or fit is None or held <= fit:

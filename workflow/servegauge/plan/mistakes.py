@@ -204,7 +204,7 @@ def _recorded_mistakes(study: Study, root: Path) -> Iterator[Mistake]:
 
 
 def _speeds_as_rates(study: Study) -> Iterator[Mistake]:
-    """Puts the rate in place of each speed that `expects` and `compare` name: that is what cells are told apart by."""
+    """Puts the rate in place of each speed that `expects` and `compare` name: cells are distinguished by it."""
     recorded, sets = study.get("recorded_rps") or {}, asked(study, "prompts")
 
     def rate(speed: float, named: Mapping[str, Any]) -> float | None:

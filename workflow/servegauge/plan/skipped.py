@@ -9,7 +9,7 @@ from servegauge.plan import fit
 
 
 def launch_skipped(launch: Launch, study: Study) -> str | None:
-    """Why `launch` cannot work, known before anything is submitted; None where nothing speaks against it."""
+    """Why `launch` cannot work, known before anything is submitted; None where there is no reason against it."""
     platform, layout, adapter = launch.platform, launch.layout, framework(launch.framework)
     per_node, nodes = platform["gpus_per_node"], platform["nodes"]
     shape = study["shapes"][launch.model["name"]]
@@ -34,7 +34,7 @@ def launch_skipped(launch: Launch, study: Study) -> str | None:
 
 
 def cell_skipped(launch: Launch, prompts: Prompts, load: Load) -> str | None:
-    """Why this load cannot work on `launch`; None where nothing speaks against it."""
+    """Why this load cannot work on `launch`; None where there is no reason against it."""
     adapter = framework(launch.framework)
     if load.endpoint not in adapter.endpoints:
         return f"{adapter.title} has no endpoint {load.endpoint} (it has: {', '.join(adapter.endpoints)})"

@@ -42,7 +42,7 @@ def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
 
 
 def _once(cards: Sequence[Mapping[str, Any]], given: Collection[str | None]) -> list[str]:
-    """Why cards have no verdict, but for the reasons `given`, and what to doubt: each once, with whom it concerns."""
+    """Why cards have no verdict, but for the reasons `given`, and what to doubt: each once, with its comparisons."""
     concerned: dict[str, list[str]] = defaultdict(list)
     for card in cards:
         one = card["one"]

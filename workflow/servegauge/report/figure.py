@@ -41,7 +41,7 @@ class Figure:
 
     name: str
     what: str  # a few words for a list of figures
-    caption: str  # what is plotted, for whoever sees the file without the page
+    caption: str  # what is plotted, for a reader of the file without the page
     draw: Callable[[Material, Figure], Drawn]
     section: str = FIGURES
     position: int = 1000

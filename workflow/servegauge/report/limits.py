@@ -2,7 +2,7 @@
 
 Assumption: a server that has requests all the time and leaves a resource unused is not limited by that resource. The
 rules are asked in the order below, what is seen directly before what follows from models; where none answers, the
-report says that it cannot be told, and what was known.
+report says that it is unknown, and what was known.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CAPPED = 0.2  # share of samples; the GPU is at its power limit now and then und
 BANDWIDTH = 0.6  # of the memory's: what decoding reaches in practice at most is 0.8 to 0.9
 ARITHMETIC = 0.5  # of the peak: products of real shapes reach 0.6 to 0.8
 EXPOSED = 0.3  # share of a step in which the GPU does nothing but communicate
-WAITING = 0.6  # share of the time in which a kernel ran: below, the GPU waits for somebody
+WAITING = 0.6  # share of the time in which a kernel ran: below, the GPU waits
 BUSY = 0.85  # of a node's CPU time
 
 
@@ -50,7 +50,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Limit:
-    """`what` is None where it cannot be told; `words` is the sentence, without a full stop."""
+    """`what` is None where it is unknown; `words` is the sentence, without a full stop."""
 
     what: str | None
     words: str

@@ -11,7 +11,7 @@ from typing import Any
 from servegauge.contract.spec import canonical_json
 
 LONGEST = 300  # characters of a value; the whole one is in attempts.parquet
-_SKIPPED = ("time", "study", "spec", "submission", "version")  # each launch's own by nature, or said elsewhere
+_SKIPPED = ("time", "study", "spec", "submission", "version")  # each launch's own by nature, or reported elsewhere
 _SAID_OTHERWISE = re.compile(
     # The commit and diff_sha256 say it shorter; the platform's name heads the column, its description is a person's
     # words; how a hash was come by says nothing of the bytes.
@@ -23,7 +23,7 @@ _MOMENTARY = re.compile(  # another value at every look
 )
 
 
-NOT_KEPT = "(not kept)"  # redact.py's word for a variable whose value is nobody's business
+NOT_KEPT = "(not kept)"  # redact.py's mark for a variable whose value is not kept
 PORT = re.compile(r"(--port)[ =]\d+")
 
 

@@ -37,7 +37,7 @@ class Backend(ABC):
 
     @abstractmethod
     def find(self) -> str | None:
-        """Id of the job that was started from this folder, although nobody noted it; None where there is none."""
+        """Id of the job that was started from this folder, although its id was not recorded; else None."""
 
     @abstractmethod
     def state(self, job: str, since_s: float) -> JobState | None:

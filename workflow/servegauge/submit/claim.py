@@ -27,7 +27,7 @@ def claim(folder: Path, job: str, alive: Callable[[str], bool]) -> str | None:
         except FileExistsError:
             holder = _holder(file)
             if (folder / f"claim-{number + 1}").exists():
-                number += 1  # somebody followed it
+                number += 1  # another one followed it
             elif holder == job:
                 return None
             elif holder is None or alive(holder):

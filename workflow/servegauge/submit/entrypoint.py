@@ -114,7 +114,7 @@ def machine_lock(holder: str) -> Iterator[None]:
             time.sleep(0.2)
 
         wait_for_lock(file, wait)
-        with contextlib.suppress(OSError):  # somebody else's file: then it says nothing about us
+        with contextlib.suppress(OSError):  # another user's file: then it is not about us
             file.seek(0)
             file.truncate()
             file.write(f"{holder} (process {os.getpid()})\n")
@@ -125,7 +125,7 @@ def machine_lock(holder: str) -> Iterator[None]:
 def _open_shared(path: Path) -> TextIO:
     """Open a lock file that other users may have made; without O_CREAT first, which a sticky /tmp would refuse.
 
-    A link is never followed: whoever put one there would choose the file that we write to.
+    A link is never followed: its owner would choose the file that we write to.
     """
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -198,7 +198,7 @@ def _node(folder: Path, rank: int, nodes: int) -> Node:
 
 
 def _say_started(folder: Path, nodes: int) -> None:
-    """Leave word of who runs this attempt. Of a start that was interrupted, the outcome goes and the record stays."""
+    """Record what runs this attempt. Of a start that was interrupted, the outcome goes and the record stays."""
     (folder / "outcome.json").unlink(missing_ok=True)
     # What made the cells of the start before: on another node, perhaps, with another calibration.
     start = allocation.start()

@@ -1,4 +1,4 @@
-"""A run of Snakemake that is asked to end cancels its launches' jobs; a run after a killed one is told what to do.
+"""A run of Snakemake that is asked to end cancels its launches' jobs; a run after a killed one reports what to do.
 
 Snakemake ends its children on Ctrl-C, which the terminal sends to all of them. On SIGTERM it waits for them instead,
 for hours where they wait for jobs. Here SIGTERM is passed on to those that wait; they cancel their jobs and say so. A

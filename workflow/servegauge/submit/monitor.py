@@ -63,7 +63,7 @@ def submit_and_wait(
     while a queue has its job, and is this process again when it has ended. UserError where nothing could be submitted;
     Cancelled after SIGINT, SIGTERM or SIGHUP.
     """
-    backend(mode)  # a name that does not exist is said before anything is written
+    backend(mode)  # a name that does not exist is refused before anything is written
     return Attempt(order, mode, poll_s, exclude, say or say_to(None), sleeper).run()
 
 
@@ -100,7 +100,7 @@ class Attempt:
         self.woken = sleeper.woken if sleeper else None
 
     def run(self) -> Outcome:
-        """Submit if nobody did, wait, and return the outcome."""
+        """Submit where this was not done, wait, and return the outcome."""
         with self._ending() as heard, self._alone() as lock:
             self._sleep_on = (lock, heard)
             if self.file.exists():
@@ -162,7 +162,7 @@ class Attempt:
                 write(self.folder / "order.json", self.order)
             token = f"job-{secrets.token_hex(4)}"
             (self.folder / token).mkdir(mode=0o700)
-            (self.folder / "outcome.json").unlink(missing_ok=True)  # of a job that nobody knows any more
+            (self.folder / "outcome.json").unlink(missing_ok=True)  # of a job that no record names any more
             self._note(state="submitting", folder=token, host=os.uname().nodename)
         try:
             job = self._handed_over()
@@ -269,7 +269,7 @@ class Attempt:
                     return state
                 if self.sleeper and self._queued:
                     self.sleeper.sleep(watch, *self._sleep_on, lambda: self.signal)
-                    self.sleeper = None  # nobody can wait for us
+                    self.sleeper = None  # the waiter cannot wait for us
                 self._sleep(2.0 if self._queued else 0.25)
         except KeyboardInterrupt:  # maybe before the first look since the first signal
             watch.signal = self.signal

@@ -1,4 +1,4 @@
-"""Jobs that are processes of this machine: found, told and ended by their command lines."""
+"""Jobs that are processes of this machine: found, identified and ended by their command lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProcessBackend(Backend):
 
     def __init__(self, folder: Path, order: Order, queue: Queue, exclude: Sequence[str] = ()) -> None:
         super().__init__(folder, order, queue, exclude)
-        self._family: dict[int, str] = {}  # process id -> when it started, so that a reused id is nobody of ours
+        self._family: dict[int, str] = {}  # process id -> when it started, so that a reused id is not taken for ours
         self._started: list[subprocess.Popen[bytes]] = []
 
     def begin(self, process: subprocess.Popen[bytes]) -> None:

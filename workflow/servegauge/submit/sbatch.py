@@ -1,7 +1,7 @@
 """Handing a batch script to `sbatch`, and telling a refusal from trouble that passes.
 
-An `sbatch` that failed, timed out or was interrupted may have been accepted all the same: whoever gets `NotSubmitted`
-looks for the job by its script before anything else is concluded.
+An `sbatch` that failed, timed out or was interrupted may have been accepted all the same: a caller of it
+looks for the job by its script after `NotSubmitted`, before anything else is concluded.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ ENDED = frozenset(
     }
 )
 
-# What a state means to somebody who did not choose it.
+# What a state means, for a user.
 MEANING = {
     "TIMEOUT": "it reached its time limit",
     "NODE_FAIL": "its node failed",
@@ -144,7 +144,7 @@ class Queue:
 
 
 def find_submitted(folder: Path, cluster: str = "") -> JobState | None:
-    """The job whose batch script is in `folder`, although nobody noted its number; the newest where there are two.
+    """The job whose batch script is in `folder`, although its number was not recorded; the newest where there are two.
 
     Slurm keeps a record of some requests that it refused: as a job that failed without a node. That is none.
     """
@@ -232,7 +232,7 @@ def say_failed(failed: Mapping[str, str]) -> str:
 
 
 def has_accounting(cluster: str = "") -> bool:
-    """True where `sacct` has somebody to ask; without, it would wait for nobody."""
+    """True where `sacct` has an accounting daemon to ask; without one it would wait in vain."""
     for line in _ask(["scontrol", "show", "config"], cluster).splitlines():
         if line.startswith("AccountingStorageType"):
             return "slurmdbd" in line

@@ -14,7 +14,7 @@ from servegauge.contract.spec import Layout
 
 TIME_MIN = 60  # where neither the order nor the platform says how long a job may take
 # Slurm's warning comes this long before the end, or up to a minute earlier. The launch knows its end and needs no
-# warning, unless somebody shortens the job while it runs.
+# warning, unless the job is shortened while it runs.
 SIGNAL_S = 1
 
 
@@ -39,7 +39,7 @@ def shape_of(order: Order) -> tuple[int, int]:
 
 
 def parameters(order: Order, exclude: Sequence[str] = ()) -> dict[str, Any]:
-    """What submitit's Slurm executor is told, from the launch's platform. Absent keys leave it to the site."""
+    """What submitit's Slurm executor is given, from the launch's platform. Absent keys leave it to the site."""
     launch, platform = order.launch, order.launch.platform
     slurm = platform.get("slurm") or {}
     nodes, gpus = shape_of(order)

@@ -58,7 +58,7 @@ class Asleep(msgspec.Struct, frozen=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What the waiter is told of a job."""
+    """What the waiter is given of a job."""
 
     order: str  # file
     mode: str
@@ -172,7 +172,7 @@ def _connect() -> socket.socket:
             return connection
         connection.close()
         break
-    raise ConnectionRefusedError("nobody of this user waits here")
+    raise ConnectionRefusedError("no waiter of this user runs here")
 
 
 def _start() -> None:
@@ -225,7 +225,7 @@ class _Client:
             self.connection.sendall(line + b"\n")
 
     def say(self, text: str) -> None:
-        """One line where its process would say it; nobody may be there any more."""
+        """One line where its process would say it; it may have ended."""
         line = f"{text}\n".encode(errors="replace")
         with contextlib.suppress(OSError):
             os.write(self.terminal, line)

@@ -42,7 +42,7 @@ class Member:
 def members(
     steps: Sequence[Prefill], traffic: Sequence[Sent], begin: int, end: int, slack: int = 0
 ) -> list[Member | str]:
-    """For each of `traffic` (by time of sending) its prefill, or why it cannot be told.
+    """For each of `traffic` (by time of sending) its prefill, or why it is unknown.
 
     `steps` are in order; the capture lasts from `begin` to `end`; `slack` is how far the clocks can be apart, ns.
     """

@@ -154,7 +154,7 @@ def _on_device(view: View, process: int, spans: np.ndarray) -> list[dict[str, An
 
 
 def _on_host(view: View, process: int, spans: np.ndarray) -> list[dict[str, Any]]:
-    """The same of a rank without GPU work: what its host did. Sampling is told by ranges that are named after it."""
+    """The same of a rank without GPU work: what its host did. Sampling is known from ranges that are named after it."""
     ranges = sampling_ranges(view, process)
     sampling = ranges.covered(spans[:, 0], spans[:, 1]).tolist()
     missing = "no GPU work: no kernels, no launch gap"

@@ -15,7 +15,7 @@ from servegauge.traces.view import View, last_call
 
 
 def step_rows(view: View, shift: int) -> list[dict[str, Any]]:
-    """Rows of STEPS; `shift` is added to every time. A step without GPU work has null where a device would speak."""
+    """Rows of STEPS; `shift` is added to every time. A step without GPU work has null in the columns of a device."""
     capture, joined = view.capture, view.joined
     operations = capture.operations
     rows = np.nonzero(joined.step_of != NONE)[0]
@@ -100,7 +100,7 @@ def _hosts(view: View) -> list[dict[str, Any]]:
 
 
 def sampling_told(view: View) -> set[int]:
-    """Processes in which sampling lies after the labels, or in ranges of its own: elsewhere nothing tells it apart."""
+    """Processes in which sampling lies after the labels, or in ranges of its own: elsewhere it is not known."""
     return set(np.unique(view.capture.calls.process[view.joined.after_of_call]).tolist())
 
 

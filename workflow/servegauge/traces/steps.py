@@ -2,7 +2,7 @@
 
 A step begins where its label begins and lasts until the next one begins on the same thread: engines sample after the
 label has ended. Before a pause, and at the end of the capture, it lasts until its own last call and its last operation
-have ended; how long after its label a call can still belong to it is told by the steps that were followed by another.
+have ended; how long after its label a call can still belong to it follows from the steps before another one.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Mean:
-    """Means in ns over requests and ranks; a part is None where it cannot be told of each of them."""
+    """Means in ns over requests and ranks; a part is None where it is unknown for one of them."""
 
     ttft_ns: float
     parts: Mapping[str, float | None]

@@ -42,7 +42,7 @@ class View:
 
 
 def view(trace: str, capture: Capture) -> View:
-    """Find the steps, give operations to them, and say for each process what cannot be told."""
+    """Find the steps, give operations to them, and say for each process what is unknown."""
     steps, source = annotated_steps.annotated(capture), "annotated"
     if not steps:
         steps, source = inferred(capture), "inferred"

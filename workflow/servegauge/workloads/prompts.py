@@ -220,7 +220,7 @@ def _data_set(
 
 
 def _counted(spec: Prompts, tokenizer: Tokenizer, output: int | None, forced: bool, entry: Entry) -> Prompt | None:
-    """The entry with its lengths; None where a filter takes it out or nobody says how long the answer is to be."""
+    """The entry with its lengths; None where a filter takes it out or the length of the answer is not given."""
     filters = spec.get("filters") or {}
     if entry.turns is not None and entry.turns < filters.get("min_turns", MIN_TURNS):
         return None

@@ -1,4 +1,4 @@
-"""Answers came in one piece though a stream was asked for, so that nobody can tell when their first token was made."""
+"""Answers came in one piece though a stream was asked for, so that it is unknown when their first token was made."""
 
 from collections.abc import Iterator
 

@@ -7,7 +7,7 @@ from servegauge.contract.flag import DOUBT, Doubt, Flag, TextsCase, Threshold, a
 
 def check(case: TextsCase) -> Iterator[Doubt]:
     if case.both:
-        detail = f"{case.differ} of {case.both} answers are other texts than on {case.reference} at temperature 0"
+        detail = f"{case.differ} of {case.both} answers differ in text from {case.reference} at temperature 0"
         yield from above(case, "differing_text_share", case.differ / case.both, detail)
 
 

@@ -14,7 +14,7 @@ def check(case: CellCase) -> Iterator[Doubt]:
     several = pc.greater(streamed.table["output_tokens"], 1)
     untold = pc.and_(pc.is_null(streamed.first_chunk_tokens), pc.fill_null(several, False))
     count = pc.sum(untold).as_py() or 0
-    detail = f"of {count} of {streamed.count} answers nobody can tell how many tokens the first chunk held: no TPOT"
+    detail = f"of {count} of {streamed.count} answers it is unknown how many tokens the first chunk held: no TPOT"
     yield from above(case, "untold_chunk_share", count / streamed.count, detail)
 
 

@@ -1,4 +1,4 @@
-"""How an attempt was submitted and what became of its job: `job.json`; and who runs it: `running.json`."""
+"""How an attempt was submitted and what became of its job: `job.json`; and what runs it: `running.json`."""
 
 from __future__ import annotations
 

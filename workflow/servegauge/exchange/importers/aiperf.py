@@ -58,7 +58,7 @@ class AIPerf(Importer):
         if any(row["scheduled_ns"] is None for row in rows):
             notes.append("the file does not say when requests were due: lateness and latencies from schedule are null")
         if untold := sum(row["chunk_tokens"] is None for row in rows if row["status"] == "ok"):
-            notes.append(f"{untold} answers have another number of chunks than of tokens: their TPOT cannot be told")
+            notes.append(f"{untold} answers have another number of chunks than of tokens: their TPOT is unknown")
         return imported(rows), notes
 
 
@@ -126,7 +126,7 @@ def _row(one: Mapping[str, Any], zero: int) -> dict[str, Any]:
         "last_ns": chunks[-1] if chunks else None,
         "end_ns": None if took is None else sent + round(took),
         "chunk_ns": chunks,
-        # As many chunks as tokens: one in each. Otherwise nobody can tell.
+        # As many chunks as tokens: one in each. Otherwise it is unknown.
         "chunk_tokens": [1] * len(chunks) if output is not None and len(chunks) == int(output) else None,
         **_status(one),
         "prompt_tokens": value("input_sequence_length"),

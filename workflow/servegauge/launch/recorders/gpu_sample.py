@@ -7,7 +7,7 @@ CLOCK_MONOTONIC, shifted by the `zero_ns` given to `stop`, such as the start of 
 evidence beside the measurement, not the measurement: nothing here raises.
 
 The job goes in on standard input as one line of JSON; a second line, `zero_ns`, ends it; the end of the input without
-it, because whoever started us died, ends it without writing.
+it, because the process that started this one died, ends it without writing.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _write(rows: list[dict[str, Any]], schema: Any, out: Path) -> None:
 
 def main() -> int:
     """The sampling process; see the module's docstring."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; whoever started us decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent process decides
     orders = FileIO(sys.stdin.fileno(), closefd=False)  # not buffered: select sees what is left
     job = json.loads(orders.readline())
     if job["cpus"]:
@@ -240,7 +240,7 @@ def _finish(
     out: Path,
     parts: DcgmReader | None = None,
 ) -> dict[str, Any]:
-    """Shift the stamps, write both files; what is told on standard output."""
+    """Shift the stamps, write both files; returns what is printed on standard output."""
     from servegauge.contract.cell_tables import GPU_RAW, NODE_RAW
 
     for row in [*node.rows, *gpus.rows]:

@@ -1,4 +1,4 @@
-"""NVIDIA's nsys around the server of a traced launch: it starts the server, and is told when to record.
+"""NVIDIA's nsys around the server of a traced launch: it starts the server and is ordered when to record.
 
 A server that can mark the range itself (`Framework.marks_range`) does, between two steps of its own; any other is
 recorded from one call of nsys to another. Only what was recorded is kept: see `node/nsys.py`.

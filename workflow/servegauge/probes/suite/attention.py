@@ -127,7 +127,7 @@ class Paged:
         return self.blocks.numel() * self.blocks.element_size() // len(self.tables)
 
     def keys_values(self, table: Any) -> tuple[Any, Any]:
-        """Contiguous (batch, tokens, KV heads, size) of both: the gather that small blocks make dear."""
+        """Contiguous (batch, tokens, KV heads, size) of both: the gather that small blocks make expensive."""
         batch = self.queries.shape[0]
         keys, values = (part[table].reshape(batch, -1, *part.shape[2:]) for part in self.blocks)
         return keys, values

@@ -1,6 +1,6 @@
 """The levels of the compared factor as series, and the panels that figures are made of.
 
-Series differ in colour, in marker and in line, so that they can be told apart without colours.
+Series differ in colour, in marker and in line, so that they can be distinguished without colours.
 """
 
 from __future__ import annotations

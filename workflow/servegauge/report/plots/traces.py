@@ -116,7 +116,7 @@ def _waterfall(
         at = len(lines) - number + shift
         begin = 0.0 if number == len(lines) else left
         if value is None:
-            axes.text(begin + 0.01 * most, at, "cannot be told", fontsize=6.5, va="center", color=figure_style.MUTED)
+            axes.text(begin + 0.01 * most, at, "unknown", fontsize=6.5, va="center", color=figure_style.MUTED)
             continue
         long = value / 1e6
         axes.barh(at, long, thick * 0.9, left=begin, color=colour, label=None if number else level)

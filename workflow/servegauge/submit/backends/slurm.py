@@ -60,7 +60,7 @@ class SlurmBackend(Backend):
         super().__init__(folder, order, queue, exclude)
         self.cluster = slurm_request.cluster(order.launch.platform)
         self._ran_on = ""
-        self._gone_s = 0.0  # since when it is known to nobody but accounting, which does not answer
+        self._gone_s = 0.0  # since when only accounting knows it, which does not answer
 
     @classmethod
     def absent(cls) -> str | None:
@@ -122,7 +122,7 @@ class SlurmBackend(Backend):
         return state
 
     def _noted_nodes(self, job: str) -> str:
-        """Where the job says that it ran, if nobody has seen it running."""
+        """Where the job reports that it ran, if it was not seen running."""
         try:
             running = read(self.folder.parent / "running.json", Running)
         except (FileNotFoundError, DamagedRecord):
