@@ -2,8 +2,8 @@
 
 `yaml_schema` holds a file against its schema and says what is wrong with it; a type checker holds the code against
 these. A test holds the keys of the two against each other. Values are plain data all the way, because they are kept so
-in plans and specifications, and names are hashes of them. Every key may be absent; those after `Added:` are no keys of
-the file, but what reading it adds.
+in plans and specifications, and names are hashes of them. What has values of one kind is a plain dict. Every key may be
+absent; those after `Added:` are no keys of the file, but what reading it adds.
 """
 
 from __future__ import annotations
@@ -55,11 +55,6 @@ class Slurm(TypedDict, total=False):
     cluster: str
 
 
-class CpuPlacement(TypedDict, total=False):
-    server_cpus: list[int]
-    load_cpus: list[int]
-
-
 class Platform(TypedDict, total=False):
     description: str
     nodes: int
@@ -67,7 +62,7 @@ class Platform(TypedDict, total=False):
     gpu: Gpu
     prices: Prices
     memory_gb: float
-    placement: CpuPlacement
+    placement: dict[str, list[int]]
     expect: dict[str, Any]  # fact -> what it must be: node/expectations.py
     environment: dict[str, str]
     setup: list[str]
@@ -80,14 +75,6 @@ class Platform(TypedDict, total=False):
     name: str
 
 
-class GivenShape(TypedDict, total=False):
-    parameters: int
-    weight_bytes: int
-    kv_values_per_token: int
-    heads: int
-    kv_heads: int
-
-
 class Model(TypedDict, total=False):
     description: str
     source: str
@@ -98,7 +85,7 @@ class Model(TypedDict, total=False):
     dtype: str
     context_tokens: int
     build: str
-    shape: GivenShape
+    shape: dict[str, int]
     licence: str
     # Added:
     name: str
@@ -127,35 +114,18 @@ Length = int | LengthSpec
 Pause = float | PauseSpec
 
 
-class Prefix(TypedDict, total=False):
-    groups: int
-    tokens: int
-
-
-class Cut(TypedDict, total=False):
-    from_s: float
-    to_s: float
-    requests: int
-
-
-class Images(TypedDict, total=False):
-    count: int
-    width: int
-    height: int
-
-
 class Prompts(TypedDict, total=False):
     description: str
     kind: str
     input_tokens: Length
     output_tokens: Length
-    prefix: Prefix
+    prefix: dict[str, int]
     turns: Length
     pause_s: Pause
     block_tokens: int
     where: dict[str, Any]  # column of a recording -> the value that is taken
-    cut: Cut
-    images: Images
+    cut: dict[str, float]
+    images: dict[str, int]
     path: str
     sha256: str
     how_to_get: str
@@ -197,12 +167,6 @@ class StudyLoad(TypedDict, total=False):
     bursts: int
 
 
-class CapacitySearch(TypedDict, total=False):
-    share: float
-    first_rps: float
-    most_rps: float
-
-
 class Compare(TypedDict, total=False):
     factor: str
     baseline: Any  # a value of that axis
@@ -215,14 +179,6 @@ class Api(TypedDict, total=False):
     currency: str
     input_per_million: float
     output_per_million: float
-
-
-class Economics(TypedDict, total=False):
-    api: Api
-
-
-class Budget(TypedDict, total=False):
-    gpu_hours: float
 
 
 class Stop(TypedDict, total=False):
@@ -239,16 +195,6 @@ class Trace(TypedDict, total=False):
     most_s: float
 
 
-Job = TypedDict(
-    "Job",
-    {
-        "minutes": int, "continue": bool, "ready_timeout_s": float, "metrics_hz": float,
-        "calibrate": Literal["always", "once"], "quality_items": int, "stop": Stop, "exclude_failed_nodes": bool,
-    },
-    total=False,
-)  # fmt: skip
-
-
 class Study(TypedDict, total=False):
     question: str
     base: str
@@ -257,15 +203,15 @@ class Study(TypedDict, total=False):
     server: dict[str, Any]  # option -> its value; and extra_args, environment
     load: StudyLoad
     slo: dict[str, dict[str, float]]
-    capacity: CapacitySearch
+    capacity: dict[str, float]
     validity: dict[str, float]
     compare: Compare
-    economics: Economics
+    economics: dict[str, Api]
     expects: list[dict[str, Any]]  # published figures: plan/expected.py
     aa: bool
     trace: Trace
-    budget: Budget
-    job: Job
+    budget: dict[str, float]
+    job: dict[str, Any]  # records.order.JobSettings, and `stop`
     probes: list[str]
     probe_size: Literal["quick", "full"]
     probe_processes: int

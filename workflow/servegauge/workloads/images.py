@@ -10,19 +10,18 @@ import base64
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from servegauge.contract.config_types import Images
 from servegauge.workloads.prompts import Prompt
 
 SQUARES = 8  # of an image, across and down
 
 
-def with_images(prompts: Sequence[Prompt], images: Images, seed: int) -> list[Prompt]:
+def with_images(prompts: Sequence[Prompt], images: Mapping[str, int], seed: int) -> list[Prompt]:
     """`prompts` as chat messages of a text and its images (`count` of `width` x `height` pixels, in front of it)."""
     made = []
     for number, prompt in enumerate(prompts):
