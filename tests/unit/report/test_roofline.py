@@ -9,7 +9,11 @@ import pytest
 
 from servegauge.inputs.model_shape import from_config
 from servegauge.report import roofline
-from servegauge.report.plots.roofline import roofline_figure
+from servegauge.report.figure import Material
+from servegauge.report.figure_style import Drawn
+from servegauge.report.figures import figures
+from servegauge.report.platform_section import PlatformSection
+from servegauge.report.plots.series import Series
 from servegauge.report.roofline import Ceiling, Ceilings, Panel, ceilings, decode, prefill, utilisation
 
 # Small enough for paper: 2 layers, hidden 8, 2 heads of 4, 1 KV head, FFN 16, vocabulary 10, 16 bit
@@ -215,6 +219,11 @@ def test_a_cell_without_tpot_has_no_decode_point():
 # -- the figure ------------------------------------------------------------------------------------------------------
 
 
+def roofline_figure(*panels: Panel) -> Drawn:
+    figure = figures()["roofline"]
+    return figure.draw(Material(None, None, PlatformSection(panels=list(panels)), Series(None, [None])), figure)
+
+
 def test_a_panel_for_each_platform_with_ceilings_products_and_cells():
     known = ceilings(ROWS, GPU)
     products = [
@@ -222,7 +231,7 @@ def test_a_panel_for_each_platform_with_ceilings_products_and_cells():
         for metric, value in (("tflops", 20.0), ("bandwidth_gb_s", 2500.0))
     ]
     used = utilisation(CELL, from_config(SMALL), known)
-    figure = roofline_figure([Panel(known, [used], products, "bfloat16"), Panel(replace(known, platform="other"))])
+    figure = roofline_figure(Panel(known, [used], products, "bfloat16"), Panel(replace(known, platform="other")))
     svg = figure.standalone
     assert "gpu: 700 TFLOP/s, 3000 GB/s" in svg
     assert "other: 700 TFLOP/s" in svg
@@ -232,4 +241,4 @@ def test_a_panel_for_each_platform_with_ceilings_products_and_cells():
 
 
 def test_without_both_ceilings_the_figure_says_so():
-    assert "no platform was probed" in roofline_figure([Panel(Ceilings("gpu"))]).standalone
+    assert "no platform was probed" in roofline_figure(Panel(Ceilings("gpu"))).standalone

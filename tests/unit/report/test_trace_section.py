@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from servegauge.report.figure import Material
 from servegauge.report.figures import figures
-from servegauge.report.plots import traces as plots
+from servegauge.report.platform_section import PlatformSection
+from servegauge.report.plots.series import Series
 from servegauge.report.trace_section import trace_section
 from servegauge.report.traced import TABLE_COLUMNS, Traced, idle_parts, phases_csv, table_csv
 from servegauge.traces import build
@@ -44,7 +46,7 @@ def test_nothing_traced_is_no_section() -> None:
 def drawn(name: str, traced: list[Traced]) -> str:
     """The SVG of a figure of the section."""
     figure = figures()[f"trace-{name}"]
-    return getattr(plots, f"{name}_figure")(figure.name, figure.what, figure.caption, traced).svg
+    return figure.draw(Material(None, None, PlatformSection(), Series(None, [None]), traced), figure).svg
 
 
 def test_phases_as_one_figure_and_one_csv(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ class Condition:
         return [*self.base, *self.other]
 
     @property
+    def pairs(self) -> list[tuple[Row, Row]]:
+        """The baseline's and the level's cell of each repeat; none where they are not paired."""
+        return list(zip(self.base, self.other, strict=True)) if self.paired else []
+
+    @property
     def open_loop(self) -> bool:
         return self.base[0].get("rate_rps") is not None
 
@@ -147,7 +152,7 @@ def statistic(study: Study, row: Row, metric: Metric) -> float | None:
         return value
     if not row.get("requests_ok"):
         return math.inf
-    ordered = study.samples(row, [metric.family])[metric.family]
+    ordered = study.samples(row, metric.family)
     if not len(ordered):
         return None
     if metric.family == "itl":

@@ -37,7 +37,7 @@ def _quantiles(study: Study, rows: Sequence[Row], family: str, shares: Sequence[
     """Shape (launches, shares); None where a launch has no value."""
     found = []
     for row in rows:
-        ordered = study.samples(row, [family])[family]
+        ordered = study.samples(row, family)
         values = [quantile(ordered, row["requests"] - row["requests_ok"], share) for share in shares]
         if not len(ordered) or None in values:
             return None

@@ -249,9 +249,20 @@ class Study:
 
     @cached_property
     def _attempts(self) -> dict[tuple[str, int | None], Row]:
-        wanted = ["launch", "attempt", "hostname", "framework_version"]
+        wanted = ["launch", "attempt", "hostname", "framework_version"]  # a provenance is large
         attempts = merge.read(self.results, "attempts").select(wanted).to_pylist()
         return {(one["launch"], one["attempt"]): one for one in attempts}
+
+    @cached_property
+    def attempts(self) -> list[dict[str, Any]]:
+        """Rows of the attempts of this study's launches, each with the launch's framework, platform and GPUs."""
+        mine = {row["launch"] for row in self.everything}
+        launches = {row["launch"]: row for row in merge.read(self.results, "launches").to_pylist()}
+        return [
+            row | {name: launches.get(row["launch"], {}).get(name) for name in ("framework", "platform", "gpus")}
+            for row in merge.read(self.results, "attempts").to_pylist()
+            if row["launch"] in mine
+        ]
 
     def activity(self, row: Row) -> Row:
         """What server, GPUs and node did in a cell's window: its columns, or the samples where these are null."""
@@ -302,14 +313,13 @@ class Study:
         found = {canonical_json(axis_value(row, factor)): axis_value(row, factor) for row in self.cells}
         return [found[key] for key in sorted(found, key=lambda key: order.index(key) if key in order else len(order))]
 
-    def samples(self, row: Row, families: Iterable[str]) -> dict[str, np.ndarray]:
-        """Latency -> sorted values of the window's ok requests of one cell, seconds (ITL: all gaps)."""
-        families = list(families)
-        asked = [metric_registry.metrics()[one] for one in families]
-        columns = [name for one in asked for name in ((one.column,) if one.per_request else one.needs)]
+    def samples(self, row: Row, family: str) -> np.ndarray:
+        """Sorted values of a latency of the window's ok requests of one cell, seconds (ITL: all gaps)."""
+        asked = metric_registry.metrics()[family]
+        columns = (asked.column,) if asked.per_request else asked.needs
         table = self._requests(row, list(dict.fromkeys(["phase", "status", *columns])))
         table = table.filter(pc.and_(pc.equal(table["phase"], "window"), pc.equal(table["status"], "ok")))
-        return {one: np.sort(metrics.values_of(table, one)) for one in families}
+        return np.sort(metrics.values_of(table, family))
 
     def _requests(self, row: Row, columns: list[str]) -> pa.Table:
         """Columns of a cell's requests, by its part's footer; by the cell's name where other tools rewrote the part."""

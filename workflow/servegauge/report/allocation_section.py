@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from servegauge.base.progress import duration
 from servegauge.contract.columns import Row
-from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 
 PARTS = {
@@ -51,20 +49,18 @@ class Use:
 
 def allocation(study: Study) -> list[Use]:
     """A row for each platform with finished attempts of which the times are known."""
-    launches = {row["launch"]: row for row in merge.read(study.results, "launches").to_pylist()}
-    mine = {row["launch"] for row in study.everything}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in merge.read(study.results, "attempts").to_pylist():
-        if row["launch"] in mine and row["job_s"]:
-            found.setdefault(launches[row["launch"]]["platform"], []).append(row)
-    return [_use(study, platform, rows, launches) for platform, rows in found.items()]
+    found: dict[str, list[Row]] = {}
+    for row in study.attempts:
+        if row["job_s"]:
+            found.setdefault(row["platform"], []).append(row)
+    return [_use(study, platform, rows) for platform, rows in found.items()]
 
 
-def _use(study: Study, platform: str, rows: list[dict[str, Any]], launches: Mapping[str, Row]) -> Use:
+def _use(study: Study, platform: str, rows: list[Row]) -> Use:
     whole = sum(row["job_s"] for row in rows)
     sums = {name: sum(row[f"{name}_s"] or 0.0 for row in rows) for name in ("windows", "cells", *TOLD)}
     told = [name for name in TOLD if any(row[f"{name}_s"] for row in rows)]
-    gpus = sum(row["job_s"] * (launches[row["launch"]]["gpus"] or 0) for row in rows) / 3600
+    gpus = sum(row["job_s"] * (row["gpus"] or 0) for row in rows) / 3600
     gpu_h = gpus if study.platform_gpus.get(platform) else None
     parts = {"windows": sums["windows"], "around": sums["cells"] - sums["windows"] - sums["resets"]}
     parts |= {name: sums[name] for name in told}

@@ -39,8 +39,7 @@ def economics_section(study: Study) -> EconomicsSection:
     found = costs(study, section.metrics, reasons)
     for place in range(0, len(found), len(section.metrics)):
         these = found[place : place + len(section.metrics)]
-        level = level_text(these[0].level) if these[0].level is not None else ""
-        section.rows.append((label(these[0].condition), level, these))
+        section.rows.append((label(these[0].condition), _level(these[0]), these))
     section.facts = _facts(study)
     known = {one.column: one.title for one in STATISTICS}
     missing = Counter(
@@ -72,7 +71,10 @@ def _facts(study: Study) -> list[str]:
 def _csv(found: Sequence[Cost]) -> str:
     rows = []
     for one in found:
-        level = level_text(one.level) if one.level is not None else ""
-        about = zip(COLUMNS, (label(one.condition), level, one.metric.name, one.metric.unit), strict=True)
+        about = zip(COLUMNS, (label(one.condition), _level(one), one.metric.name, one.metric.unit), strict=True)
         rows.append({**dict(about), **{name: getattr(one, name) for name in NUMBERS}})
     return csv_text((*COLUMNS, *NUMBERS), rows)
+
+
+def _level(one: Cost) -> str:
+    return "" if one.level is None else level_text(one.level)

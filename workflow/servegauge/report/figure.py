@@ -6,6 +6,7 @@ A declaration imports no plotting library: the Snakefile reads all of them to kn
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -46,3 +47,14 @@ class Figure:
     section: str = FIGURES
     position: int = 1000
     only_if_drawn: bool = False  # the page leaves it out where there is nothing to plot; the file says so
+    title: str = ""  # of the drawing, above it on the page
+
+
+def plot(where: str) -> Callable[[Material, Figure], Drawn]:
+    """Draws by `<module>.<function>` of `plots/`, which is imported when it draws and not before."""
+    module, _, name = where.partition(".")
+
+    def draw(material: Material, figure: Figure) -> Drawn:
+        return getattr(importlib.import_module(f"servegauge.report.plots.{module}"), name)(material, figure)
+
+    return draw

@@ -46,6 +46,7 @@ from servegauge.report.traced import baseline_of, of_study, phases_csv, table_cs
 from servegauge.traces.phases import ORDER
 
 MOST_CELLS = 500
+LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "capacity")
 
 
 def render(results: Path, name: str, out: Path) -> None:
@@ -70,7 +71,7 @@ def render(results: Path, name: str, out: Path) -> None:
         write_text(folder / "expectations.csv", published.csv)
     if economics:
         write_text(folder / "economics.csv", economics.csv)
-    context = _context(study, comparison, drawn, platforms, results)
+    context = _context(study, comparison, drawn, platforms)
     context |= {"traces": traces, "economics": economics, "published": published}
     context["allocation"] = allocation(study)
     context["servers"] = server_section(study)
@@ -107,7 +108,6 @@ def _context(
     comparison: Comparison | None,
     drawn: Mapping[str, figure_style.Drawn],
     platforms: PlatformSection,
-    results: Path,
 ) -> dict[str, Any]:
     factor, baseline = study.factor()
     return {
@@ -144,7 +144,7 @@ def _context(
         "label": lambda row: label(without(row, factor)),
         "level_of": lambda row: axis_value(row, factor) if factor else "",
         "doubts": doubts,
-        "provenance": _provenance(study, comparison, results),
+        "provenance": _provenance(study, comparison),
         "platforms": platforms,
         "inline": lambda figure: Markup(figure.inline),
         "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
@@ -229,14 +229,10 @@ def flag_table(study: Study) -> list[dict[str, Any]]:
     for row in study.ok:
         for flag in json.loads(row["flag_details"] or "[]"):
             found[flag["flag"]].append({**flag, "row": row})
+    cells = {flag: len({one["row"]["cell"] for one in rows}) for flag, rows in found.items()}
     return [
-        {
-            "flag": flag,
-            "declared": declared.get(flag),
-            "rows": rows[:MOST_CELLS],
-            "count": len({one["row"]["cell"] for one in rows}),
-        }
-        for flag, rows in sorted(found.items(), key=lambda item: (item[0] in SAMPLE_FLAGS, item[0]))
+        {"flag": flag, "declared": declared.get(flag), "rows": found[flag][:MOST_CELLS], "count": cells[flag]}
+        for flag in sorted(found, key=lambda name: (name in SAMPLE_FLAGS, name))
     ]
 
 
@@ -244,42 +240,27 @@ def instrument(study: Study) -> list[dict[str, Any]]:
     """Per condition: the largest of the instrument's errors among its cells, beside the smallest median TTFT."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in study.ok:
-        groups[
-            label(
-                {
-                    axis: value
-                    for axis, value in row["axes"].items()
-                    if axis in ("prompts", "rate", "concurrency", "burst", "capacity")
-                }
-            )
-        ].append(row)
+        load = {axis: value for axis, value in row["axes"].items() if axis in LOAD_AXES}
+        groups[label(load)].append(row)
 
     def worst(rows: Sequence[Row], column: str) -> float | None:
         return max((row[column] for row in rows if row[column] is not None), key=abs, default=None)
 
+    columns = {which: f"instrument_{which}_error_s" for which in ("ttft_p50", "ttft_p99", "itl_p99", "e2e_p99")}
+    columns |= {"lateness_p99": "lateness_p99_s", "cpu": "instrument_cpu_s"}
     found = []
     for condition, rows in groups.items():
+        one: dict[str, Any] = {name: worst(rows, column) for name, column in columns.items()}
         medians = [row["ttft_p50_s"] for row in rows if row["ttft_p50_s"]]
-        error = worst(rows, "instrument_ttft_p50_error_s")
-        found.append(
-            {
-                "condition": condition,
-                "ttft_p50": error,
-                "share": abs(error) / min(medians) if error is not None and medians else None,
-                "ttft_p99": worst(rows, "instrument_ttft_p99_error_s"),
-                "itl_p99": worst(rows, "instrument_itl_p99_error_s"),
-                "e2e_p99": worst(rows, "instrument_e2e_p99_error_s"),
-                "lateness_p99": worst(rows, "lateness_p99_s"),
-                "cpu": worst(rows, "instrument_cpu_s"),
-            }
-        )
+        known = one["ttft_p50"] is not None and medians
+        found.append({**one, "condition": condition, "share": abs(one["ttft_p50"]) / min(medians) if known else None})
     return found
 
 
 # -- provenance ---------------------------------------------------------------
 
 
-def _provenance(study: Study, comparison: Comparison | None, results: Path) -> dict[str, Any]:
+def _provenance(study: Study, comparison: Comparison | None) -> dict[str, Any]:
     """Facts by level of the compared factor, from the attempts that measured the cells."""
     factor = comparison.factor if comparison else None
     levels = comparison.levels if comparison else [None]
@@ -290,7 +271,7 @@ def _provenance(study: Study, comparison: Comparison | None, results: Path) -> d
             keys.index(json.dumps(axis_value(row, factor), sort_keys=True)) if factor else 0
         )
     records: list[list[dict[str, Any]]] = [[] for _ in levels]
-    for attempt in merge.read(results, "attempts").to_pylist():
+    for attempt in study.attempts:
         place = wanted.get((attempt["launch"], attempt["attempt"]))
         if place is not None:
             records[place].append(provenance_diff.record_of(attempt))

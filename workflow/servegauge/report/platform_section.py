@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,16 @@ def platform_section(study: Study, results: Path, comparison: Comparison | None)
         section.ratios = study_probes(study)
         section.sentences = sentences(section.ratios, comparison.margin)
     shapes = section.shapes = _shapes(study.own("study_models"))
-    section.panels = _panels(study, rows, study.own("study_platforms"), shapes)
-    for panel in section.panels:
-        mine = _with_shape(study, panel.ceilings.platform, shapes)
-        section.by_cell |= {row["cell"]: used for row, used in zip(mine, panel.cells, strict=True)}
+    files = {row["platform"]: json.loads(row["file"]) for row in study.own("study_platforms")}
+    for name in names:
+        known = ceilings(rows, {**files.get(name, {}), "name": name})
+        mine = [row for row in study.loads if row["platform"] == name and row["model"] in shapes]
+        used = {row["cell"]: utilisation(row, shapes[row["model"]], known) for row in mine}
+        dtype = shapes[mine[0]["model"]].dtype if mine else None
+        section.panels.append(Panel(known, list(used.values()), rows, dtype))
+        section.by_cell |= used
     if section.probed:
-        section.used = _used(study, section.panels, shapes)
+        section.used = _used(study, section.by_cell)
     return section
 
 
@@ -76,40 +80,15 @@ def _shapes(models: Iterable[Row]) -> dict[str, ModelShape]:
     return found
 
 
-def _panels(
-    study: Study,
-    rows: Sequence[Row],
-    platforms: Iterable[Row],
-    shapes: Mapping[str, ModelShape],
-) -> list[Panel]:
-    panels, files = [], {row["platform"]: json.loads(row["file"]) for row in platforms}
-    for name in study.levels("platform"):
-        known = ceilings(rows, {**files.get(name, {}), "name": name})
-        mine = _with_shape(study, name, shapes)
-        cells = [utilisation(row, shapes[row["model"]], known) for row in mine]
-        dtype = next((shapes[row["model"]].dtype for row in mine), None)
-        panels.append(Panel(known, cells, rows, dtype))
-    return panels
-
-
-def _with_shape(study: Study, platform: str, shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
-    """The good cells of a platform whose model's operations are known."""
-    return [row for row in study.loads if row["platform"] == platform and row["model"] in shapes]
-
-
-def _used(study: Study, panels: Sequence[Panel], shapes: Mapping[str, ModelShape]) -> list[dict[str, Any]]:
+def _used(study: Study, by_cell: Mapping[str, Utilisation]) -> list[dict[str, Any]]:
     """Means over launches of what the cells used, per condition and platform."""
     groups: dict[tuple[str, str], list[Utilisation]] = defaultdict(list)
-    for panel in panels:
-        mine = _with_shape(study, panel.ceilings.platform, shapes)
-        for row, cell in zip(mine, panel.cells, strict=True):
-            groups[(label(without(row, "platform")), panel.ceilings.platform)].append(cell)
+    for row in study.loads:
+        if row["cell"] in by_cell:
+            groups[(label(without(row, "platform")), row["platform"])].append(by_cell[row["cell"]])
     names = ("mfu", "mbu", "mfu_vendor", "mbu_vendor", "batch")
     return [
-        {
-            "condition": condition,
-            "platform": platform,
-            **{name: mean(getattr(cell, name) for cell in cells) for name in names},
-        }
+        {"condition": condition, "platform": platform}
+        | {name: mean(getattr(cell, name) for cell in cells) for name in names}
         for (condition, platform), cells in sorted(groups.items())
     ]

@@ -272,10 +272,10 @@ def utilisation(cell: Row, shape: ModelShape, known: Ceilings) -> Utilisation:
         "mfu": _share(per_s, peak.value * 1e12 if peak else None),
         "mfu_vendor": _share(per_s, known.vendor_tflops and known.vendor_tflops * 1e12),
     }
+    replicas = int(cell.get("dp") or 1) * int(cell.get("instances") or 1)
     tpot, rate = cell.get("tpot_p50_s"), cell.get("output_tokens_per_s")
     if tpot and rate:
         # Little's law: tokens per second of all streams x the time of one token. Per server, since each has its own.
-        replicas = int(cell.get("dp") or 1) * int(cell.get("instances") or 1)
         batch = max(1.0, rate * tpot / replicas)
         step = decode(shape, batch, context, value)
         point = _point(step, tpot, gpus / replicas)
@@ -287,7 +287,6 @@ def utilisation(cell: Row, shape: ModelShape, known: Ceilings) -> Utilisation:
         }
     ttft = cell.get("ttft_p50_s")
     if ttft:
-        replicas = int(cell.get("dp") or 1) * int(cell.get("instances") or 1)
         found["prefill"] = _point(whole, ttft, gpus / replicas)
     missing = [name for name, ceiling in (("gemm", peak), ("memory bandwidth", memory)) if ceiling is None]
     reason = f"{known.platform} was not probed for {' and '.join(missing)}" if missing else None

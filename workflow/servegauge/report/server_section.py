@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from servegauge.base.text import quantity
-from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.frameworks.reported_config import LEFT_TO_THE_SERVER, same
 
@@ -50,13 +49,7 @@ class ServerSection:
 
 def server_section(study: Study) -> ServerSection:
     """From the attempts of the study's launches whose servers got ready."""
-    launches = {row["launch"]: row for row in merge.read(study.results, "launches").to_pylist()}
-    mine = {row["launch"] for row in study.everything}
-    attempts = [
-        {**row, **{name: launches[row["launch"]][name] for name in ("framework", "platform")}}
-        for row in merge.read(study.results, "attempts").to_pylist()
-        if row["launch"] in mine and row["startup_s"] is not None
-    ]
+    attempts = [row for row in study.attempts if row["startup_s"] is not None]
     return ServerSection(list(_starts(attempts)), list(_settings(attempts)))
 
 

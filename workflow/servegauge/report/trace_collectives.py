@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
+from servegauge.compare.probe_effects import variant_of
 from servegauge.contract.columns import Row
 from servegauge.inputs.model_shape import ModelShape, bytes_of
 from servegauge.report.traced import Traced, groups
@@ -116,17 +115,12 @@ def _prefill_steps(traced: Sequence[Traced]) -> float | None:
 def _times(rows: Iterable[Row]) -> dict[tuple[str, int], dict[int, float]]:
     """(operation, ranks) -> message size in bytes -> ns, as probed on one node; in place where both were."""
     found: dict[tuple[str, int], dict[int, float]] = {}
-    for row in sorted(rows, key=lambda row: bool(_variant(row).get("in_place"))):
-        variant = _variant(row)
+    for row in sorted(rows, key=lambda row: bool(variant_of(row).get("in_place"))):
+        variant = variant_of(row)
         if row["metric"] == "time_us" and not variant.get("nodes") and variant.get("size_bytes"):
             key = (str(variant.get("operation")), int(variant.get("ranks") or 0))
             found.setdefault(key, {})[int(variant["size_bytes"])] = row["value"] * 1e3
     return found
-
-
-def _variant(row: Row) -> Mapping[str, Any]:
-    found = json.loads(row["variant"] or "{}")
-    return found if isinstance(found, dict) else {}
 
 
 def _predicted(

@@ -126,44 +126,21 @@ def kernel_differences(traced: Sequence[Traced], baseline: str) -> tuple[list[Ke
             if why := unlike([*base, *other]):
                 apart.append(f"{condition or level}: {baseline} and {level} {why}; kernels are not compared")
                 continue
-            found += _differences(condition, level, _per_step(base), _per_step(other))
+            sides = _per_step(base).join(_per_step(other), how="outer", lsuffix="_base", rsuffix="_level")
+            counts = sides.groupby(level="phase")[["ns_base", "ns_level"]].transform("count")
+            for (phase, kernel), row in sides[(counts > 0).all(axis=1)].iterrows():  # of phases that both have
+                kind = row["kind_base"] if pd.isna(row["kind_level"]) else row["kind_level"]
+                times = (None if pd.isna(row[name]) else float(row[name]) for name in ("ns_base", "ns_level"))
+                found.append(KernelDifference(condition, level, phase, kernel, kind, *times))
     found.sort(key=lambda one: (-abs(one.difference_ns), one.kernel))
     return found[:MOST_KERNELS], apart
 
 
-def _per_step(traced: Sequence[Traced]) -> dict[tuple[str, str], tuple[float, str]]:
-    """(phase, kernel) -> mean ns per step of the phase and rank, and the kernel's kind."""
-    tables: list[pd.DataFrame] = []
-    counts: dict[str, int] = {}
-    for one in traced:
-        steps = one.tables["steps"].to_pandas()
-        for phase, count in steps["phase"].value_counts().items():
-            counts[str(phase)] = counts.get(str(phase), 0) + int(count)
-        tables.append(one.tables["kernels"].to_pandas())
-    kernels = pd.concat(tables).dropna(subset=["phase"])
-    out = {}
-    for (phase, kernel), some in kernels.groupby(["phase", "kernel"], observed=True):
-        out[str(phase), str(kernel)] = (float(some["total_ns"].sum()) / counts[str(phase)], str(some["kind"].iloc[0]))
-    return out
-
-
-def _differences(
-    condition: str,
-    level: str,
-    base: Mapping[tuple[str, str], tuple[float, str]],
-    other: Mapping[tuple[str, str], tuple[float, str]],
-) -> list[KernelDifference]:
-    phases_of_both = {phase for phase, _ in base} & {phase for phase, _ in other}
-    return [
-        KernelDifference(
-            condition=condition,
-            level=level,
-            phase=phase,
-            kernel=kernel,
-            kind=(other.get((phase, kernel)) or base[phase, kernel])[1],
-            baseline_ns=base[phase, kernel][0] if (phase, kernel) in base else None,
-            level_ns=other[phase, kernel][0] if (phase, kernel) in other else None,
-        )
-        for phase, kernel in sorted({*base, *other})
-        if phase in phases_of_both
-    ]
+def _per_step(traced: Sequence[Traced]) -> pd.DataFrame:
+    """Indexed by phase and kernel: `ns`, the mean per step of the phase and rank, and the kernel's `kind`."""
+    counts = pd.concat([one.tables["steps"].to_pandas() for one in traced])["phase"].astype(str).value_counts()
+    kernels = pd.concat([one.tables["kernels"].to_pandas() for one in traced]).dropna(subset=["phase"])
+    names = {name: kernels[name].astype(str) for name in ("phase", "kernel", "kind")}
+    found = kernels.assign(**names).groupby(["phase", "kernel"]).agg(ns=("total_ns", "sum"), kind=("kind", "first"))
+    found["ns"] /= counts.reindex(found.index.get_level_values("phase")).to_numpy()
+    return found

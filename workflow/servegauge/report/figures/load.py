@@ -1,35 +1,8 @@
-"""Latency and throughput against load."""
+"""Latency, throughput, goodput and what users get against load."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from servegauge.report.figure import Figure, Material
-
-if TYPE_CHECKING:
-    from servegauge.report.figure_style import Drawn
-
-LATENCIES = {
-    "ttft": ("Time to first token", [("ttft_p50_s", "median"), ("ttft_p99_s", "p99")]),
-    "tpot": ("Time per output token", [("tpot_p50_s", "median"), ("tpot_p99_s", "p99")]),
-}
-
-
-def draw_latency(material: Material, figure: Figure) -> Drawn:
-    from servegauge.report.plots.load import against_load
-
-    what, columns = LATENCIES[figure.name]
-    about = (figure.name, f"{what} against load", what)
-    return against_load(*about, material.study, material.series, columns, scale=1e3, unit="ms")
-
-
-def draw_throughput(material: Material, figure: Figure) -> Drawn:
-    from servegauge.report.plots.load import against_load
-
-    about = (figure.name, "Throughput against load", "Output tokens per second")
-    columns = [("output_tokens_per_s", "output tokens")]
-    return against_load(*about, material.study, material.series, columns, scale=1.0, unit="tokens/s")
-
+from servegauge.report.figure import Figure, plot
 
 TTFT = Figure(
     name="ttft",
@@ -38,7 +11,8 @@ TTFT = Figure(
         "Time to first token (first token - sent) against load: median filled, p99 open. A dot is one launch, lines "
         "join means."
     ),
-    draw=draw_latency,
+    title="Time to first token against load",
+    draw=plot("load.against_load"),
     position=20,
 )
 
@@ -49,14 +23,41 @@ TPOT = Figure(
         "Time per output token, (last token - first token) / (output tokens - 1), against load: median filled, p99 "
         "open. A dot is one launch, lines join means."
     ),
-    draw=draw_latency,
+    title="Time per output token against load",
+    draw=plot("load.against_load"),
     position=21,
+)
+
+CAPACITY = Figure(
+    name="capacity",
+    what="goodput against load, with the capacity",
+    caption=(
+        "Requests per second that meet the SLO at each rate that a search for the capacity tried, one line per launch; "
+        "the capacity is dashed, the knee is written there."
+    ),
+    title="Goodput against load, and the capacity",
+    draw=plot("capacity.goodput_curve"),
+    position=22,
+    only_if_drawn=True,
+)
+
+PARETO = Figure(
+    name="pareto",
+    what="tokens/s/GPU against tokens/s/user",
+    caption=(
+        "Output tokens per second and GPU against output tokens per second and user (1 / median TPOT), a point per "
+        "load with its 95 % intervals over launches (of two launches: both values)."
+    ),
+    title="What a user gets and what a GPU gives",
+    draw=plot("pareto.pareto"),
+    position=24,
 )
 
 THROUGHPUT = Figure(
     name="throughput",
     what="throughput against load",
     caption="Output tokens per second of the window, against load. A dot is one launch, lines join means.",
-    draw=draw_throughput,
+    title="Throughput against load",
+    draw=plot("load.against_load"),
     position=26,
 )

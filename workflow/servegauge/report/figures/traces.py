@@ -2,31 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from servegauge.report.figure import TRACES, Figure, Material
-
-if TYPE_CHECKING:
-    from servegauge.report.figure_style import Drawn
-
-
-def draw_phases(material: Material, figure: Figure) -> Drawn:
-    from servegauge.report.plots.traces import phases_figure
-
-    return phases_figure(figure.name, "Phases on CPU and GPU", figure.caption, material.traced)
-
-
-def draw_ttft(material: Material, figure: Figure) -> Drawn:
-    from servegauge.report.plots.traces import ttft_figure
-
-    return ttft_figure(figure.name, "The way to a first token", figure.caption, material.traced)
-
-
-def draw_idle(material: Material, figure: Figure) -> Drawn:
-    from servegauge.report.plots.traces import idle_figure
-
-    return idle_figure(figure.name, "Idle time of the GPU by cause", figure.caption, material.traced)
-
+from servegauge.report.figure import TRACES, Figure, plot
 
 PHASES = Figure(
     name="trace-phases",
@@ -36,7 +12,8 @@ PHASES = Figure(
         "follows it), open bars the union of the step's GPU operations. Sampling is a part of the steps beside it. "
         "Traced runs: profiling slows the CPU."
     ),
-    draw=draw_phases,
+    title="Phases on CPU and GPU",
+    draw=plot("traces.phases_figure"),
     section=TRACES,
     position=50,
 )
@@ -50,7 +27,8 @@ TTFT = Figure(
         "GPU idle because the CPU was late, or because of launches, busy with kernels, with sampling or waiting for "
         "it. Return: until the token was at the client, the engine's next step included where it schedules ahead."
     ),
-    draw=draw_ttft,
+    title="The way to a first token",
+    draw=plot("traces.ttft_figure"),
     section=TRACES,
     position=51,
 )
@@ -63,7 +41,8 @@ IDLE = Figure(
         "Host late: the next operation had not been called for; launch call: inside the call; synchronisation: the "
         "host waited for the GPU."
     ),
-    draw=draw_idle,
+    title="Idle time of the GPU by cause",
+    draw=plot("traces.idle_figure"),
     section=TRACES,
     position=52,
 )

@@ -5,25 +5,27 @@ from __future__ import annotations
 import statistics
 from collections import Counter, defaultdict
 
-from servegauge.dataset.study_view import Study, label, without
+from servegauge.dataset.study_view import label, without
 from servegauge.report.capacity_section import Search, capacity, searches
+from servegauge.report.figure import Figure, Material
 from servegauge.report.figure_style import MUTED, Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
+from servegauge.report.plots.series import PANEL_IN, first_panels, grid
 
 SHOWN = 1.6  # times the highest capacity or knee: what lies beyond is in capacity_steps.parquet
 
 
-def goodput_curve(name: str, title: str, study: Study, series: Series) -> Drawn:
+def goodput_curve(material: Material, figure: Figure) -> Drawn:
     """One panel per condition: a line per launch, its capacity marked."""
+    series = material.series
     conditions: dict[str, list[Search]] = defaultdict(list)
-    for one in searches(study):
-        others = without(one.row, series.factor)
-        conditions[label(others)].append(one)
+    for one in searches(material.study):
+        conditions[label(without(one.row, series.factor))].append(one)
     if not conditions:
-        return nothing(name, title, "no cell searched a capacity (matrix.capacity)")
+        return nothing(figure.name, figure.title, "no cell searched a capacity (matrix.capacity)")
     shown, rest = first_panels(list(conditions.items()), "conditions", "all rates are in capacity_steps.parquet")
-    canvas, panels = grid(len(shown), 1.25 * PANEL_IN[0], PANEL_IN[1], 0.4)
-    for number, ((condition, found), axes) in enumerate(zip(shown, panels, strict=True)):
+    words = {"x": "offered requests/s", "y": "good requests/s"}
+    canvas, panels = grid([condition for condition, _ in shown], 1.25 * PANEL_IN[0], above=0.4, **words)
+    for (_, found), axes in zip(shown, panels, strict=True):
         bends = [one.knee.rate_rps for one in found if one.knee]
         known = [one.row[end] for one in found for end in ("capacity_low_rps", "capacity_high_rps") if one.row[end]]
         most = SHOWN * max([*bends, *known])
@@ -49,18 +51,13 @@ def goodput_curve(name: str, title: str, study: Study, series: Series) -> Drawn:
             )  # fmt: skip
         axes.set_xlim(0, most)
         axes.set_ylim(0, None)
-        axes.set_title(condition)
-        axes.set_xlabel("offered requests/s")
-        if number % COLUMNS == 0:
-            axes.set_ylabel("good requests/s")
-        if number == 0:
-            legend(canvas, axes, len(series.levels))
+    legend(canvas, panels[0], len(series.levels))
     caption = (
         "Requests per second that meet the SLO, at each rate that the searches tried: a line is one launch. On the "
         "grey line all do. Dashed: the capacity, where all launches bracketed it. Knee: up to where 95 % of the "
         "requests meet the SLO; a cliff where at 1.25 times that rate less than half of them do, else smooth."
     )
-    return finish(canvas, name, title, caption + rest)
+    return finish(canvas, figure.name, figure.title, caption + rest)
 
 
 def _bend(found: list[Search]) -> str:

@@ -8,28 +8,30 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from servegauge.contract.columns import Row
-from servegauge.dataset.study_view import Study, label, without
+from servegauge.dataset.study_view import label, without
+from servegauge.report.figure import Figure, Material
 from servegauge.report.figure_style import Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
+from servegauge.report.plots.series import first_panels, grid
 
 POINTS = 120  # of one distribution
 
 
-def distributions(name: str, title: str, family: str, study: Study, series: Series) -> Drawn:
+def distributions(material: Material, figure: Figure) -> Drawn:
     """Empirical distribution functions, one panel per condition, one line per launch."""
+    study, series, family = material.study, material.series, figure.name.removeprefix("distribution-")
     conditions: dict[str, list[Row]] = defaultdict(list)
     for one in study.loads:
         if one[f"{family}_p50_s"] is not None:
             conditions[label(without(one, series.factor))].append(one)
     if not conditions:
-        return nothing(name, title, "no cell was measured")
+        return nothing(figure.name, figure.title, "no cell was measured")
     shown, rest = first_panels(list(conditions.items()), "conditions", "quantiles in cells.parquet")
-    canvas, panels = grid(len(shown), *PANEL_IN)
-    for number, ((condition, rows), axes) in enumerate(zip(shown, panels, strict=True)):
+    canvas, panels = grid([condition for condition, _ in shown], x="ms", y="share of requests")
+    for (_, rows), axes in zip(shown, panels, strict=True):
         named: set[int] = set()
         for row in sorted(rows, key=series.of):
             index = series.of(row)
-            ordered = study.samples(row, [family])[family] * 1e3
+            ordered = study.samples(row, family) * 1e3
             shares = np.linspace(0, 1, min(POINTS, len(ordered)))
             axes.plot(
                 np.quantile(ordered, shares),
@@ -40,16 +42,11 @@ def distributions(name: str, title: str, family: str, study: Study, series: Seri
                 label=None if index in named else series.name(index),
             )
             named.add(index)
-        axes.set_title(condition)
         axes.set_ylim(0, 1.01)
-        axes.set_xlabel("ms")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         low, high = axes.get_xlim()
         if low > 0 and high / max(low, 1e-9) > 30:
             axes.set_xscale("log")
-        if number % COLUMNS == 0:
-            axes.set_ylabel("share of requests")
-        if number == 0:
-            legend(canvas, axes, len(series.levels))
+    legend(canvas, panels[0], len(series.levels))
     caption = "Share of the answered requests at or below each latency; one line per launch."
-    return finish(canvas, name, title, caption + rest)
+    return finish(canvas, figure.name, figure.title, caption + rest)

@@ -13,34 +13,34 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from servegauge.contract.columns import Row
-from servegauge.dataset.study_view import Study, label, without
+from servegauge.dataset.study_view import label, without
 from servegauge.report.capacity_section import capacity, capacity_words
+from servegauge.report.figure import Figure, Material
 from servegauge.report.figure_style import MUTED, Drawn, finish, legend, nothing
 from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels
 
+# figure -> in words, columns of CELLS with a word for each, what they are multiplied by, and the unit then
+DRAWN: dict[str, tuple[str, Sequence[tuple[str, str]], float, str]] = {
+    "ttft": ("Time to first token", [("ttft_p50_s", "median"), ("ttft_p99_s", "p99")], 1e3, "ms"),
+    "tpot": ("Time per output token", [("tpot_p50_s", "median"), ("tpot_p99_s", "p99")], 1e3, "ms"),
+    "throughput": ("Output tokens per second", [("output_tokens_per_s", "output tokens")], 1.0, "tokens/s"),
+}
 
-def against_load(
-    name: str,
-    title: str,
-    what: str,
-    study: Study,
-    series: Series,
-    columns: Sequence[tuple[str, str]],
-    scale: float,
-    unit: str,
-) -> Drawn:
-    """One panel per prompt set (and whatever else varies) and kind of load.
 
-    `columns`: of CELLS, with a word for each; they are drawn times `scale`, in `unit`. Panels of latencies share their
-    axis, so that lengths can be compared.
+def against_load(material: Material, figure: Figure) -> Drawn:
+    """One panel per prompt set (and whatever else varies) and kind of load, of the columns in DRAWN.
+
+    Panels of latencies share their axis, so that lengths can be compared.
     """
+    study, series = material.study, material.series
+    what, columns, scale, unit = DRAWN[figure.name]
     groups: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in study.loads:
         others = without(row, *KINDS, "capacity", series.factor)
         if any(row[column] is not None for column, _ in columns):
             groups[label(others) if others else ""][_kind(row)].append(row)
     if not groups:
-        return nothing(name, title, "no cell was measured")
+        return nothing(figure.name, figure.title, "no cell was measured")
     shown, left_out = first_panels(list(groups.items()), "panels", "all numbers are in cells.parquet")
     kinds = [kind for kind in KINDS if any(kind in by_kind for _, by_kind in shown)]
     # A kind of load that has one size needs little room.
@@ -87,7 +87,7 @@ def against_load(
     if len(kinds) > 1:
         named = ", then ".join(KINDS[kind][2] for kind in kinds)
         caption += f" {named[0].upper()}{named[1:]}."
-    return finish(canvas, name, title, caption + left_out)
+    return finish(canvas, figure.name, figure.title, caption + left_out)
 
 
 REACH = 1.5  # times the largest rate: a capacity beyond would leave the loads no room

@@ -12,15 +12,17 @@ from matplotlib.axes import Axes
 from servegauge.compare.student import estimate
 from servegauge.contract.columns import Row
 from servegauge.dataset.study_view import Study, axis_value, label, without
+from servegauge.report.figure import Figure, Material
 from servegauge.report.figure_style import Drawn, finish, legend, nothing
-from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels, grid
+from servegauge.report.plots.series import PANEL_IN, Series, first_panels, grid
 
 SIZES = ("rate", "concurrency", "burst")
 SIGNS = {"rate": "/s", "concurrency": "×", "burst": " at once"}
 
 
-def pareto(name: str, title: str, study: Study, series: Series) -> Drawn:
+def pareto(material: Material, figure: Figure) -> Drawn:
     """One panel per condition without its load and layout: a point per load, with 95 % intervals over launches."""
+    study, series = material.study, material.series
     gpus = _gpus(study)
     conditions: dict[str, dict[tuple[Any, ...], list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in study.loads:
@@ -30,21 +32,19 @@ def pareto(name: str, title: str, study: Study, series: Series) -> Drawn:
         line = (series.of(row), *(row["axes"].get(axis) for axis in _LAYOUT), _kind(row))
         conditions[label(rest) if rest else ""][line].append(row)
     if not conditions:
-        return nothing(name, title, "no cell has both a time per output token and a throughput")
+        return nothing(figure.name, figure.title, "no cell has both a time per output token and a throughput")
     shown, left_out = first_panels(list(conditions.items()), "panels", "all numbers are in cells.parquet")
-    canvas, panels = grid(len(shown), 1.25 * PANEL_IN[0], 1.1 * PANEL_IN[1], 0.4)
     of_gpus = any(gpus(row) for row in study.loads)
-    for number, ((rest_words, lines), axes) in enumerate(zip(shown, panels, strict=True)):
+    words = {"x": "output tokens/s/user", "y": "output tokens/s/GPU" if of_gpus else "output tokens/s"}
+    titles = [rest for rest, _ in shown]
+    canvas, panels = grid(titles, 1.25 * PANEL_IN[0], 1.1 * PANEL_IN[1], 0.4, **words, loc="left")
+    for (_, lines), axes in zip(shown, panels, strict=True):
         named: set[int] = set()
         for (index, *_), rows in sorted(lines.items(), key=lambda item: item[0][0]):
             _line(axes, rows, series, index, gpus, index not in named)
             named.add(index)
-        axes.set_title(rest_words, loc="left")
         for low, high, limit in ((*axes.get_xlim(), axes.set_xlim), (*axes.get_ylim(), axes.set_ylim)):
             limit(0 if low < high / 2 else low - 0.1 * (high - low), high + 0.06 * (high - low))
-        axes.set_xlabel("output tokens/s/user")
-        if number % COLUMNS == 0:
-            axes.set_ylabel("output tokens/s/GPU" if of_gpus else "output tokens/s")
     legend(canvas, panels[0], len(series.levels))
     caption = (
         "Each point is one load: right is what a user sees (1 / median time per output token), up is what "
@@ -52,7 +52,7 @@ def pareto(name: str, title: str, study: Study, series: Series) -> Drawn:
         "values; lines join the loads of one layout from small to large. A curve above and to the right of another is "
         "better at every trade-off."
     )
-    return finish(canvas, name, title, caption + left_out)
+    return finish(canvas, figure.name, figure.title, caption + left_out)
 
 
 _LAYOUT = ("tp", "pp", "dp", "ep", "instances", "share_gpu")

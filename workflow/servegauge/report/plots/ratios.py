@@ -13,6 +13,7 @@ from servegauge.compare.results import Comparison, Ratio
 from servegauge.compare.verdicts import COLOURS
 from servegauge.contract.metric import CARD
 from servegauge.dataset.study_view import level_text
+from servegauge.report.figure import Figure, Material
 from servegauge.report.figure_style import BETTER, MUTED, SAME, WORSE, Drawn, finish, legend, nothing
 from servegauge.report.plots.series import Series
 
@@ -20,10 +21,11 @@ VERDICT_COLOURS = {"worse": WORSE, "better": BETTER, "same": SAME}
 MOST_CONDITIONS = 30  # rows of the figure
 
 
-def ratios(name: str, title: str, comparison: Comparison | None, series: Series) -> Drawn:
+def ratios(material: Material, figure: Figure) -> Drawn:
     """Ratios of the headline metrics; the conditions that differ most, where there are many."""
+    comparison, series = material.comparison, material.series
     if not comparison or not comparison.ratios:
-        return nothing(name, title, "nothing is compared: no condition was measured on both sides")
+        return nothing(figure.name, figure.title, "nothing is compared: no condition was measured on both sides")
     wanted = [one.name for one in comparison.study.shown(CARD) if not one.slo and comparison.of(one.name)]
     far = {
         key: max((abs(math.log(one.ratio)) for one in comparison.of(wanted[0], key) if one.ratio), default=0.0)
@@ -54,7 +56,7 @@ def ratios(name: str, title: str, comparison: Comparison | None, series: Series)
             legend(canvas, axes, 6)
     canvas.supxlabel(f"ratio to {level_text(comparison.baseline)}", fontsize=9)
     caption = (
-        f"Each metric on {_words(series.name(index) for index in range(1, len(series.levels)))} divided by the same on "
+        f"Each metric on {' and '.join(map(level_text, comparison.levels[1:]))} divided by the same on "
         f"{level_text(comparison.baseline)}, with its 95 % interval over launches. "
         "Colours follow verdicts alone, grey: none. "
         "On the line at 1 there is no difference; right of it a latency is longer, a throughput higher. "
@@ -65,7 +67,7 @@ def ratios(name: str, title: str, comparison: Comparison | None, series: Series)
         caption += (
             f" The {MOST_CONDITIONS} conditions that differ most are shown; {dropped} more are in comparison.csv."
         )
-    return finish(canvas, name, title, caption)
+    return finish(canvas, figure.name, figure.title, caption)
 
 
 def _ratio_panel(axes: Axes, comparison: Comparison, series: Series, name: str, shown: Sequence[str]) -> None:
@@ -115,7 +117,3 @@ def _ratio_limits(ratios: Iterable[Ratio]) -> tuple[float, float]:
             ends += [one.ratio, min(one.high or 1, 2 * one.ratio), max(one.low or 1, one.ratio / 2)]
     margin = max(1.02, (max(ends) / min(ends)) ** 0.06)
     return min(ends) / margin, max(ends) * margin
-
-
-def _words(names: Iterable[str]) -> str:
-    return " and ".join(names)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from servegauge.compare.probe_effects import variant_of
 from servegauge.report import figure_style
+from servegauge.report.figure import Figure, Material
 from servegauge.report.roofline import Ceiling, Panel
 
 PANEL_IN = (4.2, 3.2)  # width, height of one panel, inches
@@ -27,28 +27,26 @@ CAPTION = (
 VENDOR = "vendor"
 
 
-def roofline_figure(panels: Sequence[Panel], name: str = "roofline") -> figure_style.Drawn:
+def roofline_figure(material: Material, figure: Figure) -> figure_style.Drawn:
     """The figure of all panels on common axes; it says so where no platform has both ceilings."""
-    title = "Roofline"
-    drawn = [panel for panel in panels if _roofs(panel)]
-    with mpl.rc_context(figure_style.STYLE):
-        if not drawn:
-            return figure_style.nothing(
-                name, title, "no platform was probed for both gemm and memory bandwidth, or has the vendor's"
-            )
-        columns = min(COLUMNS, len(drawn))
-        lines = -(-len(drawn) // columns)
-        canvas = Canvas(figsize=(PANEL_IN[0] * columns, PANEL_IN[1] * lines + 0.5), layout="constrained")
-        axes = canvas.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
-        limits = _limits(drawn)
-        for panel, one in zip(drawn, axes, strict=False):
-            _draw(one, panel, limits)
-        for unused in list(axes)[len(drawn) :]:
-            unused.set_visible(False)
-        canvas.supxlabel("operations per byte", fontsize=9)
-        canvas.supylabel("TFLOP/s per GPU, or of the server's CPUs", fontsize=9)
-        figure_style.legend(canvas, canvas.axes[0], 3)
-        return figure_style.finish(canvas, name, title, CAPTION)
+    drawn = [panel for panel in material.platforms.panels if _roofs(panel)]
+    if not drawn:
+        return figure_style.nothing(
+            figure.name, figure.title, "no platform was probed for both gemm and memory bandwidth, or has the vendor's"
+        )
+    columns = min(COLUMNS, len(drawn))
+    lines = -(-len(drawn) // columns)
+    canvas = Canvas(figsize=(PANEL_IN[0] * columns, PANEL_IN[1] * lines + 0.5), layout="constrained")
+    axes = canvas.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat
+    limits = _limits(drawn)
+    for panel, one in zip(drawn, axes, strict=False):
+        _draw(one, panel, limits)
+    for unused in list(axes)[len(drawn) :]:
+        unused.set_visible(False)
+    canvas.supxlabel("operations per byte", fontsize=9)
+    canvas.supylabel("TFLOP/s per GPU, or of the server's CPUs", fontsize=9)
+    figure_style.legend(canvas, canvas.axes[0], 3)
+    return figure_style.finish(canvas, figure.name, figure.title, CAPTION)
 
 
 def _products(panel: Panel) -> list[tuple[str, float, float]]:

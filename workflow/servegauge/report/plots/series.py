@@ -6,7 +6,7 @@ Series differ in colour, in marker and in line, so that they can be distinguishe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -30,13 +30,28 @@ def first_panels(panels: Sequence[T], what: str, where: str) -> tuple[Sequence[T
 
 
 def grid(
-    count: int, width: float, height: float, above: float = 0.3, columns: int = COLUMNS
+    titles: Sequence[str],
+    width: float = PANEL_IN[0],
+    height: float = PANEL_IN[1],
+    above: float = 0.3,
+    columns: int = COLUMNS,
+    x: str = "",
+    y: str = "",
+    loc: Literal["left", "center"] = "center",
 ) -> tuple[Canvas, list[Axes]]:
-    """A canvas with `count` panels of this size in inches, in up to `columns` columns, and room `above` them."""
-    across = min(columns, count)
-    down = -(-count // across)
+    """A canvas with a panel of this size in inches for each title, in up to `columns` columns, with room `above` them.
+
+    `x` and `y` label their axes, `y` those of the first column.
+    """
+    across = min(columns, len(titles))
+    down = -(-len(titles) // across)
     canvas = Canvas(figsize=(width * across, height * down + above), layout="constrained")
-    return canvas, [canvas.add_subplot(down, across, number + 1) for number in range(count)]
+    panels = [canvas.add_subplot(down, across, number + 1) for number in range(len(titles))]
+    for number, (axes, title) in enumerate(zip(panels, titles, strict=True)):
+        axes.set_title(title, loc=loc)
+        axes.set_xlabel(x)
+        axes.set_ylabel("" if number % across else y)
+    return canvas, panels
 
 
 class Series:
