@@ -35,6 +35,13 @@ def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> st
     return out.getvalue()
 
 
+def aligned(rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
+    """The rows of a table as lines, columns side by side: the first `words` to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = [str.ljust if index < words else str.rjust for index in range(len(widths))]
+    return ["  ".join(side(*one) for side, *one in zip(sides, row, widths, strict=True)).rstrip() for row in rows]
+
+
 def quantity(value: float | None, unit: str) -> str:
     """A value with its unit, three digits: `13.4 ms`, `12.1 s`, `128 tokens/s`; a dash where undefined."""
     return quantities((value,), unit, "")

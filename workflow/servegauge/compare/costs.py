@@ -39,17 +39,14 @@ class Cost:
 def costs(study: Study, metrics: Sequence[Metric], reasons: dict[str, dict[str, str]]) -> list[Cost]:
     """Every metric of every condition and level. `reasons`: cell -> column -> why it is null."""
     factor, _ = study.factor()
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in study.ok:
-        axes = without(row, factor)
-        groups[canonical_json(axes), canonical_json(row["axes"].get(factor) if factor else None)].append(row)
-    found = []
-    for rows in groups.values():
-        axes = without(rows[0], factor)
-        for metric in metrics:
-            level = rows[0]["axes"].get(factor) if factor else None
-            found.append(Cost(axes, level, metric, *_over(rows, metric, reasons)))
-    return found
+        groups[canonical_json([without(row, factor), row["axes"].get(factor)])].append(row)
+    return [
+        Cost(without(rows[0], factor), rows[0]["axes"].get(factor), metric, *_over(rows, metric, reasons))
+        for rows in groups.values()
+        for metric in metrics
+    ]
 
 
 def _over(

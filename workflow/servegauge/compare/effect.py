@@ -19,6 +19,7 @@ from servegauge.compare.verdicts import UNDECIDED, word
 FEWEST_FOR_VERDICT = 3
 FEWEST_FOR_EXACT = 6
 MOST_FOR_EXACT = 36  # 2^(36 / 2) sums of each half
+ONE_REPEAT = "1 repeat: how much launches differ is not known, so there is no interval and no verdict"
 
 Numbers = Sequence[float] | np.ndarray
 
@@ -54,15 +55,15 @@ def paired_effect(
     if base.shape != other.shape:
         raise ValueError(f"pairs have two sides, found {len(base)} and {len(other)} values: use unpaired_effect")
     if unusable := _unusable(base, other):
-        return _nothing(len(base), unusable)
+        return without_interval(len(base), unusable)
     differences = np.log(other) - np.log(base)
     pairs = len(differences)
     if pairs < 2:
-        return _single(float(differences[0]), pairs)
+        return without_interval(pairs, ONE_REPEAT, math.exp(differences[0]))
     found = estimate(differences)
     exact = sign_flip(differences) if FEWEST_FOR_EXACT <= pairs <= MOST_FOR_EXACT else None
     deviation = found.error * math.sqrt(pairs / 2)  # of a difference / sqrt(2)
-    return _effect(found, pairs, deviation, exact, margin, confidence, more_is_better)
+    return of_estimate(found, pairs, deviation, margin, confidence, more_is_better, exact)
 
 
 def unpaired_effect(
@@ -75,21 +76,14 @@ def unpaired_effect(
     base, other = _side(base), _side(other)
     fewest = min(len(base), len(other))
     if unusable := _unusable(base, other):
-        return _nothing(fewest, unusable)
+        return without_interval(fewest, unusable)
     logs = np.log(base), np.log(other)
     if fewest < 2:
-        return _single(float(logs[1].mean() - logs[0].mean()), fewest)
+        return without_interval(fewest, ONE_REPEAT, math.exp(logs[1].mean() - logs[0].mean()))
     sides = [estimate(side) for side in logs]
     found = combined(sides, (-1.0, 1.0))
     deviation = math.sqrt(math.fsum(side.error**2 * len(log) for side, log in zip(sides, logs, strict=True)) / 2)
-    return _effect(found, fewest, deviation, None, margin, confidence, more_is_better)
-
-
-def of_estimate(
-    found: Estimate, pairs: int, deviation: float, margin: float, confidence: float = 0.95, more_is_better: bool = False
-) -> Effect:
-    """The effect that an estimate of the logarithm stands for, as `overall` makes one."""
-    return _effect(found, pairs, deviation, None, margin, confidence, more_is_better)
+    return of_estimate(found, fewest, deviation, margin, confidence, more_is_better)
 
 
 def sign_flip(differences: Numbers) -> float:
@@ -132,24 +126,21 @@ def _unusable(base: np.ndarray, other: np.ndarray) -> str | None:
     return None
 
 
-def _nothing(pairs: int, why: str) -> Effect:
-    return Effect(None, None, None, None, None, pairs, None, None, (why,))
+def without_interval(pairs: int, why: str, ratio: float | None = None) -> Effect:
+    """What is left where launches are too few or have no ratio, with the reason."""
+    return Effect(ratio, None, None, None, None, pairs, None, None, (why,))
 
 
-def _single(log: float, pairs: int) -> Effect:
-    why = "1 repeat: how much launches differ is not known, so there is no interval and no verdict"
-    return Effect(math.exp(log), None, None, None, None, pairs, None, None, (why,))
-
-
-def _effect(
+def of_estimate(
     found: Estimate,
     pairs: int,
     deviation: float,
-    exact: float | None,
     margin: float,
-    confidence: float,
-    more_is_better: bool,
+    confidence: float = 0.95,
+    more_is_better: bool = False,
+    exact: float | None = None,
 ) -> Effect:
+    """The effect that an estimate of the logarithm stands for; `exact`: p value of the sign-flip test."""
     ratio, alpha = math.exp(found.mean), 1 - confidence
     low, high = found.interval(confidence)
     p, p_equal = found.p_difference(), found.p_equal(margin)

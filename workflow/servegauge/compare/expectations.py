@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,14 +73,17 @@ def _entry(source: Source, position: int, entry: Entry) -> Iterator[Checked]:
         "stated": entry.get("stated", False),
         "wrong": entry.get("wrong"),
     }
+
+    def checked(found: Found, figure: Figure, of: Sequence[Side], **about: Any) -> Checked:
+        gpu = " / ".join(dict.fromkeys(filter(None, (side.gpu for side in of)))) or None
+        judged = _outcome(found, figure, shared["tolerance"], source.unlike(entry, of))
+        numbers = {"measured": found.value, "launches": found.launches}
+        return Checked(**shared, **about, **numbers, figure=figure, gpu=gpu, outcome=judged)
+
     for side, figure in zip(sides, figures, strict=True):
         if figure is not None:
-            found = source.value(entry, side)
-            yield Checked(
-                **shared, kind="value", unit=source.unit(entry), where=side.words, figure=figure, gpu=side.gpu,
-                outcome=_outcome(found, figure, shared["tolerance"], source.unlike(entry, [side])),
-                measured=found.value, launches=found.launches,
-            )  # fmt: skip
+            about = {"kind": "value", "unit": source.unit(entry), "where": side.words}
+            yield checked(source.value(entry, side), figure, [side], **about)
     if not over:
         return
     published = None
@@ -89,14 +92,8 @@ def _entry(source: Source, position: int, entry: Entry) -> Iterator[Checked]:
         ratio, published = figures[0].over(figures[1]), pair(figures[1], figures[0])
     if ratio is None:
         return
-    found = source.ratio(entry, *sides)
     words = f"{sides[0].words} / {label({**over.get('where', {}), **over.get('variant', {})})}"
-    gpu = " / ".join(dict.fromkeys(filter(None, (side.gpu for side in sides)))) or None
-    yield Checked(
-        **shared, kind="ratio", unit="1", where=words, figure=ratio, gpu=gpu, pair=published,
-        outcome=_outcome(found, ratio, shared["tolerance"], source.unlike(entry, sides)),
-        measured=found.value, launches=found.launches,
-    )  # fmt: skip
+    yield checked(source.ratio(entry, *sides), ratio, sides, kind="ratio", unit="1", where=words, pair=published)
 
 
 def _side(entry: Entry, own: Entry) -> Side:

@@ -65,7 +65,7 @@ def pairs(conditions: Sequence[Condition], node_of: Callable[[Row], str | None])
     """
     found: dict[tuple[Any, ...], list[tuple[Row, Row]]] = defaultdict(list)
     for one in conditions:
-        for base, other in zip(one.base, one.other, strict=True) if one.paired else ():
+        for base, other in one.pairs:
             if base.get("started_utc") and other.get("started_utc"):
                 found[str(one.level), lifetime(base), lifetime(other)].append((base, other))
     levels = {str(one.level): one.level for one in conditions}
@@ -100,13 +100,12 @@ def drift(logs: Sequence[float], starts: Sequence[float]) -> float | None:
 
 def _pairs(conditions: Sequence[Condition]) -> list[tuple[Row, Row, float]]:
     """Both sides of every pair whose start times are known, and how much later the other began, in seconds."""
-    found = []
-    for one in conditions:
-        for base, other in zip(one.base, one.other, strict=True) if one.paired else ():
-            later = seconds_between(base.get("started_utc"), other.get("started_utc"))
-            if later is not None:
-                found.append((base, other, later))
-    return found
+    return [
+        (base, other, later)
+        for one in conditions
+        for base, other in one.pairs
+        if (later := seconds_between(base.get("started_utc"), other.get("started_utc"))) is not None
+    ]
 
 
 def _joined(conditions: Sequence[Condition], place_of: Where) -> str | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from servegauge.compare.effect import Effect, of_estimate
+from servegauge.compare.effect import Effect, of_estimate, without_interval
 from servegauge.compare.student import Estimate, combined, estimate
 
 
@@ -46,7 +46,7 @@ def overall_effect(
     for block in blocks:
         found = _block(block)
         if found is None:
-            return Effect(None, None, None, None, None, 0, None, None, ("conditions have no two repeats in common",))
+            return without_interval(0, "conditions have no two repeats in common")
         one, launches, lost = found
         if lost:
             verb = "repeat was" if lost == 1 else "repeats were"
@@ -58,7 +58,7 @@ def overall_effect(
     # What one launch of a study of this shape deviates by, so that planning says how many it needs of each.
     fewest = min(repeats)
     effect = of_estimate(total, fewest, total.error * math.sqrt(fewest / 2), margin, confidence, more_is_better)
-    return Effect(**{**effect.__dict__, "warnings": (*effect.warnings, *dict.fromkeys(warnings))})
+    return replace(effect, warnings=(*effect.warnings, *dict.fromkeys(warnings)))
 
 
 def _block(block: Block) -> tuple[Estimate, int, int] | None:

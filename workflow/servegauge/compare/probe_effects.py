@@ -97,9 +97,9 @@ def one_each(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One row for each number of a platform: the median over its processes; what no process measured stays as it is."""
     found = []
     for processes in latest(rows).values():
-        values = [row["value"] for row in processes if row["status"] == "ok" and row["value"] is not None]
         measured = [row for row in processes if row["status"] == "ok" and row["value"] is not None]
-        found.append({**(measured or processes)[0], **({"value": median(values)} if values else {})})
+        middle = {"value": median(row["value"] for row in measured)} if measured else {}
+        found.append({**(measured or processes)[0], **middle})
     return found
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scipy.special import bdtr
+
 from servegauge.compare.families import holm
 from servegauge.contract.columns import Row
 from servegauge.contract.spec import canonical_json
@@ -67,9 +69,7 @@ class Canary:
 
 def mcnemar(lost: int, won: int) -> float:
     """Two-sided exact p value of "as many items are lost as won", given how many changed."""
-    changed = lost + won
-    below = sum(math.comb(changed, k) for k in range(min(lost, won) + 1))
-    return min(1.0, 2 * below / 2**changed)
+    return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))
 
 
 def more_often(one: int, of_one: int, other: int, of_other: int) -> float:

@@ -7,10 +7,7 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from servegauge.base.errors import UserError
-from servegauge.base.files import whole_file
 from servegauge.compare.compare import compare
 from servegauge.compare.expectations import Checked, expectations
 from servegauge.compare.measured import parts
@@ -18,7 +15,6 @@ from servegauge.compare.probe_effects import probe_rows, study_probes
 from servegauge.compare.results import LEVELS, MARGIN, METHODS, Comparison, Judged, Overall, Ratio
 from servegauge.compare.sentences import sentence
 from servegauge.compare.variance import limiting
-from servegauge.contract import tables
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, level_text
@@ -54,8 +50,7 @@ def write_tables(results: Path) -> list[str]:
             problems.append(f"the study {name} is not compared: {error}")
     found = {"comparison": compared, "expectations": published, "variance": scatter, "probe_comparison": probes}
     for table, rows in found.items():
-        with whole_file(results / "dataset" / f"{table}.parquet") as temporary:
-            pq.write_table(tables.from_rows(rows, tables.TABLES[table]), temporary, compression="zstd")
+        merge.write(results, table, rows)
     return problems
 
 

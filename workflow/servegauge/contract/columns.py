@@ -6,9 +6,13 @@ Undefined is null, never 0 or NaN. Words that repeat are dictionary-encoded.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from servegauge.base.files import whole_file
 
 VERSION = 1  # 1: first published form
 
@@ -76,6 +80,12 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
             raise SchemaError(f"table {name}: column {field.name} has {values.null_count} nulls; it must have none")
         columns.append(values)
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """`table` as the Parquet file at `path`, whole or not at all."""
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def from_rows(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:

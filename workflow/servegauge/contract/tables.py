@@ -26,6 +26,7 @@ from servegauge.contract.columns import (
     from_rows,
     key,
     table_schema,
+    write,
 )
 from servegauge.contract.comparison_tables import COMPARISON, EXPECTATIONS, PROBE_COMPARISON, VARIANCE
 from servegauge.contract.economics_table import ECONOMICS
@@ -41,7 +42,7 @@ from servegauge.contract.study_tables import (
 )
 from servegauge.contract.trace_tables import TRACED
 
-__all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows"]
+__all__ = ["PARTED", "TABLES", "VERSION", "WORD", "WORDS", "SchemaError", "conform", "from_rows", "write"]
 
 _CELL, _LAUNCH = KEYS
 

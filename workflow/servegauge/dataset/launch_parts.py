@@ -99,7 +99,7 @@ class Made:
 
 
 def part_path(dataset: Path, table: str, launch: str) -> Path:
-    """The file of a launch's part."""
+    """The file of a launch's part of a table, or of a trace's."""
     return dataset / table / f"{launch}.parquet"
 
 
@@ -276,9 +276,13 @@ def _with_keys(table: pa.Table, cell: str, launch: str, schema: pa.Schema) -> pa
     """`table` of one cell with the cell's and launch's names as columns."""
     for name, value in (("launch", launch), ("cell", cell)):
         if name not in table.column_names:
-            column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [value])
-            table = table.add_column(0, name, column)
+            table = table.add_column(0, name, constant(value, table))
     return tables.conform(table, schema)
+
+
+def constant(word: str, table: pa.Table) -> pa.Array:
+    """A column for `table` that holds one word."""
+    return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [word])
 
 
 def texts_sha256(window: pa.Table) -> str | None:

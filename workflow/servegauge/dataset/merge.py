@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import move_folder, whole_file, write_json
+from servegauge.base.files import move_folder, write_json
 from servegauge.base.progress import utc_now
 from servegauge.contract import tables
 from servegauge.contract.columns import Row
@@ -93,33 +93,28 @@ class _Merge:
             details = row.get("flag_details")
             row["flag_details"] = json.dumps(details, ensure_ascii=False) if details else None
             self.merged.statuses[row["status"]] = self.merged.statuses.get(row["status"], 0) + 1
-        self._write("studies", rows.study_rows(records))
-        self._write("study_cells", rows.study_cell_rows(records))
-        self._write("study_models", rows.model_rows(records, self._before("study_models")))
-        self._write("study_platforms", rows.platform_rows(records))
-        self._write("launches", rows.launch_rows(records))
-        self._write("attempts", rows.attempt_rows(records, self.dataset, cells))
-        self._write("cells", cells)
-        self._write("cell_slos", rows.slo_rows(records, self.parts))
-        self._write("looks", rows.look_rows(records))
-        self._write(
-            "economics", economics.rows(records.plans, {row["cell"]: row for row in cells}, records.launch_record)
-        )
-        self._write("probes", rows.probe_rows(records))
-        self._write("traces", self._trace_rows(cells))
-        self._write("quality", rows.quality_rows(records))
+        models = self.dataset / "study_models.parquet"
+        before = pq.read_table(models).to_pylist() if models.exists() else []  # as the last merge left them
+        by_cell = {row["cell"]: row for row in cells}
+        found: dict[str, Iterable[dict[str, Any]]] = {
+            "studies": rows.study_rows(records),
+            "study_cells": rows.study_cell_rows(records),
+            "study_models": rows.model_rows(records, before),
+            "study_platforms": rows.platform_rows(records),
+            "launches": rows.launch_rows(records),
+            "attempts": rows.attempt_rows(records, self.dataset, cells),
+            "cells": cells,
+            "cell_slos": rows.slo_rows(records, self.parts),
+            "looks": rows.look_rows(records),
+            "economics": economics.rows(records.plans, by_cell, records.launch_record),
+            "probes": rows.probe_rows(records),
+            "traces": self._trace_rows(cells),
+            "quality": rows.quality_rows(records),
+        }
+        for table, own in found.items():
+            write(self.results, table, own)
+        self.merged.tables += [f"{table}.parquet" for table in found]
         return self.merged
-
-    def _before(self, table: str) -> list[dict[str, Any]]:
-        """The rows of a table as the last merge left them."""
-        path = self.dataset / f"{table}.parquet"
-        return pq.read_table(path).to_pylist() if path.exists() else []
-
-    def _write(self, table: str, rows: Iterable[dict[str, Any]]) -> None:
-        found = tables.from_rows(list(rows), tables.TABLES[table])
-        with whole_file(self.dataset / f"{table}.parquet") as temporary:
-            pq.write_table(found, temporary, compression="zstd")
-        self.merged.tables.append(f"{table}.parquet")
 
     def _measured(self) -> dict[str, dict[str, str]]:
         """Launch -> its cells under results/cells/ -> SHA-256 of their cell.json."""
@@ -184,7 +179,7 @@ class _Merge:
         write_json(target / "corrupt.json", {"cell": cell, "reason": reason, "found_utc": utc_now()})
         self.merged.corrupt[cell] = reason
 
-    def _trace_rows(self, cells: Sequence[Row]) -> list[dict[str, Any]]:
+    def _trace_rows(self, cells: Sequence[Row]) -> Iterator[dict[str, Any]]:
         timed = {row["cell"]: row.get("tpot_p50_s") for row in cells}
         found = trace_parts.merge_traces(self.results, self.dataset, timed)
         self.merged.warnings += found.warnings
@@ -199,7 +194,12 @@ class _Merge:
                 about |= {name: asked[name] for name in ("cell", "profiler")}
                 outcome = {name: value for name, value in self.records.outcome(spec).items() if name != "log"}
                 rows[trace] = {**about, "condition": trace_parts.condition(spec), **outcome}
-        return list(rows.values())
+        yield from rows.values()
+
+
+def write(results: Path, table: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a table of the dataset from its rows, whole or not at all."""
+    tables.write(tables.from_rows(rows, tables.TABLES[table]), results / "dataset" / f"{table}.parquet")
 
 
 def read(results: Path, table: str) -> pa.Table:

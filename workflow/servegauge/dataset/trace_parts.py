@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import sha256, whole_file
-from servegauge.contract.columns import SchemaError, conform
+from servegauge.base.files import sha256
+from servegauge.contract.columns import SchemaError, conform, write
 from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode
 from servegauge.contract.records.cell import FileHash
 from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.trace import TraceRecord
 from servegauge.contract.spec import digest
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
-from servegauge.dataset.launch_parts import CorruptCell, read_file
+from servegauge.dataset.launch_parts import CorruptCell, constant, part_path, read_file
 from servegauge.traces import build
 
 FOOTER = b"servegauge_trace"
@@ -41,11 +41,6 @@ class Traces:
     rows: list[dict[str, Any]] = field(default_factory=list)
     corrupt: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-
-
-def part_path(dataset: Path, table: str, trace: str) -> Path:
-    """The file of a table of the dataset (a key of IN_DATASET) for one trace."""
-    return dataset / table / f"{trace}.parquet"
 
 
 def read_tables(dataset: Path, trace: str) -> dict[str, pa.Table]:
@@ -122,9 +117,8 @@ def _bring_up_to_date(folder: Path, dataset: Path, data: bytes, record: TraceRec
         except SchemaError as error:
             raise CorruptCell(str(error)) from error
     for file, path in paths.items():
-        with whole_file(path) as temporary:
-            metadata = {**(tables[file].schema.metadata or {}), FOOTER: made_from}
-            pq.write_table(tables[file].replace_schema_metadata(metadata), temporary, compression="zstd")
+        metadata = {**(tables[file].schema.metadata or {}), FOOTER: made_from}
+        write(tables[file].replace_schema_metadata(metadata), path)
 
 
 def _from_tables(folder: Path, record: TraceRecord) -> dict[str, pa.Table]:
@@ -166,8 +160,7 @@ def _footer(path: Path) -> bytes | None:
 def _named(table: pa.Table, trace: str, overhead: float | None) -> pa.Table:
     """`table` under the name of the trace, whatever its profiler's file was called; with what profiling cost."""
     if "trace" in table.column_names:
-        names = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), table.num_rows), [trace])
-        table = table.set_column(table.column_names.index("trace"), "trace", names)
+        table = table.set_column(table.column_names.index("trace"), "trace", constant(trace, table))
     if "overhead_ratio" in table.column_names:
         values = pa.array([overhead] * table.num_rows, pa.float64())
         table = table.set_column(table.column_names.index("overhead_ratio"), "overhead_ratio", values)

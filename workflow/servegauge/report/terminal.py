@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.numbers import mean
-from servegauge.base.text import quantity, ratio_text
+from servegauge.base.text import aligned, quantity, ratio_text
 from servegauge.contract.metric import TERMINAL
 from servegauge.contract.metric_registry.capacity import CAPACITY
 
@@ -117,7 +117,8 @@ def _table(study: Study, comparison: Comparison | None) -> list[str]:
                 table.append(["", "  ratio", *(_ratio(one) if one else "" for one in found)])
                 if any(called := [short(one) if one else "" for one in found]):
                     table.append(["", "  verdict", *called])
-    lines = _aligned(table)
+    lines = aligned(table, words=2)
+    lines.insert(1, "-" * max(map(len, lines)))
     if len(groups) > MOST_CONDITIONS:
         lines.append(f"... and {len(groups) - MOST_CONDITIONS} more conditions, see the report")
     return lines
@@ -128,17 +129,6 @@ def _ratio(one: Any) -> str:
         return "–"
     marks = ("" if one.supported else "+") + ("*" if one.flagged or one.base_flagged else "")
     return f"x {ratio_text(one.ratio)}{marks}"
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Columns side by side: words to the left, numbers to the right, a rule below the heading."""
-    widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
-    lines = []
-    for row in table:
-        words = [text.ljust(width) for text, width in zip(row[:2], widths[:2], strict=True)]
-        numbers = [text.rjust(width) for text, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join([*words, *numbers]).rstrip())
-    return [lines[0], "-" * max(len(line) for line in lines), *lines[1:]]
 
 
 def _verdicts(comparison: Comparison | None) -> Iterator[str]:
