@@ -83,8 +83,7 @@ def test_an_unknown_schema_is_named_with_those_that_are_known(tmp_path: Path, ve
     db.close()
     text = refused(path)
     assert version in text
-    assert "3.0 to 3.17" in text
-    assert "3.18 and later 3.x" in text
+    assert "nsys sqlite exports of schema 1 to 3, or without version" in text
 
 
 @pytest.mark.parametrize(
@@ -232,7 +231,7 @@ def test_ranks_of_different_profilers_are_not_mixed(tmp_path: Path) -> None:
 
 def test_every_reader_says_what_it_reads() -> None:
     found = readers.readers()
-    assert len(found) >= 5
+    assert len(found) >= 3
     for reader in found:
         assert reader.KNOWN
-        assert reader.abstains(readers.Source(Path("x"), "x", "zip"))
+        assert not reader.reads(readers.Source(Path("x"), "x", "zip"))

@@ -40,36 +40,28 @@ def kernel_rows(view: View) -> list[dict[str, Any]]:
     shape = found.most_frequent(operations.shape[rows])
     whole = tally.groups(*(found.keys[:, column] for column in range(3)))
     of_phase = whole.sum(total)[whole.of]
-    out = []
-    for index, (process, device, phase_code, part_code, name) in enumerate(found.keys):
-        kernel = view.capture.names[name]
-        launched = view.capture.shapes[shape[index]] if shape[index] >= 0 else None
-        out.append(
-            place(view, process, int(device))
-            | {
-                "phase": phase_name(phase_code),
-                "part": PARTS[part_code] if part_code >= 0 else None,
-                "kernel": kernel,
-                "kind": names.kernel_kind(kernel),
-                "calls": int(found.calls[index]),
-                "total_ns": int(total[index]),
-                "p50_ns": int(p50[index]),
-                "p99_ns": int(p99[index]),
-                "share": float(total[index] / of_phase[index]) if of_phase[index] else 0.0,
-                **_shape(launched),
-            }
-        )
+    out = [
+        place(view, process, int(device))
+        | {
+            "phase": phase_name(phase_code),
+            "part": PARTS[part_code] if part_code >= 0 else None,
+            "kernel": (kernel := view.capture.names[name]),
+            "kind": names.kernel_kind(kernel),
+            "calls": int(found.calls[index]),
+            "total_ns": int(total[index]),
+            "p50_ns": int(p50[index]),
+            "p99_ns": int(p99[index]),
+            "share": float(total[index] / of_phase[index]) if of_phase[index] else 0.0,
+            **(_shape(view.capture.shapes[shape[index]]) if shape[index] >= 0 else {}),
+        }
+        for index, (process, device, phase_code, part_code, name) in enumerate(found.keys)
+    ]
     return sorted(out, key=lambda row: (row["rank"], row["device"], str(row["phase"]), -row["total_ns"], row["kernel"]))
 
 
-def _shape(shape: Shape | None) -> dict[str, Any]:
-    if shape is None:
-        return {"grid": None, "block": None, "registers": None}
-    return {
-        "grid": "x".join(map(str, shape.grid)),
-        "block": "x".join(map(str, shape.block)),
-        "registers": shape.registers,
-    }
+def _shape(shape: Shape) -> dict[str, Any]:
+    grid, block = ("x".join(map(str, one)) for one in (shape.grid, shape.block))
+    return {"grid": grid, "block": block, "registers": shape.registers}
 
 
 def copy_rows(view: View) -> list[dict[str, Any]]:
@@ -81,24 +73,26 @@ def copy_rows(view: View) -> list[dict[str, Any]]:
     keys = (operations.process, operations.device, operations.direction, operations.memory, view.phase)
     found = tally.groups(*(key[rows] for key in keys))
     total = found.sum(operations.end[rows] - operations.start[rows])
-    size = operations.bytes[rows]
+    amount = _bytes(found, operations.bytes[rows])
+    return [
+        place(view, process, int(device))
+        | {
+            "phase": phase_name(phase_code),
+            "direction": DIRECTIONS[direction],
+            "memory": MEMORIES[memory],
+            "calls": int(found.calls[index]),
+            "bytes": amount[index],
+            "total_ns": int(total[index]),
+            "gb_s": float(size / total[index]) if (size := amount[index]) is not None and total[index] else None,
+        }
+        for index, (process, device, direction, memory, phase_code) in enumerate(found.keys)
+    ]
+
+
+def _bytes(found: tally.Groups, size: np.ndarray) -> list[int | None]:
+    """Bytes of each group; None where those of one of its rows are not known (-1)."""
     amount, unknown = found.sum(np.maximum(size, 0)), found.sum(size < 0)
-    out = []
-    for index, (process, device, direction, memory, phase_code) in enumerate(found.keys):
-        known = not unknown[index]
-        out.append(
-            place(view, process, int(device))
-            | {
-                "phase": phase_name(phase_code),
-                "direction": DIRECTIONS[direction],
-                "memory": MEMORIES[memory],
-                "calls": int(found.calls[index]),
-                "bytes": int(amount[index]) if known else None,
-                "total_ns": int(total[index]),
-                "gb_s": float(amount[index] / total[index]) if known and total[index] else None,
-            }
-        )
-    return out
+    return [None if some else int(whole) for whole, some in zip(amount, unknown, strict=True)]
 
 
 def launch_rows(view: View) -> list[dict[str, Any]]:
@@ -151,8 +145,7 @@ def collective_rows(view: View) -> list[dict[str, Any]]:
     skew = _skew(view, rows, kind, [text in _MATCHED for text in texts])
     found = tally.groups(operations.process[rows], operations.device[rows], view.phase[rows], kind)
     total = found.sum(operations.end[rows] - operations.start[rows])
-    size = operations.bytes[rows]
-    amount, unknown = found.sum(np.maximum(size, 0)), found.sum(size < 0)
+    amount = _bytes(found, operations.bytes[rows])
     out = []
     for index, (process, device, phase_code, kind_code) in enumerate(found.keys):
         own = rows[found.of == index]
@@ -168,7 +161,7 @@ def collective_rows(view: View) -> list[dict[str, Any]]:
                 "phase": phase_name(phase_code),
                 "kind": texts[kind_code],
                 "calls": int(found.calls[index]),
-                "bytes": None if unknown[index] else int(amount[index]),
+                "bytes": amount[index],
                 "total_ns": int(total[index]),
                 "exposed_ns": int((end - start - cover.covered(start, end)).sum()),
                 "skew_p50_ns": round(float(np.median(apart))) if len(apart) else None,

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import whole_file
-from servegauge.contract.columns import from_rows
+from servegauge.contract import columns
 from servegauge.contract.trace_tables import TRACE_TABLES
 from servegauge.traces import clock as clocks
 from servegauge.traces import readers
@@ -87,7 +85,7 @@ def tables(trace: str, capture: Capture, requests: joining.Requests | None = Non
         "request_steps": joining.request_step_rows(seen, steps, joined) if joined is not None else [],
         "request_ttft": request_ttft_rows(seen, shift, joined, clock["clock_error_ns"]) if joined is not None else [],
     }
-    return {name: from_rows(rows[name], schema) for name, schema in TRACE_TABLES.items()}
+    return {name: columns.from_rows(rows[name], schema) for name, schema in TRACE_TABLES.items()}
 
 
 def _apart(steps: list[dict[str, Any]], requests: joining.Requests) -> str | None:
@@ -108,10 +106,7 @@ def _apart(steps: list[dict[str, Any]], requests: joining.Requests) -> str | Non
 
 def write(found: dict[str, pa.Table], folder: Path) -> list[Path]:
     """Write each table to `<folder>/<table>.parquet`, whole or not at all."""
-    paths = []
+    paths = {name: folder / f"{name}.parquet" for name in found}
     for name, table in found.items():
-        path = folder / f"{name}.parquet"
-        with whole_file(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-        paths.append(path)
-    return paths
+        columns.write(table, paths[name])
+    return list(paths.values())

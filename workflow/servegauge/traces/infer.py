@@ -42,25 +42,13 @@ def inferred(capture: Capture) -> list[Step]:
         sizes = _tokens(capture, rows[kinds[rows] == "norm"], step[kinds[rows] == "norm"], len(marks))
         phases = _phases(sizes)
         ends = np.sort(calls.end[call_of[anchors]])
-        made = []
-        for index in range(len(marks)):
-            first = called[np.searchsorted(step, index)]
-            made.append(
-                Step(
-                    process=process,
-                    thread=None,
-                    start=int(first),
-                    label_end=int(ends[index]),
-                    end=int(ends[index]),
-                    reach=int(ends[index]),
-                    label=None,
-                    text=None,
-                    cut=False,
-                    ends_itself=False,
-                    phase=phases[index],
-                )
-            )
-        steps += bounded(made)
+        firsts = called[np.searchsorted(step, np.arange(len(marks)))]
+        steps += bounded(
+            [
+                Step(process, None, int(first), int(end), phase)
+                for first, end, phase in zip(firsts, ends, phases, strict=True)
+            ]
+        )
     return steps
 
 

@@ -1,4 +1,4 @@
-"""From an nsys sqlite export to a Capture. What differs between schemas is in the readers; what is common, here.
+"""From an nsys sqlite export to a Capture.
 
 Names of tables and columns are those of NVIDIA's export. `globalTid` holds host, process and thread in one number:
 all but its lowest 24 bits are the process's `globalPid`. Tables are made only for what occurred, so an absent table of
@@ -7,8 +7,7 @@ copies means no copies, but an absent table of calls or kernels means that CUDA 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,21 +45,10 @@ _AXES = {
 _RANGE_TYPES = (59, 60)  # push/pop and start/end
 
 
-@dataclass(frozen=True)
-class Dialect:
-    """What a generation of the schema calls things."""
-
-    driver_calls: str | None = None  # table of driver API calls, where they are not among the runtime's
-    null_text: bool = True  # text of a range is null where it is a registered string; else the empty text
-    graphs: bool = True  # graphs may be traced as a whole
-    system_clock: bool = False  # TARGET_INFO_SESSION_START_TIME has CLOCK_MONOTONIC beside the UTC time
-
-
 class _Names:
     """Texts as indices into one list."""
 
-    def __init__(self, export: Export) -> None:
-        self._export = export
+    def __init__(self) -> None:
         self.list: list[str] = []
         self._index: dict[str, int] = {}
 
@@ -70,28 +58,27 @@ class _Names:
             self.list.append(text)
         return self._index[text]
 
-    def resolve(self, parts: list[dict[str, np.ndarray]], ids: Codes) -> None:
-        """Turn the `name` of each part, coded ids of StringIds, into indices, in place."""
-        _rename(parts, [self.add(text) for text in self._export.names(ids.index)])
+    def resolve(self, parts: list[dict[str, np.ndarray]], texts: Iterable[str]) -> None:
+        """Turn the `name` of each part, an index into `texts`, into one into this list, in place."""
+        codes = np.array([self.add(text) for text in texts], dtype=np.int32)
+        for part in parts:
+            part["name"] = codes[part["name"]]
 
 
-def _rename(parts: list[dict[str, np.ndarray]], indices: list[int]) -> None:
-    codes = np.array(indices, dtype=np.int32)
-    for part in parts:
-        part["name"] = codes[part["name"]]
+def read(export: Export, nulls: bool) -> Capture:
+    """The capture in `export`. Raises UserError where a table lacks what is needed.
 
-
-def read(export: Export, dialect: Dialect) -> Capture:
-    """The capture in `export`. Raises UserError where a table lacks what is needed."""
-    names = _Names(export)
+    `nulls`: an absent value is null and a graph may be one row, which is so from schema 3 on.
+    """
+    names = _Names()
     shapes: dict[tuple[int, ...], int] = {}
-    tables = tuple(filter(None, (CALLS, dialect.driver_calls)))
+    tables: tuple[str, ...] = (CALLS, "CUPTI_ACTIVITY_KIND_DRIVER")
     if not any(name in export.columns for name in tables):  # a process without CUDA
         tables = (nsys_calls.OS_CALLS,)
-    operations = _operations(export, names, shapes, dialect)
+    operations = _operations(export, names, shapes, nulls)
     calls, threads, texts = nsys_calls.read(export, tables)
-    _rename(calls, [names.add(text) for text in texts])
-    ranges = _ranges(export, names, dialect, threads, _last(operations, calls))
+    names.resolve(calls, texts)
+    ranges = _ranges(export, names, nulls, threads, _last(operations, calls))
     processes = _processes(export, [*operations, *calls, *ranges])
     found = table(Operations, operations)
     return Capture(
@@ -114,7 +101,7 @@ def read(export: Export, dialect: Dialect) -> Capture:
 
 
 def _operations(
-    export: Export, names: _Names, shapes: dict[tuple[int, ...], int], dialect: Dialect
+    export: Export, names: _Names, shapes: dict[tuple[int, ...], int], nulls: bool
 ) -> list[dict[str, np.ndarray]]:
     places = Codes()
     parts: list[dict[str, np.ndarray]] = []
@@ -133,14 +120,12 @@ def _operations(
 
     if _KERNELS in export.columns:
         parts += _kernels(export, names, shapes, batches)
-    if dialect.graphs and _GRAPHS in export.columns:
+    if nulls and _GRAPHS in export.columns:
         graphs = Codes()
         found = []
         for batch in batches(_GRAPHS, GRAPH, name=or_default(export, _GRAPHS, "graphId", 0)):
             found.append(narrow(batch | {"name": graphs.of(batch["name"])}))
-        codes = np.array([names.add(f"CUDA graph {value}") for value in graphs.index], dtype=np.int32)
-        for part in found:
-            part["name"] = codes[part["name"]]
+        names.resolve(found, [f"CUDA graph {value}" for value in graphs.index])
         parts += found
     if (name := "CUPTI_ACTIVITY_KIND_MEMCPY") in export.columns:
         need(export, name, "copyKind")
@@ -187,7 +172,7 @@ def _kernels(
         for code in range(len(rows), len(launches.index)):
             rows.append(int(row[np.argmax(batch["shape"] == code)]))
         parts.append(narrow(batch))
-    names.resolve(parts, ids)
+    names.resolve(parts, export.names(ids.index))
     codes = np.array([_shape(export, axes, row, shapes) for row in rows], dtype=np.int32)
     for part in parts:
         part["shape"] = codes[part["shape"]]
@@ -216,14 +201,14 @@ def _last(*tables: list[dict[str, np.ndarray]]) -> int:
     return max((int(part["end"].max()) for parts in tables for part in parts if len(part["end"])), default=0)
 
 
-def _ranges(export: Export, names: _Names, dialect: Dialect, codes: Codes, last: int) -> list[dict[str, np.ndarray]]:
+def _ranges(export: Export, names: _Names, nulls: bool, codes: Codes, last: int) -> list[dict[str, np.ndarray]]:
     """Ranges whose name a label can be read from; a range without end lasts to the end of the capture."""
     name = "NVTX_EVENTS"
     if name not in export.columns:
         return []
     need(export, name, "start", "end", "text")
     likes = " OR ".join(f"{{0}} LIKE '{pattern}'" for pattern in labels.SQL_PATTERNS)
-    text = "text" if dialect.null_text else "NULLIF(text, '')"
+    text = "text" if nulls else "NULLIF(text, '')"
     if export.has(name, "textId") and "StringIds" in export.columns:
         text = f"COALESCE({text}, (SELECT value FROM StringIds WHERE id = textId))"
         wanted = f"({likes.format('text')} OR textId IN (SELECT id FROM StringIds WHERE {likes.format('value')}))"
@@ -303,14 +288,6 @@ def _notes(export: Export) -> tuple[str, ...]:
     if "NVTX_EVENTS" not in export.columns:
         notes.append("no labels: the export has no NVTX_EVENTS (nsys -t nvtx, and a server that labels its steps)")
     return tuple(notes)
-
-
-def refuse(export: Export, known: str) -> UserError:
-    """The message for a schema that no reader knows."""
-    return UserError(
-        f"{export.path}: nsys export schema {export.schema} (nsys {export.meta.get('EXPORT_PRODUCT_VERSION', '?')}) is "
-        f"not known; known are {known}; export the report with an nsys that writes one of these, or update servegauge"
-    )
 
 
 def looks_like_nsys(path: Path, export: Export) -> None:

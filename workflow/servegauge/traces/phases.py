@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from servegauge.base.text import share_text
+from servegauge.base.text import aligned, share_text
 
 WAITS_BELOW = 0.5
 """The GPU is busy less than this share of a step: something else decides how long the step takes."""
@@ -118,14 +118,7 @@ def text(rows: list[dict[str, Any]]) -> str:
                 *("–" if row[name] is None else f"{row[name]:.0f}" for name in ("kernels", "launches")),
             )
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            value.ljust(width) if column == 0 else value.rjust(width)
-            for column, (value, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(aligned(lines))
 
 
 def _ms(value: float | None) -> str:

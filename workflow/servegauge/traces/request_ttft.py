@@ -15,7 +15,7 @@ import numpy as np
 
 from servegauge.traces.attribution import NONE
 from servegauge.traces.gaps import split
-from servegauge.traces.intervals import Cover, merge
+from servegauge.traces.intervals import Cover, group_sum, merge
 from servegauge.traces.membership import Member, Prefill, members
 from servegauge.traces.requests import Requests, Sent
 from servegauge.traces.step_rows import sampling_ranges, sampling_told
@@ -131,9 +131,7 @@ def _on_device(view: View, process: int, spans: np.ndarray) -> list[dict[str, An
     waits = view.joined.after[first[at]]
 
     def total(values: np.ndarray) -> list[int]:
-        sums = np.zeros(len(spans), dtype=np.int64)
-        np.add.at(sums, of, values)
-        return sums.tolist()
+        return group_sum(of, values, len(spans)).tolist()
 
     idle = {
         "cpu_ns": total(np.where(waits, 0, parts["host_late"] + parts["synchronisation"])),

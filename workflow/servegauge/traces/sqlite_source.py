@@ -31,12 +31,12 @@ class Export:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._db = connection
-        tables = self._all("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = self.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
         self.columns = {
-            str(name): {str(row[1]) for row in self._all(f"PRAGMA table_info({_quoted(name)})")} for (name,) in tables
+            str(name): {str(row[1]) for row in self.rows(f"PRAGMA table_info({_quoted(name)})")} for (name,) in tables
         }
         meta = next((name for name in _META if name in self.columns), None)
-        self.meta = {str(name): value for name, value in self._all(f"SELECT name, value FROM {meta}")} if meta else {}
+        self.meta = {str(name): value for name, value in self.rows(f"SELECT name, value FROM {meta}")} if meta else {}
 
     @property
     def schema(self) -> str | None:
@@ -52,7 +52,8 @@ class Export:
     def has(self, table: str, *columns: str) -> bool:
         return table in self.columns and set(columns) <= self.columns[table]
 
-    def _all(self, query: str, values: Sequence = ()) -> list[tuple]:
+    def rows(self, query: str, values: Sequence = ()) -> list[tuple]:
+        """Every row that the query gives."""
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
@@ -60,11 +61,8 @@ class Export:
 
     def value(self, query: str) -> Any:
         """The first column of the first row, None without rows."""
-        rows = self._all(query)
+        rows = self.rows(query)
         return rows[0][0] if rows else None
-
-    def rows(self, query: str) -> list[tuple]:
-        return self._all(query)
 
     def batches(self, table: str, columns: dict[str, str]) -> Iterator[dict[str, np.ndarray]]:
         """The table's rows, 65,536 at a time: `columns` maps a name to an SQL expression; every value is int64."""
@@ -101,7 +99,7 @@ class Export:
         for at in range(0, len(wanted), 900):
             some = wanted[at : at + 900]
             marks = ",".join("?" * len(some))
-            found.update(self._all(f"SELECT id, value FROM StringIds WHERE id IN ({marks})", some))
+            found.update(self.rows(f"SELECT id, value FROM StringIds WHERE id IN ({marks})", some))
         return found
 
     def names(self, ids: Iterable[int]) -> list[str]:

@@ -24,19 +24,22 @@ FOREVER = np.iinfo(np.int64).max // 4
 
 @dataclass(frozen=True)
 class Step:
-    """One step of one process. Times in ns; `reach` is the last time at which a call can belong to it."""
+    """One step of one process. Times in ns; `reach` is the last time at which a call can belong to it.
+
+    `bounded` tells `end`, `reach` and `ends_itself` of the steps of a lane.
+    """
 
     process: int
     thread: int | None  # None: calls of every thread of the process belong to it
     start: int
     label_end: int
-    end: int
-    reach: int
-    label: Label | None
-    text: str | None
-    cut: bool
-    ends_itself: bool  # no step follows directly: it ends with its own last call
     phase: str | None
+    label: Label | None = None
+    text: str | None = None
+    cut: bool = False
+    end: int = 0
+    reach: int = 0
+    ends_itself: bool = False  # no step follows directly: it ends with its own last call
 
 
 def annotated(capture: Capture) -> list[Step]:
@@ -58,12 +61,9 @@ def annotated(capture: Capture) -> list[Step]:
                 thread=None if alone else thread,
                 start=int(ranges.start[row]),
                 label_end=int(ranges.end[row]),
-                end=int(ranges.end[row]),
-                reach=int(ranges.end[row]),
                 label=(label := parsed[int(ranges.name[row])]),
                 text=capture.names[ranges.name[row]],
                 cut=bool(ranges.open[row]) or int(ranges.start[row]) < 0,
-                ends_itself=False,
                 phase=label.phase,
             )
             for row in np.asarray(rows)[outer]
@@ -89,7 +89,8 @@ def bounded(steps: list[Step]) -> list[Step]:
             out.append(replace(step, end=following, reach=following - 1))
         else:
             until = step.label_end + reach
-            out.append(replace(step, reach=min(until, following - 1) if following else until, ends_itself=True))
+            reached = min(until, following - 1) if following else until
+            out.append(replace(step, end=step.label_end, reach=reached, ends_itself=True))
     return out
 
 

@@ -1,7 +1,7 @@
 """Readers, one file per format and schema; a new file is found by itself.
 
-A reader has `KNOWN` (what it reads, in words), `abstains(source)`: None where it reads the file, else the
-reason, and `read(source)`, which gives a Capture or raises UserError.
+A reader has `KNOWN` (what it reads, in words), `reads(source)`: whether it reads the file, and `read(source)`, which
+gives a Capture or raises UserError.
 """
 
 from __future__ import annotations
@@ -55,13 +55,10 @@ def readers() -> list[ModuleType]:
 def read(path: Path) -> Capture:
     """The capture in `path`. UserError, one message, where it is damaged, foreign or of an unknown schema."""
     with _source(path) as source:
-        reasons = []
         for reader in readers():
-            reason = reader.abstains(source)
-            if reason is None:
+            if reader.reads(source):
                 return replace(reader.read(source), file=source.name)
-            reasons.append((reader, reason))
-    known = "; ".join(dict.fromkeys(reader.KNOWN for reader, _ in reasons))
+    known = "; ".join(reader.KNOWN for reader in readers())
     if source.format == "sqlite":
         found = f"nsys export schema {source.schema} is not known"
     else:

@@ -17,9 +17,9 @@ KNOWN = "nsys reports (.nsys-rep), where `nsys` is on the PATH"
 LIMIT_S = 1800.0
 
 
-def abstains(source) -> str | None:
-    """None for a report of nsys, else why not."""
-    return None if source.format == "nsys-rep" else f"{source.format} is no report of nsys"
+def reads(source) -> bool:
+    """Whether it is a report of nsys."""
+    return source.format == "nsys-rep"
 
 
 def read(source) -> Capture:

@@ -78,9 +78,9 @@ class _Document(msgspec.Struct):
     torch_version: Any = None
 
 
-def abstains(source) -> str | None:
-    """None for JSON, else why not."""
-    return None if source.format == "json" else f"{source.format} is no JSON"
+def reads(source) -> bool:
+    """Whether it is JSON."""
+    return source.format == "json"
 
 
 def read(source) -> Capture:
@@ -192,20 +192,20 @@ def _span(event: _Event, zero: int) -> tuple[int, int]:
 
 def _calls(events: list[_Event], zero: int, names: dict[str, int]) -> Calls:
     rows = [event for event in events if event.cat in _CALLS]
-    spans = [_span(event, zero) for event in rows]
-    return table(
-        Calls,
-        [
-            {
-                "start": np.array([s for s, _ in spans], dtype=np.int64),
-                "end": np.array([e for _, e in spans], dtype=np.int64),
-                "process": np.zeros(len(rows), dtype=np.int32),
-                "thread": np.array([_thread(event.tid) for event in rows], dtype=np.int64),
-                "correlation": np.array([_int(e.args.correlation) if e.args else -1 for e in rows], dtype=np.int64),
-                "name": np.array([names.setdefault(str(e.name), len(names)) for e in rows], dtype=np.int32),
-            }
-        ],
-    )
+    correlations = [_int(event.args.correlation) if event.args else -1 for event in rows]
+    return table(Calls, [_of_host(rows, zero, names) | {"correlation": np.array(correlations, dtype=np.int64)}])
+
+
+def _of_host(rows: list[_Event], zero: int, names: dict[str, int]) -> dict[str, np.ndarray]:
+    """The columns that Calls and Ranges share."""
+    spans = np.array([_span(event, zero) for event in rows], dtype=np.int64).reshape(-1, 2)
+    return {
+        "start": spans[:, 0],
+        "end": spans[:, 1],
+        "process": np.zeros(len(rows), dtype=np.int32),
+        "thread": np.array([_thread(event.tid) for event in rows], dtype=np.int64),
+        "name": np.array([names.setdefault(str(event.name), len(names)) for event in rows], dtype=np.int32),
+    }
 
 
 def _thread(value: Any) -> int:
@@ -273,28 +273,11 @@ def _shape(args: _Args, shapes: dict[tuple, int]) -> int:
 
 
 def _ranges(events: list[_Event], zero: int, names: dict[str, int]) -> Ranges:
-    rows = [
-        event
-        for event in events
-        if event.cat == "user_annotation"
-        and (
-            labels.parse(str(event.name)) or labels.is_sampling(str(event.name)) or labels.clock_marker(str(event.name))
-        )
-    ]
-    spans = [_span(event, zero) for event in rows]
-    return table(
-        Ranges,
-        [
-            {
-                "start": np.array([s for s, _ in spans], dtype=np.int64),
-                "end": np.array([e for _, e in spans], dtype=np.int64),
-                "process": np.zeros(len(rows), dtype=np.int32),
-                "thread": np.array([_thread(event.tid) for event in rows], dtype=np.int64),
-                "name": np.array([names.setdefault(str(e.name), len(names)) for e in rows], dtype=np.int32),
-                "open": np.array([not _number(event.dur) for event in rows], dtype=bool),
-            }
-        ],
-    )
+    told = (labels.parse, labels.is_sampling, labels.clock_marker)
+    annotations = [event for event in events if event.cat == "user_annotation"]
+    rows = [event for event in annotations if any(read(str(event.name)) for read in told)]
+    is_open = np.array([not _number(event.dur) for event in rows], dtype=bool)
+    return table(Ranges, [_of_host(rows, zero, names) | {"open": is_open}])
 
 
 def _rank(info: Any) -> int | None:
