@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import parse_json
+from servegauge.contract.columns import Row
 from servegauge.traces.activity import phase_name
 from servegauge.traces.clock import Clock
 from servegauge.traces.view import PHASES, View
@@ -68,38 +69,32 @@ def read(path: Path) -> Requests:
         raise UserError(f"{path}: no requests: column {', '.join(wrong)} holds no whole numbers")
     if "instance" in table.column_names:
         table = table.filter(pc.equal(table["instance"], FIRST_INSTANCE))
-    end = [last if last is not None else ended for last, ended in zip(*_lists(table, "last_ns", "end_ns"), strict=True)]
-    rows = [
-        (number, sent, ended)
-        for number, sent, ended, phase in zip(*_lists(table, "request", "sent_ns"), end, _phase(table), strict=True)
-        if sent is not None and ended is not None and phase == "window"
+    names = [name for name in (*_COLUMNS, *_OPTIONAL, "phase") if name in table.column_names]
+    rows = [row for row in table.select(names).to_pylist() if row["sent_ns"] is not None]
+    ends = [row["end_ns"] if row["last_ns"] is None else row["last_ns"] for row in rows]
+    window = [
+        (row["request"], row["sent_ns"], end)
+        for row, end in zip(rows, ends, strict=True)
+        if end is not None and _in_window(row)
     ]
-    values = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    return Requests(values[:, 0], values[:, 1], values[:, 2], _traffic(table), _clock(path, table))
+    values = np.array(window, dtype=np.int64).reshape(-1, 3)
+    traffic = sorted(map(_sent, rows), key=lambda one: one.sent)
+    return Requests(values[:, 0], values[:, 1], values[:, 2], tuple(traffic), _clock(path, table))
 
 
 def _is_whole(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_null(kind)
 
 
-def _traffic(table: pa.Table) -> tuple[Sent, ...]:
-    columns = [table[name].to_pylist() if name in table.column_names else [None] * table.num_rows for name in _OPTIONAL]
-    found = [
-        Sent(number, phase == "window", sent, byte, token, None if tokens is None else tokens - (cached or 0))
-        for number, sent, phase, byte, token, tokens, cached in zip(
-            *_lists(table, "request", "sent_ns"), _phase(table), *columns, strict=True
-        )
-        if sent is not None
-    ]
-    return tuple(sorted(found, key=lambda one: one.sent))
+def _in_window(row: Row) -> bool:
+    return row.get("phase", "window") == "window"
 
 
-def _lists(table: pa.Table, *columns: str) -> list[list]:
-    return [table[name].to_pylist() for name in columns]
-
-
-def _phase(table: pa.Table) -> list[str]:
-    return table["phase"].to_pylist() if "phase" in table.column_names else ["window"] * table.num_rows
+def _sent(row: Row) -> Sent:
+    tokens = row.get("prompt_tokens")
+    new = None if tokens is None else tokens - (row.get("cached_tokens") or 0)
+    stamps = (row["sent_ns"], row.get("first_byte_ns"), row.get("first_token_ns"))
+    return Sent(row["request"], _in_window(row), *stamps, new)
 
 
 def _clock(path: Path, table: pa.Table) -> Clock:

@@ -38,13 +38,15 @@ def against_load(material: Material, figure: Figure) -> Drawn:
     for row in study.loads:
         others = without(row, *KINDS, "capacity", series.factor)
         if any(row[column] is not None for column, _ in columns):
-            groups[label(others) if others else ""][_kind(row)].append(row)
+            groups[label(others) if others else ""][kind_of(row)].append(row)
     if not groups:
         return nothing(figure.name, figure.title, "no cell was measured")
     shown, left_out = first_panels(list(groups.items()), "panels", "all numbers are in cells.parquet")
     kinds = [kind for kind in KINDS if any(kind in by_kind for _, by_kind in shown)]
     # A kind of load that has one size needs little room.
-    widths = [1.0 if len({_size(row) for _, one in shown for row in one.get(kind, ())}) > 1 else 0.45 for kind in kinds]
+    widths = [
+        1.0 if len({size_of(row) for _, one in shown for row in one.get(kind, ())}) > 1 else 0.45 for kind in kinds
+    ]
     across = min(len(shown), COLUMNS if len(kinds) == 1 else COLUMNS - 1)
     down = math.ceil(len(shown) / across)
     seconds = unit == "ms"
@@ -99,13 +101,13 @@ KINDS = {  # axis of a study -> column of CELLS, words for the axis of a figure 
 }
 
 
-def _kind(row: Row) -> str:
+def kind_of(row: Row) -> str:
     return next(kind for kind, (column, *_) in KINDS.items() if row[column] is not None)
 
 
-def _size(row: Row) -> float:
+def size_of(row: Row) -> float:
     """Where a cell stands on the axis of its kind of load."""
-    return row[KINDS[_kind(row)][0]]
+    return row[KINDS[kind_of(row)][0]]
 
 
 def _load_panel(
@@ -115,14 +117,14 @@ def _load_panel(
     columns: Sequence[tuple[str, str]],
     scale: float,
 ) -> None:
-    sizes = sorted({_size(row) for row in rows})
+    sizes = sorted({size_of(row) for row in rows})
     spread = 0.12 * min((b - a for a, b in itertools.pairwise(sizes)), default=sizes[0])
     for index in range(len(series.levels)):
         mine = [row for row in rows if series.of(row) == index]
         shift = (index - (len(series.levels) - 1) / 2) * spread / max(1, len(series.levels) - 1)
         for order, (column, word) in enumerate(columns):
             values = {
-                x: [row[column] * scale for row in mine if _size(row) == x and row[column] is not None] for x in sizes
+                x: [row[column] * scale for row in mine if size_of(row) == x and row[column] is not None] for x in sizes
             }
             values = {x: found for x, found in values.items() if found}
             face = series.colour(index) if order == 0 else "none"
@@ -158,7 +160,7 @@ def _load_panel(
 
 def _mark_capacity(axes: Axes, rows: Sequence[Row], found: Sequence[Row], series: Series) -> bool:
     """A dotted line at each level's capacity, or a word where it lies beyond the panel; True where there is one."""
-    largest = max(_size(row) for row in rows)
+    largest = max(size_of(row) for row in rows)
     beyond = []
     slos = dict.fromkeys(row["capacity"] for row in found)
     several = len(slos) > 1

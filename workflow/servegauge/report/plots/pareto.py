@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 
 from servegauge.compare.student import estimate
 from servegauge.contract.columns import Row
-from servegauge.dataset.study_view import Study, axis_value, label, without
+from servegauge.dataset.study_view import Study, label, without
 from servegauge.report.figure import Figure, Material
 from servegauge.report.figure_style import Drawn, finish, legend, nothing
+from servegauge.report.plots.load import KINDS, kind_of, size_of
 from servegauge.report.plots.series import PANEL_IN, Series, first_panels, grid
 
-SIZES = ("rate", "concurrency", "burst")
 SIGNS = {"rate": "/s", "concurrency": "×", "burst": " at once"}
 
 
@@ -28,8 +28,8 @@ def pareto(material: Material, figure: Figure) -> Drawn:
     for row in study.loads:
         if not row["output_tokens_per_s"] or not row["tpot_p50_s"]:
             continue
-        rest = without(row, *SIZES, *_LAYOUT, series.factor)
-        line = (series.of(row), *(row["axes"].get(axis) for axis in _LAYOUT), _kind(row))
+        rest = without(row, *KINDS, *_LAYOUT, series.factor)
+        line = (series.of(row), *(row["axes"].get(axis) for axis in _LAYOUT), kind_of(row))
         conditions[label(rest) if rest else ""][line].append(row)
     if not conditions:
         return nothing(figure.name, figure.title, "no cell has both a time per output token and a throughput")
@@ -71,15 +71,11 @@ def _gpus(study: Study) -> Callable[[Row], int]:
     return of
 
 
-def _kind(row: Row) -> str:
-    return next(kind for kind in SIZES if axis_value(row, kind) is not None)
-
-
 def _line(axes: Axes, rows: Sequence[Row], series: Series, index: int, gpus: Callable[[Row], int], named: bool) -> None:
-    kind = _kind(rows[0])
+    kind = kind_of(rows[0])
     by_size: dict[float, list[Row]] = defaultdict(list)
     for row in rows:
-        by_size[axis_value(row, kind)].append(row)
+        by_size[size_of(row)].append(row)
     points = []
     for size, mine in sorted(by_size.items()):
         user = _interval([1 / row["tpot_p50_s"] for row in mine])
