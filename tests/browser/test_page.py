@@ -65,7 +65,10 @@ window.addEventListener('load', () => {
     }
   parent.postMessage(JSON.stringify({
     width, page: document.documentElement.scrollWidth, wide, dead, overlaps,
+    cut: [...document.querySelectorAll('.scroll')].filter(node => node.scrollWidth > node.clientWidth + 1)
+      .map(node => node.closest('section').id),
     links: document.querySelectorAll('a[href^="#"]').length,
+    contents: (document.querySelector('nav') || document.body).getBoundingClientRect().height,
     texts: document.querySelectorAll('svg text').length,
     fetched: performance.getEntriesByType('resource').map(entry => entry.name),
   }), '*');
@@ -93,7 +96,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a made-up study with a flagged, a failed and a skipped cell, and traces of some."""
     folder = tmp_path_factory.mktemp("browser")
     results = folder / "results"
-    synthetic.make_results(folder)
+    doubts = ("node_busy", "cpu_stolen", "generator_limited", "saturated", "workload_exhausted")
+    raised = [{"flag": flag, "value": 0.5, "threshold": 0.1, "detail": "made up"} for flag in doubts]
+    synthetic.make_results(folder, flags=raised)
     merge(results)
     cells = [row for row in read(results, "cells").to_pylist() if row["repeat"] == 1 and row["concurrency"] == 1]
     for cell in cells:
@@ -124,6 +129,18 @@ def test_nothing_overflows_and_links_lead_somewhere(page: Path, tmp_path: Path, 
     assert found["page"] <= found["width"]
     assert found["links"] > 10
     assert found["dead"] == []
+
+
+def test_a_narrow_screen_begins_with_the_answer(page: Path, tmp_path: Path) -> None:
+    """The table of contents is a line there, not a screen."""
+    assert look(page, tmp_path, WIDTHS["narrow"])["contents"] < 100
+
+
+def test_a_laptop_shows_the_whole_comparison(page: Path, tmp_path: Path) -> None:
+    """Conditions with many flags leave the ratios their room."""
+    cut = look(page, tmp_path, 1280)["cut"]
+    assert "comparison" not in cut
+    assert "limits" not in cut
 
 
 def test_axis_labels_do_not_overlap(page: Path, tmp_path: Path) -> None:

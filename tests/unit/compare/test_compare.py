@@ -389,7 +389,7 @@ def test_what_is_not_a_difference_can_be_quoted_too():
     one = next(one for one in open_.overall if one.metric.name == "tpot_p50")
     assert f"about {one.more_repeats} more repeats would tell" in sentence(open_, one)
     few = judged(drawn(repeats=2))
-    assert "is not judged: 2 repeats: an interval, but no verdict below 3" in sentence(few, few.overall[0])
+    assert "is not judged: 2 repeats give an interval, a verdict takes 3" in sentence(few, few.overall[0])
 
 
 def test_words_of_conditions_and_levels():

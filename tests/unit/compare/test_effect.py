@@ -87,7 +87,7 @@ def test_one_repeat_has_no_interval_and_two_have_no_verdict():
         assert "1 repeat" in one.warnings[0]
         assert two.low < two.ratio < two.high
         assert two.verdict is None
-        assert "no verdict below 3" in two.warnings[0]
+        assert "a verdict takes 3" in two.warnings[0]
 
 
 def test_no_spread_at_all_is_said():

@@ -115,7 +115,7 @@ def test_the_answer_is_the_comparisons(made):
     for said in primary_sentences(comparison, primary):
         assert said in page.text
     assert "demonstration: too few repeats for verdicts" in page.text
-    assert "0 primary metrics over all conditions (Holm), 0 cells of the table (Holm), 0 exploratory" in page.text
+    assert "Corrected together" not in page.text, "nothing was judged"
     assert "What does it cost to share a CPU with the load generator?" in page.text
     for ratio in comparison.of("e2e_p99"):
         if ratio.low is not None:
@@ -135,6 +135,7 @@ def test_cells_that_failed_were_skipped_or_are_flagged_are_told(made):
 def test_how_it_was_measured(made):
     _, _, page = made
     assert "4 launches (fresh servers) of llamacpp serving tiny on own-cpu, shared-cpu, 2 repeats of each" in page.text
+    assert "with the prompt sets short, long, measured 2026-11-21." in page.text, "no node is known"
     assert "Open loop (poisson) at 2, 4 requests/s, sent on time" in page.text
     assert "closed loop with 1 stream." in page.text
     assert "400 requests after 4 requests of warm-up at temperature 0" in page.text
@@ -228,6 +229,20 @@ def test_what_people_write_cannot_break_the_page(tmp_path, no_figures):
     assert page.outside == []
 
 
+def test_what_every_card_would_say_is_said_once(made):
+    _, _, page = made
+    answer = page.text.partition("Answer ")[2].partition(" Comparison ")[0]
+    assert answer.count("⚑ flagged cells: errors") == answer.count("All: ⚑ flagged cells: errors") == 1
+    assert answer.count("× own-cpu") == answer.count("95 % [") == 6, "each card says over what, and what its ends are"
+
+
+def test_what_limits_the_answer_names_the_command_to_go_on_with(made):
+    results, _, _ = made
+    html = (results / "report/demo.html").read_text(encoding="utf-8")
+    assert "<code>servegauge plan demo</code> says how many it takes." in html
+    assert "p99_not_supported" not in html.partition('id="answer"')[0], "sizes of samples are marked where they count"
+
+
 def test_a_study_without_a_comparison_still_has_a_page(tmp_path):
     results, _ = make(tmp_path, requests=8)
     plan = read_json(results / "plan/demo.json")
@@ -255,7 +270,7 @@ def test_a_study_of_which_nothing_was_measured_still_has_a_page(tmp_path):
 def test_small_samples_are_marked(tmp_path, no_figures):
     results, _ = make(tmp_path, requests=40)
     page = page_of(results)
-    assert "† 6 of 6 samples too small for it" in page.text
+    assert "† 6 of 6 samples too small for this quantile" in page.text
 
 
 def test_an_unknown_study_is_an_error(made):

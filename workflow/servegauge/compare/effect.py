@@ -147,7 +147,7 @@ def of_estimate(
     warnings = []
     verdict = needed = None
     if pairs < FEWEST_FOR_VERDICT:
-        warnings.append(f"{pairs} repeats: an interval, but no verdict below {FEWEST_FOR_VERDICT}")
+        warnings.append(f"{pairs} repeats give an interval, a verdict takes {FEWEST_FOR_VERDICT}")
     else:
         verdict = word(p, p_equal, ratio, alpha, more_is_better)
         if verdict == UNDECIDED:

@@ -32,13 +32,13 @@ def notes(result: Comparison, groups: Mapping[str, Mapping[str, list[Any]]], fou
         if fewest < FEWEST_FOR_VERDICT:
             texts.append(
                 f"A demonstration: some conditions have {fewest} repeat{'s' * (fewest != 1)} of a side, and no verdict "
-                f"is given below {FEWEST_FOR_VERDICT}. `servegauge plan {result.study.name}` says how many show what."
+                f"is given below {FEWEST_FOR_VERDICT}. `servegauge plan {result.study.name}` says how many it takes."
             )
         if unsupported := sum(not ratio.supported for ratio in result.ratios):
             need = required_sample(0.99)
             texts.append(
-                f"{unsupported} of {len(result.ratios)} ratios are of a quantile that their smallest cell does not "
-                f"carry (a p99 needs {need} answered requests); they are marked."
+                f"{unsupported} of {len(result.ratios)} ratios are of a quantile for which their smallest cell has too "
+                f"few answered requests (a p99 takes {need}); they are marked."
             )
         if flagged := len(
             {row["cell"] for levels in groups.values() for rows in levels.values() for row in rows if doubts(row)}

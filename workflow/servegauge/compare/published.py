@@ -102,9 +102,8 @@ def of_estimate(found: Estimate, repeats: int, figure: Figure, tolerance: float)
     low, high = Estimate(found.mean - published, found.error, found.degrees).interval(1 - ALPHA)
     numbers = {"difference": math.exp(found.mean - published) - 1, "low": low - 1, "high": high - 1}
     if repeats < FEWEST_FOR_VERDICT:
-        return Outcome(
-            NOT_JUDGED, f"{repeats} repeats: an interval, but no verdict below {FEWEST_FOR_VERDICT}", **numbers
-        )
+        why = f"{repeats} repeats give an interval, a verdict takes {FEWEST_FOR_VERDICT}"
+        return Outcome(NOT_JUDGED, why, **numbers)
     # As far from the published range as its nearer end; inside it, the range widens the tolerance on its side.
     away = Estimate(_outside(found.mean, figure), found.error, found.degrees)
     if away.mean == 0.0 and figure.high > figure.low:

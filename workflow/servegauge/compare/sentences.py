@@ -44,7 +44,7 @@ def sentence(comparison: Comparison, one: Judged) -> str:
         return f"{title} on {level}{where} {verb} undecided: {undecided(one)} ({basis(one, False)})."
     seen = ""
     if one.ratio is not None:
-        seen = f"; what was seen is {_signed(one.ratio)}"
+        seen = f"; what was seen against {base} is {_signed(one.ratio)}"
         if one.low is not None:
             seen += f", 95 % interval {_range(one)}"
     return f"{title} on {level}{where} {verb} {one.verdict}: {one.reason}{seen}."
@@ -53,7 +53,7 @@ def sentence(comparison: Comparison, one: Judged) -> str:
 def primary_sentences(comparison: Comparison, ones: Sequence[Judged]) -> list[str]:
     """The sentences of several metrics of one level; those that are not judged for one reason share theirs.
 
-    `TTFT p50 and TPOT p50 on h100-vgpu are not judged: fewer than 3 repeats; what was seen is +6.1 and +1.9 %.`
+    `TTFT p50 and TPOT p50 on h100-vgpu are not judged: ...; what was seen against h100-bare is +6.1 and +1.9 %.`
     """
     groups: dict[tuple[Any, ...], list[Judged]] = {}
     for one in ones:
@@ -66,7 +66,7 @@ def primary_sentences(comparison: Comparison, ones: Sequence[Judged]) -> list[st
             continue
         titles = listed([one.metric.title for one in members])
         seen = listed([_points(one.ratio) for one in members if one.ratio is not None])
-        tail = f"; what was seen is {seen} %" if seen else ""
+        tail = f"; what was seen against {level_text(comparison.baseline)} is {seen} %" if seen else ""
         found.append(f"{titles} on {level_text(members[0].level)}{where} are {verdict}: {reason}{tail}.")
     return found
 

@@ -35,10 +35,20 @@ def answers(comparison: Comparison | None) -> list[dict[str, Any]]:
         cards = [_card(comparison, overall[name]) for name in dict.fromkeys(names) if name in overall]
         primary = comparison.answers(level)
         if cards or primary:
-            doubts = _once(cards, {one.reason for one in primary})
+            doubts = [*_once(cards, {one.reason for one in primary}), *_of_all(cards)]
             sentences = primary_sentences(comparison, primary)
             found.append({"level": level, "cards": cards, "sentences": sentences, "doubts": doubts})
     return found
+
+
+def _of_all(cards: Sequence[dict[str, Any]]) -> list[str]:
+    """Remarks that every card would repeat, taken from the cards."""
+    if len(cards) < 2:
+        return []
+    shared = [one for one in cards[0]["remarks"] if all(one in card["remarks"] for card in cards)]
+    for card in cards:
+        card["remarks"] = [one for one in card["remarks"] if one not in shared]
+    return [f"All: {one}." for one in shared]
 
 
 def _once(cards: Sequence[Mapping[str, Any]], given: Collection[str | None]) -> list[str]:
@@ -48,7 +58,7 @@ def _once(cards: Sequence[Mapping[str, Any]], given: Collection[str | None]) -> 
         one = card["one"]
         if one.verdict in (NOT_JUDGED, NOT_COMPARABLE) and one.reason not in given:
             concerned[f"{one.verdict}: {one.reason}"].append(card["title"])
-        for warning in one.warnings if one.reason not in one.warnings else ():
+        for warning in one.warnings if one.low is not None and one.reason not in one.warnings else ():
             concerned[warning].append(card["title"])
     every = len(cards)
     return [f"{listed(titles) if len(titles) < every else 'All'}: {text}." for text, titles in concerned.items()]
@@ -56,19 +66,22 @@ def _once(cards: Sequence[Mapping[str, Any]], given: Collection[str | None]) -> 
 
 def _card(comparison: Comparison, one: Overall) -> dict[str, Any]:
     ratios = comparison.of(one.metric.name, level=one.level)
-    small = sum(not ratio.supported for ratio in ratios)
+    left_out, small = len(one.left_out), sum(not ratio.supported for ratio in ratios)
     within = sum(ratio.within_instrument for ratio in ratios)
     flags = sorted({flag for ratio in ratios for flag in ratio.flags})
+    remarks = {
+        f"{left_out} condition{'s are' if left_out != 1 else ' is'} not judged": left_out,
+        f"⚑ flagged cells: {', '.join(flags)}": flags,
+        f"† {small} of {len(ratios)} samples too small for this quantile": small,
+        f"≈ {within} of {len(ratios)} differences within the instrument's error": within,
+    }
     return {
         "title": one.metric.title,
         "one": one,
         "colour": colour(one),
         "words": one.verdict if one.verdict in (NOT_JUDGED, NOT_COMPARABLE) else words(one, comparison.margin),
         "family": one.family,
-        "flags": flags,
-        "left_out": len(one.left_out),
-        "small": small and f"{small} of {len(ratios)} samples too small for it",
-        "within": within and f"{within} of {len(ratios)} differences within the instrument's error",
+        "remarks": [text for text, true in remarks.items() if true],
         "range": spread(comparison, one),
     }
 
@@ -109,8 +122,8 @@ def table(comparison: Comparison | None) -> dict[str, Any]:
 
 
 def families(comparison: Comparison | None) -> list[str]:
-    """How many comparisons each family has, and how it is corrected, in words."""
-    if not comparison:
+    """How many comparisons each family has, and how it is corrected, in words; empty where nothing was judged."""
+    if not comparison or not any(comparison.families.values()):
         return []
     names = {PRIMARY: "primary metrics over all conditions", TABLE: "cells of the table"}
     known = [f"{comparison.families[family]} {name} ({METHODS[family]})" for family, name in names.items()]

@@ -7,13 +7,14 @@ the comparison as CSV. All numbers come from results/dataset/; the page computes
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from servegauge import __version__
 from servegauge.base.files import whole_file, write_text
@@ -45,7 +46,7 @@ from servegauge.report.trace_section import trace_section
 from servegauge.report.traced import baseline_of, of_study, phases_csv, table_csv
 from servegauge.traces.phases import ORDER
 
-MOST_CELLS = 500
+MOST_CELLS, MOST_NODES = 500, 6
 LOAD_AXES = ("prompts", "rate", "concurrency", "burst", "capacity")
 
 
@@ -75,10 +76,27 @@ def render(results: Path, name: str, out: Path) -> None:
     context |= {"traces": traces, "economics": economics, "published": published}
     context["allocation"] = allocation(study)
     context["servers"] = server_section(study)
-    context["limits"] = limits(study, platforms.used)
+    found = limits(study, platforms.used)
+    known = {name for name, *_ in LIMIT_COLUMNS if any(getattr(one.known, name) is not None for one in found)}
+    context |= {"limits": found, "limit_columns": [column for column in LIMIT_COLUMNS if column[0] in known]}
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+LIMIT_COLUMNS = (  # of `limits.Evidence`, each with its heading and how it is written; shown where something is known
+    ("running", "running", _count),
+    ("waiting", "waiting", _count),
+    ("kv_usage", "KV cache", share_text),
+    ("preemptions", "preempted", _count),
+    ("utilisation", "GPU utilisation", share_text),
+    ("capped", "power-capped", share_text),
+    ("node_busy", "node's CPUs busy", share_text),
+)
 
 
 def _environment() -> jinja2.Environment:
@@ -98,7 +116,7 @@ def _environment() -> jinja2.Environment:
         level=level_text,
         share=share_text,
         p=p_text,
-        count=lambda value: "–" if value is None else f"{value:.3g}",
+        code=lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text)))),
     )
     return environment
 
@@ -134,6 +152,7 @@ def _context(
         "statuses": Counter(row["status"] for row in study.everything),
         "problems": by_cause(row for row in study.everything if row["status"] in ("failed", "skipped", "planned")),
         "flags": flag_table(study),
+        "sample_flags": SAMPLE_FLAGS,
         "instrument": instrument(study),
         "cells": study.cells[:MOST_CELLS],
         "columns": _columns(study),
@@ -215,11 +234,20 @@ def method(study: Study) -> list[str]:
     sentence = "; ".join(kinds)  # not `capitalize`, which makes the names of SLOs small
     return [
         f"{launches} launches (fresh servers) of {names('framework')} serving {names('model')} on {names('platform')}, "
-        f"{repeats} repeat{'s' * (repeats != 1)} of each, with the prompt sets {names('prompts')}.",
+        f"{repeats} repeat{'s' * (repeats != 1)} of each, with the prompt sets {names('prompts')}{_when(study)}.",
         f"{sentence[:1].upper()}{sentence[1:]}. Each cell is {' or '.join(size) or 'a window'} after "
         f"{numbers('warmup_requests')} requests of warm-up at temperature {numbers('temperature')}, from a workload "
         "that was frozen beforehand and is byte for byte the same on every side of the comparison.",
     ]
+
+
+def _when(study: Study) -> str:
+    """`, measured 2026-11-26 to 2026-11-27 on node0`; what is not known is left out."""
+    days = sorted({row["started_utc"][:10] for row in study.ok if row["started_utc"]})
+    nodes = sorted({node for row in study.ok if (node := study.node_of(row))})
+    when = f", measured {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+    where = ", ".join(nodes) if len(nodes) <= MOST_NODES else f"{len(nodes)} nodes"
+    return f"{when} on {where}" if days and nodes else when
 
 
 def flag_table(study: Study) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ RATIOS = Figure(
     what="ratio to the baseline",
     caption=(
         "Each metric divided by the same on the baseline, with its 95 % interval over launches, one row per condition. "
-        "An open marker: the sample does not carry this quantile."
+        "An open marker: too few requests for this quantile."
     ),
     title="Ratio to the baseline",
     draw=plot("ratios.ratios"),

@@ -60,7 +60,7 @@ def ratios(material: Material, figure: Figure) -> Drawn:
         f"{level_text(comparison.baseline)}, with its 95 % interval over launches. "
         "Colours follow verdicts alone, grey: none. "
         "On the line at 1 there is no difference; right of it a latency is longer, a throughput higher. "
-        "An open marker: the sample does not carry this quantile."
+        "An open marker: too few requests for this quantile."
         + (" Grey bands: the interval of the baseline against itself (A/A)." if comparison.again else "")
     )
     if dropped > 0:
