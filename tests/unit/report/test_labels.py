@@ -12,7 +12,7 @@ from servegauge.compare.compare import compare
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.report import figure_style
-from servegauge.report.drawing import draw
+from servegauge.report.page import draw
 from servegauge.report.platform_section import platform_section
 from servegauge.report.traced import of_study
 from tests import synthetic, trace_results

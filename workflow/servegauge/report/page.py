@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import matplotlib as mpl
 from markupsafe import Markup, escape
 
 from servegauge import __version__
@@ -30,20 +31,21 @@ from servegauge.contract.columns import Row
 from servegauge.contract.metric import TABLE, Statistic
 from servegauge.dataset import merge
 from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, doubts, label, level_text, without
-from servegauge.report import figure_style, provenance_diff
+from servegauge.report import provenance_diff
 from servegauge.report.allocation_section import allocation
 from servegauge.report.capacity_section import searches
 from servegauge.report.comparison_section import MOST_ROWS, answers, colour, comparison_csv, families, table
-from servegauge.report.drawing import draw
 from servegauge.report.economics_section import economics_section
-from servegauge.report.figure import FIGURES, PLATFORMS, TRACES
+from servegauge.report.figure import FIGURES, PLATFORMS, TRACES, Material
+from servegauge.report.figure_style import COLOURS, DARK_COLOURS, STYLE, Drawn
 from servegauge.report.figures import figures
 from servegauge.report.limits import limits
 from servegauge.report.platform_section import PlatformSection, platform_section
+from servegauge.report.plots.series import Series
 from servegauge.report.published_section import PublishedSection
 from servegauge.report.server_section import server_section
 from servegauge.report.trace_section import trace_section
-from servegauge.report.traced import baseline_of, of_study, phases_csv, table_csv
+from servegauge.report.traced import Traced, baseline_of, of_study, phases_csv, table_csv
 from servegauge.traces.phases import ORDER
 
 MOST_CELLS, MOST_NODES = 500, 6
@@ -99,6 +101,17 @@ LIMIT_COLUMNS = (  # of `limits.Evidence`, each with its heading and how it is w
 )
 
 
+def draw(
+    study: Study, comparison: Comparison | None, platforms: PlatformSection, traced: Sequence[Traced] = ()
+) -> dict[str, Drawn]:
+    """Figure name -> what was drawn; each says in its place when there is nothing to plot."""
+    factor, _ = study.factor()
+    levels = comparison.levels if comparison else study.levels(factor) if factor else [None]
+    material = Material(study, comparison, platforms, Series(factor, levels), traced)
+    with mpl.rc_context(STYLE):
+        return {name: figure.draw(material, figure) for name, figure in figures().items()}
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("servegauge.report"),
@@ -124,7 +137,7 @@ def _environment() -> jinja2.Environment:
 def _context(
     study: Study,
     comparison: Comparison | None,
-    drawn: Mapping[str, figure_style.Drawn],
+    drawn: Mapping[str, Drawn],
     platforms: PlatformSection,
 ) -> dict[str, Any]:
     factor, baseline = study.factor()
@@ -166,7 +179,7 @@ def _context(
         "provenance": _provenance(study, comparison),
         "platforms": platforms,
         "inline": lambda figure: Markup(figure.inline),
-        "colours": list(zip(figure_style.COLOURS, figure_style.DARK_COLOURS, strict=True)),
+        "colours": list(zip(COLOURS, DARK_COLOURS, strict=True)),
         # Where they are in a repository; a page must not depend on where its dataset was copied to.
         "results": "results",
         "folder": f"results/report/{study.name}",
@@ -176,7 +189,7 @@ def _context(
     }
 
 
-def _inline(drawn: Mapping[str, figure_style.Drawn], section: str) -> list[tuple[figure_style.Drawn, Markup]]:
+def _inline(drawn: Mapping[str, Drawn], section: str) -> list[tuple[Drawn, Markup]]:
     """The figures of a section of the page, each with its SVG for the page."""
     wanted = [name for name, figure in figures().items() if figure.section == section]
     shown = [name for name in wanted if name in drawn and not (figures()[name].only_if_drawn and drawn[name].empty)]

@@ -7,14 +7,14 @@ copies means no copies, but an absent table of calls or kernels means that CUDA 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from servegauge.base.errors import UserError
-from servegauge.traces import labels, nsys_calls
+from servegauge.traces import labels
 from servegauge.traces.capture import (
     DIRECTIONS,
     GRAPH,
@@ -29,12 +29,14 @@ from servegauge.traces.capture import (
     Shape,
     table,
 )
+from servegauge.traces.names import plain_call
 from servegauge.traces.sqlite_columns import Codes, narrow, need, or_default, process_of
 from servegauge.traces.sqlite_source import Export
 
 _KERNELS = "CUPTI_ACTIVITY_KIND_KERNEL"
 _GRAPHS = "CUPTI_ACTIVITY_KIND_GRAPH_TRACE"
 CALLS = "CUPTI_ACTIVITY_KIND_RUNTIME"
+_OS_CALLS = "OSRT_API"  # calls to the operating system, which start nothing on a device
 _COPY = {1: 1, 2: 2, 8: 3, 9: 4, 10: 5, 11: 1, 12: 2, 13: 3}  # CUpti_ActivityMemcpyKind -> index into DIRECTIONS
 _HOST_MEMORY = {0: 2, 1: 1, 4: 3, 6: 3}  # CUpti_ActivityMemoryKind -> index into MEMORIES
 _AXES = {
@@ -74,10 +76,10 @@ def read(export: Export, nulls: bool) -> Capture:
     shapes: dict[tuple[int, ...], int] = {}
     tables: tuple[str, ...] = (CALLS, "CUPTI_ACTIVITY_KIND_DRIVER")
     if not any(name in export.columns for name in tables):  # a process without CUDA
-        tables = (nsys_calls.OS_CALLS,)
+        tables = (_OS_CALLS,)
     operations = _operations(export, names, shapes, nulls)
-    calls, threads, texts = nsys_calls.read(export, tables)
-    names.resolve(calls, texts)
+    threads = Codes()
+    calls = _calls(export, names, tables, threads)
     ranges = _ranges(export, names, nulls, threads, _last(operations, calls))
     processes = _processes(export, [*operations, *calls, *ranges])
     found = table(Operations, operations)
@@ -188,6 +190,29 @@ def _shape(export: Export, axes: list[str], row: int, shapes: dict[tuple[int, ..
     )
     key = tuple(-1 if found.get(axis) is None else int(found[axis]) for axis in _AXES)
     return shapes.setdefault(key, len(shapes)) if key[0] >= 0 else -1
+
+
+def _calls(export: Export, names: _Names, tables: Sequence[str], threads: Codes) -> list[dict[str, np.ndarray]]:
+    """The calls of those tables that are there, of more rows than anything else; `threads` codes their globalTid."""
+    ids, parts = Codes(), []
+    for name in (one for one in tables if one in export.columns):
+        need(export, name, "start", "end", "nameId", *(["correlationId"] if name != _OS_CALLS else []))
+        columns = {
+            "start": "start",
+            "end": 'COALESCE("end", start)',
+            "thread": or_default(export, name, "globalTid", 0),
+            "correlation": or_default(export, name, "correlationId", -1),
+            "name": "COALESCE(nameId, 0)",
+        }
+        for batch in export.batches(name, columns):
+            batch["thread"], batch["name"] = threads.of(batch["thread"]), ids.of(batch["name"])
+            parts.append(narrow(batch))
+    # The thread's number without its lowest 24 bits is that of its process.
+    process = np.array(list(threads.index), dtype=np.int64) >> 24
+    for part in parts:
+        part["process"] = process[part["thread"]]
+    names.resolve(parts, [plain_call(text) for text in export.names(ids.index)])
+    return parts
 
 
 def _mapped(values: np.ndarray, codes: dict[int, int]) -> np.ndarray:
