@@ -107,14 +107,5 @@ def variance_rows(study: Study) -> Iterator[dict[str, Any]]:
         found = parts(study, metric)
         limits = limiting(found)
         for one in found:
-            yield {
-                "study": study.name,
-                "metric": metric.name,
-                "part": one.part,
-                "variance": one.variance,
-                "deviation": one.deviation,
-                "share": one.share,
-                "groups": one.groups,
-                "reason": one.reason,
-                "limits": limits,
-            }
+            row = {name: getattr(one, name) for name in ("part", "variance", "deviation", "share", "groups", "reason")}
+            yield {"study": study.name, "metric": metric.name, **row, "limits": limits}

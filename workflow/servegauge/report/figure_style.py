@@ -10,7 +10,6 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -27,23 +26,14 @@ INK, GRID, MUTED = "#010203", "#010204", "#010205"
 WORSE, BETTER, SAME = "#010206", "#010207", "#010208"  # verdicts
 SERIES = [f"#0a0b{index:02x}" for index in range(len(COLOURS))]
 ROOM = 3.0  # between two tick labels, in points: browsers set type wider than matplotlib measures it
-_FIXED = {
-    INK: "#1b1f24",
-    GRID: "#d8dee4",
-    MUTED: "#6a737d",
-    WORSE: "#b3400a",
-    BETTER: "#0a6b4f",
-    SAME: "#5b6f8a",
-    **dict(zip(SERIES, COLOURS, strict=True)),
-}
-_VARIABLES = {
-    INK: "currentColor",
-    GRID: "var(--grid)",
-    MUTED: "var(--muted)",
-    WORSE: "var(--worse)",
-    BETTER: "var(--better)",
-    SAME: "var(--same)",
-    **{colour: f"var(--s{index})" for index, colour in enumerate(SERIES)},
+_REAL = {  # placeholder -> the colour in a file, and on the page
+    INK: ("#1b1f24", "currentColor"),
+    GRID: ("#d8dee4", "var(--grid)"),
+    MUTED: ("#6a737d", "var(--muted)"),
+    WORSE: ("#b3400a", "var(--worse)"),
+    BETTER: ("#0a6b4f", "var(--better)"),
+    SAME: ("#5b6f8a", "var(--same)"),
+    **{colour: (COLOURS[index], f"var(--s{index})") for index, colour in enumerate(SERIES)},
 }
 STYLE: dict[Any, Any] = {  # matplotlib declares each key as a literal
     "svg.fonttype": "none",
@@ -85,13 +75,13 @@ class Drawn:
     @property
     def standalone(self) -> str:
         """A file of its own, on white."""
-        svg = _replace(self.svg, _FIXED)
+        svg = _coloured(self.svg, 0)
         return re.sub(r"(<svg [^>]*>)", r'\1<rect width="100%" height="100%" fill="#ffffff"/>', svg, count=1)
 
     @property
     def inline(self) -> str:
         """For a page that defines --s0 ..., --grid and --muted; ids are made unique by the figure's name."""
-        svg = _replace(self.svg[self.svg.index("<svg") :], _VARIABLES)
+        svg = _coloured(self.svg[self.svg.index("<svg") :], 1)
         svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
         svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         width = float(next(re.finditer(r'viewBox="0 0 ([\d.]+)', svg))[1])  # in points; a small figure stays small
@@ -99,9 +89,9 @@ class Drawn:
         return re.sub(r"^<svg (?:[^>]*?)(?=viewBox)", title, svg, count=1)
 
 
-def _replace(svg: str, colours: Mapping[str, str]) -> str:
-    for colour, new in colours.items():
-        svg = svg.replace(colour, new)
+def _coloured(svg: str, which: int) -> str:
+    for placeholder, colours in _REAL.items():
+        svg = svg.replace(placeholder, colours[which])
     return svg
 
 
