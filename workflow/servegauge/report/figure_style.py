@@ -85,7 +85,8 @@ class Drawn:
         svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
         svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{self.name}-", svg)
         width = float(next(re.finditer(r'viewBox="0 0 ([\d.]+)', svg))[1])  # in points; a small figure stays small
-        title = f'<svg role="img" aria-label="{self.title}" style="max-width: {1.5 * width:.0f}px" '
+        size = f"max-width: {1.5 * width:.0f}px; min-width: {width:.0f}px"  # narrower, nobody could read its labels
+        title = f'<svg role="img" aria-label="{self.title}" style="{size}" '
         return re.sub(r"^<svg (?:[^>]*?)(?=viewBox)", title, svg, count=1)
 
 
