@@ -149,10 +149,8 @@ class Source:
 
     def ratio(self, entry: Entry, one: Side, base: Side) -> Found:
         """`one` over `base`, inside each condition, as the comparison takes it."""
-        if entry.get("probe"):
-            return _independent(self._probe(entry, base), self._probe(entry, one))
-        if entry.get("phase"):
-            return _independent(self._phase(entry, base.where), self._phase(entry, one.where))
+        if entry.get("probe") or entry.get("phase"):
+            return _independent(self.value(entry, base), self.value(entry, one))
         metric = self.metrics.get(entry["metric"])
         if metric is None:
             return self._no_metric(entry)
@@ -163,8 +161,7 @@ class Source:
             if not rows:
                 return refused(NOT_MEASURED, why)
             for row in rows:
-                rest = without(row, *varied)
-                groups[canonical_json(rest)][place].append(row)
+                groups[canonical_json(without(row, *varied))][place].append(row)
         pairs = [condition(key, {}, None, *sides) for key, sides in groups.items() if all(sides)]
         if not pairs:
             return refused(NOT_MEASURED, "no condition was measured on both sides")
