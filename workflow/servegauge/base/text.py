@@ -39,7 +39,8 @@ def aligned(rows: Sequence[Sequence[str]], words: int = 1) -> list[str]:
     """The rows of a table as lines, columns side by side: the first `words` to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     sides = [str.ljust if index < words else str.rjust for index in range(len(widths))]
-    return ["  ".join(side(*one) for side, *one in zip(sides, row, widths, strict=True)).rstrip() for row in rows]
+    lines = [[side(text, width) for side, text, width in zip(sides, row, widths, strict=True)] for row in rows]
+    return ["  ".join(line).rstrip() for line in lines]
 
 
 def quantity(value: float | None, unit: str) -> str:

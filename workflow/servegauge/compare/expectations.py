@@ -77,8 +77,8 @@ def _entry(source: Source, position: int, entry: Entry) -> Iterator[Checked]:
     def checked(found: Found, figure: Figure, of: Sequence[Side], **about: Any) -> Checked:
         gpu = " / ".join(dict.fromkeys(filter(None, (side.gpu for side in of)))) or None
         judged = _outcome(found, figure, shared["tolerance"], source.unlike(entry, of))
-        numbers = {"measured": found.value, "launches": found.launches}
-        return Checked(**shared, **about, **numbers, figure=figure, gpu=gpu, outcome=judged)
+        about |= {"measured": found.value, "launches": found.launches, "gpu": gpu}
+        return Checked(**shared, **about, figure=figure, outcome=judged)
 
     for side, figure in zip(sides, figures, strict=True):
         if figure is not None:

@@ -23,8 +23,8 @@ def goodput_curve(material: Material, figure: Figure) -> Drawn:
     if not conditions:
         return nothing(figure.name, figure.title, "no cell searched a capacity (matrix.capacity)")
     shown, rest = first_panels(list(conditions.items()), "conditions", "all rates are in capacity_steps.parquet")
-    words = {"x": "offered requests/s", "y": "good requests/s"}
-    canvas, panels = grid([condition for condition, _ in shown], 1.25 * PANEL_IN[0], above=0.4, **words)
+    titles = [condition for condition, _ in shown]
+    canvas, panels = grid(titles, 1.25 * PANEL_IN[0], above=0.4, x="offered requests/s", y="good requests/s")
     for (_, found), axes in zip(shown, panels, strict=True):
         bends = [one.knee.rate_rps for one in found if one.knee]
         known = [one.row[end] for one in found for end in ("capacity_low_rps", "capacity_high_rps") if one.row[end]]

@@ -35,9 +35,9 @@ def pareto(material: Material, figure: Figure) -> Drawn:
         return nothing(figure.name, figure.title, "no cell has both a time per output token and a throughput")
     shown, left_out = first_panels(list(conditions.items()), "panels", "all numbers are in cells.parquet")
     of_gpus = any(gpus(row) for row in study.loads)
-    words = {"x": "output tokens/s/user", "y": "output tokens/s/GPU" if of_gpus else "output tokens/s"}
-    titles = [rest for rest, _ in shown]
-    canvas, panels = grid(titles, 1.25 * PANEL_IN[0], 1.1 * PANEL_IN[1], 0.4, **words, loc="left")
+    titles, given = [rest for rest, _ in shown], "output tokens/s/GPU" if of_gpus else "output tokens/s"
+    size = (1.25 * PANEL_IN[0], 1.1 * PANEL_IN[1], 0.4)
+    canvas, panels = grid(titles, *size, x="output tokens/s/user", y=given, loc="left")
     for (_, lines), axes in zip(shown, panels, strict=True):
         named: set[int] = set()
         for (index, *_), rows in sorted(lines.items(), key=lambda item: item[0][0]):
