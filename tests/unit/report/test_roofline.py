@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import matplotlib as mpl
 import pytest
 
 from servegauge.inputs.model_shape import from_config
 from servegauge.report import roofline
 from servegauge.report.figure import Material
-from servegauge.report.figure_style import Drawn
+from servegauge.report.figure_style import STYLE, Drawn
 from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection
 from servegauge.report.plots.series import Series
@@ -221,7 +222,8 @@ def test_a_cell_without_tpot_has_no_decode_point():
 
 def roofline_figure(*panels: Panel) -> Drawn:
     figure = figures()["roofline"]
-    return figure.draw(Material(None, None, PlatformSection(panels=list(panels)), Series(None, [None])), figure)
+    with mpl.rc_context(STYLE):
+        return figure.draw(Material(None, None, PlatformSection(panels=list(panels)), Series(None, [None])), figure)
 
 
 def test_a_panel_for_each_platform_with_ceilings_products_and_cells():

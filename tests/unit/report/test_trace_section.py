@@ -7,9 +7,11 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib as mpl
 import pytest
 
 from servegauge.report.figure import Material
+from servegauge.report.figure_style import STYLE
 from servegauge.report.figures import figures
 from servegauge.report.platform_section import PlatformSection
 from servegauge.report.plots.series import Series
@@ -46,7 +48,8 @@ def test_nothing_traced_is_no_section() -> None:
 def drawn(name: str, traced: list[Traced]) -> str:
     """The SVG of a figure of the section."""
     figure = figures()[f"trace-{name}"]
-    return figure.draw(Material(None, None, PlatformSection(), Series(None, [None]), traced), figure).svg
+    with mpl.rc_context(STYLE):
+        return figure.draw(Material(None, None, PlatformSection(), Series(None, [None]), traced), figure).svg
 
 
 def test_phases_as_one_figure_and_one_csv(tmp_path: Path) -> None:

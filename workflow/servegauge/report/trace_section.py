@@ -126,7 +126,9 @@ def kernel_differences(traced: Sequence[Traced], baseline: str) -> tuple[list[Ke
             if why := unlike([*base, *other]):
                 apart.append(f"{condition or level}: {baseline} and {level} {why}; kernels are not compared")
                 continue
-            sides = _per_step(base).join(_per_step(other), how="outer", lsuffix="_base", rsuffix="_level")
+            sides = _per_step(base).merge(
+                _per_step(other), "outer", left_index=True, right_index=True, suffixes=("_base", "_level")
+            )
             counts = sides.groupby(level="phase")[["ns_base", "ns_level"]].transform("count")
             for (phase, kernel), row in sides[(counts > 0).all(axis=1)].iterrows():  # of phases that both have
                 kind = row["kind_base"] if pd.isna(row["kind_level"]) else row["kind_level"]
