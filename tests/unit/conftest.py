@@ -12,13 +12,13 @@ from tests.unit.study_tree import tree  # noqa: F401
 @pytest.fixture
 def only_figures(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Draw just the figures whose names begin so, in the reports of a test: all of them take seconds."""
-    from servegauge.report import drawing
+    from servegauge.report import page
     from servegauge.report.figures import figures
 
     def only(*beginnings: str) -> None:
         wanted = {name: figure for name, figure in figures().items() if name.startswith(beginnings)}
         assert bool(wanted) == bool(beginnings)
-        monkeypatch.setattr(drawing, "figures", lambda: wanted)
+        monkeypatch.setattr(page, "figures", lambda: wanted)
 
     return only
 
