@@ -62,6 +62,13 @@ probe --platform x --stamp a-folder   | --stamp: a-folder is a folder
 doctor --profile ""                   | --profile: found an empty text
 doctor --profile nosuch               | there is no profile nosuch. There are: none
 doctor --study ""                     | --study: found an empty text
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --seed -1 | --seed: found '-1'; expected a seed
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --warmup -1 | --warmup: found '-1'; expected requests
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --workers 1000 | --workers: found '1000'; expected pr
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --out a-folder | --out: a-folder is a folder
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --out a-file/x | a-file is a file, not a folder
+load --model m --base-url http://127.0.0.1:9 --rate inf --requests 1 | --rate is inf; it must be a number more than 0
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --prompts a-file | a-file: is not UTF-8 text
 calibrate --cpus abc                  | --cpus: found 'abc'; expected CPUs, such as 1,2
 calibrate --cpus -1                   | --cpus: found '-1'; expected CPUs
 calibrate --server-cpus 9999          | --server-cpus: this process may not use CPU 9999; it may use [

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
+from servegauge.cli.options import count, new_file, number
 from servegauge.contract.spec import Load
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import PATHS
 from servegauge.workloads import arrivals
 
+_MOST_WORKERS = 256  # more cannot have a CPU each
 _STREAM_ROUNDS = 4  # requests a stream of a closed loop, where neither --requests nor --duration says
 _PROCESSES = tuple(name for name in arrivals.PROCESSES if name != "trace")
 # The option with which a group of them begins -> its heading.
@@ -72,7 +74,10 @@ class Options:
         "hold requests back beyond N; the wait counts as lateness", Load.max_in_flight, type=int, metavar="N"
     )
     warmup: int = _option(
-        "requests sent before, and not measured; default: %(default)s", Load.warmup_requests, type=int, metavar="N"
+        "requests sent before, and not measured; default: %(default)s",
+        Load.warmup_requests,
+        type=count("requests", 0),
+        metavar="N",
     )
 
     prompts: str = _option(
@@ -84,7 +89,7 @@ class Options:
     tokenizer: Path | None = _option(
         "with tokenizer.json: exact prompt lengths, and counts", type=Path, metavar="FOLDER"
     )
-    seed: int = _option("of prompts and arrival times; default: %(default)s", Load.seed, type=int)
+    seed: int = _option("of prompts and arrival times; default: %(default)s", Load.seed, type=count("a seed", 0))
     output_tokens: int | None = _option(
         "tokens of each answer, whatever the prompts say", Load.output_tokens, type=int, metavar="N"
     )
@@ -114,9 +119,14 @@ class Options:
     ca_file: str | None = _option("certificates to trust for https", metavar="FILE")
     insecure: bool = _switch("do not verify the server's certificate")
     cpus: str | None = _option("pin the generator's processes to these CPUs", metavar="N,N,...")
-    workers: int = _option("generator processes; default: %(default)s", LoadJob.workers, type=int, metavar="N")
+    workers: int = _option(
+        "generator processes; default: %(default)s",
+        LoadJob.workers,
+        type=number(f"processes, 1 to {_MOST_WORKERS}", 1, _MOST_WORKERS, int),
+        metavar="N",
+    )
 
-    out: Path = _option("default: %(default)s", Path("run.parquet"), type=Path, metavar="FILE")
+    out: Path = _option("default: %(default)s", Path("run.parquet"), type=new_file, metavar="FILE")
     json: bool = _switch("print the summary as JSON")
     quiet: bool = _switch("no progress")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import yaml
 
 from servegauge.base.errors import UserError
 from servegauge.contract.config_types import Prompts
+from servegauge.contract.yaml_schema import read_yaml
 from servegauge.workloads import prompts
 from servegauge.workloads import tokenizer as tokens
 from servegauge.workloads.data_sets import jsonl_entries
@@ -56,7 +56,7 @@ def load_prompts(
     if path.suffix in _DATA_SETS:
         spec: Prompts = {"name": path.stem, "kind": _DATA_SETS[path.suffix], "path": str(path.absolute())}
     else:
-        spec = cast(Prompts, {"name": path.stem, **_yaml(path)})
+        spec = cast(Prompts, {"name": path.stem, **read_yaml(path)[0]})
         beside = path.parent / str(spec.get("path", ""))
         root = path.parent if spec.get("path") and beside.is_file() and not Path(spec["path"]).is_file() else root
     if tokenizer is None:
@@ -112,13 +112,3 @@ def _uncounted(path: Path, count: int, seed: int, output_tokens: int | None, cha
         found.append(prompts.Prompt(entry.prompt, messages, words, asked))
     note = "prompt lengths are not known before the server counts them; give --tokenizer to have them checked"
     return Given(found, [note], {"prompt_length_share": 1.0})
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"--prompts {path} is no YAML of a prompt set: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"--prompts {path} is no prompt set; see config/prompts/ for what one is")
-    return data
