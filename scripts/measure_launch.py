@@ -23,12 +23,13 @@ def main() -> int:
     parser.add_argument(
         "--look", action="store_true", help="only where the study's intervals are not narrow enough yet (job.stop)"
     )
+    parser.add_argument("--probes", action="store_true", help="run those of its platform in the same job, afterwards")
     parser.add_argument("--log", type=Path, help="a file that gets what is printed, too")
     parser.add_argument("--out", type=Path, required=True, help="results/launches/<launch>/attempt-<attempt>.json")
     given = parser.parse_args()
     return measure_launch(
         given.plan, given.launch, given.attempt, given.submit, given.out, given.cells, given.poll_s, given.log,
-        given.look,
+        given.look, given.probes,
     )  # fmt: skip
 
 

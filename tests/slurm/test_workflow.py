@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from servegauge.base.files import read_json
 from tests.pretend.cluster import slurm
 from tests.pretend.cluster_user import STUDY, User
 from tests.pretend.pretend_site import wait_for
@@ -138,6 +139,29 @@ def test_two_snakemakes_on_one_study(user):
     assert first.returncode == 0, said[0]
     assert user.submitted() == 2
     completes(user, user.stamps())
+
+
+def test_probes_run_in_a_launchs_job_and_are_waited_for_after_a_kill(user):
+    platform = user.read("config/platforms/own-cpu.yaml")
+    platform["slurm"]["time_min"] = 40  # for cells and probes
+    user.write("config/platforms/own-cpu.yaml", platform)
+    user.write("config/studies/lost.yaml", {**STUDY, "probes": ["dispatch", "memcpy"], "probe_size": "quick"})
+    process = user.start()
+    folder = user.root / "results/probes/launches/probes-own-cpu/attempt-0"
+    wait_for(lambda: (folder / "running.json").exists(), 300, "the probes to begin")
+    process.kill()
+    process.communicate()
+    user.run("--unlock")
+    completes(user, user.stamps())
+    assert user.submitted() == 2, "one job for each launch, none for the probes"
+    assert not list(folder.glob("job-*"))
+    [carrier] = (
+        path for path in user.root.glob("results/launches/*/attempt-0/order.json") if "probes-own" in path.read_text()
+    )
+    ran, probes = (read_json(path) for path in (carrier.parent / "running.json", folder / "running.json"))
+    assert ran["job"] == probes["job"]
+    assert {path.name for path in user.root.glob("results/probes/own-cpu/*.json")} == {"dispatch.json", "memcpy.json"}
+    assert "Nothing to be done" in user.run()
 
 
 def test_a_study_edited_while_its_jobs_run(user):

@@ -80,7 +80,9 @@ def workload_needs(wildcards):
 
 def launch_needs(wildcards):
     """Model files and environment of a launch; older or newer, they do not make it stale: its name says what it is."""
-    return ancient(needed(PIPELINE.needs, wildcards.launch))
+    probes = PIPELINE.carries(wildcards.launch)
+    needs = needed(PIPELINE.probe_needs, probes) if carried(probes) else []
+    return ancient([*needed(PIPELINE.needs, wildcards.launch), *needs])
 
 
 def launch_earlier(wildcards):
@@ -93,9 +95,26 @@ def launch_look(wildcards):
     return user_errors(PIPELINE.looks, wildcards.launch)
 
 
+def of_the_whole_study():
+    """Whether all of the study is asked for: of single targets, none brings what another one would."""
+    return not set(workflow.dag_settings.targets) - {"all"}
+
+
+def carried(platform):
+    """Whether a launch's job runs the probes of a platform."""
+    return of_the_whole_study() and platform in PIPELINE.carriers
+
+
+def launch_probes(wildcards):
+    """--probes for the launch whose job runs those of its platform, too."""
+    return "--probes" if carried(PIPELINE.carries(wildcards.launch)) else ""
+
+
 def launch_message(wildcards):
     """The readable line of a launch in a dry-run."""
-    return user_errors(PIPELINE.message, wildcards.launch)
+    text = user_errors(PIPELINE.message, wildcards.launch)
+    probes = PIPELINE.carries(wildcards.launch)
+    return f"{text}; then the probes of {probes}" if carried(probes) else text
 
 
 def launch_priority(wildcards):
@@ -113,6 +132,17 @@ def cell_needs(wildcards):
 def probe_needs(wildcards):
     """The environment of probes that need more than numpy, and the models whose shapes are measured."""
     return ancient(needed(PIPELINE.probe_needs, wildcards.platform))
+
+
+def probe_after(wildcards):
+    """The attempt of the launch whose job runs the probes; none where they have a job of their own."""
+    platform = wildcards.platform
+    return ancient(PIPELINE.probe_after(platform) if carried(platform) else [])
+
+
+def probe_priority(wildcards):
+    """Probes that run already, in a launch's job, are waited for before another launch is."""
+    return len(PIPELINE.attempts) + 1 if carried(wildcards.platform) else 0
 
 
 def finished():

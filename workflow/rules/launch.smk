@@ -31,12 +31,13 @@ rule measure_launch:
         poll_s=PIPELINE.poll_s,
         cells=PIPELINE.glob,
         look=launch_look,
+        probes=launch_probes,
     message:
         "{params.message}"
     shell:
         "exec python scripts/measure_launch.py --plan {input.plan:q} --launch {wildcards.launch:q}"
         " --attempt {wildcards.attempt} --submit {params.submit:q} --poll-s {params.poll_s}"
-        " --cells {params.cells:q} {params.look} --log {log:q} --out {output:q}"
+        " --cells {params.cells:q} {params.look} {params.probes} --log {log:q} --out {output:q}"
 
 
 localrules:

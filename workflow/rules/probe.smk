@@ -9,20 +9,22 @@ localrules:
 rule probe:
     input:
         probe_needs,
+        probe_after,
     output:
         "results/probes/{platform}-{probes}.json",
     log:
         "logs/probe/{platform}-{probes}.log",
+    priority: probe_priority
     conda:
         "../../envs/driver.yaml"
     resources:
         machine=1,
     params:
-        names=PIPELINE.probe_names,
-        size=PIPELINE.probe_size,
-        processes=PIPELINE.probe_processes,
-        models=PIPELINE.probe_models,
-        tp=PIPELINE.probe_tp,
+        names=PIPELINE.probes.names,
+        size="--quick" if PIPELINE.probes.size == "quick" else "",
+        processes=PIPELINE.probes.processes,
+        models=",".join(PIPELINE.probes.models),
+        tp=",".join(map(str, PIPELINE.probes.tp)),
         submit=PIPELINE.submit,
         poll_s=PIPELINE.poll_s,
     message:

@@ -17,7 +17,7 @@ RUN = "servegauge.launch.run:run_launch"
 
 def measure_launch(
     plan: Path, launch: str, attempt: int, submit: str, out: Path, cells: str = "*", poll_s: float = POLL_S,
-    log: Path | None = None, look: bool = False,
+    log: Path | None = None, look: bool = False, probes: bool = False,
 ) -> int:  # fmt: skip
     """Measure the missing cells of `launch`; the exit status. See `attempts.measure_launch`.
 
@@ -27,7 +27,7 @@ def measure_launch(
     sleeper = waiter.Sleeper(waiter.woken())
     if look and not sleeper.woken and (reason := _looked(plan, launch, attempts.results_of(out))):
         return attempts.leave_out(plan, launch, attempt, out, reason, log)
-    return attempts.measure_launch(plan, launch, attempt, submit, out, RUN, cells, poll_s, log, sleeper)
+    return attempts.measure_launch(plan, launch, attempt, submit, out, RUN, cells, poll_s, log, sleeper, probes)
 
 
 def _looked(plan: Path, launch: str, results: Path) -> str:

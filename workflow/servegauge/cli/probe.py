@@ -11,10 +11,9 @@ from servegauge.base import environment
 from servegauge.base.errors import UserError
 from servegauge.base.files import write_json
 from servegauge.cli import options
-from servegauge.inputs.config_files import load_model
-from servegauge.plan.config import load_platform
+from servegauge.plan.probes import AskedProbes
 from servegauge.submit.monitor import Cancelled
-from servegauge.submit.probe_order import make_order, submit
+from servegauge.submit.probe_order import by_names, submit
 
 HELP = "Measure what a platform can do by itself: products, memory, storage, network, collectives."
 EXAMPLE = """
@@ -48,17 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--nodes {arguments.nodes}: a job of several nodes is one of Slurm; add --submit slurm")
     if arguments.python and not shutil.which(arguments.python):
         raise UserError(f"--python {arguments.python}: there is no such program; give the path of an interpreter")
-    order = make_order(
-        load_platform(root, arguments.platform),
-        arguments.probes,
-        arguments.out or Path("results/probes") / arguments.platform,
-        root,
+    asked = AskedProbes(
+        names=arguments.probes,
         size="quick" if arguments.quick else "full",
-        models=[{**load_model(root, name), "tp": arguments.tp} for name in arguments.models.split(",") if name],
-        python=arguments.python,
-        nodes=arguments.nodes,
         processes=arguments.processes,
+        models=tuple(name for name in arguments.models.split(",") if name),
+        tp=tuple(arguments.tp),
     )
+    order = by_names(arguments.platform, asked, root, out=arguments.out, python=arguments.python, nodes=arguments.nodes)
     try:
         documents = [str(path) for path in submit(order, arguments.submit, arguments.poll_s, arguments.log)]
     except Cancelled as cancelled:

@@ -17,7 +17,7 @@ from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import AGAIN, digest
 from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
-from servegauge.plan import documents, expand, preview, stop
+from servegauge.plan import documents, expand, preview, probes, stop
 from servegauge.plan.config import load_config, load_study
 from servegauge.report.figure import Figure
 from servegauge.report.figures import figures
@@ -164,44 +164,65 @@ class Pipeline:
         """True where the study itself wants them; `snakemake probes` runs them in any case."""
         return bool(self.study.get("probes"))
 
-    @property
-    def probe_names(self) -> str:
-        """Names with commas; those that need no torch where the study names none."""
-        return ",".join(self.study.get("probes") or ["light"])
-
-    @property
-    def probe_size(self) -> str:
-        """The option of scripts/probe.py."""
-        return "--quick" if self.study["probe_size"] == "quick" else ""
-
-    @property
-    def probe_processes(self) -> int:
-        """How often each probe starts anew."""
-        return int(self.study["probe_processes"])
-
-    @property
-    def probe_models(self) -> str:
-        """Models whose products are measured: all of the study's, with commas."""
-        return ",".join(sorted({launch.model["name"] for launch in self.plan.launches}))
-
-    @property
-    def probe_tp(self) -> str:
-        """Tensor parallel sizes of the study, with commas."""
-        return ",".join(map(str, sorted({launch.layout.tp for launch in self.plan.launches})))
+    @cached_property
+    def probes(self) -> probes.AskedProbes:
+        """What is asked of every platform."""
+        return probes.asked(self.study, self.plan.launches)
 
     def probe_files(self) -> list[str]:
         """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""
-        several = [self.probe_processes] if self.probe_processes > 1 else []  # what was measured once keeps its name
-        asked = digest([self.probe_names, self.probe_models, self.probe_tp, *several], 10)
-        platforms = sorted({launch.platform["name"].removesuffix(AGAIN) for launch in self.plan.launches})
-        return [f"results/probes/{platform}-{self.study['probe_size']}-{asked}.json" for platform in platforms]
+        return [self._probe_file(platform) for platform in probes.platforms(self.plan.launches)]
+
+    def _probe_file(self, platform: str) -> str:
+        asked = self.probes
+        several = [asked.processes] if asked.processes > 1 else []  # what was measured once keeps its name
+        what = digest([asked.names, ",".join(asked.models), ",".join(map(str, asked.tp)), *several], 10)
+        return f"results/probes/{platform}-{asked.size}-{what}.json"
+
+    @cached_property
+    def carriers(self) -> dict[str, str]:
+        """Platform -> the launch in whose job its probes run, in a run of the whole study: the first that can.
+
+        It has to have a job to come, or one that was submitted by an earlier run. Not for `inline`: there the node is
+        given back as soon as the launch has its outcome.
+        """
+        if not self.asks_for_probes or self.study["job"]["probes"] == "own" or self.submit == "inline":
+            return {}
+        found: dict[str, str] = {}
+        for launch in self.plan.launches:
+            now, platform = self.state[launch.id], launch.platform["name"]
+            to_come = launch.id in self.attempts and (self._selected(now.missing) or now.untaken)
+            if to_come and platform not in found and probes.can_carry(launch) and not self.looks(launch.id):
+                found[platform] = launch.id
+        return {
+            platform: launch
+            for platform, launch in found.items()
+            if not platform.endswith(AGAIN) and not Path(self._probe_file(platform)).exists()
+        }
+
+    def carries(self, launch: str) -> str:
+        """The platform whose probes run in the job of `launch`, or nothing."""
+        return next((platform for platform, carrier in self.carriers.items() if carrier == launch), "")
+
+    def probe_after(self, platform: str) -> list[str]:
+        """The attempt in whose job the probes of `platform` run, which is waited for first."""
+        carrier = self.carriers.get(platform)
+        return [f"results/launches/{carrier}/attempt-{self.attempts[carrier]}.json"] if carrier else []
+
+    def probe_notes(self) -> list[str]:
+        """Where the probes of each platform run that are still to run, for a dry-run."""
+        if not self.asks_for_probes:
+            return []
+        left = [one for one in probes.platforms(self.plan.launches) if not Path(self._probe_file(one)).exists()]
+        where = {platform: f"in the job of {launch}, after its cells" for platform, launch in self.carriers.items()}
+        return [f"{platform}: {self.probes.names}, {where.get(platform, 'in a job of their own')}" for platform in left]
 
     def probe_needs(self, platform: str) -> list[str]:
         """The environment with torch, where a probe needs it; the models' files."""
         from servegauge.probes.harness import run
 
         known = self.study["platforms"][platform]
-        environment = run.environment(known) if run.needs_environment(self.probe_names, known) else None
+        environment = run.environment(known) if run.needs_environment(self.probes.names, known) else None
         stamps = [environments.stamp(environment, ROOT)] if environment else []
         return [*stamps, *self.tokenizers()]
 
@@ -236,7 +257,7 @@ class Pipeline:
 
     def preview(self) -> str:
         """The matrix, its cost and what is missing, in one screen."""
-        return preview.preview(self.plan, self.state, self.results, self.absent())
+        return preview.preview(self.plan, self.state, self.results, self.absent(), self.probe_notes())
 
     def unmeasured(self, traces_only: bool = False) -> list[str]:
         """Cells and traces (or these alone) that this run was to measure and that are not there now, seen anew."""

@@ -27,8 +27,11 @@ class _Row:
     gpu_hours: float = 0.0
 
 
-def preview(plan: Plan, state: State, results: Path, absent: Sequence[str] = ()) -> str:
-    """The matrix as a table, what cannot work, what differs, what is `absent` before it can run, and the cost."""
+def preview(plan: Plan, state: State, results: Path, absent: Sequence[str] = (), probes: Sequence[str] = ()) -> str:
+    """The matrix as a table, what cannot work, what differs, what is `absent` before it can run, and the cost.
+
+    `probes`: a line for each platform whose probes are still to run.
+    """
     costs = documents.estimate(plan, state, results)
     lines = [f"study {plan.study['name']}: {' '.join(str(plan.study['question']).split())}", ""]
     lines += _table(plan, state, costs)
@@ -38,6 +41,8 @@ def preview(plan: Plan, state: State, results: Path, absent: Sequence[str] = ())
             lines.append(f"  ... and {len(reasons) - 8} more reasons; `servegauge plan` shows all")
     if notes := documents.differences(plan):
         lines += ["", "Not quite the same everywhere:", *(f"  {note}" for note in notes)]
+    if probes:
+        lines += ["", "Probes:", *(f"  {text}" for text in probes)]
     if absent:
         lines += ["", "Missing on this machine before it can run:", *(f"  - {text}" for text in absent)]
     lines += ["", documents.total(plan, state, results, over_budget=True)]

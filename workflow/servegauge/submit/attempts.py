@@ -14,7 +14,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
@@ -37,6 +36,7 @@ class Run:
     poll_s: float = POLL_S
     log: Path | None = None
     sleeper: waiter.Sleeper | None = None
+    probes: bool = False  # the job of a new attempt is to run those of its platform, too
     root: Path = field(default_factory=Path.cwd)
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class Run:
         if known and file.exists():
             order = read(file, Order)
             return replace(order, run=order.run or self.run)  # orders of version 1 named no function
-        return write_order(self.plan, self.launch, attempt, self.results, self.root, self.cells, self.run)
+        return write_order(self.plan, self.launch, attempt, self.results, self.root, self.cells, self.run, self.probes)
 
     def _order_rest(self, order: Order, outcome: Outcome) -> None:
         """The next attempt's order: the cells that were not run. Failed ones are for a person to look at first."""
@@ -101,7 +101,7 @@ class Run:
         attempt = order.attempt + 1
         folder = attempt_folder(self.results, self.launch, attempt)
         folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "order.json", replace(order, attempt=attempt, cells=rest))
+        write(folder / "order.json", replace(order, attempt=attempt, cells=rest, then=""))
 
     def _failed_nodes(self, order: Order) -> list[str]:
         """Nodes that failed under earlier attempts of this launch, where the study wants to avoid them."""
@@ -128,10 +128,6 @@ class Run:
         return outcome
 
     def _write(self, attempt: int, outcome: Outcome) -> None:
-        # The job sealed its servers' logs, if nothing killed it; its own output is nobody's else to seal.
-        for log in attempt_folder(self.results, self.launch, attempt).rglob("*"):
-            if log.suffix in (".log", ".out", ".err") and log.is_file():
-                redact.seal(log, redact.secret_values(os.environ))
         try:
             write(self.attempt_file(attempt), outcome)
         except OSError as error:
@@ -156,16 +152,17 @@ def _counts(outcome: Outcome) -> str:
 
 def measure_launch(
     plan: Path, launch: str, attempt: int, submit: str, out: Path, run: str, cells: str = "*", poll_s: float = POLL_S,
-    log: Path | None = None, sleeper: waiter.Sleeper | None = None,
+    log: Path | None = None, sleeper: waiter.Sleeper | None = None, probes: bool = False,
 ) -> int:  # fmt: skip
     """Measure the missing cells of `launch` and write `out`, its `attempt-<k>.json`. Returns the exit status.
 
-    `run` names the function that measures on the node, as module:function.
+    `run` names the function that measures on the node, as module:function. With `probes` those of its platform run in
+    the same job when the server has ended; whether they went well is not said here.
 
     0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
     """
     results = results_of(out)
-    attempts = Run(plan, launch, submit, results, run, cells or "*", poll_s, log, sleeper)
+    attempts = Run(plan, launch, submit, results, run, cells or "*", poll_s, log, sleeper, probes)
     if out.resolve() != attempts.attempt_file(attempt).resolve():
         raise UserError(
             f"--out {out} does not name attempt {attempt} of {launch}; it should be {attempts.attempt_file(attempt)}."

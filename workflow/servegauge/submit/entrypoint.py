@@ -41,7 +41,7 @@ Run = Callable[[Order, JobContext], Outcome | None]
 
 
 class Interrupted(Exception):
-    """A signal that asks for the end came before there was anything to end."""
+    """A signal that asks for the end came while no cell was measured."""
 
 
 def run_order(order_file: str, run: str) -> None:
@@ -53,31 +53,56 @@ def run_order(order_file: str, run: str) -> None:
     path = Path(order_file)
     order = read(path, Order)
     os.chdir(order.root)
-    folder = path.parent
-    rank, nodes = allocation.rank()
     signals = EndSignals()
     with machine_lock(f"{order.launch.id}, attempt {order.attempt}"):
-        if rank == 0:
-            if other := _claimed_by(folder):
-                _left_to(folder, other)
-                return
-            if failed := _failed_nodes(folder):
-                write(folder / "outcome.json", _not_measured(order, failed))
-                return
-            _say_started(folder, nodes)
-        start = allocation.start()
-        context = JobContext(start=start, deadline_s=deadline(order), node=_node(folder, rank, nodes))
-        # Imported here, on the node: the process that submits and waits never loads pyarrow or numpy.
-        module, _, name = run.partition(":")
-        function: Run = getattr(importlib.import_module(module), name)
-        signals.begun = True
-        outcome = function(order, context)
-        if rank == 0 and outcome is not None:
-            write(folder / "outcome.json", outcome)
+        outcome = _carry_out(path, order, run, signals)
+        if outcome and order.then and _ran_through(outcome):
+            then = read(Path(order.then), Order)
+            print(f"{order.launch.id} has ended; {then.launch.id} follows in its job", flush=True)
+            _carry_out(Path(order.then), then, then.run, signals)
+
+
+def _carry_out(path: Path, order: Order, run: str, signals: EndSignals) -> Outcome | None:
+    """Do what one order says; its outcome on the first node, None on the others and where another job does it."""
+    folder = path.parent
+    rank, nodes = allocation.rank()
+    start = allocation.start()
+    if rank == 0:
+        if other := _claimed_by(folder):
+            _left_to(folder, other)
+            return None
+        if start and nodes == 1 and (done := _left(folder)) and _ran_through(done):
+            return done  # put back into the queue while the order after it was carried out
+        if failed := _failed_nodes(folder):
+            write(folder / "outcome.json", _not_measured(order, failed))
+            return None
+        _say_started(folder, nodes)
+    context = JobContext(start=start, deadline_s=deadline(order), node=_node(folder, rank, nodes))
+    # Imported here, on the node: the process that submits and waits never loads pyarrow or numpy.
+    module, _, name = run.partition(":")
+    function: Run = getattr(importlib.import_module(module), name)
+    signals.begun = bool(order.cells)  # without cells nothing is half measured, and nobody else listens
+    outcome = function(order, context)
+    if rank == 0 and outcome is not None:
+        write(folder / "outcome.json", outcome)
+        return outcome
+    return None
+
+
+def _left(folder: Path) -> Outcome | None:
+    with contextlib.suppress(FileNotFoundError, DamagedRecord):
+        return read(folder / "outcome.json", Outcome)
+    return None
+
+
+def _ran_through(outcome: Outcome) -> bool:
+    """Whether an order came to its end, whatever became of its cells: nobody asked the job to stop, it had the time."""
+    stopped = outcome.status == "ok" and outcome.reason
+    return not stopped and all(cell.status != "not_run" for cell in outcome.cells.values())
 
 
 class EndSignals:
-    """Until the launch has its own handlers, TERM, INT and Slurm's USR2 end the job at once, and say so.
+    """Until a launch has its own handlers, and while probes run, TERM, INT and Slurm's USR2 end the job and say so.
 
     submitit's handlers would ignore TERM and requeue on USR2; neither is wanted: the launch stops by itself. Once it
     has begun, a signal that comes before or after its own handlers changes nothing: the outcome must not be lost to it.
@@ -90,7 +115,7 @@ class EndSignals:
 
     def _end(self, number: int, _frame: object) -> None:
         if not self.begun:
-            raise Interrupted(f"the job got {signal.Signals(number).name} before its launch began")
+            raise Interrupted(f"the job got {signal.Signals(number).name}")
 
 
 # -- the machine ----------------------------------------------------------

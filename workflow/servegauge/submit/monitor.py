@@ -20,12 +20,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.base.locks import NoLocks, wait_for_lock
 from servegauge.base.progress import duration
 from servegauge.contract.records.base import read, write
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
-from servegauge.contract.records.order import Order, is_measured
+from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
 from servegauge.submit import slurm_request, turn, waiter
 from servegauge.submit.backend import Backend
@@ -96,6 +97,7 @@ class Attempt:
         self.say: Say = lambda text: say(f"{self.launch}: {text}")
         self.record = JobRecord(mode=mode, state="new")
         self.signal = 0
+        self._submitter: Backend | None = None
         self.sleeper = sleeper
         self.woken = sleeper.woken if sleeper else None
 
@@ -105,13 +107,17 @@ class Attempt:
             self._sleep_on = (lock, heard)
             if self.file.exists():
                 self.record = read(self.file, JobRecord)
+            elif carried := self._carried():
+                self.record = carried
+                self._note()
             if end := self.record.ended:
                 return self._outcome(JobState(end.job, end.state, end.reason, end.nodes))
             job = self._find() if self.record.state != "new" else None
             if job is None:
                 job = self._submit()
             elif not self.woken:
-                self.say(f"found its job {job}; waiting for it")
+                carrier = self.order.carrier
+                self.say(f"in the job {job} of {carrier.launch}" if carrier else f"found its job {job}; waiting for it")
             state = self._wait(job)
             while other := self._left_to(job):
                 self.say(f"job {job} found job {other} of this attempt at work and left it to it; waiting for that")
@@ -147,10 +153,25 @@ class Attempt:
     # -- submitting ---------------------------------------------------------
 
     @property
+    def _carrier(self) -> Path | None:
+        """The folder of the attempt whose job carries this order out; None where it has a job of its own."""
+        carrier = self.order.carrier
+        results = Path(self.order.root).absolute() / "results"
+        return attempt_folder(results, carrier.launch, carrier.attempt) if carrier else None
+
+    def _carried(self) -> JobRecord | None:
+        """The job of another attempt that carries this order out, if it was submitted."""
+        if not self._carrier or not (self._carrier / "job.json").exists():
+            return None
+        job = read(self._carrier / "job.json", JobRecord)
+        kept = {name: getattr(job, name) for name in ("mode", "folder", "host", "submitted_s", "job")}
+        return JobRecord(state="submitted", **kept) if job.state != "new" else None
+
+    @property
     def submitter(self) -> Backend:
         """How this attempt is, or was, submitted: what job.json says wins over what is asked for now."""
-        if not hasattr(self, "_submitter"):
-            folder = self.folder.resolve() / self.record.folder
+        if self._submitter is None:
+            folder = (self._carrier or self.folder).resolve() / self.record.folder
             self._submitter = backend(self.record.mode)(folder, self.order, self.queue, self.exclude)
         return self._submitter
 
@@ -158,12 +179,13 @@ class Attempt:
         """Note what is about to be submitted, submit it, note its id. Killed in between, `_find` makes up for it."""
         with self._writable():
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not (self.folder / "order.json").exists():
-                write(self.folder / "order.json", self.order)
+            self.order = replace(self.order, carrier=None)  # what was to carry it out was never submitted
+            write(self.folder / "order.json", self.order)
             token = f"job-{secrets.token_hex(4)}"
             (self.folder / token).mkdir(mode=0o700)
             (self.folder / "outcome.json").unlink(missing_ok=True)  # of a job that no record names any more
             self._note(state="submitting", folder=token, host=os.uname().nodename)
+            self._submitter = None  # one of an earlier submission, which nobody took, has another folder
         try:
             job = self._handed_over()
         except UserError:
@@ -355,7 +377,13 @@ class Attempt:
         if result := left(self.order):
             cells = [cell for cell, what in result.cells.items() if what.status == "ok"]
             self._until(late, lambda: all(is_measured(self.results, cell) for cell in cells), "cells that it measured")
-        return outcome_of(self.order, self.record, state, self.submitter.log_file(state.job))
+        outcome = outcome_of(self.order, self.record, state, self.submitter.log_file(state.job))
+        # The job sealed its servers' logs, if nothing killed it; its own output is nobody's else to seal.
+        for folder in filter(None, (self.folder, self._carrier)):
+            for log in folder.rglob("*"):
+                if log.suffix in (".log", ".out", ".err") and log.is_file():
+                    redact.seal(log, redact.secret_values(os.environ))
+        return outcome
 
     def _until(self, end: float, there: Callable[[], bool], what: str) -> None:
         """Wait until `there`, or `end`: a shared file system shows late what a node wrote."""

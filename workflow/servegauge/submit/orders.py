@@ -56,16 +56,18 @@ def make_order(
 
 
 def write_order(
-    plan_file: Path, launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = ""
-) -> Order:
+    plan_file: Path, launch: str, attempt: int, results: Path, root: Path, cells: str = "*", run: str = "",
+    probes: bool = False,
+) -> Order:  # fmt: skip
     """Make the order in a process of its own and write it to the attempt's folder, if it has a cell; returns it.
 
-    The launch's `spec.json` is written too. UserError with the child's message when it fails.
+    The launch's `spec.json` is written too. With `probes` its job is to run those of its platform afterwards.
+    UserError with the child's message when it fails.
     """
     argv = [
         sys.executable, "-m", "servegauge.submit.orders", "--plan", str(plan_file), "--launch", launch,
         "--attempt", str(attempt), "--results", str(results), "--root", str(root), "--cells", cells or "*",
-        "--run", run,
+        "--run", run, *(["--probes"] if probes else []),
     ]  # fmt: skip
     made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if made.returncode != 0:
@@ -103,6 +105,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path())
     parser.add_argument("--cells", default="*")
     parser.add_argument("--run", default="")
+    parser.add_argument("--probes", action="store_true")
     arguments = parser.parse_args()
     plan = read_plan(arguments.plan)
     if arguments.launch_of:
@@ -116,6 +119,10 @@ def main() -> int:
     try:
         if order.cells:
             order = msgspec.structs.replace(order, time_min=_time_limit(plan.study, order))
+            if arguments.probes:
+                from servegauge.submit.probe_order import carried_by
+
+                order = carried_by(order, plan)
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder.parent / "spec.json").exists():
                 write(folder.parent / "spec.json", order.launch)

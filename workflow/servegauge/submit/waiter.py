@@ -123,7 +123,7 @@ class Sleeper:
             return
         folder, queue = watch.submitter.folder, watch.submitter.queue
         entry = Entry(
-            order=str(folder.parent / "order.json"),
+            order=str(watch.order.folder / "order.json"),
             mode=watch.submitter.name,
             folder=str(folder),
             job=watch.job,

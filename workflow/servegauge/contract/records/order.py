@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,8 @@ from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.contract.spec import Layout
 
 RECORDS = {"cells": "cell.json", "traces": "trace.json"}  # folder of results -> file that says what is measured there
+
+LAUNCH = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the workflow constrains the names of launches
 
 ATTEMPT_REMEDY = (
     "When its job has ended (squeue --me shows it; without Slurm, ps), remove the folder {folder} and give the same "
@@ -41,8 +44,24 @@ def _without_deadline(order: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "asked": asked, "launch": {**bare, **order["launch"]}, "job": order.get("job") or {}}
 
 
+class Carrier(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt of a launch in whose job another order is carried out, too."""
+
+    launch: str
+    attempt: int
+
+    def __post_init__(self) -> None:
+        """Nothing outside the results is read, whatever a file says."""
+        if not LAUNCH.fullmatch(self.launch):
+            raise ValueError(f"its launch is {self.launch!r}, and it must be the name of a folder")
+
+
 class Order(Record, frozen=True, kw_only=True):
-    """One attempt of a launch. `root` is absolute, `results` relative to it; `time_min` what the job asks for."""
+    """One attempt of a launch. `root` is absolute, `results` relative to it; `time_min` what the job asks for.
+
+    A job may carry out two orders: `then` is the file, relative to `root`, of the one that follows when this one's
+    servers have ended, and `carrier`, of that one, the attempt of `results/launches/` whose job it is.
+    """
 
     WHAT: ClassVar[str] = "an order"
     REMEDY: ClassVar[str] = ATTEMPT_REMEDY
@@ -62,6 +81,8 @@ class Order(Record, frozen=True, kw_only=True):
     time_min: float | None = None
     profile: bool = False
     asked: dict[str, Any] = msgspec.field(default_factory=dict)  # what `run` is asked beside the cells
+    then: str = ""
+    carrier: Carrier | None = None
 
     @property
     def layout(self) -> Layout:
