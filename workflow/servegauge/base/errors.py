@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
@@ -28,6 +29,18 @@ def did_you_mean(found: object, allowed: Iterable[object]) -> str:
 REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 # A path that cannot be: a file where a folder has to be, or the other way round, or a name that nothing can have
 MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+def ask_child(module: str, *arguments: str, failed: str) -> str:
+    """What `python -m module arguments` prints, for a process that has to stay small itself.
+
+    UserError with the child's own message, or with `failed` where it died without one.
+    """
+    argv = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise UserError(done.stderr.strip().removeprefix("error: ") or failed)
+    return done.stdout
 
 
 def run_and_exit(main: Callable[[], int | None]) -> None:

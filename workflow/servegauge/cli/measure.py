@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 from servegauge.base import environment
-from servegauge.base.errors import UserError
+from servegauge.base.errors import ask_child
 from servegauge.submit import attempts, waiter
 from servegauge.submit.monitor import POLL_S
 
@@ -32,11 +30,8 @@ def measure_launch(
 
 def _looked(plan: Path, launch: str, results: Path) -> str:
     """Why the launch is not needed, or nothing; in a process of its own, because this one waits and must stay small."""
-    argv = [sys.executable, "-m", "servegauge.compare.looks", "--plan", str(plan), "--launch", launch]
-    done = subprocess.run([*argv, "--results", str(results)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(done.stderr.strip().removeprefix("error: ") or f"looking before {launch} failed")
-    return done.stdout.strip()
+    asked = ("--plan", str(plan), "--launch", launch, "--results", str(results))
+    return ask_child("servegauge.compare.looks", *asked, failed=f"looking before {launch} failed").strip()
 
 
 def measure_cell(plan: Path, cell: str, submit: str, out: Path, poll_s: float = POLL_S, log: Path | None = None) -> int:

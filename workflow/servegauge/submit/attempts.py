@@ -19,8 +19,9 @@ from servegauge.contract.records.base import DamagedRecord, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
 from servegauge.submit import waiter
-from servegauge.submit.monitor import POLL_S, Cancelled, say_to, submit_and_wait
+from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
 from servegauge.submit.orders import find_launch, write_order
+from servegauge.submit.watch import say_to
 
 
 @dataclass

@@ -35,9 +35,14 @@ class Backend(ABC):
     def submit(self) -> str:
         """Start the job; its id. NotSubmitted where that failed, although the job may have been accepted."""
 
-    @abstractmethod
     def find(self) -> str | None:
         """Id of the job that was started from this folder, although its id was not recorded; else None."""
+        logs = sorted(self.folder.glob("*_0_log.out"))  # it ran and ended, and the queue has it no more
+        return self.living() or (logs[-1].name.partition("_")[0] if logs else None)
+
+    @abstractmethod
+    def living(self) -> str | None:
+        """The same of a job that the queue has, or this machine."""
 
     @abstractmethod
     def state(self, job: str, since_s: float) -> JobState | None:
@@ -47,9 +52,9 @@ class Backend(ABC):
     def cancel(self, job: str) -> str:
         """Ask the job to end; an error text, or nothing."""
 
-    @abstractmethod
     def log_file(self, job: str) -> Path:
-        """What the job's first task printed."""
+        """What the job's first task printed, under the name that submitit gives it."""
+        return self.folder / f"{job}_0_log.out"
 
     def call(self) -> tuple[str, str]:
         """Arguments of `entrypoint.run_order`: the order's file and the function that the order names."""

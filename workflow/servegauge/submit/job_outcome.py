@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from servegauge.base import redact
 from servegauge.base.progress import utc, utc_now
 from servegauge.base.text import visible
-from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.base import DamagedRecord, read, read_if_there
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import Order, is_measured
@@ -21,10 +21,7 @@ from servegauge.submit.slurm_commands import MEANING, JobState
 
 def left(order: Order) -> Outcome | None:
     """What the job's first task left; None where it left nothing, or nothing yet."""
-    try:
-        return read(order.folder / "outcome.json", Outcome)
-    except FileNotFoundError:
-        return None
+    return read_if_there(order.folder / "outcome.json", Outcome)
 
 
 def outcome_of(order: Order, record: JobRecord, state: JobState, log: Path) -> Outcome:

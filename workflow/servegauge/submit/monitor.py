@@ -12,7 +12,6 @@ import contextlib
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.base.locks import NoLocks, wait_for_lock
 from servegauge.base.progress import duration
-from servegauge.contract.records.base import read, write
+from servegauge.contract.records.base import read_if_there, write
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
@@ -34,7 +33,7 @@ from servegauge.submit.backends import backend
 from servegauge.submit.job_outcome import left, outcome_of
 from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import JobState, Queue, SlurmSilent, failed_nodes
-from servegauge.submit.watch import LEFT, Say, Watch
+from servegauge.submit.watch import LEFT, Say, Watch, say_to
 
 POLL_S = 30.0
 DOWN_S = 3600.0  # a controller that cannot be reached for longer ends the run, with nothing submitted
@@ -68,21 +67,6 @@ def submit_and_wait(
     return Attempt(order, mode, poll_s, exclude, say or say_to(None), sleeper).run()
 
 
-def say_to(log: Path | None) -> Say:
-    """What says a line on the terminal, and in `log`, whose folder is made; neither may be there any more."""
-    if log:
-        log.parent.mkdir(parents=True, exist_ok=True)
-    kept = log.open("a", encoding="utf-8") if log else None
-
-    def say(text: str) -> None:
-        for stream in (sys.stderr, kept):
-            with contextlib.suppress(OSError, ValueError):
-                if stream is not None:
-                    print(text, file=stream, flush=True)
-
-    return say
-
-
 class Attempt:
     """One attempt of a launch, seen from the process that waits for it."""
 
@@ -105,8 +89,8 @@ class Attempt:
         """Submit where this was not done, wait, and return the outcome."""
         with self._ending() as heard, self._alone() as lock:
             self._sleep_on = (lock, heard)
-            if self.file.exists():
-                self.record = read(self.file, JobRecord)
+            if known := read_if_there(self.file, JobRecord):
+                self.record = known
             elif carried := self._carried():
                 self.record = carried
                 self._note()
@@ -136,11 +120,8 @@ class Attempt:
 
     def _left_to(self, job: str) -> str | None:
         """The job that had this attempt before `job` did, if it found one."""
-        try:
-            other = read(self.folder / f"left-{job}.json", Left).to
-        except FileNotFoundError:
-            return None
-        return other if other != job and other.isdigit() else None
+        word = read_if_there(self.folder / f"left-{job}.json", Left)
+        return word.to if word and word.to != job and word.to.isdigit() else None
 
     def _failed_nodes(self, state: JobState) -> list[str]:
         """Nodes to blame, where Slurm blames one."""
@@ -161,11 +142,8 @@ class Attempt:
 
     def _carried(self) -> JobRecord | None:
         """The job of another attempt that carries this order out, if it was submitted."""
-        if not self._carrier or not (self._carrier / "job.json").exists():
-            return None
-        job = read(self._carrier / "job.json", JobRecord)
-        kept = {name: getattr(job, name) for name in ("mode", "folder", "host", "submitted_s", "job")}
-        return JobRecord(state="submitted", **kept) if job.state != "new" else None
+        job = read_if_there(self._carrier / "job.json", JobRecord) if self._carrier else None
+        return replace(job, state="submitted", ended=None, failed_nodes=()) if job and job.state != "new" else None
 
     @property
     def submitter(self) -> Backend:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import subprocess
 import sys
 from pathlib import Path
 
 import msgspec
 
-from servegauge.base.errors import UserError, run_and_exit
+from servegauge.base.errors import UserError, ask_child, run_and_exit
 from servegauge.contract.config_types import Study
 from servegauge.contract.records.base import DamagedRecord, decode, read, write
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
@@ -64,24 +63,19 @@ def write_order(
     The launch's `spec.json` is written too. With `probes` its job is to run those of its platform afterwards.
     UserError with the child's message when it fails.
     """
-    argv = [
-        sys.executable, "-m", "servegauge.submit.orders", "--plan", str(plan_file), "--launch", launch,
-        "--attempt", str(attempt), "--results", str(results), "--root", str(root), "--cells", cells or "*",
-        "--run", run, *(["--probes"] if probes else []),
-    ]  # fmt: skip
-    made = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if made.returncode != 0:
-        raise UserError(made.stderr.strip().removeprefix("error: ") or f"making the order of {launch} failed")
-    return decode(made.stdout.encode(), Order, attempt_folder(results, launch, attempt) / "order.json")
+    made = ask_child(
+        "servegauge.submit.orders", "--plan", str(plan_file), "--launch", launch, "--attempt", str(attempt),
+        "--results", str(results), "--root", str(root), "--cells", cells or "*", "--run", run,
+        *(["--probes"] if probes else []), failed=f"making the order of {launch} failed",
+    )  # fmt: skip
+    return decode(made.encode(), Order, attempt_folder(results, launch, attempt) / "order.json")
 
 
 def find_launch(plan_file: Path, cell: str) -> str:
     """Id of the launch that `cell` belongs to, looked up in a process of its own."""
-    argv = [sys.executable, "-m", "servegauge.submit.orders", "--plan", str(plan_file), "--launch-of", cell]
-    found = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if found.returncode != 0:
-        raise UserError(found.stderr.strip().removeprefix("error: ") or f"looking up {cell} in {plan_file} failed")
-    return found.stdout.strip()
+    failed = f"looking up {cell} in {plan_file} failed"
+    asked = ("--plan", str(plan_file), "--launch-of", cell)
+    return ask_child("servegauge.submit.orders", *asked, failed=failed).strip()
 
 
 def _time_limit(study: Study, order: Order) -> int:

@@ -28,8 +28,9 @@ from servegauge.plan.probes import AskedProbes, asked
 from servegauge.probes import get
 from servegauge.submit import waiter
 from servegauge.submit.job_outcome import left
-from servegauge.submit.monitor import POLL_S, say_to, submit_and_wait
+from servegauge.submit.monitor import POLL_S, submit_and_wait
 from servegauge.submit.slurm_request import TIME_MIN
+from servegauge.submit.watch import say_to
 
 RUN = "servegauge.probes.harness.run:run_order"  # the function that the job is given
 MINUTES = {"quick": 15, "full": 120}  # of a job, for each process of the probes

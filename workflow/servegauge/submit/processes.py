@@ -26,17 +26,8 @@ class ProcessBackend(Backend):
         self._started.append(process)
         self._family = {process.pid: _start_of(process.pid)}
 
-    @property
-    def _word(self) -> str:
-        """What stands in the command line of each process of the job."""
-        return str(self.folder)
-
-    def find(self) -> str | None:
-        family = self._processes()
-        if family:
-            return str(min(family))
-        logs = sorted(self.folder.glob("*_log.out"))
-        return logs[-1].name.partition("_")[0] if logs else None
+    def living(self) -> str | None:
+        return str(min(family)) if (family := self._processes()) else None
 
     def state(self, job: str, since_s: float) -> JobState | None:
         for process in self._started:
@@ -57,12 +48,9 @@ class ProcessBackend(Backend):
                 return f"process {pid}: {error.strerror}"
         return ""
 
-    def log_file(self, job: str) -> Path:
-        return self.folder / f"{job}_0_log.out"
-
     def _processes(self) -> dict[int, str]:
-        """Living processes of this job, by their command lines."""
-        found, word = {}, self._word.encode()
+        """Living processes of this job, by their command lines: the folder stands in each."""
+        found, word = {}, str(self.folder).encode()
         for entry in os.scandir("/proc"):
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from servegauge.base.text import visible
-from servegauge.contract.records.base import DamagedRecord, R, read
+from servegauge.contract.records.base import DamagedRecord, read_if_there
 from servegauge.contract.records.job import JobRecord, Running
 from servegauge.contract.records.order import Order, attempt_folder
 from servegauge.contract.records.outcome import Outcome
@@ -45,7 +45,7 @@ def statuses(results: Path, launches: Mapping[str, int], poll_s: float = QUEUE_S
     trouble: list[str] = []
     for launch, attempts in launches.items():
         try:
-            record = _read(attempt_folder(results, launch, attempts) / "job.json", JobRecord)
+            record = read_if_there(attempt_folder(results, launch, attempts) / "job.json", JobRecord)
         except DamagedRecord as error:
             trouble.append(str(error))
             continue
@@ -66,8 +66,8 @@ def _running(results: Path, launch: str, attempt: int, record: JobRecord, jobs: 
     folder = attempt_folder(results, launch, attempt)
     running = order = None
     with contextlib.suppress(DamagedRecord):  # they say how long it still runs, no more
-        running = _read(folder / "running.json", Running)
-        order = _read(folder / "order.json", Order)
+        running = read_if_there(folder / "running.json", Running)
+        order = read_if_there(folder / "order.json", Order)
     queued = jobs.get(record.job or "")
     if record.state == "submitting":
         state = "submitting"
@@ -92,21 +92,13 @@ def _running(results: Path, launch: str, attempt: int, record: JobRecord, jobs: 
 
 def _ended(results: Path, launch: str, attempt: int) -> LaunchStatus:
     try:
-        outcome = read(attempt_folder(results, launch, attempt).with_suffix(".json"), Outcome)
-    except FileNotFoundError:
-        return LaunchStatus(launch, attempt, "ended")
+        outcome = read_if_there(attempt_folder(results, launch, attempt).with_suffix(".json"), Outcome)
     except DamagedRecord as error:
         return LaunchStatus(launch, attempt, "ended", reason=str(error))
+    if outcome is None:
+        return LaunchStatus(launch, attempt, "ended")
     failed = {cell: one.reason or "" for cell, one in outcome.cells.items() if one.status == "failed"}
     return LaunchStatus(launch, attempt, "ended", reason=outcome.reason, failed=failed)
-
-
-def _read(path: Path, kind: type[R]) -> R | None:
-    """The document at `path`; None where there is none."""
-    try:
-        return read(path, kind)
-    except FileNotFoundError:
-        return None
 
 
 def _last_line(path: Path) -> str | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from servegauge.base.progress import duration
 from servegauge.contract.records.order import Order
@@ -17,6 +19,21 @@ CANCEL_S = 90.0  # a cancelled job may take that long to stop its server and sav
 LEFT = "asked twice to end: not waiting for job {job}, which is cancelled; the same command takes what it measured"
 
 Say = Callable[[str], None]
+
+
+def say_to(log: Path | None) -> Say:
+    """What says a line on the terminal, and in `log`, whose folder is made; neither may be there any more."""
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    kept = log.open("a", encoding="utf-8") if log else None
+
+    def say(text: str) -> None:
+        for stream in (sys.stderr, kept):
+            with contextlib.suppress(OSError, ValueError):
+                if stream is not None:
+                    print(text, file=stream, flush=True)
+
+    return say
 
 
 class Watch:

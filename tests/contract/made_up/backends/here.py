@@ -14,7 +14,7 @@ class HereBackend(Backend):
         run_order(*self.call())
         return "here-1"
 
-    def find(self) -> str | None:
+    def living(self) -> str | None:
         return None
 
     def state(self, job: str, since_s: float) -> JobState | None:

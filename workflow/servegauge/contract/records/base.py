@@ -90,6 +90,14 @@ def read(path: Path, kind: type[R]) -> R:
     return decode(data, kind, path)
 
 
+def read_if_there(path: Path, kind: type[R]) -> R | None:
+    """The document at `path`; None where there is none."""
+    try:
+        return read(path, kind)
+    except FileNotFoundError:
+        return None
+
+
 def plain(record: Any) -> Any:
     """A record, or a part of one, as dicts and lists."""
     return msgspec.to_builtins(record)

@@ -45,5 +45,5 @@ class InlineBackend(ProcessBackend):
         self.begin(process)
         return "inline"
 
-    def find(self) -> str | None:
-        return "inline" if self._processes() or self.log_file("inline").exists() else None
+    def living(self) -> str | None:
+        return "inline" if self._processes() else None

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from servegauge.base import allocation
@@ -88,11 +87,8 @@ class SlurmBackend(Backend):
             os.environ.clear()
             os.environ.update(kept)
 
-    def find(self) -> str | None:
-        if found := slurm_commands.find_submitted(self.folder, self.cluster):
-            return found.job
-        logs = sorted(self.folder.glob("*_0_log.out"))  # it ran, ended, and Slurm has forgotten it
-        return logs[-1].name.partition("_")[0] if logs else None
+    def living(self) -> str | None:
+        return found.job if (found := slurm_commands.find_submitted(self.folder, self.cluster)) else None
 
     def state(self, job: str, since_s: float) -> JobState | None:
         seen_s, jobs = self.queue.look()
@@ -131,6 +127,3 @@ class SlurmBackend(Backend):
 
     def cancel(self, job: str) -> str:
         return slurm_commands.cancel(job, self.cluster)
-
-    def log_file(self, job: str) -> Path:
-        return JobPaths(self.folder, job).stdout
