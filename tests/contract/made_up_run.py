@@ -84,7 +84,7 @@ def submitted(folder: Path) -> dict[str, Any]:
     """The outcome of an attempt whose job reaches its node in the made-up way."""
     from servegauge.base.files import read_json
     from servegauge.submit import entrypoint
-    from servegauge.submit.attempts import measure_launch
+    from servegauge.submit.attempts import Run
     from tests.pretend.pretend_site import Site
 
     entrypoint.MACHINE_LOCK = folder / "machine.lock"
@@ -93,9 +93,8 @@ def submitted(folder: Path) -> dict[str, Any]:
     out = folder / "results" / "launches" / launch / "attempt-0.json"
     plan = folder / "results" / "plan" / "made-up.json"
     with contextlib.chdir(folder):
-        assert (
-            measure_launch(plan, launch, 0, "made-up-here", out, "tests.pretend.pretend_launch:measure", "*", 0.1) == 0
-        )
+        run = Run(plan, launch, "made-up-here", folder / "results", "tests.pretend.pretend_launch:measure", "*", 0.1)
+        assert run.measure_launch(0, out) == 0
     return dict(read_json(out))
 
 

@@ -26,6 +26,7 @@ from servegauge.launch import node_calibration, run, server
 from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
 from servegauge.submit.attempts import Run
+from servegauge.submit.job_outcome import seal_logs
 from servegauge.submit.orders import make_order, read_plan
 from servegauge.workloads.compile import compile_plan
 from tests.pretend.clone import Clone
@@ -150,10 +151,9 @@ def test_what_a_killed_job_left_is_sealed_when_its_end_is_written(tmp_path: Path
     (folder / "job-1a2b").mkdir(parents=True)
     for name in ("server-0.log", "job-1a2b/inline_0_log.out", "job-1a2b/17_0_log.err"):
         (folder / name).write_text(f"server_args={{'api_key': '{KEY}', 'port': 1}} {TOKEN} Bearer {KEY}\n")
-    (folder / "job.json").write_text("{}")
-    Run(tmp_path / "plan", "x", "local", tmp_path / "results", "x:y")._write(0, {"status": "failed", "cells": {}})
+    seal_logs(folder)
     logs = [path for path in folder.rglob("*") if path.is_file()]
-    assert len(logs) == 4
+    assert len(logs) == 3
     for path in logs:
         assert not [one for one in (KEY, TOKEN) if one in path.read_text()], path.name
     assert "'port': 1" in (folder / "server-0.log").read_text()

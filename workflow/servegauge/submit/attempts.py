@@ -8,7 +8,6 @@ run twice, so a record of what made a number is never written over.
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
 from servegauge.submit import waiter
 from servegauge.submit.monitor import POLL_S, Cancelled, submit_and_wait
-from servegauge.submit.orders import find_launch, write_order
+from servegauge.submit.orders import write_order
 from servegauge.submit.watch import say_to
 
 
 @dataclass
 class Run:
-    """What the attempts of one call share."""
+    """What the attempts of one call share. With `probes` those of the launch's platform run in its job, afterwards."""
 
     plan: Path
     launch: str
@@ -37,11 +36,35 @@ class Run:
     poll_s: float = POLL_S
     log: Path | None = None
     sleeper: waiter.Sleeper | None = None
-    probes: bool = False  # the job of a new attempt is to run those of its platform, too
+    probes: bool = False
     root: Path = field(default_factory=Path.cwd)
 
     def __post_init__(self) -> None:
         self.say = say_to(self.log)
+
+    def measure_launch(self, attempt: int, out: Path) -> int:
+        """Measure the missing cells and write `out`, the attempt's `attempt-<k>.json`. Returns the exit status.
+
+        0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
+        """
+        if out.resolve() != (expected := self.attempt_file(attempt)).resolve():
+            raise UserError(f"--out {out} does not name attempt {attempt} of {self.launch}; it should be {expected}.")
+        try:
+            self.measure(attempt)
+        except Cancelled as cancelled:
+            return 128 + cancelled.number
+        return 0
+
+    def measure_cell(self) -> int:
+        """Measure the one cell that `cells` names, as the next attempt. UserError with the reason where it failed."""
+        try:
+            outcome = self.measure(self.next_attempt())
+        except Cancelled as cancelled:
+            return 128 + cancelled.number
+        if is_measured(self.results, self.cells):
+            return 0
+        found = outcome.cells.get(self.cells)
+        raise UserError(f"{self.cells} was not measured: {(found.reason if found else None) or outcome.reason}")
 
     def attempt_file(self, attempt: int) -> Path:
         """`attempt-<k>.json`: its presence says that the attempt has finished."""
@@ -68,7 +91,7 @@ class Run:
                 self.sleeper = waiter.Sleeper(woken, known, self.log)
                 woken = None
             if not order.cells:
-                return outcome or self._nothing_missing(order)
+                return outcome or self.leave_out(attempt, order.study, "nothing was missing")
             try:
                 outcome = submit_and_wait(
                     order, self.mode, self.poll_s, self._failed_nodes(order), self.say, self.sleeper
@@ -115,17 +138,11 @@ class Run:
                 nodes += job.failed_nodes if job else ()
         return sorted(set(nodes))
 
-    def _nothing_missing(self, order: Order) -> Outcome:
-        outcome = Outcome(
-            launch=self.launch,
-            attempt=order.attempt,
-            study=order.study,
-            status="ok",
-            reason="nothing was missing",
-            cells={},
-        )
-        self._write(order.attempt, outcome)
-        self.say(f"{self.launch}: nothing is missing")
+    def leave_out(self, attempt: int, study: str, reason: str) -> Outcome:
+        """Write the outcome of an attempt for which nothing is submitted, with the reason."""
+        outcome = Outcome(launch=self.launch, attempt=attempt, study=study, status="ok", reason=reason, cells={})
+        self._write(attempt, outcome)
+        self.say(f"{self.launch}: {reason}")
         return outcome
 
     def _write(self, attempt: int, outcome: Outcome) -> None:
@@ -149,61 +166,6 @@ def _counts(outcome: Outcome) -> str:
     states = [cell.status for cell in outcome.cells.values()]
     text = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "failed", "not_run") if state in states)
     return text + (f" ({outcome.reason})" if outcome.reason else "")
-
-
-def measure_launch(
-    plan: Path, launch: str, attempt: int, submit: str, out: Path, run: str, cells: str = "*", poll_s: float = POLL_S,
-    log: Path | None = None, sleeper: waiter.Sleeper | None = None, probes: bool = False,
-) -> int:  # fmt: skip
-    """Measure the missing cells of `launch` and write `out`, its `attempt-<k>.json`. Returns the exit status.
-
-    `run` names the function that measures on the node, as module:function. With `probes` those of its platform run in
-    the same job when the server has ended; whether they went well is not said here.
-
-    0 whatever became of the cells: a failed cell is a row, not an error. 128 + signal after a cancel.
-    """
-    results = results_of(out)
-    attempts = Run(plan, launch, submit, results, run, cells or "*", poll_s, log, sleeper, probes)
-    if out.resolve() != attempts.attempt_file(attempt).resolve():
-        raise UserError(
-            f"--out {out} does not name attempt {attempt} of {launch}; it should be {attempts.attempt_file(attempt)}."
-        )
-    try:
-        attempts.measure(attempt)
-    except Cancelled as cancelled:
-        return 128 + cancelled.number
-    return 0
-
-
-def leave_out(plan: Path, launch: str, attempt: int, out: Path, reason: str, log: Path | None = None) -> int:
-    """Write `out`, the attempt of a launch that is not needed, with the reason; 0. Nothing is submitted."""
-    results = results_of(out)
-    run = Run(plan, launch, "", results, "", log=log)
-    study = plan.stem
-    run._write(attempt, Outcome(launch=launch, attempt=attempt, study=study, status="ok", reason=reason, cells={}))
-    run.say(f"{launch}: {reason}")
-    return 0
-
-
-def measure_cell(
-    plan: Path, cell: str, submit: str, out: Path, run: str, poll_s: float = POLL_S, log: Path | None = None,
-    sleeper: waiter.Sleeper | None = None,
-) -> int:  # fmt: skip
-    """Measure one cell in a launch of its own, as the launch's next attempt. 1 with the reason where it failed."""
-    results = results_of(out)
-    with contextlib.suppress(OSError):
-        os.rmdir(out.parent)  # Snakemake makes the folder of an output; here the folder itself says "measured"
-    if is_measured(results, cell):
-        return 0
-    attempts = Run(plan, find_launch(plan, cell), submit, results, run, cell, poll_s, log, sleeper)
-    try:
-        outcome = attempts.measure(attempts.next_attempt())
-    except Cancelled as cancelled:
-        return 128 + cancelled.number
-    if is_measured(results, cell):
-        return 0
-    found = outcome.cells.get(cell)
-    raise UserError(f"{cell} was not measured: {(found.reason if found else None) or outcome.reason}")
 
 
 def results_of(out: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -50,6 +51,13 @@ def outcome_of(order: Order, record: JobRecord, state: JobState, log: Path) -> O
             failed_nodes=record.failed_nodes,
         ),
     )
+
+
+def seal_logs(folder: Path) -> None:
+    """Take secrets out of what an attempt left: the job sealed its servers' logs, if nothing killed it, not its own."""
+    for log in folder.rglob("*"):
+        if log.suffix in (".log", ".out", ".err") and log.is_file():
+            redact.seal(log, redact.secret_values(os.environ))
 
 
 def _cell(order: Order, cell: str, known: CellOutcome | None, reason: str | None) -> CellOutcome:

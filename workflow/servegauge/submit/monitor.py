@@ -19,7 +19,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from servegauge.base import redact
 from servegauge.base.errors import UserError
 from servegauge.base.locks import NoLocks, wait_for_lock
 from servegauge.base.progress import duration
@@ -30,7 +29,7 @@ from servegauge.contract.records.outcome import Outcome
 from servegauge.submit import slurm_request, turn, waiter
 from servegauge.submit.backend import Backend
 from servegauge.submit.backends import backend
-from servegauge.submit.job_outcome import left, outcome_of
+from servegauge.submit.job_outcome import left, outcome_of, seal_logs
 from servegauge.submit.sbatch import NotSubmitted, refused, short
 from servegauge.submit.slurm_commands import JobState, Queue, SlurmSilent, failed_nodes
 from servegauge.submit.watch import LEFT, Say, Watch, say_to
@@ -356,11 +355,8 @@ class Attempt:
             cells = [cell for cell, what in result.cells.items() if what.status == "ok"]
             self._until(late, lambda: all(is_measured(self.results, cell) for cell in cells), "cells that it measured")
         outcome = outcome_of(self.order, self.record, state, self.submitter.log_file(state.job))
-        # The job sealed its servers' logs, if nothing killed it; its own output is nobody's else to seal.
         for folder in filter(None, (self.folder, self._carrier)):
-            for log in folder.rglob("*"):
-                if log.suffix in (".log", ".out", ".err") and log.is_file():
-                    redact.seal(log, redact.secret_values(os.environ))
+            seal_logs(folder)
         return outcome
 
     def _until(self, end: float, there: Callable[[], bool], what: str) -> None:
