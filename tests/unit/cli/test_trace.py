@@ -8,7 +8,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from servegauge.base.errors import UserError
 from servegauge.cli.main import run
 from servegauge.contract.trace_tables import TRACE_TABLES
 from tests.parquet_files import check_file
@@ -42,10 +41,11 @@ def test_several_ranks_and_no_folder(tmp_path: Path, capsys) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rank0.json.gz", "rank1.json.gz"]
 
 
-def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match="give a folder"):
+    with pytest.raises(SystemExit):
         run(["trace", str(CAPTURE), "--out", str(tmp_path / "out")])
+    assert "out is a file, not a folder; give another path" in capsys.readouterr().err
 
 
 def test_help_has_an_example(capsys) -> None:
