@@ -4,7 +4,7 @@
 set -euo pipefail
 B=$(cd "$(dirname "$0")" && pwd); G=${1:-/tmp/gpu}; PY=$(command -v "${PYTHON:-python3}")
 ( cd "$B" && sha256sum --quiet -c SHA256SUMS )
-is="$("$PY" -c 'import sys, torch; print(f"{sys.version_info[0]}.{sys.version_info[1]}, torch {torch.__version__}")' 2>&1 | tail -1)"
+is="$("$PY" -c 'import sys, torch; print(f"{sys.version_info[0]}.{sys.version_info[1]}, torch {torch.__version__}")' 2>&1 | tail -1 || true)"
 case "$is" in "3.12, torch 2.11."*) ;; *)
   echo "unpack.sh: the pack is for Python 3.12 with torch 2.11; $PY says: $is. Name another: PYTHON=..." >&2; exit 2 ;;
 esac
