@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import statistics
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +20,9 @@ from servegauge.instrument import worker as load_worker
 from servegauge.instrument.connection import InFlight
 from servegauge.instrument.coordinator import run_load
 from servegauge.instrument.job import LoadJob
-from servegauge.instrument.phases import part_of
+from servegauge.instrument.openai_api import Target
+from servegauge.instrument.phases import Phase, part_of
+from servegauge.instrument.scheduler import Engine
 from tests.parquet_files import check_file
 from tests.unit.instrument_helpers import load_job, paced, rows_of, workload
 
@@ -27,6 +32,23 @@ FAST = ("--first-s", "0.02", "--gap-s", "0.002")
 def job(url: str, path: Path, tmp_path: Path, **fields: object) -> LoadJob:
     defaults = {"phase": "window", "concurrency": 2, "timeout_s": 10.0, "cell": "c", "launch": "l"}
     return load_job(url, path, tmp_path / "out", "paced", **{**defaults, **fields})
+
+
+def test_a_generator_that_wakes_late_says_so(tmp_path):
+    async def held_up() -> list[tuple[int, int]]:
+        engine = Engine([Target.of("http://127.0.0.1:9")])
+        engine.loop.call_later(0.3, time.sleep, 0.4)
+        engine.loop.call_later(1.2, engine.finish)
+        await engine.run(Phase((), held=True), time.monotonic_ns())
+        engine.close()
+        return engine.wakeups
+
+    late_s = [late / 1e9 for _, late in asyncio.run(held_up())]
+    assert 0.3 < max(late_s) < 0.8
+    assert 0 <= statistics.median(late_s) < 0.1
+    with paced(tmp_path, *FAST) as server:
+        told = run_load(job(server.url, workload(tmp_path, window=30, output_tokens=5), tmp_path)).instrument
+    assert 0 < told["wakeup_p99_s"] <= told["wakeup_max_s"] < 10
 
 
 def test_the_stamps_of_a_closed_loop_are_complete_and_agree_with_the_servers(tmp_path):

@@ -166,6 +166,13 @@ INSTRUMENT = (
     column("instrument_load", pa.string(), "the calibrated load nearest to the cell's, as JSON"),
     column("instrument_cpu_s", pa.float64(), "CPU time of the load generator in the window", "s"),
     column("instrument_workers", pa.int32(), "processes of the load generator", "processes"),
+    column(
+        "instrument_wakeup_p99_s",
+        pa.float64(),
+        "p99 of how late the load generator woke in the window for a timer that rings 20 times a second",
+        "s",
+    ),
+    column("instrument_wakeup_max_s", pa.float64(), "the latest of them", "s"),
 )
 """Columns of CELLS about the load generator's own error, calibrated on the cell's node before the launch."""
 

@@ -332,7 +332,7 @@ def measured(
         "capacity_low_rps": record.capacity and record.capacity.low_rps,
         "capacity_high_rps": record.capacity and record.capacity.high_rps,
         "instrument_cpu_s": instrument.get("cpu_s"),
-        "instrument_workers": instrument.get("workers"),
+        **{f"instrument_{name}": instrument.get(name) for name in ("workers", "wakeup_p99_s", "wakeup_max_s")},
         **_calibrated(instrument.get("calibration") or {}),
         **summary,
     }

@@ -290,6 +290,9 @@ def _joined(job: LoadJob, team: _Team, path: Path, window: _Bounds) -> LoadResul
     def total(key: str) -> int:
         return sum(account.get(key, 0) for account in accounts)
 
+    def worst(key: str) -> float | None:
+        return max((account[key] for account in accounts if account.get(key) is not None), default=None)
+
     instrument: dict[str, Any] = {
         "workers": job.workers,
         "cpus": [account.get("cpus") for account in accounts],
@@ -300,6 +303,8 @@ def _joined(job: LoadJob, team: _Team, path: Path, window: _Bounds) -> LoadResul
         "connections_opened_in_window": total("connections_opened_in_window"),
         "partial_writes": total("partial_writes"),
         "involuntary_switches": total("involuntary_switches"),
+        "wakeup_p99_s": worst("wakeup_p99_s"),
+        "wakeup_max_s": worst("wakeup_max_s"),
         **lateness,
     }
     counts: dict[str, int] = {}

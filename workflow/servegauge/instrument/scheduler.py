@@ -16,10 +16,10 @@ from servegauge.instrument.phases import FAR, Phase, Row
 from servegauge.instrument.pool import Pool
 from servegauge.instrument.ramp import ClosedRamp, OpenRamp
 from servegauge.instrument.streams import Streams
-from servegauge.instrument.timetable import Timetable
+from servegauge.instrument.timetable import Alarm, Timetable
 
 _SPARE_LOW = 8  # idle connections of an instance below which an open loop opens more, ahead of need
-_SWEEP_S = 0.05  # how often timeouts are looked for
+_SWEEP_NS = 50_000_000  # how often timeouts are looked for
 
 
 class Engine:
@@ -60,6 +60,10 @@ class Engine:
         # each request then gets a connection of its own, opened ahead of need.
         self.closes = [False for _ in targets]
         self._tasks: set[asyncio.Task[None]] = set()
+        self.wakeups: list[tuple[int, int]] = []  # of each sweep: when it was, and how late, ns
+        self._sweep_due_ns = 0
+        self._sweeper = Alarm()
+        self.loop.add_reader(self._sweeper.fd, self._sweep)
 
     def lost(self, connection: Connection, soon: bool = False) -> None:
         """An idle connection was closed by its server, `soon` after an answer or long after."""
@@ -95,12 +99,13 @@ class Engine:
             if phase.held:
                 self._ramp = OpenRamp(flights, start_ns, phase.ramp_ns)
         self.due.arm()
-        sweep = self.loop.call_later(_SWEEP_S, self._sweep)
+        self.wakeups = []
+        self._sweep_at(monotonic_ns() + _SWEEP_NS)
         self._finish_if_done()
         try:
             await self._finished
         finally:
-            sweep.cancel()
+            self._sweeper.at(0)
             self.due.rest()
         return self.done
 
@@ -319,9 +324,15 @@ class Engine:
         else:
             self.pool.idle[flight.instance].append(connection)
 
+    def _sweep_at(self, when_ns: int) -> None:
+        self._sweep_due_ns = when_ns
+        self._sweeper.at(when_ns)
+
     def _sweep(self) -> None:
         """Give up flights that are out of time. They are in order of issue, so the first young one ends the search."""
+        self._sweeper.quiet()
         now = monotonic_ns()
+        self.wakeups.append((now, now - self._sweep_due_ns))
         timeout = self._phase.timeout_ns
         for flight, connection in list(self.flying.items()):
             if now - flight.issued_ns < timeout:
@@ -330,7 +341,7 @@ class Engine:
         if self._holding:
             self._look_at_window(now)
         if self._finished is not None and not self._finished.done():
-            self.loop.call_later(_SWEEP_S, self._sweep)
+            self._sweep_at(now + _SWEEP_NS)
 
     def _look_at_window(self, now: int) -> None:
         """Tell when the ramp is over, and when the last request of the window has ended."""
@@ -381,5 +392,7 @@ class Engine:
 
     def close(self) -> None:
         """Close every connection."""
+        self.loop.remove_reader(self._sweeper.fd)
+        self._sweeper.close()
         self.due.close()
         self.pool.close()

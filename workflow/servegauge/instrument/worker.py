@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import math
 import os
 import resource
 import signal
@@ -161,10 +162,13 @@ class Worker:
         flights = await self.engine.run(phase, start_ns)
         (cpu_before, before_ns), (cpu_after, after_ns) = self._usage[0], (*self._usage[1:], usage())[0]
         ticker.cancel()
+        late_s = sorted(late / 1e9 for when, late in self.engine.wakeups if before_ns <= when <= after_ns)
         account = {
             "cpu_s": cpu_after - cpu_before,
             "duration_s": (after_ns - before_ns) / 1e9,
             "involuntary_switches": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches,
+            "wakeup_p99_s": late_s[math.ceil(0.99 * len(late_s)) - 1] if late_s else None,
+            "wakeup_max_s": late_s[-1] if late_s else None,
             "buffer_high_water": self.high_water,
             "understood_in_window": self.understood_in_window,
             "connections_opened_in_window": self.engine.pool.opened,
