@@ -56,19 +56,33 @@ def queue(
     return *window, Load(rate_rps=rate, requests=requests, arrival=process)
 
 
-def closed(rng: np.random.Generator, slots: int, streams: int, requests: int, service: str) -> Window:
-    """The same of `streams` streams, each of which sends when its last answer came."""
-    ready, free = [0.0] * streams, [0.0] * slots
+def closed(
+    rng: np.random.Generator,
+    slots: int,
+    streams: int,
+    requests: int,
+    service: str,
+    load: float | None = None,
+    becomes: float | None = None,
+) -> Window:
+    """The same of `streams` streams, each of which sends when its last answer came, and it has thought.
+
+    It thinks so long that all of them, if none waited, would offer a share `load` of the capacity; None: not at all. As
+    the window begins, the server becomes so much slower that they would offer the share `becomes` of it.
+    """
+    think = 0.0 if load is None else max(0.0, streams / (load * slots) - 1)
+    ready, free = [number / streams * (1 + think) for number in range(streams)], [0.0] * slots
     before = 3 * streams
     takes = SERVICE[service](rng, before + requests + streams)
+    takes[before:] *= 1.0 if load is None or becomes is None else becomes / load
     sent, begins = [], []
     for took in takes.tolist():
         sent.append(ready[0])
         begins.append(max(free[0], sent[-1]))
         heapq.heapreplace(free, begins[-1] + took)
-        heapq.heapreplace(ready, begins[-1] + took)
+        heapq.heapreplace(ready, begins[-1] + took + think)
     window = _window(np.array(sent), np.array(begins), takes, before, requests)
-    return *window, Load(concurrency=streams, requests=requests, arrival={"process": "closed"})
+    return *window, Load(concurrency=streams, requests=requests, think_s=think, arrival={"process": "closed"})
 
 
 def slow_start(rng: np.random.Generator, factor: float, requests: int, spread: float) -> Window:

@@ -34,6 +34,12 @@ OPEN = [
     (8, "lognormal 0.5", "gamma 2"),
 ]
 CLOSED = [(8, 8, "exponential"), (8, 32, "exponential"), (64, 64, "lognormal 0.5"), (64, 256, "fixed")]
+THINKING = [
+    (slots, streams, service)
+    for slots, streams in ((8, 16), (8, 64), (8, 256), (64, 256), (64, 1024))
+    for service in ("fixed", "lognormal 0.5", "exponential")
+]
+BECOMES = (None, 1.05, 1.5, 2.0)  # what streams that offered 0.9 of the capacity offer from the window's start on
 STEADY = [(slots, service) for slots in (1, 8, 64) for service in ("fixed", "exponential")]  # at 0.9 of the capacity
 SLOW = [(spread, factor) for spread in (0.2, 0.5, 1.0) for factor in (1.15, 1.3, 2.0)]
 
@@ -50,6 +56,9 @@ def main() -> int:
             print(line, flush=True)
         print("| closed loop | | | | |")
         for line in pool.map(partial(closed_line, windows=arguments.windows), CLOSED):
+            print(line, flush=True)
+        print("| streams that think | | | | |")
+        for line in pool.map(partial(thinking_line, windows=arguments.windows), THINKING):
             print(line, flush=True)
         print("| ramp_short | | | | |")
         for line in pool.map(partial(slow_line, windows=arguments.windows), [*STEADY, *SLOW]):
@@ -80,6 +89,22 @@ def closed_line(setting: tuple[int, int, str], windows: int) -> str:
         draw = partial(closed, slots=slots, streams=streams, requests=requests, service=service)
         said.append(f"{100 * share_raised(draw, [SEED, slots, streams, requests], windows // 2):.0f}")
     return f"| {slots} slots, {streams} streams, {service} | {' | '.join(said)} |"
+
+
+def thinking_line(setting: tuple[int, int, str], windows: int) -> str:
+    """A row: raised in the steady state at 0.5 of the capacity / at 0.9 / from 0.9 to each of `BECOMES`."""
+    slots, streams, service = setting
+    cells = []
+    for requests in REQUESTS:
+        said = []
+        for load, becomes in [(0.5, None), *((0.9, becomes) for becomes in BECOMES)]:
+            draw = partial(
+                closed, slots=slots, streams=streams, requests=requests, service=service, load=load, becomes=becomes
+            )
+            seed = [SEED, slots, streams, requests, round(100 * (becomes or load))]
+            said.append(f"{100 * share_raised(draw, seed, windows // 2):.0f}")
+        cells.append(" / ".join(said))
+    return f"| {slots} slots, {streams} streams, {service} | {' | '.join(cells)} |"
 
 
 def slow_line(setting: tuple[float, str | float], windows: int) -> str:

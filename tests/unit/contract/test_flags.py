@@ -212,6 +212,15 @@ def test_a_closed_loop_is_not_saturated_by_its_streams():
     assert queues.share_raised(draw, [3], 20) == 0
 
 
+@pytest.mark.parametrize("streams", [64, 256])
+def test_power_and_false_alarms_of_saturated_where_streams_think(streams):
+    """From 0.9 to twice the capacity in at least 80 %; in the steady state at 0.9 in at most 5 %."""
+    draw = partial(queues.closed, slots=8, streams=streams, requests=1000, service="lognormal 0.5", load=0.9)
+    tries = 24
+    assert queues.share_raised(draw, [5], tries) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tries)
+    assert queues.share_raised(partial(draw, becomes=2.0), [5], tries) >= 0.8 - 2 * math.sqrt(0.2 * 0.8 / tries)
+
+
 def test_a_closed_loop_whose_requests_pile_up_is_saturated():
     """Streams that think at first, until the server becomes so slow that all of them wait."""
     rows = [row(n, scheduled_ns=n * 100 * MS, end_ns=(n * 200 + 50) * MS) for n in range(200)]

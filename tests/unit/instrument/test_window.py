@@ -114,15 +114,14 @@ def test_the_first_wave_of_a_closed_loop_is_not_counted(tmp_path, start):
     assert min(first) < 0.15
 
 
-def test_streams_start_spread_over_one_end_to_end_time(tmp_path):
+@pytest.mark.parametrize(
+    ("load", "spread_s"), [({}, 0.39 * 7 / 8), ({"think_s": 0.4}, 0.79 * 7 / 8), ({"start": "together"}, 0.0)]
+)
+def test_streams_start_spread_over_an_answer_and_the_thinking_after_it(tmp_path, load, spread_s):
     pace = ("--first-s", "0.3", "--gap-s", "0.01")
-    spread = {}
-    for start in ("staggered", "together"):
-        _, requests, _ = measure(closed(8, 16, start=start, warmup_requests=2), tmp_path / start, *pace)
-        ramp = sorted(row["scheduled_ns"] for row in requests.to_pylist() if row["phase"] == "ramp")[:8]
-        spread[start] = (ramp[-1] - ramp[0]) / 1e9
-    assert spread["staggered"] == pytest.approx(0.39 * 7 / 8, rel=0.25)
-    assert spread["together"] < 0.05
+    _, requests, _ = measure(closed(8, 16, warmup_requests=2, **load), tmp_path, *pace)
+    ramp = sorted(row["scheduled_ns"] for row in requests.to_pylist() if row["phase"] == "ramp")[:8]
+    assert (ramp[-1] - ramp[0]) / 1e9 == pytest.approx(spread_s, rel=0.25, abs=0.05)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -173,6 +173,7 @@ def with_ramp(phase: Phase, job: LoadJob, worker: int, e2e_s: Sequence[float]) -
     floor_s = 0.0 if closed else min(RAMP_S, SHORT_RAMP * phase.window_ns / 1e9)
     least_s = max(known if not closed else 0.0, floor_s) if job.load.ramp_s is None else job.load.ramp_s
     total = job.load.concurrency or 1
-    gap_s = 0.0 if job.load.start == "together" else known / total
+    # Over a whole round: streams that think and all start within one answer would come back together ever after.
+    gap_s = 0.0 if job.load.start == "together" else (known + job.load.think_s) / total
     starts = [int((stream * job.workers + worker) * gap_s * 1e9) for stream in range(len(phase.stream_instances))]
     return replace(phase, ramp_ns=int(least_s * 1e9), starts_ns=starts)

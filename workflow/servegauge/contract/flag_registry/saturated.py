@@ -3,7 +3,9 @@
 Open loop: a server that carries its load works faster than requests come whenever many are in flight, or the queue
 would not shrink again; one that does not carry it never does. How fast it works then, over the rate that was offered,
 needs no luck in the arrivals, so it tells from fewer requests than the growth of the queue, which is added with a
-small weight. Closed loop: nothing is offered at a rate, and requests in flight must have grown by more than chance.
+small weight. Closed loop: streams that wait send less, so that no queue grows for long, and latencies depend on the
+number of streams and not on the window's length. But where streams think (or sessions pause), a server that becomes too
+slow for them gathers them: requests in flight must have grown by more than chance.
 """
 
 import math
@@ -15,7 +17,7 @@ STEADY_PROCESSES = ("poisson", "constant", "gamma", "closed")
 FEWEST = 8  # requests
 CARRIED, CHANCE, LEAST_SPREAD = 1.04, 1.6, 0.7  # a server is full for about half of a window: see docs/instrument.md
 GROWTH = 0.3  # weight of the queue's growth, in parts of the requests
-FEW = 2.0  # closed loop: roots of the number of requests; below about 120, growth must be so large to be no chance
+STREAMS = 3.0  # closed loop: deviations of the number in flight, each stream being in flight or thinking by chance
 SPREAD = 2.0  # roots of the requests in flight: with many, their number wanders by chance
 FLOOR = 3.0  # a queue that grows does not fall back to where it began: its least number has grown by this, too,
 FLOOR_SPREAD = 0.3  # and so many roots of what it was
@@ -32,9 +34,10 @@ def overload_seen(requests: int, spread: float) -> float:
     return 0.5 * math.erfc((shown - least_carried(0.99, requests, spread)) / deviation / math.sqrt(2))
 
 
-def least_growth(asked: float, requests: int, in_flight: float) -> float:
-    """Growth above which a queue grows not by chance."""
-    return min(max(asked, SPREAD * math.sqrt(in_flight)), FEW * math.sqrt(requests))
+def least_growth(asked: float, streams: int, in_flight: float) -> float:
+    """Growth above which the requests in flight of so many streams, and on average so many, grow not by chance."""
+    deviation = math.sqrt(max(0.0, in_flight * (1 - in_flight / streams)))
+    return min(max(asked, SPREAD * math.sqrt(in_flight)), STREAMS * deviation)
 
 
 def check(case: CellCase) -> Iterator[Doubt]:
@@ -53,7 +56,7 @@ def check(case: CellCase) -> Iterator[Doubt]:
             detail = f"while many were in flight, the server did {carried:.2f} of the work that was offered; {grew}"
             yield Doubt(carried - GROWTH * growth.gained / requests, least, detail)
         return
-    least = least_growth(case.thresholds["queue_growth"], requests, growth.mean)
+    least = least_growth(case.thresholds["queue_growth"], load.concurrency or 1, growth.mean)
     if growth.gained > least and growth.floor_gained > FLOOR + FLOOR_SPREAD * math.sqrt(growth.floor):
         yield Doubt(growth.gained, least, f"{grew}, from about {max(0.0, growth.mean - growth.gained / 2):.0f}")
 
@@ -75,8 +78,8 @@ SATURATED = Flag(
         Threshold(
             "queue_growth",
             22,
-            "closed loop: requests in flight gained from start to end of the window are more than (fewer in windows of "
-            "under 120)",
+            "closed loop: requests in flight gained from start to end of the window are more than (fewer where few "
+            "streams think)",
         ),
     ),
     position=79,
