@@ -51,6 +51,21 @@ def test_two_values_with_one_stand_in_are_one_value(tree: Tree) -> None:
     assert study["matrix"]["rate"] == [3]
 
 
+def test_another_axis_stands_in_for_one_with_what_was_published_kept(tree: Tree) -> None:
+    more = {"metric": "achieved_rps", "where": {"tp": 4}, "over": {"where": {"tp": 1}}, "ratio": 3, "cite": "x"}
+    include = [{"prompts": "book", "tp": 2, "rate": 1}]
+    matrix = {**STUDY["matrix"], "tp": [1, 4], "include": include}
+    base(tree, matrix=matrix, compare={"factor": "tp", "baseline": 1}, expects=[more])
+    study = tree.study({"base": "full", "stand_ins": {"tp": "threads", "threads": {4: 2}}}, "small")
+    assert "tp" not in study["matrix"]
+    assert study["matrix"]["threads"] == [1, 2]
+    assert study["matrix"]["include"][0]["threads"] == [2]
+    assert study["compare"] == {**study["compare"], "factor": "threads", "baseline": 1}
+    (entry,) = study["expects"]
+    assert (entry["where"], entry["stands_for"]) == ({"threads": 2}, {"tp": 4})
+    assert entry["over"] == {"where": {"threads": 1}, "stands_for": {"tp": 1}}
+
+
 def test_a_chain_of_bases(tree: Tree) -> None:
     base(tree)
     tree.study({"base": "full", "stand_ins": {"rate": {1: 3}}}, "middle")

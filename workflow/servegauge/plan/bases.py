@@ -52,6 +52,10 @@ def _replaced(study: Mapping[str, Any], stand_ins: Mapping[str, Any], where: str
     """`study` with the values of axes that something stands in for replaced, and in `expects` what was published."""
     found = dict(study)
     matrix = dict(found.get("matrix") or {})
+    axes = {axis: name for axis, name in stand_ins.items() if isinstance(name, str)}
+    stand_ins = {axis: instead for axis, instead in stand_ins.items() if axis not in (*axes, *axes.values())} | {
+        axis: stand_ins.get(name, {}) for axis, name in axes.items()
+    }
     entries = [matrix, *(one for key in ("include", "exclude") for one in _entries(matrix.get(key)))]
     measured: dict[str, list[Any]] = {}
     for axis, instead in stand_ins.items():
@@ -72,6 +76,29 @@ def _replaced(study: Mapping[str, Any], stand_ins: Mapping[str, Any], where: str
         found["compare"] = {**compare, "baseline": _instead(compare["baseline"], instead)}
     if isinstance(found.get("expects"), list):
         found["expects"] = [_expected(one, stand_ins, measured) for one in found["expects"]]
+    return _renamed(found, axes) if axes else found
+
+
+def _renamed(study: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """`study` with another axis in place of each in `names`; `expects` keep the value of the one that was published."""
+
+    def axes(entry: Mapping[str, Any]) -> dict[str, Any]:
+        return {names.get(axis, axis): value for axis, value in entry.items()}
+
+    def published(entry: Mapping[str, Any]) -> dict[str, Any]:
+        where, over = entry.get("where") or {}, entry.get("over")
+        changed = {**entry, **({"where": axes(where)} if where else {})}
+        changed |= {"over": published(over)} if isinstance(over, Mapping) else {}
+        was = {axis: value for axis, value in where.items() if axis in names}
+        return changed | ({"stands_for": {**was, **(entry.get("stands_for") or {})}} if was else {})
+
+    found, matrix, compare = dict(study), axes(study["matrix"]), study.get("compare")
+    matrix |= {key: [axes(one) for one in matrix[key]] for key in ("include", "exclude") if key in matrix}
+    found["matrix"] = matrix
+    if isinstance(compare, Mapping) and "factor" in compare:
+        found["compare"] = {**compare, "factor": names.get(compare["factor"], compare["factor"])}
+    if isinstance(study.get("expects"), list):
+        found["expects"] = [published(one) for one in study["expects"]]
     return found
 
 
