@@ -218,7 +218,8 @@ def test_the_reader_of_a_made_up_node(tmp_path):
         "/sys/devices/system/cpu/cpu1/cpufreq/scaling_cur_freq": "3000000",
         "/sys/class/thermal/thermal_zone0/temp": "51000",
     })  # fmt: skip
-    reader = NodeReader(Node(tmp_path))
+    reader = NodeReader(Node(tmp_path), servers=[7, 8, 9])  # of which 9 has ended
+    nodes.write(tmp_path, {"/proc/7/statm": "900 40 3 1 0 50 0", "/proc/8/statm": "90 2 1 1 0 5 0"})
     nodes.write(tmp_path, {"/proc/stat": "cpu 140 0 0 140 0 0 0 20\nctxt 1500\nprocs_running 3"})
     reader.read()
     assert set(reader.rows[0]) == set(NODE_RAW.names)
@@ -226,6 +227,7 @@ def test_the_reader_of_a_made_up_node(tmp_path):
     assert row == {
         "cpu_mhz_mean": 2500.0, "cpu_mhz_min": 2000.0, "busy_share": 0.6, "steal_share": 0.2, "load_1min": 0.5,
         "running": 3, "context_switches": 500, "memory_available_bytes": 2**30, "temperature_c": 51.0,
+        "server_memory_bytes": 42 * os.sysconf("SC_PAGESIZE"),
     }  # fmt: skip
     # no time passed: shares are null, not 0
     reader.read()

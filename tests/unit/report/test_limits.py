@@ -95,11 +95,26 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
     gpu = samples(
         cell_tables.GPU,
         [
-            {"t_ns": int(at * 1e9), "gpu": 0, "utilisation": value, "throttle_reasons": words, "source": "nvml"}
+            {
+                "t_ns": int(at * 1e9),
+                "gpu": gpu,
+                "utilisation": value,
+                "throttle_reasons": words,
+                "source": "nvml",
+                "memory_used_bytes": int((at + 10) * (gpu + 1)),
+            }
+            for gpu in (0, 1)
             for at, value, words in ((-1, 1.0, ""), (1, 0.2, "sw_power_cap"), (2, 0.4, "gpu_idle"), (3, 0.6, None))
         ],
     )
-    node = samples(cell_tables.NODE, [{"t_ns": 10**9, "busy_share": 0.5}, {"t_ns": 20 * 10**9, "busy_share": 1.0}])
+    node = samples(
+        cell_tables.NODE,
+        [
+            {"t_ns": 10**9, "busy_share": 0.5, "server_memory_bytes": 5},
+            {"t_ns": 2 * 10**9, "busy_share": None, "server_memory_bytes": 3},
+            {"t_ns": 20 * 10**9, "busy_share": 1.0, "server_memory_bytes": 9},
+        ],
+    )
     found = activity.during(10.0, server, gpu, node)
     assert found == pytest.approx(
         {
@@ -107,6 +122,7 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
             "kv_usage_mean": 0.45, "kv_usage_max": 0.6, "preemptions": 9.0, "gpu_utilisation_mean": 0.4,
             "gpu_power_capped_share": 0.5, "gpu_sm_clock_mhz_mean": None, "node_busy_mean": 0.5,
             "gpu_sm_active_mean": None, "gpu_tensor_active_mean": None, "gpu_dram_active_mean": None,
+            "gpu_memory_max_bytes": 13.0 + 26.0, "server_memory_max_bytes": 5.0,
         }
     )  # fmt: skip
     assert set(activity.during(10.0, None, None, None).values()) == {None}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servegauge.contract.columns import column
+from servegauge.contract.metric import Statistic
 
 NS = 1e9
 POWER_CAPS = ("sw_power_cap", "hw_power_brake")  # reasons by which the driver lowers clocks for power's sake
@@ -30,8 +31,16 @@ COLUMNS = (
     column("gpu_tensor_active_mean", pa.float64(), "share of cycles with work on the tensor cores (DCGM), mean", "1"),
     column("gpu_dram_active_mean", pa.float64(), "share of cycles in which GPU memory moved data (DCGM), mean", "1"),
     column("node_busy_mean", pa.float64(), "share of the node's CPU time that was not idle, mean over the window", "1"),
+    column("gpu_memory_max_bytes", pa.float64(), "the most memory in use at any sample, summed over GPUs", "bytes"),
+    column("server_memory_max_bytes", pa.float64(), "the most main memory that the servers held (RSS)", "bytes"),
 )  # fmt: skip
 """Columns of CELLS; null where nothing recorded it. Of several server instances: counts are summed, shares averaged."""
+
+MEMORY = (
+    Statistic("gpu_memory_max", "GPU memory", "bytes", "gpu_memory_max_bytes", heading="GPU memory"),
+    Statistic("server_memory_max", "Servers' memory", "bytes", "server_memory_max_bytes", heading="Servers' memory"),
+)
+"""What of them is compared, in a study whose `compare.primary` or `expects` names it."""
 
 
 def during(
@@ -46,6 +55,7 @@ def during(
     if gpu is not None and (inside := _inside(gpu, window_s * NS)).num_rows:
         found["gpu_utilisation_mean"] = _mean(inside, "utilisation")
         found["gpu_sm_clock_mhz_mean"] = _mean(inside, "sm_clock_mhz")
+        found["gpu_memory_max_bytes"] = _most_memory(inside)
         for name in PARTS:
             if name in inside.column_names:  # samples of older versions have none
                 found[f"gpu_{name}_mean"] = _mean(inside, name)
@@ -55,6 +65,9 @@ def during(
             found["gpu_power_capped_share"] = sum(capped) / len(capped)
     if node is not None and (inside := _inside(node, window_s * NS)).num_rows:
         found["node_busy_mean"] = _mean(inside, "busy_share")
+        if "server_memory_bytes" in inside.column_names:
+            most = pc.max(inside["server_memory_bytes"]).as_py()
+            found["server_memory_max_bytes"] = None if most is None else float(most)
     return found
 
 
@@ -65,6 +78,12 @@ def _inside(table: pa.Table, window_ns: float) -> pa.Table:
 def _mean(table: pa.Table, name: str) -> float | None:
     value = pc.mean(table[name]).as_py()
     return None if value is None else float(value)
+
+
+def _most_memory(gpu: pa.Table) -> float | None:
+    """The sum of each GPU's most; a GPU that does not tell leaves none."""
+    most = gpu.group_by("gpu").aggregate([("memory_used_bytes", "max")])["memory_used_bytes_max"]
+    return None if most.null_count else float(pc.sum(most).as_py())
 
 
 def _server(server: pa.Table, window_ns: float) -> dict[str, float | None]:

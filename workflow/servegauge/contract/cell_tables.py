@@ -127,6 +127,12 @@ _NODE = (
     column("context_switches", pa.int64(), "context switches of the node since the row before", "switches"),
     column("memory_available_bytes", pa.int64(), "memory available", "bytes"),
     column("temperature_c", pa.float64(), "hottest thermal zone", "°C"),
+    column(
+        "server_memory_bytes",
+        pa.int64(),
+        "main memory that the launch's servers hold on this node (RSS); what several processes share counts for each",
+        "bytes",
+    ),
 )
 
 NODE_RAW = table_schema("node_raw", "State of the node's CPUs during one cell.", _NODE)

@@ -169,7 +169,9 @@ class Study:
         searched = any(row.get("capacity") is not None for row in self.cells)
         own = [metric for metric in METRICS if searched or metric.name != CAPACITY.name]
         goodput = [metric for slo in self.slos for metric in goodput_metrics(slo)]
-        return [*own, *goodput, *self.economic_metrics]
+        asked = {*self.primary, *(one["metric"] for one in json.loads(self.row.get("expects") or "[]"))}
+        memory = [metric for metric in activity.MEMORY if metric.name in asked]
+        return [*own, *goodput, *self.economic_metrics, *memory]
 
     def shown(self, view: str) -> list[Metric]:
         """What a view (`contract.metric.VIEWS`) shows of this study."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import did_you_mean
-from servegauge.contract import economics, metric_registry
+from servegauge.contract import activity, economics, metric_registry
 from servegauge.contract.capacity import fewest_requests
 from servegauge.contract.config_types import Study
 from servegauge.contract.flag_registry.saturated import STEADY_PROCESSES
@@ -51,7 +51,7 @@ def wrong_files(study: Study, root: Path) -> Iterator[Mistake]:
 
 def compared_metrics(study: Study) -> list[str]:
     """Every metric of a cell that is compared, those under an SLO of the study as `metric:slo`."""
-    found = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS)]
+    found = [one.name for one in (*metric_registry.compared(), *economics.STATISTICS, *activity.MEMORY)]
     return found + [f"{one.name}:{slo}" for slo in study.get("slo") or {} for one in metric_registry.shown_per_slo("")]
 
 

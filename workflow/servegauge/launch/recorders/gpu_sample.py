@@ -43,10 +43,11 @@ MOST_CPUS = 32  # clocks are read from at most this many CPUs, spread evenly: re
 
 
 class NodeReader:
-    """CPU clocks, steal and load, each None where this node does not tell."""
+    """CPU clocks, steal and load, and the servers' memory, each None where this node does not tell."""
 
-    def __init__(self, node: Node | None = None, owner: int | None = None) -> None:
+    def __init__(self, node: Node | None = None, owner: int | None = None, servers: Sequence[int] = ()) -> None:
         self.node = node or Node()
+        self._servers = servers  # their processes
         self._owner = owner  # the launch's process: what it and its children use is ours
         self._others = None if owner is None else process_tree.Others(owner, self.node)
         self.rows: list[dict[str, Any]] = []
@@ -96,6 +97,9 @@ class NodeReader:
         row["memory_available_bytes"] = int(available[1]) * 1024 if available else None
         zones = [value / 1000 for path in self._zones if (value := _number(path)) is not None]
         row["temperature_c"] = max(zones, default=None)
+        pages = [(self.node.read_or(f"/proc/{pid}/statm") or "").split()[1:2] for pid in self._servers]
+        held = [int(one) for found in pages for one in found]  # a process that ended holds none
+        row["server_memory_bytes"] = sum(held) * os.sysconf("SC_PAGESIZE") if held else None
         self.rows.append(row)
 
 
@@ -159,7 +163,8 @@ def main() -> int:
     if job["cpus"]:
         with contextlib.suppress(OSError):  # CPUs that this job may not use: placement is checked elsewhere
             os.sched_setaffinity(0, job["cpus"])
-    node, gpus = NodeReader(owner=job.get("owner")), gpu_reader(job["hz"], job.get("owner"))
+    node = NodeReader(owner=job.get("owner"), servers=job.get("servers") or ())
+    gpus = gpu_reader(job["hz"], job.get("owner"))
     parts = part_reader(gpus) if job.get("dcgm") else None
     readers = [one for one in (gpus, parts) if one is not None]
     try:
@@ -266,7 +271,7 @@ class Sampler(ProcessRecorder):
     """The node's state, sampled in a process of its own: GPUs in `gpu.parquet`, CPUs in `node.parquet`."""
 
     name = "sampler"
-    records = "clocks, power, temperature and throttling of the GPUs, clocks and steal of the CPUs"
+    records = "clocks, power, temperature and throttling of the GPUs, clocks and steal of the CPUs, memory"
     position = 20
 
     def __init__(self) -> None:
@@ -280,24 +285,30 @@ class Sampler(ProcessRecorder):
         return {"gpu": GPU_RAW, "node": NODE_RAW}
 
     def start(self, live: LiveLaunch, folder: Path, cpus: Sequence[int]) -> None:
+        from servegauge.launch.server import marked  # here: the sampling process has no use for it
+
         ours = live.framework.weights != "none"  # a server that ran before counts as others' work
         if all(server.context.nodes == 1 for server in live.servers):  # else GPUs of other nodes are in it, too
             self._gpus = sorted({gpu for server in live.servers for gpu in server.context.gpus})
         # A profiler and DCGM may want the same counters of the GPU.
-        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus, os.getpid() if ours else None, not live.launch.trace)
+        owner, running = (os.getpid(), live.servers) if ours else (None, [])
+        servers = [pid for one in running for pid in marked(one.mark) if pid != one.process.pid]  # which is the guard
+        self.sample(folder / "gpu.parquet", SAMPLE_HZ, cpus, owner, not live.launch.trace, servers)
 
     def sample(
-        self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None, dcgm: bool = False
-    ) -> None:
+        self, out: Path, hz: float, cpus: Sequence[int] = (), owner: int | None = None, dcgm: bool = False,
+        servers: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         """Start sampling `hz` times a second. `out`: Parquet file of the GPUs; node.parquet is written beside it.
 
         `owner`: the process whose own and whose children's CPU time is ours; None where the server is none of them.
-        `dcgm`: ask it too, where it is there.
+        `dcgm`: ask it too, where it is there. `servers`: their processes, whose memory is summed.
         """
         if not hz > 0:
             raise ValueError(f"hz is {hz}, it must be above 0")
         self._out = out
-        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner, "dcgm": dcgm})
+        self._begin({"out": str(out.absolute()), "hz": hz, "cpus": list(cpus), "owner": owner, "dcgm": dcgm,
+                     "servers": list(servers)})  # fmt: skip
 
     def stop(self, zero_ns: int = 0) -> Path | None:
         """Read a last time and write; returns the GPUs' file, None where there is none (`report` has the reason)."""
