@@ -55,7 +55,7 @@ test-heavy: dev  ## the tests that take minutes each: faults under the whole wor
 	$(BIN)/pytest $(PARALLEL) -m heavy
 
 test-studies: dev  ## the CPU variant of every study that rebuilds a publication, in miniature, and its verdicts
-	$(BIN)/pytest tests/studies
+	$(BIN)/pytest tests/studies -m "not frameworks"
 
 test-nightly: dev  ## real studies whose truth is known (A/A, a planted 10 %) through the whole workflow; 15 minutes
 	$(BIN)/pytest -m nightly -rP

@@ -28,6 +28,8 @@ from servegauge.plan.config import load_study
 from servegauge.plan.expand import expand
 from servegauge.probes import get
 from servegauge.report import terminal
+from servegauge.report.platform_section import platform_section
+from tests.frameworks.framework_environments import environment
 from tests.pretend.tree import copy_of_the_tree
 from tests.studies import miniature
 
@@ -38,6 +40,9 @@ PARTLY = {"llmperf-instances-gpu": "does not fit"}
 ALWAYS = (
     "guide-kv"  # one launch, computed figures and marked ones: run with all other tests, the others with -m studies
 )
+HEAVY = ("hlrs-phases",)  # its engine takes gigabytes: run with the other tests of such engines
+UTILISATION = ("hpc-efficiency",)  # what they ask for is no metric of a cell: the report's roofline has it
+BY_THREADS = ("llmperf-interconnect",)  # they ask how their ratio changes with the parts of a model
 ASKED = {
     *("hlrs-vgpu-ttft", "hlrs-gemm", "hlrs-phases", "hlrs-two-gpus", "hlrs-allreduce", "hlrs-next"),
     *("llmperf-gpu", "llmperf-interconnect", "llmperf-radix", "llmperf-frameworks", "llmperf-tp"),
@@ -103,10 +108,15 @@ def tree(tmp_path_factory, tiny_model: Path, llamacpp_python: str) -> Iterator[P
         yield root
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == ALWAYS else pytest.param(name, marks=pytest.mark.studies) for name in NAMES]
-)
+def marked(name: str) -> Any:
+    mark = pytest.mark.frameworks if name in HEAVY else pytest.mark.studies
+    return name if name == ALWAYS else pytest.param(name, marks=mark)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in NAMES])
 def test_its_variant_runs_and_its_figures_are_judged(name: str, tree: Path, request: pytest.FixtureRequest) -> None:
+    if name in HEAVY:
+        environment("transformers")
     variant = f"{name}{studies.CPU}"
     plan = miniature.measure(variant)
     study = Study(miniature.RESULTS, variant)
@@ -158,36 +168,48 @@ def study_models(study: Study) -> set[str]:
 
 def figure(study: Study, checked: list[Checked], asked: Sequence[str]) -> str:
     """What the variant says to the study's own question: a capacity, what was published, a probe, its comparison."""
+    base = study.name.removesuffix(studies.CPU)
+    if base in UTILISATION:
+        most = max(platform_section(study, study.results, None).used, key=lambda row: row["mfu"])
+        return f"{most['platform']}, {most['condition']}: MFU {most['mfu']:.1%}, MBU {most['mbu']:.1%}"
     by_name = {metric.name: metric for metric in study.metrics}
     row = next((row for row in study.ok if row.get("capacity_rps") is not None), None)
     if row:
         return f"{by_name['capacity_rps'].title}: {quantity(row['capacity_rps'], by_name['capacity_rps'].unit)}"
     told = [one for one in checked if one.measured is not None]
     if told:
-        one = next((one for one in told if one.kind == "ratio"), told[0])
+        one = next(
+            (one for one in told if one.kind == "ratio" and ": " not in one.metric), told[0]
+        )  # a probe's: a value
         number = ratio_text(one.measured) if one.kind == "ratio" else quantity(one.measured, one.unit)
         return f"{one.about}: {number}"
-    if checked and (found := probed(study, asked, {one.metric.partition(": ")[2] for one in checked})):
+    if checked and (found := probed(study, asked, [one.metric.partition(": ")[2] for one in checked])):
         return found
     if checked:
         return f"not measured: {checked[0].outcome.reason}"
     comparison = compare(study)
-    overall: list[Any] = [one for one in comparison.overall if one.ratio is not None] if comparison else []
-    if overall and comparison:
-        one = overall[0]
-        level, base = level_text(one.level), level_text(comparison.baseline)
-        return f"{one.metric.title} of {comparison.factor} {level} / {base}: {ratio_text(one.ratio)}"
+    overall = {one.metric.name: one for one in comparison.overall if one.ratio} if comparison else {}
+    if comparison and (one := next((overall[name] for name in comparison.primary if name in overall), None)):
+        words = f"{one.metric.title} of {comparison.factor} {level_text(one.level)} / {level_text(comparison.baseline)}"
+        if base not in BY_THREADS:
+            return f"{words}: {ratio_text(one.ratio)}"
+        parts = [(comparison.conditions[ratio.condition], ratio) for ratio in comparison.of(one.metric.name)]
+        told = [f"{ratio_text(ratio.ratio)} with {label({'threads': axes['threads']})}"
+                for axes, ratio in parts if axes["concurrency"] and ratio.ratio]  # fmt: skip
+        return f"{words}: {', '.join(told)}"
     metric = by_name[(comparison.primary if comparison else ["ttft_p50"])[0]]
     return f"{metric.title}: {quantity(statistic(study, study.ok[0], metric), metric.unit)}"
 
 
-def probed(study: Study, asked: Sequence[str], metrics: set[str]) -> str | None:
-    """The first number of the probes `asked`: of these metrics, or else what they are judged by."""
+def probed(study: Study, asked: Sequence[str], metrics: Sequence[str]) -> str | None:
+    """The first number of the probes `asked`: of the first of these metrics that one has, else what it is judged by."""
     rows = [row for row in merge.read(study.results, "probes").to_pylist() if row["status"] == "ok"]
     for name in asked:
-        for row in rows:
-            if row["probe"] == name and row["metric"] in (metrics & {*get(name).units} or get(name).primary):
-                told = json.loads(row["variant"])
-                words = label({key: told[key] for key in told if key not in ("device", "backend")})
-                return f"{name}, {words}: {row['metric']} {quantity(row['value'], row['unit'])}"
+        wanted = [one for one in metrics if one in get(name).units] or get(name).primary
+        for metric in wanted:
+            for row in rows:
+                if (row["probe"], row["metric"]) == (name, metric):
+                    told = json.loads(row["variant"])
+                    words = label({key: told[key] for key in told if key not in ("device", "backend")})
+                    return f"{name}, {words}: {row['metric']} {quantity(row['value'], row['unit'])}"
     return None

@@ -51,7 +51,9 @@ class Attention(Probe):
         gpu = engine.device == "cuda"
         found = kernels(engine.torch if gpu else None)
         about = {"model": name, "dtype": DTYPE, "device": engine.device}
-        contexts = context.sizes((64,), (1024, 8192) if gpu else (1024,), (1024, 4096, 16384) if gpu else (1024, 4096))
+        contexts = context.sizes(
+            (64,), (1024, 8192) if gpu else (1024, 4096), (1024, 4096, 16384) if gpu else (1024, 4096)
+        )
         for tokens in contexts:
             for batch in context.sizes((2,), (1, 8), (1, 8, 16, 32, 128, 1024) if gpu else (1, 8, 32)):
                 size = {"context_tokens": tokens, "batch": batch}
