@@ -140,7 +140,7 @@ def test_a_p99_of_too_few_requests_is_marked(tmp_path):
     found = judged(Study(tmp_path / "results", "demo"))
     assert not any(ratio.supported for ratio in found.of("ttft_p99"))
     assert all(ratio.supported for ratio in found.of("ttft_p50"))
-    assert any("a p99 needs 368 answered requests" in note for note in found.notes)
+    assert any("too few answered requests (a p99 takes 368)" in note for note in found.notes)
 
 
 def test_the_instruments_error_stands_beside_the_difference(comparison):
