@@ -144,7 +144,7 @@ def archive(folder: Path, file: Path) -> None:
 
 def make(out: Path, arch: int, kernels: Path | None, wheels: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    installed = (HERE / "installed.txt").read_text(encoding="utf-8")
+    installed = (HERE / "installed.list").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="servegauge-pack-") as scratch:
         site = Path(scratch) / "site"
         lock = (HERE / "sglang.txt").read_text(encoding="utf-8")

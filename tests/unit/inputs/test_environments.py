@@ -172,7 +172,7 @@ def test_the_script_names_what_there_is(root: Path, repository: Path) -> None:
 
 def test_every_lock_is_hashed_and_names_no_index(repository: Path) -> None:
     locks = sorted((repository / "envs").rglob("*.txt"))
-    assert {lock.parent.name for lock in locks} == {"envs", "extra"}
+    assert {lock.parent.name for lock in locks} == {"envs", "extra", "pack"}
     for lock in locks:
         text = lock.read_text()
         assert "--hash=sha256:" in text, lock
