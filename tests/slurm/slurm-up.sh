@@ -16,6 +16,11 @@
 #   NETWORKS                0: all nodes on the loopback                            (default 1)
 #   LATE_S                  how late ROOT/late shows what others wrote              (default 3)
 set -euo pipefail
+# Daemons keep what they inherit: a lock of the caller would be held for as long as the cluster runs. 255 is bash's own.
+for file in "/proc/$$/fd/"*; do
+  descriptor=${file##*/}
+  [ "$descriptor" -le 2 ] || [ "$descriptor" = 255 ] || exec {descriptor}>&-
+done
 
 ROOT=${SERVEGAUGE_SLURM_ROOT:-/tmp/servegauge-slurm}
 ACCOUNTING=${ACCOUNTING:-1}
