@@ -7,7 +7,7 @@ its own and half of each metric, and every cell adds noise of its requests.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -78,8 +78,8 @@ class SimulatedStudy(Study):
     def place_of(self, row: Mapping[str, Any]) -> str | None:
         return None
 
-    def samples(self, row: Mapping[str, Any], families: Sequence[str]) -> dict[str, np.ndarray]:
-        return {family: self.drawn[row["cell"]][family] for family in families}
+    def samples(self, row: Mapping[str, Any], family: str) -> np.ndarray:
+        return self.drawn[row["cell"]][family]
 
 
 def simulated(rng: np.random.Generator, setting: Setting) -> SimulatedStudy:

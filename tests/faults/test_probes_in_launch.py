@@ -73,6 +73,8 @@ def probe_rows(clone: Clone) -> list[dict]:
     return pq.read_table(clone.results / "dataset/probes.parquet").to_pylist()
 
 
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
 def test_probes_run_in_the_first_launchs_job_after_its_cells(clone):
     said = clone.run("-n")[1]
     assert "Probes:\n  here: dispatch,memcpy, in the job of paced-tiny" in said
@@ -99,6 +101,8 @@ def test_probes_run_in_the_first_launchs_job_after_its_cells(clone):
     assert "Nothing to be done" in clone.run()[1]
 
 
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
 def test_kill_9_of_a_probes_process_is_a_failed_row_and_loses_no_cell(clone):
     process = clone.start()
     wait_for(lambda: of_probes(clone.root), 200, "a probe")

@@ -296,7 +296,7 @@ def test_the_framework_starts_it_with_the_launchs_options():
     )
     assert argv[1:] == [
         "-m", "servegauge.inputs.engines.paced.server",
-        "--host", "127.0.0.1", "--port", "8123", "--slots", "3", "--prefix-cache",
+        "--host", "127.0.0.1", "--port", "8123", "--prefix-cache", "--slots", "3",
         "--fault", "cut:every=2",
     ]  # fmt: skip
     assert "k" not in argv
