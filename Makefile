@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STUDY ?= demo
 PROFILE ?= profiles/local
-# Many tests wait for processes and deadlines: two at once use two cores. A file stays in one process, with its fixtures.
-PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Many tests wait for processes and deadlines: three at once keep two cores busy. A file stays in one process, with its fixtures.
+PARALLEL ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 # Where it is set, each of the many short processes compiles pandas and Snakemake anew, three times slower to start.
 unexport PYTHONDONTWRITEBYTECODE
