@@ -15,7 +15,7 @@ import pytest
 
 from servegauge.base.files import read_json, write_json
 from tests.pretend.clone import Clone
-from tests.pretend.pretend_site import Site, wait_for
+from tests.pretend.pretend_site import Site, of_probes, wait_for
 
 ASKED = {"probes": ["dispatch", "memcpy"], "probe_size": "quick", "probe_processes": 1}
 PROBE = """
@@ -27,19 +27,6 @@ order = probe_order.by_names("own-cpu", AskedProbes("dispatch,memcpy", "quick", 
 print(probe_order.submit(order, "local", 0.2))
 """
 TINY = {"description": "tiny", "source": "models/tiny"}
-
-
-def of_probes(root: Path) -> list[int]:
-    """The processes in which single probes are measured."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            argv = (entry / "cmdline").read_bytes().split(b"\0")
-            if b"servegauge.probes.harness.run" in argv and (entry / "cwd").readlink() == root:
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def own_jobs(root: Path) -> int:

@@ -19,12 +19,22 @@ from servegauge.contract.records.outcome import CellOutcome, Outcome
 
 
 def measure(order, job):
-    """Stand-in for `servegauge.launch.run.run_launch`."""
+    """Stand-in for `servegauge.launch.run.run_launch`: as there, signals are its own as long as it runs."""
+    asked = []
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    before = {
+        one: signal.signal(one, lambda number, _frame: asked.append(signal.Signals(number).name)) for one in numbers
+    }
+    try:
+        return _measure(order, job, asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _measure(order, job, asked):
     results, folder = order.results_folder, order.folder
     log = results / "pretend.log"
-    asked = []
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, lambda number, _frame: asked.append(signal.Signals(number).name))
 
     def note(what, **more):
         entry = {"what": what, "time": time.time(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID"), **more}

@@ -133,3 +133,16 @@ def kill(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> str:
     """Send `number` to the whole process group and return what the process had said."""
     os.killpg(process.pid, number)
     return process.communicate(timeout=100)[1]
+
+
+def of_probes(root: Path) -> list[int]:
+    """The processes in which single probes are measured."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            argv = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"servegauge.probes.harness.run" in argv and (entry / "cwd").readlink() == root:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found

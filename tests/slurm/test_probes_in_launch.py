@@ -13,7 +13,7 @@ import pytest
 
 from servegauge.base.files import read_json, write_json
 from tests.pretend.cluster import jobs_of, platform, slurm
-from tests.pretend.pretend_site import Site, wait_for
+from tests.pretend.pretend_site import Site, of_probes, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(300)]
 
@@ -75,6 +75,8 @@ def test_they_are_found_again_after_a_kill_and_nothing_is_submitted_for_them(sit
 
 def test_a_job_that_is_cancelled_in_its_probes_leaves_them_to_one_of_their_own(site: Site, launch: str) -> None:
     job = site.job_of(launch)["job"]
+    # Stopped, because they last for seconds and scancel may take as long.
+    wait_for(lambda: any(not os.kill(pid, signal.SIGSTOP) for pid in of_probes(site.root)), 60, "a probe")
     slurm("scancel", job)
     wait_for(lambda: job not in jobs_of(site), 60, "its end")
     said = probes(site).communicate(timeout=200)[0]

@@ -59,6 +59,7 @@ def run_order(order_file: str, run: str) -> None:
         if outcome and order.then and _ran_through(outcome):
             then = read(Path(order.then), Order)
             print(f"{order.launch.id} has ended; {then.launch.id} follows in its job", flush=True)
+            signals.begun = False  # the launch's handlers are gone, and its outcome is written
             _carry_out(Path(order.then), then, then.run, signals)
 
 
