@@ -167,7 +167,6 @@ def test_only_matching_cells(project):
     assert set(gone) <= project.measured()
 
 
-@pytest.mark.heavy
 def test_a_killed_snakemake_continues_where_it_was(project):
     for cell in project.measured():
         shutil.rmtree(project.root / "results" / "cells" / cell)
