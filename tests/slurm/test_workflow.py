@@ -42,11 +42,6 @@ def servers(root: Path) -> list[str]:
     return found
 
 
-def waiting(root: Path) -> list[str]:
-    """Of those, who waits for a job."""
-    return [argv for argv in servers(root) if "scripts/measure_launch.py" in argv]
-
-
 def completes(user: User, before: dict[str, int]) -> None:
     """The same command completes the study; what was measured before is untouched and nothing is measured twice."""
     user.run("--rerun-incomplete")
@@ -92,23 +87,6 @@ def test_asked_to_end_it_cancels_its_jobs_and_the_same_command_completes(user, h
         assert f"cancelling job {job}" in said
     wait_for(lambda: not user.jobs(), 60, "the jobs to end")
     wait_for(lambda: not servers(user.root), 30, "the processes to end")
-    completes(user, user.stamps())
-
-
-def test_asked_twice_it_does_not_wait_until_the_jobs_have_ended(user):
-    process = user.start()
-    wait_for(lambda: user.measured(), 200, "the first cell")
-    os.killpg(process.pid, signal.SIGINT)
-    time.sleep(5)
-    assert process.poll() is None, "asked once it waits for what the jobs save"
-    asked_s = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
-    wait_for(lambda: not waiting(user.root), 10, "nobody to wait")
-    said = process.communicate(timeout=60)[0]  # the dataset and the report of what there is
-    print(f"ended {time.monotonic() - asked_s:.1f} s after the second Ctrl-C")
-    assert "asked twice to end: not waiting for job" in said  # one that had not begun to serve may have ended meanwhile
-    assert "Traceback" not in said
-    wait_for(lambda: not servers(user.root), 60, "the processes to end")
     completes(user, user.stamps())
 
 
