@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import msgspec
 import pytest
 
 from servegauge.cli.workflow_api import Pipeline
-from servegauge.contract.records.base import write
+from servegauge.contract.records.base import read, write
+from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import Carrier, Order
 from servegauge.contract.records.outcome import CellOutcome, Outcome
 from servegauge.plan.expand import expand
 from servegauge.submit import entrypoint, orders, probe_order
+from servegauge.submit.job_outcome import outcome_of
+from servegauge.submit.slurm_commands import JobState
 from tests.unit.study_tree import Tree
 
 PROBES: dict[str, Any] = {"probes": ["dispatch"], "probe_size": "quick"}
@@ -100,7 +104,7 @@ def test_the_job_asks_for_the_time_of_both(root: Path, tree: Tree) -> None:
     order = order_of(tree)
     assert order.then == "results/probes/launches/probes-cpu/attempt-0/order.json"
     assert order.time_min == 20 + probe_order.MINUTES["quick"]
-    written = probe_order.read(root / order.then, Order)
+    written = read(root / order.then, Order)
     assert written.carrier == Carrier(launch=order.launch.id, attempt=0)
     assert written.asked["probes"]["names"] == "dispatch"
     assert order_of(tree).then == order.then, "killed before it was submitted, it is told again"
@@ -139,6 +143,37 @@ def test_a_job_that_is_put_back_into_the_queue_in_its_probes_measures_no_cell_ag
     assert not (tmp_path / "running.json").exists()
 
 
+def test_a_signal_between_the_launch_and_its_probes_ends_the_job(
+    tmp_path: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree.root)
+    order = msgspec.structs.replace(order_of(tree), cells=())
+    signals = entrypoint.EndSignals.__new__(entrypoint.EndSignals)  # without its handlers
+    signals.begun = True  # by the launch before
+    monkeypatch.setattr(entrypoint.importlib, "import_module", lambda name: signals._end(signal.SIGTERM, None))
+    with pytest.raises(entrypoint.Interrupted, match="the job got SIGTERM"):
+        entrypoint._carry_out(tmp_path / "order.json", order, "module:probes", signals)
+
+
+@pytest.mark.parametrize("state", ["FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"])
+def test_a_launch_that_ran_through_is_what_it_left_however_its_job_ends(root: Path, tree: Tree, state: str) -> None:
+    order = order_of(tree)
+    order.folder.mkdir(parents=True)
+    write(order.folder / "outcome.json", Outcome(launch=order.launch.id, attempt=0, study="x", status="ok", cells={}))
+    record = JobRecord(mode="slurm", state="submitted", folder="job-1a2b3c4d", job="7")
+    for cell in order.cells:
+        tree.write(f"results/cells/{cell.id}/cell.json", "{}")
+    outcome = outcome_of(order, record, JobState("7", state), root / "log")
+    assert (outcome.status, outcome.reason) == ("ok", None)
+    assert {cell.status for cell in outcome.cells.values()} == {"ok"}
+    assert outcome.job is not None
+    assert outcome.job.state == state
+    (order.folder / "outcome.json").unlink()
+    outcome = outcome_of(order, record, JobState("7", state), root / "log")
+    assert outcome.status == "failed", "it left nothing"
+    assert state in (outcome.reason or "")
+
+
 @pytest.mark.parametrize(
     ("status", "reason", "cell", "through"),
     [
@@ -155,4 +190,4 @@ def test_probes_follow_what_ran_through_and_nothing_that_was_stopped(
 ) -> None:
     cells = {"c": CellOutcome(status=cell)}
     outcome = Outcome(launch="l", attempt=0, study="s", status=status, reason=reason, cells=cells)
-    assert entrypoint._ran_through(outcome) is through
+    assert outcome.ran_through is through

@@ -24,7 +24,7 @@ from servegauge.base import allocation
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.locks import wait_for_lock
-from servegauge.contract.records.base import DamagedRecord, read, write
+from servegauge.contract.records.base import DamagedRecord, read, read_if_there, write
 from servegauge.contract.records.job import Left, Running
 from servegauge.contract.records.order import JobContext, Node, Order, is_measured
 from servegauge.contract.records.outcome import CellOutcome, Outcome
@@ -56,15 +56,15 @@ def run_order(order_file: str, run: str) -> None:
     signals = EndSignals()
     with machine_lock(f"{order.launch.id}, attempt {order.attempt}"):
         outcome = _carry_out(path, order, run, signals)
-        if outcome and order.then and _ran_through(outcome):
+        if outcome and order.then and outcome.ran_through:
             then = read(Path(order.then), Order)
             print(f"{order.launch.id} has ended; {then.launch.id} follows in its job", flush=True)
-            signals.begun = False  # the launch's handlers are gone, and its outcome is written
             _carry_out(Path(order.then), then, then.run, signals)
 
 
 def _carry_out(path: Path, order: Order, run: str, signals: EndSignals) -> Outcome | None:
     """Do what one order says; its outcome on the first node, None on the others and where another job does it."""
+    signals.begun = False  # of an order before, the outcome is written and the handlers are gone
     folder = path.parent
     rank, nodes = allocation.rank()
     start = allocation.start()
@@ -72,7 +72,7 @@ def _carry_out(path: Path, order: Order, run: str, signals: EndSignals) -> Outco
         if other := _claimed_by(folder):
             _left_to(folder, other)
             return None
-        if start and nodes == 1 and (done := _left(folder)) and _ran_through(done):
+        if start and nodes == 1 and (done := _done(folder)):
             return done  # put back into the queue while the order after it was carried out
         if failed := _failed_nodes(folder):
             write(folder / "outcome.json", _not_measured(order, failed))
@@ -90,16 +90,12 @@ def _carry_out(path: Path, order: Order, run: str, signals: EndSignals) -> Outco
     return None
 
 
-def _left(folder: Path) -> Outcome | None:
-    with contextlib.suppress(FileNotFoundError, DamagedRecord):
-        return read(folder / "outcome.json", Outcome)
+def _done(folder: Path) -> Outcome | None:
+    """What an earlier start of the job left, where it had carried the order out."""
+    with contextlib.suppress(DamagedRecord):
+        done = read_if_there(folder / "outcome.json", Outcome)
+        return done if done and done.ran_through else None
     return None
-
-
-def _ran_through(outcome: Outcome) -> bool:
-    """Whether an order came to its end, whatever became of its cells: nobody asked the job to stop, it had the time."""
-    stopped = outcome.status == "ok" and outcome.reason
-    return not stopped and all(cell.status != "not_run" for cell in outcome.cells.values())
 
 
 class EndSignals:

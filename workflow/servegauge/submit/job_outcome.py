@@ -28,7 +28,9 @@ def left(order: Order) -> Outcome | None:
 def outcome_of(order: Order, record: JobRecord, state: JobState, log: Path) -> Outcome:
     """The outcome of the attempt whose job ended as `state`; `log` is what its first task printed."""
     found = left(order)
-    good = found is not None and state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED")
+    ended = state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED")
+    # What a job does after an order, another order or its own end, takes nothing from what the order left.
+    good = found is not None and (ended or found.ran_through)
     empty = Outcome(launch=order.launch.id, attempt=order.attempt, study=order.study, status="failed", cells={})
     result = found or empty
     reason = result.reason if good else _why(state, backend(record.mode).queued, log)
@@ -45,7 +47,7 @@ def outcome_of(order: Order, record: JobRecord, state: JobState, log: Path) -> O
             host=record.host or None,
             folder=record.folder or None,
             # A slow squeue may still call a job running that has left its outcome: then it has completed.
-            state="COMPLETED" if good else state.state,
+            state="COMPLETED" if found and ended else state.state,
             reason=state.reason or None,
             nodes=state.nodes or None,
             failed_nodes=record.failed_nodes,

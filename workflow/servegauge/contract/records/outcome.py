@@ -52,3 +52,9 @@ class Outcome(Record, frozen=True, kw_only=True):
     job: JobSummary | None = None
     failed_nodes: tuple[str, ...] = ()
     answer: dict[str, Any] = msgspec.field(default_factory=dict)  # what `Order.run` says beside the cells
+
+    @property
+    def ran_through(self) -> bool:
+        """True where the order came to its end, whatever became of its cells: the job had the time for all of them."""
+        stopped = self.status == "ok" and self.reason
+        return not stopped and all(cell.status != "not_run" for cell in self.cells.values())
