@@ -37,17 +37,11 @@ def own_jobs(root: Path) -> int:
 # -- the whole workflow -----------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def calibrations(tmp_path_factory):
-    return tmp_path_factory.mktemp("calibrations")
-
-
 @pytest.fixture
-def clone(tmp_path, calibrations):
-    clone = Clone(tmp_path / "clone", calibrations)
+def clone(clone):
+    """A clone whose study asks for probes."""
     study(clone)
-    yield clone
-    wait_for(lambda: not clone.processes(), 20, "processes to end")
+    return clone
 
 
 def study(clone: Clone, **job: str) -> None:

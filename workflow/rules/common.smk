@@ -80,8 +80,8 @@ def workload_needs(wildcards):
 
 def launch_needs(wildcards):
     """Model files and environment of a launch; older or newer, they do not make it stale: its name says what it is."""
-    probes = PIPELINE.carries(wildcards.launch)
-    needs = needed(PIPELINE.probe_needs, probes) if carried(probes) else []
+    platform = probes_beside(wildcards)
+    needs = needed(PIPELINE.probe_needs, platform) if platform else []
     return ancient([*needed(PIPELINE.needs, wildcards.launch), *needs])
 
 
@@ -105,16 +105,22 @@ def carried(platform):
     return of_the_whole_study() and platform in PIPELINE.carriers
 
 
+def probes_beside(wildcards):
+    """The platform whose probes run in the job of a launch, or nothing."""
+    platform = PIPELINE.carries(wildcards.launch)
+    return platform if carried(platform) else ""
+
+
 def launch_probes(wildcards):
     """--probes for the launch whose job runs those of its platform, too."""
-    return "--probes" if carried(PIPELINE.carries(wildcards.launch)) else ""
+    return "--probes" if probes_beside(wildcards) else ""
 
 
 def launch_message(wildcards):
     """The readable line of a launch in a dry-run."""
     text = user_errors(PIPELINE.message, wildcards.launch)
-    probes = PIPELINE.carries(wildcards.launch)
-    return f"{text}; then the probes of {probes}" if carried(probes) else text
+    platform = probes_beside(wildcards)
+    return f"{text}; then the probes of {platform}" if platform else text
 
 
 def launch_priority(wildcards):

@@ -6,7 +6,6 @@ Its attempts are in `results/probes/launches/probes-<platform>/`, away from the 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 
 from servegauge.base.errors import UserError
 from servegauge.contract.config_types import Model, Platform
-from servegauge.contract.records.base import plain, read, write
+from servegauge.contract.records.base import plain, read_if_there, write
 from servegauge.contract.records.job import JobRecord
 from servegauge.contract.records.order import Carrier, JobSettings, Order
 from servegauge.contract.records.plan import Plan
@@ -81,7 +80,7 @@ def make_order(
         asked={"probes": what},
     )
     # The first attempt that has not ended: a job that was submitted before and still runs is waited for.
-    while (file := order.folder / "job.json").exists() and read(file, JobRecord).state == "ended":
+    while (job := read_if_there(order.folder / "job.json", JobRecord)) and job.state == "ended":
         order = replace(order, attempt=order.attempt + 1)
     return order
 
@@ -112,7 +111,8 @@ def carried_by(order: Order, plan: Plan) -> Order:
     minutes = (order.time_min or TIME_MIN) + (probes.job.minutes or 0)
     file = probes.folder / "order.json"
     limit = (platform.get("slurm") or {}).get("time_min")
-    if (limit and minutes > limit) or (file.exists() and read(file, Order).carrier not in (None, carrier)):
+    known = read_if_there(file, Order)
+    if (limit and minutes > limit) or (known and known.carrier not in (None, carrier)):
         return order
     write(file, replace(probes, carrier=carrier))
     return replace(order, time_min=minutes, then=str(file.relative_to(Path(order.root).absolute())))
@@ -120,10 +120,9 @@ def carried_by(order: Order, plan: Plan) -> Order:
 
 def _known(order: Order) -> Order:
     """The order of this attempt that a job was given already, if one was; else `order`."""
-    with contextlib.suppress(FileNotFoundError):
-        known = read(order.folder / "order.json", Order)
-        if known.carrier or (order.folder / "job.json").exists():
-            return replace(known, run=known.run or RUN)
+    known = read_if_there(order.folder / "order.json", Order)
+    if known and (known.carrier or (order.folder / "job.json").exists()):
+        return replace(known, run=known.run or RUN)
     return order
 
 
