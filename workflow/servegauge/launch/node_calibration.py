@@ -14,7 +14,7 @@ from pathlib import Path
 
 from servegauge import __version__
 from servegauge.base.errors import UserError
-from servegauge.contract.records.base import read, write
+from servegauge.contract.records.base import read, read_if_there, write
 from servegauge.contract.records.calibration import Calibration
 from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.workload import WorkloadRecord
@@ -52,12 +52,13 @@ class NodeCalibration:
         if self.aside:
             cpus, server_cpus = cpus[:-1], cpus[-1:]
         kept = self.results / "calibrations" / f"{_instrument(cpus, server_cpus)}.json"
-        known = self.found if again else read(kept, Calibration) if self.once and kept.is_file() else None
-        what = "calibrating the load generator on this node"
-        self.say(what if known is None else f"{what}, where launches before have not")
+        before = read_if_there(kept, Calibration) if self.once else None
+        known = self.found if again else before
+        where = ", again where it was not seen to carry the load" if again else ", where launches before have not"
+        self.say(f"calibrating the load generator on this node{where if known else ''}")
         points = calibrate.short_points(list(self._loads()))
         self.found = calibrate.calibrate(True, cpus, self.folder / "calibration.json", server_cpus, points, known=known)
-        write(kept, merged(known, self.found))
+        write(kept, merged(before, self.found))
 
     def _loads(self) -> Iterator[tuple[Load, float | None]]:
         """The load of each cell with its mean prompt length in tokens; None where the workload does not tell."""
