@@ -371,7 +371,7 @@ class Engine:
         if self._phase.closed_loop:
             return bool(self._streams.parked)
         # What follows in sessions that have begun keeps no load on.
-        return not (self.due.requests() if self._phase.follows else self.due)
+        return not (any(self.due.requests()) if self._phase.follows else self.due)
 
     def _give_up(self, flight: InFlight, connection: Connection | None, outcome: str, error: str) -> None:
         if connection is not None and connection.flight is flight:

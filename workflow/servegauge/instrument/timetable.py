@@ -7,7 +7,7 @@ import contextlib
 import ctypes
 import heapq
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic_ns
 
 from servegauge.instrument.connection import InFlight
@@ -64,9 +64,9 @@ class Timetable:
         heapq.heappush(self._entries, (when, self._order, what))
         self._order += 1
 
-    def requests(self) -> list[tuple[int, InFlight]]:
-        """Those that wait for their time, with it."""
-        return [(when, what) for when, _, what in self._entries if isinstance(what, InFlight)]
+    def requests(self) -> Iterator[tuple[int, InFlight]]:
+        """Those that wait for their time, with it; no more of them than are asked for, there may be thousands."""
+        return ((when, what) for when, _, what in self._entries if isinstance(what, InFlight))
 
     def keep(self, wanted: Callable[[int, bool], bool]) -> None:
         """Drop what is not `wanted`, which is asked by its time and whether it is a request."""
