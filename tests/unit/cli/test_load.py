@@ -154,7 +154,6 @@ def test_options_that_do_not_belong_together(fields, said):
         ({"prompts": "no/such.parquet"}, "no such file"),
         ({"extra_body": "{"}, "not JSON"),
         ({"extra_body": "[1]"}, "JSON object"),
-        ({"cpus": "0,x"}, "--cpus"),
         ({"api_key_env": "NO_SUCH_VARIABLE"}, "export it first"),
         ({"tokenizer": Path("no/such")}, "no/such"),
     ],

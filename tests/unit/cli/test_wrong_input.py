@@ -69,6 +69,12 @@ load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --out a-folde
 load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --out a-file/x | a-file is a file, not a folder
 load --model m --base-url http://127.0.0.1:9 --rate inf --requests 1 | --rate is inf; it must be a number more than 0
 load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --prompts a-file | a-file: is not UTF-8 text
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --cpus 0,x | --cpus: found '0,x'; expected CPUs
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --cpus 9999 | this process may not use CPU 9999
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --tokenizer "" | --tokenizer: found an empty text
+load --model m --base-url http://127.0.0.1:9 --rate 1 --requests 1 --ca-file nosuch | --ca-file: there is no file nosuch
+load --model m --base-url http://127.0.0.1:9 --rate 1 --replay nosuch | --replay: there is no file nosuch
+load --model "" --base-url http://127.0.0.1:9 --rate 1 --requests 1 | --model: found an empty text
 calibrate --cpus abc                  | --cpus: found 'abc'; expected CPUs, such as 1,2
 calibrate --cpus -1                   | --cpus: found '-1'; expected CPUs
 calibrate --server-cpus 9999          | --server-cpus: this process may not use CPU 9999; it may use [

@@ -28,11 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.format or next((name for name, one in known.items() if one.recognises(arguments.file)), None)
     if name is None:
         raise UserError(f"{arguments.file}: no format recognises it; there are {', '.join(known)} (--format)")
-    import pyarrow.parquet as pq
 
-    from servegauge.base.files import whole_file
     from servegauge.cli.load_summary import latency_table
-    from servegauge.contract import metrics
+    from servegauge.contract import columns, metrics
 
     raw, notes = known[name].requests(arguments.file)
     requests = metrics.derive(raw)
@@ -43,7 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n".join(latency_table(summary)))
     print("\n".join(f"note: {note}" for note in notes))
     if arguments.out:
-        with whole_file(arguments.out) as temporary:
-            pq.write_table(requests, temporary, compression="zstd")
+        columns.write(requests, arguments.out)
         print(f"written: {arguments.out}")
     return 0

@@ -20,11 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
-from servegauge.base.files import parse_json, whole_file
-from servegauge.cli.load_options import Options, add_arguments, numbers
+from servegauge.base.files import parse_json
+from servegauge.cli.load_options import Options, add_arguments
 from servegauge.cli.load_prompts import Given, load_prompts
 from servegauge.cli.load_summary import as_text, summarise
-from servegauge.contract import metrics
+from servegauge.contract import columns, metrics
 from servegauge.contract.cell_tables import REQUESTS
 from servegauge.contract.records import base as records
 from servegauge.contract.spec import Load
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 def measure(options: Options) -> int:
     """Run the load that `options` ask for; returns the exit status: 0, 1 if no request was answered, 130 if stopped."""
     load = options.load
-    extra, cpus = _json_object(options.extra_body), numbers(options.cpus, int, "--cpus") if options.cpus else None
+    extra = _json_object(options.extra_body)
     with tempfile.TemporaryDirectory(prefix="servegauge-load-") as name:
         folder = Path(name)
         path, given = write_workload(options, load, folder)
@@ -68,11 +68,11 @@ def measure(options: Options) -> int:
             path=options.path,
             headers=_headers(options.header or (), options.header_env or ()),
             api_key=_api_key(options.api_key_env),
-            cpus=cpus,
+            cpus=options.cpus,
             workers=options.workers,
             tokenizer=str(options.tokenizer) if options.tokenizer else None,
             verify_tls=not options.insecure,
-            ca_file=options.ca_file,
+            ca_file=str(options.ca_file) if options.ca_file else None,
         )
         with _asked_to_stop() as asked:
             result = run_load(job, None if options.quiet else _progress(), asked)
@@ -93,8 +93,7 @@ def write_requests(result: LoadResult, out: Path) -> None:
     """
     table = conform(metrics.derive(pq.read_table(result.requests)), REQUESTS)
     metadata = {**(table.schema.metadata or {}), b"clock": json.dumps(records.plain(result.clock)).encode()}
-    with whole_file(out) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+    columns.write(table.replace_schema_metadata(metadata), out)
 
 
 def write_workload(options: Options, load: Load, folder: Path) -> tuple[Path, Given]:

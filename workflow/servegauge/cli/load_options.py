@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.errors import UserError
-from servegauge.cli.options import count, new_file, number
+from servegauge.cli import options
 from servegauge.contract.spec import Load
 from servegauge.instrument.job import LoadJob
 from servegauge.instrument.openai_api import PATHS
@@ -47,7 +47,7 @@ class Options:
     """By the names of the command line. What is a load's own has the load's default."""
 
     base_url: list[str] = _required("http[s]://host:port; again for each instance", action="append", metavar="URL")
-    model: str = _required("model name in each request")
+    model: str = _required("model name in each request", type=options.name)
     endpoint: str = _option("default: %(default)s", Load.endpoint, choices=tuple(PATHS))
 
     rate: float | None = _option(
@@ -66,7 +66,9 @@ class Options:
     shape: float | None = _option("of gamma arrivals: 1 is Poisson, less is burstier", type=float)
     size: int | None = _option("of burst arrivals: requests at once", type=int)
     factors: str | None = _option("of steps and ramp: the rate's factors, such as 0.5,1,2", metavar="F,F,...")
-    replay: Path | None = _option("of replay: recorded times, one a line, in seconds", type=Path, metavar="FILE")
+    replay: Path | None = _option(
+        "of replay: recorded times, one a line, in seconds", type=options.file, metavar="FILE"
+    )
     think: float = _option(
         "closed loop: seconds between answer and next request", Load.think_s, type=float, metavar="S"
     )
@@ -76,7 +78,7 @@ class Options:
     warmup: int = _option(
         "requests sent before, and not measured; default: %(default)s",
         Load.warmup_requests,
-        type=count("requests", 0),
+        type=options.count("requests", 0),
         metavar="N",
     )
 
@@ -87,9 +89,11 @@ class Options:
         metavar="SET",
     )
     tokenizer: Path | None = _option(
-        "with tokenizer.json: exact prompt lengths, and counts", type=Path, metavar="FOLDER"
+        "with tokenizer.json: exact prompt lengths, and counts", type=options.path, metavar="FOLDER"
     )
-    seed: int = _option("of prompts and arrival times; default: %(default)s", Load.seed, type=count("a seed", 0))
+    seed: int = _option(
+        "of prompts and arrival times; default: %(default)s", Load.seed, type=options.count("a seed", 0)
+    )
     output_tokens: int | None = _option(
         "tokens of each answer, whatever the prompts say", Load.output_tokens, type=int, metavar="N"
     )
@@ -116,17 +120,19 @@ class Options:
     )
 
     api_key_env: str | None = _option("environment variable that holds the API key", metavar="NAME")
-    ca_file: str | None = _option("certificates to trust for https", metavar="FILE")
+    ca_file: Path | None = _option("certificates to trust for https", type=options.file, metavar="FILE")
     insecure: bool = _switch("do not verify the server's certificate")
-    cpus: str | None = _option("pin the generator's processes to these CPUs", metavar="N,N,...")
+    cpus: list[int] | None = _option(
+        "pin the generator's processes to these CPUs", type=options.cpus, metavar="N,N,..."
+    )
     workers: int = _option(
         "generator processes; default: %(default)s",
         LoadJob.workers,
-        type=number(f"processes, 1 to {_MOST_WORKERS}", 1, _MOST_WORKERS, int),
+        type=options.number(f"processes, 1 to {_MOST_WORKERS}", 1, _MOST_WORKERS, int),
         metavar="N",
     )
 
-    out: Path = _option("default: %(default)s", Path("run.parquet"), type=new_file, metavar="FILE")
+    out: Path = _option("default: %(default)s", Path("run.parquet"), type=options.new_file, metavar="FILE")
     json: bool = _switch("print the summary as JSON")
     quiet: bool = _switch("no progress")
 

@@ -47,6 +47,14 @@ def counts(what: str, least: int = 1) -> Callable[[str], list[int]]:
     return read
 
 
+def cpus(text: str) -> list[int]:
+    """A type for argparse: CPUs that this process may use."""
+    found, ours = counts("CPUs", 0)(text), sorted(os.sched_getaffinity(0))
+    if absent := sorted(set(found) - set(ours)):
+        raise argparse.ArgumentTypeError(f"this process may not use CPU {absent[0]}; it may use {ours}")
+    return found
+
+
 def name(text: str) -> str:
     """A type for argparse: a text that is not empty, as that of an unset variable of a shell is."""
     if not text.strip():
