@@ -221,6 +221,15 @@ def test_power_and_false_alarms_of_saturated_where_streams_think(streams):
     assert queues.share_raised(partial(draw, becomes=2.0), [5], tries) >= 0.8 - 2 * math.sqrt(0.2 * 0.8 / tries)
 
 
+def test_a_load_whose_streams_are_not_known_is_not_taken_for_one_stream():
+    """A frozen workload that `servegauge load` sends has neither a rate nor a number of streams."""
+
+    rows = [row(n, scheduled_ns=n * 100 * MS, end_ns=(n * 102 + 450) * MS) for n in range(200)]  # from 4 to 8 in flight
+    closed = Load(requests=200, arrival={"process": "closed"})
+    assert queues.is_raised(table(*rows), 20.0, replace(closed, concurrency=1))
+    assert not queues.is_raised(table(*rows), 20.0, closed)
+
+
 def test_a_closed_loop_whose_requests_pile_up_is_saturated():
     """Streams that think at first, until the server becomes so slow that all of them wait."""
     rows = [row(n, scheduled_ns=n * 100 * MS, end_ns=(n * 200 + 50) * MS) for n in range(200)]

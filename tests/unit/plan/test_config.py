@@ -113,6 +113,7 @@ TEXTS = {
     "empty": ("", "found nothing, expected keys with values"),
     "object": ("question: !!python/object:os.system {}\n", "could not determine a constructor"),
     "alias of itself": ("question: a\nmatrix: &a [*a]\n", "an alias (*name) stands inside of what it names"),
+    "date that does not exist": ("question: 2025-02-30\n", "a value cannot be read: day is out of range for month"),
     "time in base 60": (
         "question: a\njob: {max_min: 4:00:00}\n",
         "x.yaml:2: 4:00:00 is a number in base 60 to YAML; write one",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from servegauge.contract.columns import column
+from servegauge.contract.energy import rows_of
 from servegauge.contract.metric import Statistic
 
 NS = 1e9
@@ -31,7 +32,7 @@ COLUMNS = (
     column("gpu_tensor_active_mean", pa.float64(), "share of cycles with work on the tensor cores (DCGM), mean", "1"),
     column("gpu_dram_active_mean", pa.float64(), "share of cycles in which GPU memory moved data (DCGM), mean", "1"),
     column("node_busy_mean", pa.float64(), "share of the node's CPU time that was not idle, mean over the window", "1"),
-    column("gpu_memory_max_bytes", pa.float64(), "the most memory in use at any sample, summed over GPUs", "bytes"),
+    column("gpu_memory_max_bytes", pa.float64(), "the most memory in use, summed over the launch's GPUs", "bytes"),
     column("server_memory_max_bytes", pa.float64(), "the most main memory that the servers held (RSS)", "bytes"),
 )  # fmt: skip
 """Columns of CELLS; null where nothing recorded it. Of several server instances: counts are summed, shares averaged."""
@@ -44,9 +45,16 @@ MEMORY = (
 
 
 def during(
-    window_s: float | None, server: pa.Table | None, gpu: pa.Table | None, node: pa.Table | None
+    window_s: float | None,
+    server: pa.Table | None,
+    gpu: pa.Table | None,
+    node: pa.Table | None,
+    gpus: Sequence[str] = (),
 ) -> dict[str, float | None]:
-    """The values of COLUMNS for a cell: its rows of `server_metrics`, `gpu` and `node`, None where there are none."""
+    """The values of COLUMNS for a cell: its rows of `server_metrics`, `gpu` and `node`, None where there are none.
+
+    `gpus`: those of the launch, numbers or UUIDs; the samples may have others, with the memory of others.
+    """
     found: dict[str, float | None] = dict.fromkeys(field.name for field in COLUMNS)
     if not window_s:
         return found
@@ -55,7 +63,7 @@ def during(
     if gpu is not None and (inside := _inside(gpu, window_s * NS)).num_rows:
         found["gpu_utilisation_mean"] = _mean(inside, "utilisation")
         found["gpu_sm_clock_mhz_mean"] = _mean(inside, "sm_clock_mhz")
-        found["gpu_memory_max_bytes"] = _most_memory(inside)
+        found["gpu_memory_max_bytes"] = _most_memory(inside, gpus)
         for name in PARTS:
             if name in inside.column_names:  # samples of older versions have none
                 found[f"gpu_{name}_mean"] = _mean(inside, name)
@@ -80,10 +88,10 @@ def _mean(table: pa.Table, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _most_memory(gpu: pa.Table) -> float | None:
-    """The sum of each GPU's most; a GPU that does not tell leaves none."""
-    most = gpu.group_by("gpu").aggregate([("memory_used_bytes", "max")])["memory_used_bytes_max"]
-    return None if most.null_count else float(pc.sum(most).as_py())
+def _most_memory(samples: pa.Table, gpus: Sequence[str]) -> float | None:
+    """The sum of the most of each of `gpus`; None where one reports none."""
+    most = [pc.max(rows_of(samples, gpu)["memory_used_bytes"]).as_py() for gpu in gpus]
+    return None if not most or None in most else float(sum(most))
 
 
 def _server(server: pa.Table, window_ns: float) -> dict[str, float | None]:

@@ -40,7 +40,7 @@ def used(samples: pa.Table | None, gpus: Sequence[str], duration_s: float | None
     for column, source in (("energy_j", COUNTER), ("power_w", POWER)):
         if column not in samples.column_names:
             continue
-        each = [_of_one(_rows(samples, gpu), column, source, duration_s) for gpu in gpus]
+        each = [_of_one(rows_of(samples, gpu), column, source, duration_s) for gpu in gpus]
         known = [one for one in each if one is not None]
         if len(known) == len(gpus):
             joules = sum(one for one, _ in known)
@@ -50,7 +50,8 @@ def used(samples: pa.Table | None, gpus: Sequence[str], duration_s: float | None
     return None
 
 
-def _rows(samples: pa.Table, gpu: str) -> pa.Table:
+def rows_of(samples: pa.Table, gpu: str) -> pa.Table:
+    """The samples of one GPU, by its number or UUID."""
     if gpu.isdigit():
         return samples.filter(pc.equal(samples["gpu"], int(gpu)))
     return samples.filter(pc.fill_null(pc.equal(pc.cast(samples["uuid"], pa.string()), gpu), False))

@@ -74,16 +74,26 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
     try:
         data = yaml.load(text, _StrictLoader)
-        json.dumps(data, default=str, skipkeys=True)
-    except ValueError:
-        raise UserError(f"{path}: an alias (*name) stands inside of what it names, which has no end") from None
+        if _has_no_end(data):
+            raise UserError(f"{path}: an alias (*name) stands inside of what it names, which has no end")
     except yaml.YAMLError as error:
         raise UserError(f"{path}{_trouble(error, text)}") from error
+    except ValueError as error:  # of a date that does not exist, for example
+        raise UserError(f"{path}: a value cannot be read: {error}; put it in quotes, or correct it") from error
     except RecursionError:
         raise UserError(f"{path}: is nested too deep") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: found {_shown(data)}, expected keys with values, one a line, as `question: ...`")
     return data, text
+
+
+def _has_no_end(data: object) -> bool:
+    """Whether something holds itself."""
+    try:
+        json.dumps(data, default=str, skipkeys=True)
+    except ValueError:
+        return True
+    return False
 
 
 def _trouble(error: yaml.YAMLError, text: str) -> str:

@@ -264,7 +264,9 @@ def _add(
             warnings.append(f"{folder}/{name}.parquet is left out: {error}")
     row = measured(record, requests, rest.get("gpu"), rest.get("server_metrics"))
     window_s = record.window.duration_s if record.window else None
-    row |= activity.during(window_s, rest.get("server_metrics"), rest.get("gpu"), rest.get("node"))
+    row |= activity.during(
+        window_s, rest.get("server_metrics"), rest.get("gpu"), rest.get("node"), _gpus_of_launch(record)
+    )
     groups = writers["requests"].write(requests)
     for name, table in rest.items():
         writers[name].write(table)
@@ -293,6 +295,11 @@ def texts_sha256(window: pa.Table) -> str | None:
     return hashlib.sha256("\n".join(text or "-" for text in texts.to_pylist()).encode()).hexdigest()
 
 
+def _gpus_of_launch(record: CellRecord) -> Sequence[str]:
+    """Numbers or UUIDs, as the launch was given them; none where nothing recorded them."""
+    return record.recorders.get("sampler", {}).get("launch_gpus") or ()
+
+
 def measured(
     record: CellRecord, requests: pa.Table, gpu: pa.Table | None = None, server: pa.Table | None = None
 ) -> dict[str, Any]:
@@ -306,8 +313,7 @@ def measured(
     loop = record.spec.load.loop
     clock, instrument = record.clock or Clock(), record.instrument or {}
     zero, start, end = clock.window_start_ns, clock.epoch_offset_start_ns, clock.epoch_offset_end_ns
-    known = record.recorders.get("sampler", {}).get("launch_gpus") or ()
-    used = energy.used(gpu, known, window_s)
+    used = energy.used(gpu, _gpus_of_launch(record), window_s)
     joules = None if used is None else used.joules
     accepted = speculation.acceptance_length(server, window_s)
     summary = metrics.summarise(

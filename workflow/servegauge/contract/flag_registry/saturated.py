@@ -34,7 +34,7 @@ def overload_seen(requests: int, spread: float) -> float:
     return 0.5 * math.erfc((shown - least_carried(0.99, requests, spread)) / deviation / math.sqrt(2))
 
 
-def least_growth(asked: float, streams: int, in_flight: float) -> float:
+def least_growth(asked: float, streams: float, in_flight: float) -> float:
     """Growth above which the requests in flight of so many streams, and on average so many, grow not by chance."""
     deviation = math.sqrt(max(0.0, in_flight * (1 - in_flight / streams)))
     return min(max(asked, SPREAD * math.sqrt(in_flight)), STREAMS * deviation)
@@ -56,7 +56,9 @@ def check(case: CellCase) -> Iterator[Doubt]:
             detail = f"while many were in flight, the server did {carried:.2f} of the work that was offered; {grew}"
             yield Doubt(carried - GROWTH * growth.gained / requests, least, detail)
         return
-    least = least_growth(case.thresholds["queue_growth"], load.concurrency or 1, growth.mean)
+    # A workload that was frozen for `servegauge load` does not say how many streams: then as if nothing bounded them.
+    streams = load.concurrency or math.inf
+    least = least_growth(case.thresholds["queue_growth"], streams, growth.mean)
     if growth.gained > least and growth.floor_gained > FLOOR + FLOOR_SPREAD * math.sqrt(growth.floor):
         yield Doubt(growth.gained, least, f"{grew}, from about {max(0.0, growth.mean - growth.gained / 2):.0f}")
 

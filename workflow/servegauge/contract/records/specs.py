@@ -107,6 +107,7 @@ class CellSpec(msgspec.Struct, frozen=True, kw_only=True):
         if cell.id != self.id:
             raise UserError(
                 f"the cell {self.id} is called {cell.id} by this servegauge: its plan was edited, or written by "
-                "another version. Write the plan again with: python scripts/write_plan.py STUDY"
+                "another version. Write the plan again with: python scripts/write_plan.py STUDY "
+                "--out results/plan/STUDY.json"
             )
         return cell
