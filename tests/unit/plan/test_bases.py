@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -64,6 +65,20 @@ def test_another_axis_stands_in_for_one_with_what_was_published_kept(tree: Tree)
     (entry,) = study["expects"]
     assert (entry["where"], entry["stands_for"]) == ({"threads": 2}, {"tp": 4})
     assert entry["over"] == {"where": {"threads": 1}, "stands_for": {"tp": 1}}
+
+
+@pytest.mark.parametrize(
+    ("stand_ins", "message"),
+    [
+        ({"model": "tiny"}, "stand_ins.model: found 'tiny'; expected values with what stands in for them, or an axis"),
+        ({"tp": "rate"}, "stand_ins.tp: rate varies already; another axis has to stand in for tp"),
+        ({"tp": "threads", "rate": "threads"}, "stand_ins.tp: threads varies already"),
+    ],
+)
+def test_an_axis_that_cannot_stand_in_is_refused(tree: Tree, stand_ins: dict[str, str], message: str) -> None:
+    base(tree)
+    with pytest.raises(UserError, match=re.escape(message)):
+        tree.study({"base": "full", "stand_ins": stand_ins}, "small")
 
 
 def test_a_chain_of_bases(tree: Tree) -> None:

@@ -49,7 +49,8 @@ class Pipeline:
         self.config = load_config(ROOT, dict(config))
         self.study = load_study(ROOT, self.config["study"])
         self.name: str = self.study["name"]
-        self.plan = expand.expand(self.study).on_platforms(self.config["platforms"])
+        self.whole = expand.expand(self.study)
+        self.plan = self.whole.on_platforms(self.config["platforms"])
         self.results = ROOT / "results"
         self.state = documents.state(self.plan, self.results)
         self.glob: str = self.config.get("cells") or "*"
@@ -166,8 +167,8 @@ class Pipeline:
 
     @cached_property
     def probes(self) -> probes.AskedProbes:
-        """What is asked of every platform."""
-        return probes.asked(self.study, self.plan.launches)
+        """What is asked of every platform: of the whole study, as its plan says it to the job that carries probes."""
+        return probes.asked(self.study, self.whole.launches)
 
     def probe_files(self) -> list[str]:
         """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""

@@ -198,7 +198,7 @@ class Trace(TypedDict, total=False):
 class Study(TypedDict, total=False):
     question: str
     base: str
-    stand_ins: dict[str, dict[str, Any]]  # axis -> value -> what is measured instead
+    stand_ins: dict[str, dict[str, Any] | str]  # axis -> value -> what is measured instead; or another axis
     matrix: dict[str, Any]  # axis -> its values; and repeat, include, exclude
     server: dict[str, Any]  # option -> its value; and extra_args, environment
     load: StudyLoad

@@ -56,7 +56,7 @@ def file_of(root: Path, folder: str, name: str) -> Path:
 
 def unknown_name(name: str, known: list[str], folder: Path) -> str:
     """The message for a file that is not there: the nearest name, and all of them, or some where they are many."""
-    plain = Path(name).stem
+    plain = Path(name).name.removesuffix(".yaml")
     if plain in known:
         return f"there is no {folder / name}.yaml: give the name alone, {plain!r}"
     shown = ", ".join(known) or "none"

@@ -8,7 +8,7 @@ from typing import Any
 
 from servegauge.base.errors import UserError
 from servegauge.contract.spec import canonical_json
-from servegauge.contract.yaml_schema import line_of, read_yaml
+from servegauge.contract.yaml_schema import line_of, read_yaml, schema
 from servegauge.inputs.config_files import file_of, names, unknown_name
 
 
@@ -57,6 +57,11 @@ def _replaced(study: Mapping[str, Any], stand_ins: Mapping[str, Any], where: str
         axis: stand_ins.get(name, {}) for axis, name in axes.items()
     }
     entries = [matrix, *(one for key in ("include", "exclude") for one in _entries(matrix.get(key)))]
+    for axis, name in axes.items():
+        if name not in schema("study")["$defs"]["axes"]["properties"]:
+            raise UserError(f"{where}.{axis}: found {name!r}; expected values with what stands in for them, or an axis")
+        if any(name in entry for entry in entries) or list(axes.values()).count(name) > 1:
+            raise UserError(f"{where}.{axis}: {name} varies already; another axis has to stand in for {axis}")
     measured: dict[str, list[Any]] = {}
     for axis, instead in stand_ins.items():
         known = [value for entry in entries for value in _entries(entry.get(axis))]
