@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 links="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}"
-if [ $# -eq 0 ]; then set -- *.in extra/*.in; fi
+if [ $# -eq 0 ]; then set -- *.in extra/*.in pack/*.in; fi
 for input in "$@"; do
   read -ra further <<< "$(sed -n 's/^# uv: //p' "$input")"
   # Only those that ask for a CPU build: a folder of this machine's must not reach the other locks.

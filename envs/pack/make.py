@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,9 @@ LEFT_OUT = [
 ]
 
 
+PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
+
+
 class Refused(Exception):
     """What cannot go on; one message for the user."""
 
@@ -54,7 +58,7 @@ def wanted(lock: str, installed: str) -> str:
     """The lock's lines, hashes included, without what is installed there in the same version."""
     there = {(name_of(name), version) for name, _, version in (one.partition("==") for one in installed.split())}
     blocks = re.findall(r"^[A-Za-z0-9](?:.*\\\n)*.*", lock, re.MULTILINE)
-    pinned = {block: re.match(r"([\w.-]+)==([^\s;\\]+)", block) for block in blocks}
+    pinned = {block: PIN.match(block) for block in blocks}
     return "\n".join(block for block, pin in pinned.items() if pin and (name_of(pin[1]), pin[2]) not in there) + "\n"
 
 
@@ -63,33 +67,17 @@ def fetch(lock: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "requirements.txt"
     file.write_text(lock, encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--require-hashes",
-    ]
-    command += [
-        "--python-version",
-        "3.12",
-        "--implementation",
-        "cp",
-        "--abi",
-        "cp312",
-        "--abi",
-        "abi3",
-        "--abi",
-        "none",
-    ]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--require-hashes", "--python-version", "3.12", "--implementation", "cp"]
+    command += ["--abi", "cp312", "--abi", "abi3", "--abi", "none"]
     command += [word for platform in PLATFORMS for word in ("--platform", platform)]
     done = subprocess.run([*command, "--dest", str(folder), "-r", str(file)], capture_output=True, text=True)
     if done.returncode:
         raise Refused(f"wheels could not be fetched; pip says:\n{done.stderr.strip()[-2000:]}")
-    return sorted(folder.glob("*.whl"))
+    pins = {(name_of(name), version) for name, version in PIN.findall(lock)}
+    wheels = {file: file.name.split("-")[:2] for file in sorted(folder.glob("*.whl"))}
+    # A folder that is kept may hold wheels of other pins.
+    return [file for file, (name, version) in wheels.items() if (name_of(name), version) in pins]
 
 
 def lay_out(wheels: list[Path], site: Path) -> None:
@@ -124,19 +112,8 @@ def cut(site: Path, arch: int) -> None:
 def archive(folder: Path, file: Path) -> None:
     """One .tar.xz, the same bytes for the same content, holes kept."""
     with file.open("wb") as target:
-        tar = [
-            "tar",
-            "-C",
-            str(folder),
-            "--sparse",
-            "--sort=name",
-            "--owner=0",
-            "--group=0",
-            "--mtime=2026-01-01",
-            "-cf",
-            "-",
-        ]
-        first = subprocess.Popen([*tar, "."], stdout=subprocess.PIPE)
+        options = ["--sparse", "--sort=name", "--owner=0", "--group=0", "--mtime=2026-01-01", "-cf", "-", "."]
+        first = subprocess.Popen(["tar", "-C", str(folder), *options], stdout=subprocess.PIPE)
         second = subprocess.run(["xz", "-T0", "-6"], stdin=first.stdout, stdout=target)
         if first.wait() or second.returncode:
             raise Refused(f"{file} could not be written")
@@ -151,7 +128,10 @@ def make(out: Path, arch: int, kernels: Path | None, wheels: Path | None) -> Non
         lay_out(fetch(wanted(lock, installed), wheels or Path(scratch) / "wheels"), site)
         cut(site, arch)
         if kernels:
-            for path in sorted(kernels.glob("*/*.so")):
+            found = sorted(kernels.glob("*/*.so"))
+            if not found:
+                raise Refused(f"{kernels} holds no kernels; kernels.py makes them, see README.md")
+            for path in found:
                 target = site / "kernels" / path.parent.name / path.name
                 target.parent.mkdir(parents=True)
                 shutil.copy(path, target)
@@ -178,7 +158,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         make(arguments.folder, arguments.arch, arguments.kernels, arguments.wheels)
-    except (Refused, prune.NotUnderstood, OSError) as error:
+    except (Refused, prune.NotUnderstood, OSError, struct.error) as error:
         print(f"make.py: {error}", file=sys.stderr)
         return 2
     return 0
