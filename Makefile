@@ -51,7 +51,7 @@ run: venv  ## run STUDY=name with PROFILE=profiles/...
 test: dev  ## all tests that need nothing but this machine; under 10 minutes on 2 cores
 	$(BIN)/pytest $(PARALLEL) -m "not slurm and not frameworks and not heavy and not nightly and not browser and not containers and not studies"
 
-test-heavy: dev  ## the tests that take minutes each: faults under the whole workflow
+test-heavy: dev  ## the tests that take a minute or more each: faults under the whole workflow, searches, the grid of claims
 	$(BIN)/pytest $(PARALLEL) -m heavy
 
 test-studies: dev  ## the CPU variant of every study that rebuilds a publication, in miniature, and its verdicts

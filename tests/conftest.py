@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the folders whose files take minutes, so that two processes end together."""
+    """Begin with the folders whose files take minutes, so that all processes end together."""
     slow = ("workflow", "faults")
     items.sort(key=lambda item: item.path.parent.name not in slow)
 
