@@ -10,29 +10,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 
 from servegauge.base.files import whole_folder, write_json
 from servegauge.contract.records.base import plain
 from servegauge.contract.records.outcome import CellOutcome, Outcome
+from servegauge.launch.stop import Stop
 
 
 def measure(order, job):
     """Stand-in for `servegauge.launch.run.run_launch`: as there, signals are its own as long as it runs."""
-    asked = []
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-    before = {
-        one: signal.signal(one, lambda number, _frame: asked.append(signal.Signals(number).name)) for one in numbers
-    }
-    try:
-        return _measure(order, job, asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    stop = Stop(None)
+    with stop.on_signals():
+        return _measure(order, job, stop)
 
 
-def _measure(order, job, asked):
+def _measure(order, job, stop):
     results, folder = order.results_folder, order.folder
     log = results / "pretend.log"
 
@@ -54,19 +47,19 @@ def _measure(order, job, asked):
             cells[name] = CellOutcome(status="ok")
             continue
         if job.deadline_s and end > job.deadline_s - 5:
-            asked.append("the job's time limit is near")
-        if asked:
-            cells[name] = CellOutcome(status="not_run", reason=f"stopped: {asked[0]}")
+            stop.ask("the job's time limit is near")
+        if stop():
+            cells[name] = CellOutcome(status="not_run", reason=f"stopped: {stop.reason}")
             continue
         note("cell", cell=name, attempt=order.attempt)
         with (folder / "progress.log").open("a") as file:
             file.write(f"cell {name}\n")
         end = time.time() + pretend.get("s", 0.1)
         until = results / pretend.get("until", "never")
-        while time.time() < end and not until.exists() and (not asked or pretend.get("does") == "deaf"):
+        while time.time() < end and not until.exists() and (not stop() or pretend.get("does") == "deaf"):
             time.sleep(0.02)
-        if asked:
-            cells[name] = CellOutcome(status="not_run", reason=f"stopped: {asked[0]}")
+        if stop():
+            cells[name] = CellOutcome(status="not_run", reason=f"stopped: {stop.reason}")
         elif pretend.get("does") == "fail":
             cells[name] = CellOutcome(status="failed", reason="pretended")
         elif pretend.get("does") == "crash":
@@ -75,7 +68,7 @@ def _measure(order, job, asked):
             with whole_folder(results / "cells" / name) as target:
                 write_json(target / "cell.json", {"cell": name, "attempt": order.attempt, "status": "ok"})
             cells[name] = CellOutcome(status="ok")
-    reason = f"stopped: {asked[0]}" if asked else None
+    reason = f"stopped: {stop.reason}" if stop() else None
     note("end", attempt=order.attempt)
     return Outcome(
         launch=order.launch.id, attempt=order.attempt, study=order.study, status="ok", reason=reason, cells=cells

@@ -170,7 +170,7 @@ def figure(study: Study, checked: list[Checked], asked: Sequence[str]) -> str:
     """What the variant says to the study's own question: a capacity, what was published, a probe, its comparison."""
     base = study.name.removesuffix(studies.CPU)
     if base in UTILISATION:
-        most = max(platform_section(study, study.results, None).used, key=lambda row: row["mfu"])
+        most = max(platform_section(study, None).used, key=lambda row: row["mfu"])
         return f"{most['platform']}, {most['condition']}: MFU {most['mfu']:.1%}, MBU {most['mbu']:.1%}"
     by_name = {metric.name: metric for metric in study.metrics}
     row = next((row for row in study.ok if row.get("capacity_rps") is not None), None)

@@ -73,6 +73,6 @@ def test_labels_do_not_collide(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(figure_style, "untangle", looked_at)
     comparison = compare(study)
-    figures = draw(study, comparison, platform_section(study, results, comparison), of_study(study))
+    figures = draw(study, comparison, platform_section(study, comparison), of_study(study))
     assert len(collide) == len(figures)
     assert [name for name, found in zip(figures, collide, strict=True) if found] == []

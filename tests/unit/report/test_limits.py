@@ -115,7 +115,7 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
             {"t_ns": 20 * 10**9, "busy_share": 1.0, "server_memory_bytes": 9},
         ],
     )
-    found = activity.during(10.0, server, gpu, node)
+    found = activity.during(10.0, server, gpu, node, ["0", "1"])
     assert found == pytest.approx(
         {
             "requests_running_mean": 6.0, "requests_waiting_mean": 3.0, "requests_waiting_max": 6.0,
@@ -125,6 +125,9 @@ def test_the_window_alone_counts_and_instances_are_summed() -> None:
             "gpu_memory_max_bytes": 13.0 + 26.0, "server_memory_max_bytes": 5.0,
         }
     )  # fmt: skip
+    mine = activity.during(10.0, server, gpu, node, ["1"])
+    assert mine["gpu_memory_max_bytes"] == 26.0, "another's GPU holds another's memory"
+    assert activity.during(10.0, server, gpu, node, ["1", "7"])["gpu_memory_max_bytes"] is None
     assert set(activity.during(10.0, None, None, None).values()) == {None}
     assert set(activity.during(None, server, gpu, node).values()) == {None}
 

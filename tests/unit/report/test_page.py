@@ -299,7 +299,7 @@ def test_probes_are_compared_the_farthest_first(made, no_figures):
     path = results / "dataset/probes.parquet"
     kept = path.read_bytes()
     pa.parquet.write_table(tables.from_rows(rows, tables.PROBES), path)
-    found = platform_section(Study(results, "demo"), results, compare(Study(results, "demo")))
+    found = platform_section(Study(results, "demo"), compare(Study(results, "demo")))
     page = page_of(results)
     path.write_bytes(kept)
     assert [one.probe for one in found.ratios] == ["all_reduce", "gemm"]

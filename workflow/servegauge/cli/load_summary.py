@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from servegauge.base.text import aligned
 from servegauge.contract import metric_registry, metrics
 from servegauge.contract.flags import cell_flags
 from servegauge.contract.metric import LOAD
@@ -59,9 +60,7 @@ def latency_table(summary: Mapping[str, Any]) -> list[str]:
             for name in ("mean", "p50", "p90", "p99", "p99_low", "p99_high")
         ]
         rows.append((f"{metric.name}, {unit}", *values[:4], f"{values[4]} to {values[5]}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) if not column else cell.rjust(width) for column, (cell, width) in
-             enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
+    return aligned(rows)
 
 
 def as_text(summary: Mapping[str, Any]) -> str:

@@ -23,7 +23,6 @@ from servegauge.compare.student import Estimate, combined, estimate
 from servegauge.contract.columns import Row
 from servegauge.contract.spec import canonical_json
 from servegauge.contract.trace_tables import STEP_COLUMNS
-from servegauge.dataset import merge
 from servegauge.dataset.study_view import Metric, Study, axis_value, label, without
 from servegauge.inputs.model_numbers import MODEL_NUMBERS, model_number
 from servegauge.probes import get
@@ -78,7 +77,6 @@ class Source:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.metrics = {metric.name: metric for metric in study.metrics}
-        self.probes = merge.read(study.results, "probes").to_pylist()
         platforms = study.own("study_platforms")
         self.gpus = {row["platform"]: (json.loads(row["file"]).get("gpu") or {}).get("name") for row in platforms}
         self.models = {row["model"]: row for row in study.own("study_models")}
@@ -212,7 +210,7 @@ class Source:
     def _probed(self, entry: Entry, side: Side) -> list[dict[str, Any]]:
         """The newest row of each variant that fits."""
         found: dict[str, dict[str, Any]] = {}
-        for row in sorted(self.probes, key=lambda row: row["started_utc"] or ""):
+        for row in sorted(self.study.probes, key=lambda row: row["started_utc"] or ""):
             variant = json.loads(row["variant"] or "{}")
             if (
                 (row["probe"], row["metric"]) == (entry["probe"], entry["metric"])

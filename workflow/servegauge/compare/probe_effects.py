@@ -22,7 +22,6 @@ from servegauge.compare.verdicts import DIFFERENT, NOT_JUDGED, SLOWER
 from servegauge.contract.columns import Row
 from servegauge.contract.metric import Statistic
 from servegauge.contract.spec import canonical_json
-from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study
 from servegauge.probes import registry
 
@@ -132,9 +131,7 @@ def probe_ratios(
 def study_probes(study: Study) -> list[ProbeRatio]:
     """What the probes say of a study's platforms; empty where it does not compare them or nothing was probed."""
     factor, baseline = study.factor()
-    names = study.levels("platform")
-    rows = [row for row in merge.read(study.results, "probes").to_pylist() if row["platform"] in names]
-    return probe_ratios(rows, baseline, study.ok, study.margin) if factor == "platform" else []
+    return probe_ratios(study.probes, baseline, study.ok, study.margin) if factor == "platform" else []
 
 
 def _values(rows: Iterable[Row]) -> list[float]:

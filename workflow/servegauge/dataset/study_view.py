@@ -165,7 +165,7 @@ class Study:
 
     @property
     def metrics(self) -> list[Metric]:
-        """What is compared: latencies, rates, the capacity if it was searched, goodput by SLO, what it costs."""
+        """What is compared: latencies, rates, capacity if searched, goodput by SLO, costs, memory if asked for."""
         searched = any(row.get("capacity") is not None for row in self.cells)
         own = [metric for metric in METRICS if searched or metric.name != CAPACITY.name]
         goodput = [metric for slo in self.slos for metric in goodput_metrics(slo)]
@@ -254,6 +254,12 @@ class Study:
         wanted = ["launch", "attempt", "hostname", "framework_version"]  # a provenance is large
         attempts = merge.read(self.results, "attempts").select(wanted).to_pylist()
         return {(one["launch"], one["attempt"]): one for one in attempts}
+
+    @cached_property
+    def probes(self) -> list[dict[str, Any]]:
+        """Rows of the probes of this study's platforms; other studies in the same results have their own."""
+        names = self.levels("platform")
+        return [row for row in merge.read(self.results, "probes").to_pylist() if row["platform"] in names]
 
     @cached_property
     def attempts(self) -> list[dict[str, Any]]:

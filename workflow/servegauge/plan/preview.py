@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from servegauge.base.text import aligned
 from servegauge.contract.records.plan import Plan
 from servegauge.plan import documents
 from servegauge.plan.documents import State
@@ -68,11 +69,7 @@ def _table(plan: Plan, state: State, costs: dict[str, Estimate]) -> Iterator[str
         + ([f"{row.gpu_hours:.1f}"] if gpus else [])
         for name, row in list(rows.items())[:MOST_ROWS]
     ]
-    table = [heading + (["GPU hours"] if gpus else []), *cells]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    for line in table:
-        numbers = (text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))
-        yield "  ".join([line[0].ljust(widths[0]), *numbers])
+    yield from aligned([heading + (["GPU hours"] if gpus else []), *cells])
     if len(rows) > MOST_ROWS:
         yield f"... and {len(rows) - MOST_ROWS} more; `servegauge plan {plan.study['name']}` shows all"
 

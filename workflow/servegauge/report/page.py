@@ -29,8 +29,7 @@ from servegauge.compare.verdicts import VERDICTS
 from servegauge.contract import flag_registry, metric_registry
 from servegauge.contract.columns import Row
 from servegauge.contract.metric import TABLE, Statistic
-from servegauge.dataset import merge
-from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, doubts, label, level_text, without
+from servegauge.dataset.study_view import SAMPLE_FLAGS, Study, axis_value, by_cause, label, level_text, without
 from servegauge.report import provenance_diff
 from servegauge.report.allocation_section import allocation
 from servegauge.report.capacity_section import searches
@@ -56,13 +55,14 @@ def render(results: Path, name: str, out: Path) -> None:
     """Write the report of study `name` to `out`, and its figures and CSV into the folder of the same name."""
     study = Study(results, name)
     comparison = compare(study)
-    platforms = platform_section(study, results, comparison)
+    platforms = platform_section(study, comparison)
     traced = of_study(study)
     drawn = draw(study, comparison, platforms, traced)
     baseline = baseline_of(study, traced)
     failed = [row for row in study.traces if row["status"] != "ok"]
-    probes = merge.read(results, "probes").to_pylist() if traced else []
-    traces = trace_section(traced, baseline, probes, platforms.by_cell, failed, platforms.shapes)
+    traces = trace_section(
+        traced, baseline, study.probes if traced else [], platforms.by_cell, failed, platforms.shapes
+    )
     economics, published = economics_section(study), PublishedSection(study)
     folder = out.with_suffix("")
     for name, figure in drawn.items():
@@ -79,8 +79,8 @@ def render(results: Path, name: str, out: Path) -> None:
     context["allocation"] = allocation(study)
     context["servers"] = server_section(study)
     found = limits(study, platforms.used)
-    known = {name for name, *_ in LIMIT_COLUMNS if any(getattr(one.known, name) is not None for one in found)}
-    context |= {"limits": found, "limit_columns": [column for column in LIMIT_COLUMNS if column[0] in known]}
+    shown = [one for one in LIMIT_COLUMNS if any(getattr(row.known, one[0]) is not None for row in found)]
+    context |= {"limits": found, "limit_columns": shown}
     page = _environment().get_template("report.html.j2").render(context)
     with whole_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -175,10 +175,8 @@ def _context(
         "looks": study.own("looks"),
         "label": lambda row: label(without(row, factor)),
         "level_of": lambda row: axis_value(row, factor) if factor else "",
-        "doubts": doubts,
         "provenance": _provenance(study, comparison),
         "platforms": platforms,
-        "inline": lambda figure: Markup(figure.inline),
         "colours": list(zip(COLOURS, DARK_COLOURS, strict=True)),
         # Where they are in a repository; a page must not depend on where its dataset was copied to.
         "results": "results",

@@ -7,14 +7,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from servegauge.base.numbers import mean
 from servegauge.compare.probe_effects import ProbeRatio, one_each, sentences, study_probes, variant_of
 from servegauge.compare.results import Comparison
 from servegauge.contract.columns import Row
-from servegauge.dataset import merge
 from servegauge.dataset.study_view import Study, label, without
 from servegauge.inputs.model_shape import ModelShape, UnknownShape, from_config
 from servegauge.report.roofline import Panel, Utilisation, ceilings, utilisation
@@ -42,11 +40,10 @@ class PlatformSection:
         return any((one.memory_gb_s and one.tflops) or (one.vendor_memory_gb_s and one.vendor_tflops) for one in known)
 
 
-def platform_section(study: Study, results: Path, comparison: Comparison | None) -> PlatformSection:
+def platform_section(study: Study, comparison: Comparison | None) -> PlatformSection:
     """What the probes of the study's platforms say, and what the cells used of them, or of the vendor's figures."""
     names = study.levels("platform")
-    rows = [row for row in merge.read(results, "probes").to_pylist() if row["platform"] in names]
-    rows = one_each(rows)
+    rows = one_each(study.probes)
     section = PlatformSection(not_run=[_told(row) for row in rows if row["status"] != "ok"])
     if rows and comparison:
         section.ratios = study_probes(study)

@@ -147,12 +147,10 @@ def _spread(rows: Sequence[dict[str, Any]], name: str) -> dict[str, float] | Non
 
 def _write(rows: list[dict[str, Any]], schema: Any, out: Path) -> None:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from servegauge.base.files import whole_file
+    from servegauge.contract.columns import write
 
-    with whole_file(out) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+    write(pa.Table.from_pylist(rows, schema=schema), out)
 
 
 def main() -> int:

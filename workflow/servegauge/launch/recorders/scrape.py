@@ -195,10 +195,9 @@ class Watch:
 def write(watches: Sequence[Watch], zero_ns: int, out: Path) -> None:
     """All rows to one Parquet file at `out`, whole or absent, sorted by time."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from servegauge.base.files import whole_file
     from servegauge.contract.cell_tables import SERVER_METRICS
+    from servegauge.contract.columns import write
 
     rows = sorted(((t, watch.instance, sample) for watch in watches for t, sample in watch.rows), key=lambda r: r[:2])
     columns = {
@@ -210,8 +209,7 @@ def write(watches: Sequence[Watch], zero_ns: int, out: Path) -> None:
         "value": [sample.value for _, _, sample in rows],
     }
     schema = pa.schema([SERVER_METRICS.field(name) for name in columns], metadata=SERVER_METRICS.metadata)
-    with whole_file(out) as temporary:
-        pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
+    write(pa.table(columns, schema=schema), out)
 
 
 def main() -> None:
