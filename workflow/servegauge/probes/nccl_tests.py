@@ -3,8 +3,10 @@
 Read from the sources of nccl-tests (github.com/NVIDIA/nccl-tests, 2019 to 2.19.6: src/common.cu, src/util.cu). The
 text's columns have changed several times (a root column, `error` became `#wrong`, timestamps, per-iteration columns),
 and each table says in its header which it has. Lines of NCCL_DEBUG may be between, even inside a row. A file may hold
-several runs, and one that died is a run with its failure: the next one is another. Every other line is an error with
-its number and the reason: a guess would become a number in a dataset.
+several runs, and one that died is a run with its failure: the next one is another. Lines that a launcher labels with
+their rank are read without the label; lines without a row's numbers, such as warnings of MPI, are notes. What could be
+a row, or a part of one, and does not fit is an error with its number and the reason: a guess would become a number in
+a dataset.
 
 AMD's rccl-tests (github.com/ROCm/rccl-tests) prints the same tables between lines of its own. They are read as outputs
 that others published show them (2021 to 2025); no run on hardware of ours was seen.
@@ -52,6 +54,10 @@ SETTINGS = re.compile(
     r"step: (\d+)\((factor|bytes)\) (?P<rest>.*)"
 )
 NUMBERS = re.compile(r"\s*\d+\s+\d+\s")  # how a row begins
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+# What stands before the first lines of a test where srun -l, mpirun --tag-output or kubectl name each line's rank
+LABEL = re.compile(r"\s*(\S.*?)\s?(?=# (?:nThreads?:? \d|nccl-tests version |Collective test starting: ))")
+IN_TEST = re.compile(r"Test (?:\w+ )?failure|Test timeout")  # what a test prints itself, at its end too
 NULL_BODY = re.compile(r"\S {32,}")  # out-of-place left blank: trace replay measures in-place only
 
 
@@ -69,59 +75,76 @@ class _Text:
         self.source, self.runs = source, list[Run]()
         self.run: Run | None = None
         self.columns: list[str] | None = None
-        self.units_seen = self.closed = False
+        self.units_seen = self.closed = self.ended = False
+        self.placement = ""  # the line above a header, which names the placements that follow
         self.pending, self.number, self.line = "", 0, ""
+        self.short: NcclOutputError | None = None  # a row with too few columns: the last one of a run that was cut off
+        self.unknown: NcclOutputError | None = None
 
     def refuse(self, reason: str) -> NcclOutputError:
         return NcclOutputError(f"{self.source}, line {self.number}: {reason}: {self.line[:200]!r}")
 
     def read(self, text: str) -> list[Run]:
-        for self.number, raw in enumerate(text.splitlines(), start=1):
-            self.line = raw.rstrip()
+        lines = text.splitlines()
+        labels = {_shape(match[1]) for line in lines if (match := LABEL.match(line))}
+        label = re.compile(rf"\s*(?:{'|'.join(sorted(labels))})\s?" if labels else "")
+        for self.number, raw in enumerate(lines, start=1):
+            self.line = label.sub("", raw.rstrip(), count=1) if label.match(raw) else raw.rstrip()
             self._one(self.line)
         self.line = "(end)"
-        if self.pending and not (self.run and self.run.failure):
-            raise self.refuse("a row was begun and never ended")
         self._finish()
         if not self.runs:
-            raise self.refuse("there is no nccl-tests table in it")
+            raise self.unknown or self.refuse("there is no nccl-tests table in it")
         return self.runs
 
     def _one(self, line: str) -> None:
-        if not line.strip() or DEBUG.fullmatch(line.strip()):
+        plain = line.strip()
+        if not plain or DEBUG.fullmatch(plain):
             return
-        if line.startswith("#"):
-            self._comment(line)
+        numbers = [bool(NUMBER.fullmatch(word)) for word in plain.split()]
+        in_table = self.run is not None and self.columns is not None and not self.closed
+        if plain.startswith("#"):
+            self._comment(plain)
         elif FAILURE.search(line):
-            self._open().failure = self._open().failure or line.strip()
-            self.pending = ""
-        elif match := RCCL.fullmatch(line.strip()):
+            self._failed(plain)
+        elif match := RCCL.fullmatch(plain):
             name = "version" if match[1].startswith("rccl") else "nccl_version"
             setattr(self._open(), name, match[2] or None)
-        elif self.run is not None and self.run.failure and not NUMBERS.match(line):
-            self.run.notes.append(line.strip())  # further messages about a run that died
-        else:
+        elif NUMBERS.match(line) or (self.pending and numbers[0]) or (in_table and sum(numbers) > 3):
             self._row(line)
+        elif self.run is not None:
+            self.run.notes.append(plain)
+        else:
+            self.unknown = self.unknown or self.refuse("neither a comment, a row of a table, nor a line of NCCL_DEBUG")
+
+    def _failed(self, message: str) -> None:
+        """A message about a process that died: of the run at hand, or of one that had printed nothing yet."""
+        over = self.ended or (self.closed and self.run and self.run.collective is None and not IN_TEST.search(message))
+        if over:
+            self._finish()
+        run = self._open()
+        run.failure = run.failure or message
+        self.pending = ""
 
     def _open(self) -> Run:
         if self.run is None:
             self.run = Run(line=self.number)
-            self.columns, self.units_seen, self.closed = None, False, False
+            self.columns, self.units_seen, self.closed, self.ended = None, False, False, False
         return self.run
 
     def _finish(self) -> None:
-        """Close the run at hand; one that has rows must have ended as nccl-tests ends one."""
+        """Close the run at hand; one that did not end as nccl-tests ends one has failed."""
         run, self.run = self.run, None
         if run is None:
             return
-        self.pending = ""
+        self.pending, self.short = "", None
         if run.failure is None:
             if self.columns is None:
                 if not (run.devices or run.settings or run.collective):
                     return  # only comments
                 run.failure = "it ended before its table"
-            elif run.average_busbw_gb_s is None:
-                raise self.refuse(f"the run of line {run.line} ends without 'Avg bus bandwidth': it was cut off")
+            elif not self.closed:
+                run.failure = "it ended without 'Avg bus bandwidth': it was cut off"
             elif not run.devices:
                 raise self.refuse(f"the run of line {run.line} names no devices, so its ranks are unknown")
         self.runs.append(run)
@@ -139,10 +162,11 @@ class _Text:
             library = [word.partition("=")[2] for word in words if word.startswith("nccl-library=")]
             run.nccl_version = library[0] if library else None
         elif line.startswith("# Collective test starting:"):
-            run.collective = words[-1].removesuffix("_perf")
+            run.collective = _name(words[-1])
         elif line.startswith("# Collective test concluded:"):
-            if run.collective != words[-1].removesuffix("_perf"):
+            if run.collective != _name(words[-1]):
                 raise self.refuse(f"the end of another test than {run.collective}")
+            self.ended = True
         elif words[0] in ("nThread", "nThread:", "nThreads:"):
             self._settings(line)
         elif words[0] == "Rank":
@@ -156,12 +180,16 @@ class _Text:
         elif line.startswith("# Out of bounds values"):
             run.out_of_bounds = int(self._number(words[5], "out of bounds"))
         elif line.startswith("# Avg bus bandwidth"):
-            run.average_busbw_gb_s = self._number(words[4], "average")
+            if self.short:
+                raise self.short
+            nothing = words[4].lstrip("-") == "nan"  # the mean of no rows
+            run.average_busbw_gb_s = None if nothing else self._number(words[4], "average")
             self.closed = True
         elif line.startswith("# error:"):
             run.failure = line[2:]
         else:
-            run.notes.append(line[1:].strip())
+            self.placement = line[1:].strip()
+            run.notes.append(self.placement)
 
     def _starts_another(self, run: Run, line: str, words: list[str]) -> bool:
         """Whether a comment is the first of the next run: these lines come once, in this order, before everything."""
@@ -190,7 +218,8 @@ class _Text:
             raise self.refuse("a rank's device in another form than known")
         run = self._open()
         if int(match["rank"]) != len(run.devices):
-            raise self.refuse(f"rank {match['rank']} where rank {len(run.devices)} comes next")
+            each = "; each process ran a test of its own: build nccl-tests with MPI=1" if match["rank"] == "0" else ""
+            raise self.refuse(f"rank {match['rank']} where rank {len(run.devices)} comes next{each}")
         run.devices.append(
             Device(int(match["rank"]), match["host"], int(match["device"]), match["pci"], match["model"])
         )
@@ -202,11 +231,13 @@ class _Text:
             raise self.refuse("the header's first columns are not in a known order")
         timestamp = body[-1:] == ["timestamp"]
         body = body[:-1] if timestamp else body
-        half = len(body) // 2
+        alone = body.count("algbw") == 1 and self.placement == "in-place"  # rccl-tests without out-of-place
+        half = len(body) if alone else len(body) // 2
         known = ({"time", "cputime"}, {"algbw"}, {"busbw"}, {"error", "#wrong"})
         extra = ["i_min", "i_max", "i_p99", "i_cv%"]
         shape = half >= 4 and all(body[i] in allowed for i, allowed in enumerate(known))
-        if len(body) % 2 or body[:half] != body[half:] or not shape or body[4:half] not in ([], extra):
+        twice = alone or (len(body) % 2 == 0 and body[:half] == body[half:])
+        if not twice or not shape or body[4:half] not in ([], extra):
             raise self.refuse("the header's columns are not those of any known version")
         self.columns = leading + body + (["timestamp"] if timestamp else [])
         self.half = half
@@ -236,12 +267,19 @@ class _Text:
             columns, tokens, stamp = columns[:-1], tokens[:-2], tokens[-2:]
             if len(stamp) != 2 or not re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", " ".join(stamp)):
                 raise self.refuse("the row has no timestamp where the header has one")
-        leading = len(columns) - 2 * self.half
-        bodies = [(False, leading), (True, leading + self.half)]
-        if len(tokens) == len(columns) - self.half and NULL_BODY.search(line):
+        if self.short:
+            raise self.short
+        leading = len([name for name in columns if name in LEADING])
+        alone = len(columns) == leading + self.half
+        bodies = [(True, leading)] if alone else [(False, leading), (True, leading + self.half)]
+        if not alone and len(tokens) == len(columns) - self.half and NULL_BODY.search(line):
             bodies = [(True, leading)]
         elif len(tokens) != len(columns):
-            raise self.refuse(f"{len(tokens)} columns where the header has {len(columns)}")
+            wrong = self.refuse(f"{len(tokens)} columns where the header has {len(columns)}")
+            if len(tokens) > len(columns):
+                raise wrong
+            self.short = wrong
+            return
         about = dict(zip(columns[:leading], tokens[:leading], strict=True))
         for in_place, at in bodies:
             names = columns[leading : leading + self.half]
@@ -267,7 +305,7 @@ class _Text:
         )
 
     def _number(self, text: str, name: str) -> float:
-        if not re.fullmatch(r"-?\d+(\.\d+)?(e[+-]?\d+)?", text):
+        if not NUMBER.fullmatch(text):
             raise self.refuse(f"{name} is {text!r}, not a number")
         return float(text)
 
@@ -289,7 +327,7 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
     missing = [key for key in ("args", "config", "results", "average_bus_bandwidth") if key not in data]
     error_text = next((str(error) for error in data.get("errors") or [] if error), None)
     if missing and error_text and "args" in data:
-        return Run(line=1, collective=_name(data["args"]), failure=error_text)
+        return Run(line=1, collective=_name(str(data["args"][0])), failure=error_text)
     if missing:
         raise refuse(f"{', '.join(missing)} is absent: the test did not come to its end")
     config = dict(data["config"])
@@ -299,7 +337,7 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
     ]
     run = Run(
         line=1,
-        collective=_name(data["args"]),
+        collective=_name(str(data["args"][0])),
         nccl_version=str(data["nccl_version"]) if "nccl_version" in data else None,
         settings={**config, "iters": config.get("iterations")},
         devices=devices,
@@ -319,8 +357,16 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
     return run
 
 
-def _name(argv: Sequence[str]) -> str:
-    return str(argv[0]).rpartition("/")[2].removesuffix("_perf")
+def _name(program: str) -> str:
+    """The collective of a program's path: `/x/all_reduce_perf`, or `all_reduce_perf_mpi` as some package it."""
+    return program.rpartition("/")[2].removesuffix("_mpi").removesuffix("_perf")
+
+
+def _shape(label: str) -> str:
+    """A pattern of labels that differ in their numbers and words alone: `[1,0]<stdout>:`, `3: `, `(head, pid=7) 0:`."""
+    parts = re.findall(r"\d+|[^\W\d_]+|\s+|.", label)
+    kinds = ((r"\d+", r"\d+"), (r"[^\W\d_]+", r"[^\W\d_]+"), (r"\s+", r"\s+"))
+    return "".join(next((one for kind, one in kinds if re.fullmatch(kind, part)), re.escape(part)) for part in parts)
 
 
 def _bandwidth(value: Any) -> float | None:
