@@ -12,6 +12,7 @@ from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Layout
 from servegauge.node import amd_smi, expectations, gpus, nvidia_smi
+from servegauge.node.reader import Unreadable
 from tests.unit import made_up_nodes as nodes
 
 WORDS = [
@@ -49,6 +50,24 @@ def test_a_gpu_that_fell_off_the_bus_is_named_and_its_words_are_no_values(tmp_pa
         assert found["gpu_lost"]["value"] == ["00000001:18:00.0"]
         assert plain in found["gpu_lost"]["source"]
         assert found["gpu_virtualization"]["value"] == "bare_metal", "the GPU that answers tells"
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        ("</nvidia_smi_log>\n", "</nvidia_smi_log>\nWARNING: infoROM is corrupted at gpu 0000:18:00.0\n"),
+        ("<?xml", "WARNING: the persistence daemon is not running\n<?xml"),
+        (
+            "</gpu>",
+            "<processes><process_info><process_name>a &&<b> \x01</process_name></process_info></processes></gpu>",
+        ),
+        ("</gpu>", "<supported_clocks></supported_mem_clock><supported_mem_clock>9 MHz</supported_clocks></gpu>"),
+    ],
+)
+def test_warnings_around_the_document_and_parts_that_are_no_xml_hide_no_gpu(part, instead):
+    query = nodes.smi_xml(nodes.gpu_xml(0), nodes.gpu_xml(1))
+    assert part in query
+    assert nvidia_smi.parse_query(query.replace(part, instead)) == nvidia_smi.parse_query(query)
 
 
 def test_every_gpu_answers(tmp_path):
@@ -260,6 +279,35 @@ def test_amd_gpus_by_rocm_smi(tmp_path, card):
         "gpu_partition": {"compute": "SPX", "memory": "NPS1"} if card is ROCM_6 else None,
     }  # fmt: skip
     assert {name: found[name]["value"] for name in wanted} == wanted
+
+
+def test_a_rocm_smi_that_does_not_know_partitions_is_asked_without_them(tmp_path):
+    """As those of ROCm 5 do: argparse ends them with status 2, and says nothing on its first line."""
+
+    def run(argv):
+        if argv[0] != "rocm-smi":
+            raise LookupError
+        if "--showmemorypartition" in argv:
+            raise Unreadable("rocm-smi ... ended with status 2: usage: rocm-smi [-h]", "rocm-smi")
+        return json.dumps({"card0": {**ROCM_5, "Card series": "0x0b0c"}})
+
+    found = expectations.facts(system=tmp_path, run=run)
+    assert (found["gpu_count"]["value"], found["gpu_memory_mib"]["value"]) == (1, 65520)
+    assert (found["gpu_model"]["value"], found["gpu_details"]["value"][0]["pci_device"]) == (None, "0x740c")
+
+
+def test_of_a_partitioned_gpu_the_first_partition_tells(tmp_path):
+    first = static_gpu(0, partition={"accelerator_partition": "CPX", "memory_partition": "NPS4", "partition_id": 0})
+    others = [
+        static_gpu(one, asic="N/A", partition={"accelerator_partition": "N/A", "memory_partition": "N/A"})
+        for one in (1, 2, 3)
+    ]
+    for gpus_, value in (([first, *others], {"compute": "CPX", "memory": "NPS4"}), (others, None)):
+        found = facts(nodes.bare_metal(tmp_path), virt="none\n", **{"amd-smi static": json.dumps(gpus_)})
+        tmp_path = tmp_path / "again"
+        assert found["gpu_partition"]["value"] == value
+        assert found["gpu_devices"]["value"] == len(gpus_)
+    assert found["gpu_uuids"]["value"] is None
 
 
 def test_amd_gpus_without_a_tool_are_counted_on_the_bus_and_said(tmp_path):

@@ -130,6 +130,7 @@ def test_a_trace_replay_measures_in_place_only():
     ("broken", "line", "reason"),
     [
         (NEW.replace("20.97       0    52.00", "20.97    52.00"), 14, "12 columns where the header has 13"),
+        (NEW.replace("26.21   26.21       0", "26.21"), 15, "11 columns where the header has 13"),
         (NEW.replace("   50.00 ", "   fast  "), 14, "time is 'fast', not a number"),
         (NEW.replace("     1048576", "Loading     1048576", 1), 14, "14 columns where the header has 13"),
         (NEW.replace("#  Rank  1", "#  Rank  0"), 7, "build nccl-tests with MPI=1"),

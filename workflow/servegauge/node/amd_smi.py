@@ -18,6 +18,7 @@ ROCM_SMI = (
     "rocm-smi", "--showproductname", "--showuniqueid", "--showbus", "--showmeminfo", "vram", "--showmaxpower",
     "--showclkfrq", "--showdriverversion", "--showcomputepartition", "--showmemorypartition", "--json",
 )  # fmt: skip
+SINCE_ROCM_6 = ("--showcomputepartition", "--showmemorypartition")  # an older rocm-smi refuses them, with status 2
 EMPTY = ("", "n/a", "none", "unknown", "not supported", "n/a mhz")
 # Units of amd-smi -> MiB. Its MB are 2^20 bytes: an MI300X of 192 GB has "196592 MB".
 MIB = {"b": 2**-20, "kb": 2**-10, "kib": 2**-10, "mb": 1.0, "mib": 1.0, "gb": 2.0**10, "gib": 2.0**10}
@@ -160,11 +161,12 @@ def parse_rocm_smi(text: str) -> list[dict[str, Any]]:
 def _card(index: int, card: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, Any]:
     """One card; its keys in lower case, because versions differ in that (`Card series`, `Card Series`)."""
     memory = amount(card.get("vram total memory (b)"))
+    names = (card.get("card series"), card.get("device name"), card.get("card model"))  # some have the PCI id instead
     sclk = re.findall(r"(\d+)\s*mhz", str(card.get("valid sclk range") or ""), re.IGNORECASE)
     return {
         **no_fields(),
         "index": index,
-        "model": _first(card.get("card series"), card.get("device name"), card.get("card model")),
+        "model": next((name for name in names if name and not re.fullmatch(r"0x[0-9a-fA-F]+", str(name))), None),
         "architecture": card.get("gfx version"),
         "uuid": card.get("unique id"),
         "pci_address": card.get("pci bus"),

@@ -80,7 +80,8 @@ def gpu_visible(node: Node) -> Read:
 @fact("UUIDs of the GPUs, in the driver's order")
 def gpu_uuids(node: Node) -> Read:
     found = gpus.find(node)
-    return [gpu["uuid"] for gpu in found.gpus], found.source
+    values = [gpu["uuid"] for gpu in found.gpus]
+    return (values if any(values) else None), found.source
 
 
 @fact("version of the GPUs' driver: NVIDIA's, or amdgpu")
@@ -121,10 +122,14 @@ def gpu_rocm(node: Node) -> Read:
 @fact("how AMD GPUs are partitioned: {compute: SPX | DPX | QPX | CPX, memory: NPS1 | NPS4 | ...}")
 def gpu_partition(node: Node) -> Read:
     found = _made_by("AMD", node, "; see gpu_mig")
-    kinds = {name: {gpu.get(f"{name}_partition") for gpu in found.gpus} for name in ("compute", "memory")}
-    if all(kind == {None} for kind in kinds.values()):
+    # Of a GPU that is partitioned, the first partition alone tells; the others say N/A.
+    kinds = {
+        name: {str(kind) for gpu in found.gpus if (kind := gpu.get(f"{name}_partition"))}
+        for name in ("compute", "memory")
+    }
+    if not any(kinds.values()):
         raise Unreadable(f"{found.source.split()[0]} says nothing of partitions", found.source)
-    return {name: "/".join(sorted(str(one) for one in kind)) for name, kind in kinds.items()}, found.source
+    return {name: "/".join(sorted(kind)) or None for name, kind in kinds.items()}, found.source
 
 
 @fact("Multi-Instance GPU mode on: true or false; false for a GPU that has none")

@@ -78,7 +78,13 @@ def _amd_smi(node: Node) -> Found:
 
 
 def _rocm_smi(node: Node) -> Found:
-    gpus = amd_smi.parse_rocm_smi(node.command(*amd_smi.ROCM_SMI))
+    try:
+        text = node.command(*amd_smi.ROCM_SMI)
+    except Unreadable as refused:
+        if "ended with status 2" not in str(refused):
+            raise
+        text = node.command(*(option for option in amd_smi.ROCM_SMI if option not in amd_smi.SINCE_ROCM_6))
+    gpus = amd_smi.parse_rocm_smi(text)
     return Found(gpus, "rocm-smi --json", "AMD", gpus[0]["driver"], rocm=_rocm(node))
 
 

@@ -28,6 +28,9 @@ LOST = ("gpu is lost", "gpu requires reset", "gpu requires restart", "gpu access
 # RTX6000-Ada-48Q, RTX Pro 6000 Blackwell DC-1-24Q
 _BRANDS = re.compile(r"(?:(?:NVIDIA|GRID|Tesla|Quadro)\s+)*")
 _PROFILE = re.compile(r"[A-Z]\S*(?:[ ][\w-]+)*?-(?:\d+-)?\d+[ABCQ]\d?(?:ME)?|K\d{3}Q")
+# Parts that are not read: names of other processes are not always escaped, some drivers write the clocks unbalanced
+UNREAD = re.compile(r"<(processes|accounted_processes|supported_clocks)>.*?</\1>", re.DOTALL)
+DOCUMENT = re.compile(r"<nvidia_smi_log>.*</nvidia_smi_log>", re.DOTALL)  # warnings stand before or after it
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -125,7 +128,8 @@ def parse_query(xml: str) -> dict[str, Any]:
     driver words them), index, mig_reported (whether it says anything of MIG), mig_devices and vgpu_profile.
     """
     try:
-        root = ElementTree.fromstring(xml)
+        found = DOCUMENT.search(xml)
+        root = ElementTree.fromstring(UNREAD.sub("", found[0]) if found else xml)
     except ElementTree.ParseError as error:
         raise ValueError(f"nvidia-smi -q -x gave no XML: {error}") from None
     if root.tag != "nvidia_smi_log":
