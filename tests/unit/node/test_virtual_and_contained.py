@@ -44,6 +44,36 @@ def test_the_hypervisor_without_systemd_detect_virt(tmp_path, files, commands, n
     assert found["machine_evidence"]["value"]["systemd_detect_virt"] is None
 
 
+DMI = "/sys/class/dmi/id"
+METAL = CPUINFO.replace(" hypervisor", "")
+ARM = "processor : 0\nFeatures : asimd"
+
+
+@pytest.mark.parametrize(
+    ("cpu", "vendor", "product", "machine", "name"),
+    [
+        (CPUINFO, "Nutanix", "AHV", "vm", "kvm"),
+        (METAL, "Nutanix", "NX-3155-G9", "bare_metal", None),
+        (METAL, "XENON Technology Group", "RADON", "bare_metal", None),  # a maker of servers, not Xen
+        (CPUINFO, "Xen", "HVM domU", "vm", "xen"),
+        (CPUINFO, "VMware, Inc.", "VMware7,1", "vm", "vmware"),
+        (CPUINFO, "KubeVirt", "None", "vm", "kvm"),
+        (CPUINFO, "Google", "Google Compute Engine", "vm", "google"),
+        (METAL, "Google", "Google Compute Engine", "bare_metal", None),
+        (CPUINFO, "Amazon EC2", "p5.48xlarge", "vm", "amazon"),
+        (METAL, "Amazon EC2", "g4dn.metal", "bare_metal", None),
+        (ARM, "Amazon EC2", "c7g.16xlarge", None, None),
+        (ARM, "QEMU", "KVM Virtual Machine", "vm", "qemu"),
+    ],
+)
+def test_what_the_firmware_calls_the_machine(tmp_path, cpu, vendor, product, machine, name):
+    nodes.write(tmp_path, {"/proc/cpuinfo": cpu, f"{DMI}/sys_vendor": vendor, f"{DMI}/product_name": product})
+    found = facts(tmp_path)
+    assert (found["machine"]["value"], found["hypervisor"]["value"]) == (machine, name)
+    if machine is None:
+        assert found["hypervisor"]["reason"] == found["machine"]["reason"]
+
+
 def test_a_guests_clock_source_alone_makes_a_virtual_machine(tmp_path):
     nodes.write(tmp_path, {"/proc/cpuinfo": "processor : 0\nFeatures : asimd", CLOCK: "arch_sys_counter kvm-clock"})
     assert facts(tmp_path)["machine"]["value"] == "vm"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any
 
@@ -20,10 +21,12 @@ DMI_HYPERVISORS = {
     "Bochs": "bochs",
     "Parallels": "parallels",
     "Virtual Machine": "microsoft",  # Hyper-V's product name; Microsoft alone is also its laptops
-    "Google Compute Engine": "google",
+    "AHV": "kvm",  # Nutanix' product name; Nutanix alone is also its servers
+    "KubeVirt": "kvm",
     "Apple Virtualization": "apple",
 }
-
+# Words that stand on a cloud's virtual machines and on its metal alike: a name for what another source found
+DMI_CLOUDS = {"Google Compute Engine": "google", "Amazon EC2": "amazon"}
 
 # The kernel's clock sources that only a guest of this hypervisor has
 CLOCKS = {
@@ -34,6 +37,7 @@ CLOCKS = {
     "xen": "xen",
     "vmware-clock": "vmware",
 }
+UNDECIDED = "neither the CPU's flags nor systemd-detect-virt nor DMI tell whether there is one"
 CLOCK_SOURCES = "/sys/devices/system/clocksource/clocksource0/available_clocksource"
 
 
@@ -99,26 +103,34 @@ def decide(found: dict[str, Any]) -> tuple[str | None, str | None, list[str]]:
     if found.get("cpuid"):
         positive.append((f"CPUID says {found['cpuid']!r}", found.get("cpuid_hypervisor")))
     positive += [(f"the clock source {name} is there", CLOCKS[name]) for name in found.get("clock_sources") or ()]
-    for name, text in (found["dmi"] or {}).items():
-        kind = next((kind for word, kind in DMI_HYPERVISORS.items() if word.lower() in text.lower()), None)
-        if kind:
-            positive.append((f"DMI {name} is {text!r}", kind))
+    positive += _named(found["dmi"], DMI_HYPERVISORS)
     if found["cpu_flag"]:
         positive.append(("the CPU has the hypervisor flag", None))
     elif found["cpu_flag"] is False:
         negative.append("the CPU has no hypervisor flag")
     if positive:
+        positive += _named(found["dmi"], DMI_CLOUDS)
         return "vm", next((kind for _, kind in positive if kind), None), [words for words, _ in positive] + negative
     if negative:
         return "bare_metal", None, negative
     return None, None, []
 
 
+def _named(dmi: dict[str, str] | None, words: dict[str, str]) -> list[tuple[str, str]]:
+    """(ground, hypervisor) of each DMI field with one of `words` as a whole word: XENON makes servers."""
+    patterns = [(re.compile(rf"(?<![A-Za-z]){word}(?![A-Za-z])", re.IGNORECASE), kind) for word, kind in words.items()]
+    found = [
+        (f"DMI {name} is {text!r}", next((kind for pattern, kind in patterns if pattern.search(text)), None))
+        for name, text in (dmi or {}).items()
+    ]
+    return [(ground, kind) for ground, kind in found if kind]
+
+
 @fact("bare_metal or vm: whether a hypervisor runs below this operating system")
 def machine(node: Node) -> Read:
     decided, _, grounds = decide(evidence(node))
     if decided is None:
-        raise Unreadable("neither the CPU's flags nor systemd-detect-virt nor DMI could be read", "/proc/cpuinfo")
+        raise Unreadable(UNDECIDED, "/proc/cpuinfo")
     return decided, "; ".join(grounds)
 
 
@@ -127,6 +139,8 @@ def hypervisor(node: Node) -> Read:
     decided, name, grounds = decide(evidence(node))
     if decided == "bare_metal":
         raise Unreadable("bare metal has none", "; ".join(grounds))
+    if decided is None:
+        raise Unreadable(UNDECIDED, "/proc/cpuinfo")
     if name is None:
         raise Unreadable("a hypervisor is there, but no source names it", "; ".join(grounds))
     return name, "; ".join(grounds)
