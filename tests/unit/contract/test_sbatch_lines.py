@@ -26,6 +26,13 @@ from servegauge.contract.sbatch_lines import OURS, SHORT, Refused, merged, optio
         (["-L gpfs@db:2", "--licenses=x"], {"licenses": "gpfs@db:2,x"}),
         (["--partition=gpu", "-p gpu"], {"partition": "gpu"}),
         (["--mem-per-gpu 40G", "--x11"], {"mem-per-gpu": "40G", "x11": None}),
+        (["--part=gpu --acco proj", "--license=gpfs"], {"partition": "gpu", "account": "proj", "licenses": "gpfs"}),
+        (["-p", "gpu", "--qos", "high"], {"partition": "gpu", "qos": "high"}),
+        (["#SBATCH -p gpu\n#SBATCH --qos=high\n"], {"partition": "gpu", "qos": "high"}),
+        (["--container-image=nvcr.io#nvidia/vllm:1"], {"container-image": "nvcr.io#nvidia/vllm:1"}),
+        (["--bb '#DW jobdw' # don't forget", "##SBATCH --qos=x"], {"bb": "#DW jobdw"}),
+        (["--wckey=p123z:python", "--gpu_cmode=shared"], {"wckey": "p123z:python", "gpu_cmode": "shared"}),
+        (["-Hkoff", "--stepmgr"], {"hold": None, "no-kill": "off", "stepmgr": None}),
     ],
 )
 def test_every_form_of_an_option(lines: list[str], expected: dict[str, object]) -> None:
@@ -48,6 +55,17 @@ def test_every_form_of_an_option(lines: list[str], expected: dict[str, object]) 
         (["partition=gpu"], {}, ["partition=gpu", "no option"]),
         (["--comment='half"], {}, ["quote"]),
         (["-p"], {}, ["-p", "value"]),
+        (["--reservation", "--qos=high"], {}, ["--reservation", "value"]),
+        (["--out=x"], {}, ["--output", "attempt's folder"]),
+        (["--sig USR1@60"], {}, ["--signal"]),
+        (["-a1-3"], {}, ["--array"]),
+        (["--tasks-per-node=4"], {}, ["--ntasks-per-node"]),
+        (["--gpus-per=4"], {}, ["--gpus-per", "--gpus-per-node", "--gpus-per-task"]),
+        (["--gres=gpu:4"], {"gres": "gpu:{gpus}"}, ["--gres", "gres: gpu:{gpus}"]),
+        (["-G4"], {"gres": "gpu:{gpus}"}, ["--gpus", "gres: gpu:{gpus}"]),
+        (["--mem-per-cpu=2G"], {"mem_gb": 20}, ["--mem-per-cpu", "mem_gb: 20"]),
+        (["--requeue", "--no-requeue"], {}, ["--requeue", "--no-requeue"]),
+        (["#PBS -l select=1"], {}, ["#PBS", "not for sbatch"]),
     ],
 )
 def test_what_collides_or_is_no_option_is_refused_by_name(
