@@ -22,9 +22,10 @@
 #SBATCH --time=60
 
 # setup
-module load cuda/12.9
-module load gcc
+module load cuda/12.9 || { echo 'module load cuda/12.9 failed; correct `modules:` in config/platforms/bare.yaml'; exit 1; }
+module load gcc || { echo 'module load gcc failed; correct `modules:` in config/platforms/bare.yaml'; exit 1; }
 
+unset SLURM_EXPORT_ENV
 [ -e "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" ] || ln "/results/job-0"/[0-9a-f]*.pkl "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" 2>/dev/null || true
 
 # command

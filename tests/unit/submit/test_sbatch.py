@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from servegauge.base import allocation
+from servegauge.base.errors import UserError
 from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, Layout
@@ -80,6 +82,32 @@ def test_failed_nodes_are_excluded_beside_the_platforms(tmp_path, monkeypatch):
     assert "--exclude='bad[01-02],bm01'" in text(tmp_path, monkeypatch, order(platform, layout), ["bm01"])
 
 
+def test_a_sites_own_option_reaches_sbatch_as_it_is_written(tmp_path, monkeypatch):
+    platform = {"name": "p", "slurm": {"sbatch": ["--gpu_cmode=shared", r"--comment_of='a\b'", "--requ"]}}
+    written = text(tmp_path, monkeypatch, order(platform, Layout()))
+    assert "\n#SBATCH --gpu_cmode=shared\n" in written
+    assert "\n#SBATCH --comment_of='a\\\\b'\n" in written, "sbatch takes one backslash away"
+    assert written.count("requeue") == 1
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_module_that_cannot_be_loaded_ends_the_job(tmp_path, monkeypatch, fails):
+    written = text(tmp_path, monkeypatch, order({"name": "p", "modules": ["cuda/12.9"]}, Layout()))
+    (tmp_path / "bin" / "srun").write_text("#!/bin/bash\necho measured\n")
+    script = f"module() {{ return {int(fails)}; }}\n{written}"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, env={**os.environ, "SLURM_JOB_ID": "7"}
+    )
+    assert ("measured" in done.stdout, done.returncode) == (not fails, int(fails))
+    assert not fails or "module load cuda/12.9 failed; correct `modules:` in config/platforms/p.yaml" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["all", "a,b", "a b"])
+def test_one_cluster_is_named(name):
+    with pytest.raises(UserError, match=r"config/platforms/p\.yaml: slurm: cluster: .*name one cluster"):
+        slurm_request.cluster({"name": "p", "slurm": {"cluster": name}})
+
+
 @pytest.mark.parametrize("gpus", [0, 2])
 def test_probes_of_several_nodes_ask_for_them_with_and_without_gpus(tmp_path, monkeypatch, gpus):
     platform = {"name": "p", "gpus_per_node": gpus, "slurm": {"gres": "gpu:{gpus}"}}
@@ -112,6 +140,12 @@ def test_what_would_override_the_platform_is_not_passed_on():
         "SLURM_CONF": "/c",
     }
     assert allocation.without_job(around) == {"PATH": "/bin", "SLURM_CONF": "/c"}
+
+
+def test_what_a_job_around_us_has_is_not_passed_on_and_what_the_user_set_is():
+    users = {"CUDA_VISIBLE_DEVICES": "1", "TMPDIR": "/tmp/u", "PMIX_RANK": "0", "SLURM_JWT": "token"}
+    assert allocation.without_job(users) == users
+    assert allocation.without_job({**users, "SLURM_JOB_ID": "7"}) == {"SLURM_JWT": "token"}
 
 
 def test_a_refusal_names_slurms_words_and_the_file():
@@ -152,10 +186,13 @@ def test_a_node_out_of_service_is_told_with_its_reason(monkeypatch):
     monkeypatch.setattr(
         slurm_commands, "_ask",
         lambda argv, cluster: "NodeName=bm01 State=DOWN Partitions=bm Reason=kernel panic [root@2026-11-21]\n"
-        "NodeName=bm02 State=IDLE Partitions=bm\n",
+        "NodeName=bm02 State=IDLE Partitions=bm\n"
+        "NodeName=bm03 State=IDLE+CLOUD+POWERED_DOWN Partitions=bm\n"
+        "NodeName=bm04 State=DOWN*+CLOUD Partitions=bm\n",
     )  # fmt: skip
     assert slurm_commands.say_failed(slurm_commands.failed_nodes("bm[01-02]")) == (
-        "node bm01 failed (Slurm: NODE_FAIL, DOWN: kernel panic)"
+        "node bm01 failed (Slurm: NODE_FAIL, DOWN: kernel panic); "
+        "node bm04 failed (Slurm: NODE_FAIL, DOWN*+CLOUD: no reason given)"
     )
 
 

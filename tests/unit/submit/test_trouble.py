@@ -122,6 +122,55 @@ def test_a_limit_of_jobs_is_waited_for(cluster, tmp_path: Path, words: str) -> N
     assert len([line for line in said if "no more jobs are allowed now" in line]) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Batch job submission failed: Rate limit exceeded, please retry momentarily", "down"),
+        ("Batch job submission failed: Required partition not available (inactive or drain)", "down"),
+        ("Batch job submission failed: System submissions disabled", "down"),
+        ("Batch job submission failed: Incompatible versions of client and server code", "down"),
+        ("Batch job submission failed: I/O error writing script/environment to file", "down"),
+        ("Batch job submission failed: Connection forced closed by quiesce timeout", "down"),
+        ("Batch job submission failed: Authentication credential expired", "down"),
+        ("Batch job submission failed: Slurm internal error, contact system administrator", "down"),
+        ("Invalid user for SlurmUser slurm, ignored\nsbatch: fatal: Unable to process configuration file", "down"),
+        ("getaddrinfo() failed: Name or service not known", "down"),
+        ("QOSGrpGRES\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy", "down"),
+        ("Slurm job queue full, sleeping and retrying", "full"),
+        ("Batch job submission failed: MaxJobCount limit reached", "full"),
+        ("Please specify a partition with -p and try again.", "refused"),
+        (
+            "QOSMaxWallDurationPerJobLimit\nsbatch: error: Job violates accounting/QOS policy (job submit limit)",
+            "refused",
+        ),
+        ("QOSMaxGRESPerUser", "refused"),
+        ("Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)", "refused"),
+        ("Batch job submission failed: Unspecified error", "refused"),
+    ],
+)
+def test_what_passes_is_told_from_what_does_not(words: str, kind: str) -> None:
+    """Texts of Slurm from 22.05 to 26.05, and of the plug-ins of sites."""
+    assert sbatch.failure(f"sbatch: error: {words}").kind == kind
+
+
+def test_a_full_queue_that_sbatch_itself_waits_for_is_no_controller_that_is_away(cluster, monkeypatch) -> None:
+    monkeypatch.setattr(sbatch, "SUBMIT_S", 0.5)
+    cluster("echo 'sbatch: error: Slurm job queue full, sleeping and retrying' >&2; exec sleep 60")
+    with pytest.raises(sbatch.NotSubmitted, match="did not answer within 0 s: Slurm job queue full") as caught:
+        sbatch.sbatch(Path("job.sh"))
+    assert caught.value.kind == "full"
+
+
+def test_a_machine_without_room_for_another_process_is_no_machine_without_slurm(monkeypatch) -> None:
+    def no_room(*_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(sbatch, "run_command", no_room)
+    with pytest.raises(sbatch.NotSubmitted, match="could not be started: Resource temporarily unavailable") as caught:
+        sbatch.sbatch(Path("job.sh"))
+    assert caught.value.kind == "down"
+
+
 def test_a_controller_that_stays_away_ends_with_one_message(cluster, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(monitor, "DOWN_S", 0.2)
     cluster("echo 'sbatch: error: Unable to contact slurm controller (connect failure)' >&2; exit 1")
@@ -204,6 +253,42 @@ def test_accounting_that_refuses_is_not_waited_for_for_ever(cluster, tmp_path: P
     _, said = attempt(tmp_path, 20)
     (file,) = tmp_path.glob("results/launches/*/attempt-0/job.json")
     assert read_json(file)["ended"]["state"] == "UNKNOWN", said
+
+
+@pytest.mark.parametrize("command", ["exit 1", None], ids=["refused", "absent"])
+def test_where_users_may_not_use_scontrol_accounting_tells_the_end(cluster, monkeypatch, tmp_path, command) -> None:
+    cluster('echo "OUT_OF_MEMORY|None|n1"', name="sacct")
+    if command:
+        cluster(command, name="scontrol")
+    else:
+        (tmp_path / "bin" / "scontrol").unlink()
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/nonexistent")
+        (tmp_path / "bin" / "sacct").write_text("#!/bin/sh\necho 'OUT_OF_MEMORY|None|n1'\n")
+    assert slurm_commands.ended("7") == JobState("7", "OUT_OF_MEMORY", "", "n1")
+    assert slurm_commands.failed_nodes("n1") == {}
+
+
+def test_a_job_that_accounting_calls_running_for_ever_has_ended(cluster, tmp_path: Path, monkeypatch) -> None:
+    """Accounting may miss an end; the queue has not got the job."""
+    from servegauge.submit.backends import slurm
+
+    monkeypatch.setattr(slurm, "GONE_S", 0.5)
+    monkeypatch.setattr(monitor, "LATE_S", 0.1)
+    cluster("echo $n")
+    cluster('if [ "$2" = config ]; then echo "AccountingStorageType = slurmdbd"; else exit 1; fi', name="scontrol")
+    cluster("echo 'RUNNING|None|n1'", name="sacct")
+    attempt(tmp_path, 20)
+    (file,) = tmp_path.glob("results/launches/*/attempt-0/job.json")
+    assert read_json(file)["ended"]["state"] == "UNKNOWN"
+
+
+@pytest.mark.parametrize("answer", ["$n;big", "Submitted batch job $n on cluster big"])
+def test_a_job_that_a_wrapper_sent_to_another_cluster_is_cancelled_and_said(cluster, tmp_path: Path, answer) -> None:
+    state = cluster(f'echo "{answer}"')
+    cluster('echo "$*" >> "$STATE/cancelled"', name="scancel")
+    with pytest.raises(UserError, match=r"501 went to the cluster big and was cancelled; write `cluster: big`"):
+        attempt(tmp_path, 5)
+    assert (state / "cancelled").read_text() == "-M big 501\n"
 
 
 @pytest.mark.parametrize("comes", [True, False])

@@ -9,8 +9,13 @@ import os
 from collections.abc import Mapping
 
 JOB = "SLURM_JOB_ID"
+EXPORT = "SLURM_EXPORT_ENV"  # what srun hands to its tasks; sbatch sets it in a job that asks for `--export=NONE`
 _COMMANDS = ("SLURM_", "SBATCH_", "SRUN_", "SQUEUE_", "SACCT_", "SCONTROL_", "SCANCEL_")
 _CONFIGURATION = ("SLURM_CONF", "SLURM_CONF_SERVER")
+_KEPT = (*_CONFIGURATION, "SLURM_JWT", "SLURM_SACK_SOCKET")  # how the cluster is reached, and who asks
+# What a job gives to its processes beside Slurm's own variables: its devices, and its part in an MPI program.
+_OF_A_JOB = ("PMI_", "PMI2_", "PMIX_", "SPANK_")
+_DEVICES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL", "TMPDIR")
 
 
 def job() -> str | None:
@@ -64,8 +69,13 @@ def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
 def without_job(environment: Mapping[str, str]) -> dict[str, str]:
     """Without what a surrounding job or the user's shell would silently override the platform's file with.
 
-    SQUEUE_PARTITION and the like narrow what squeue shows: a job that is not shown would seem to have ended.
+    SQUEUE_PARTITION and the like narrow what squeue shows: a job that is not shown would seem to have ended. Of a job
+    around us, its devices and its folder for temporary files are not those of the job that is submitted.
     """
+    away = (*_COMMANDS, *(_OF_A_JOB if JOB in environment else ()))
+    own = _DEVICES if JOB in environment else ()
     return {
-        name: value for name, value in environment.items() if name in _CONFIGURATION or not name.startswith(_COMMANDS)
+        name: value
+        for name, value in environment.items()
+        if name in _KEPT or not (name.startswith(away) or name in own)
     }

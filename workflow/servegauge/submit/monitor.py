@@ -194,10 +194,12 @@ class Attempt:
                 if error.kind == "down" and waited > DOWN_S:
                     raise UserError(
                         f"Slurm has not taken the job for {duration(waited)}: {short(error.text)}. Nothing was "
-                        "submitted; give the same command again when it answers."
+                        "submitted; give the same command again when it answers, or correct `slurm:` in "
+                        f"config/platforms/{self.order.launch.platform['name']}.yaml if the job asks for too much."
                     ) from error
                 if error.kind != last or time.monotonic() - said_s > 600:
-                    why = "no more jobs are allowed now" if error.kind == "full" else "Slurm cannot be reached"
+                    full = error.kind == "full"
+                    why = "no more jobs are allowed now" if full else "Slurm cannot be reached or takes no jobs now"
                     self.say(f"{why} ({short(error.text)}); trying again until the job is taken")
                     said_s, last = time.monotonic(), error.kind
                 self._sleep(min(self.queue.poll_s, 60.0))

@@ -11,29 +11,43 @@ import subprocess
 from pathlib import Path
 
 from servegauge.base.errors import UserError
-from servegauge.submit.slurm_commands import run_command
+from servegauge.submit.slurm_commands import cancel, run_command
 
 SUBMIT_S = 120.0  # a busy controller may take that long to answer
 
-# What sbatch says when the controller, the network or its database is in trouble.
+# What sbatch says when the controller, the network, its database or what they need is in trouble, or takes no jobs for
+# a while: the texts of Slurm's errors from 22.05 to 26.05, of libc, and of sbatch's own attempts to go on.
 _DOWN = re.compile(
-    "unable to contact|connect failure|connection (refused|reset|timed out)|timed out|transport endpoint|zero bytes"
-    "|temporarily (un|not )?able|temporarily unavailable|try again|no route to host|backup controller"
-    "|slurmdbd|not responding|communication|io error|unexpected message|in standby|protocol authentication"
+    # Connections and names.
+    "unable to contact|connect failure|connection (refused|reset|timed out|rejected|forced closed|closed|aborted)"
+    "|timed out|transport endpoint|zero bytes|no route to host|not responding|communications? (connection|shutdown)"
+    "|delayed socket error|missing socket|file descriptor|would block|unexpected message|insane message"
     "|message (send|receive) failure|network is unreachable|host is down|broken pipe|unable to (resolve|connect)"
-    "|unknown host|dns srv|configuration source|failed to fetch config|munge|(expired|rewound|replayed) credential",
+    "|unknown host|name or service not known|name resolution|control machine address|can't find an address|dns srv"
+    # The controller, and who vouches for the user.
+    "|backup controller|in standby|shutting down|incompatible (versions|plugin)|failed to initialize|slurmdbd"
+    "|slurm_persist|configuration (source|file)|failed to fetch config|munge|credential|protocol authentication"
+    "|invalid user id|slurm internal error|i/o error|io error"
+    # Not now.
+    "|rate limit|temporarily|try again( later| in a| shortly)|job record, try again|retry(ing)? (later|momentarily)"
+    "|nodes are busy|ports are in use|partition in down state|inactive or drain|down, drained or reserved"
+    "|submissions disabled|licenses currently unavailable|operation now in progress|interrupted system call"
+    "|cannot allocate memory|no space left|too many open files|stale file handle|input/output error",
     re.IGNORECASE,
 )
 # What it says where this user, account or cluster has as many jobs as it may have now.
 _FULL = re.compile(
-    "maxsubmitjob|grpsubmitjob|submitjobs?(per\\w+)?(limit)?\\b|assocgrp\\w*|qosgrp\\w*|maxjobs?\\w*limit|maxjobcount"
-    "|(qos|assoc)maxjobs\\w*|too many jobs|job count limit|maximum number of (queued|submitted) jobs",
+    "maxsubmitjob|grpsubmitjob|submitjobs?(per\\w+)?(limit)?\\b|maxjobs?\\w*limit|maxjobcount|job queue full"
+    "|(qos|assoc)(max|grp)jobs\\w*|too many jobs|job count limit|maximum number of (queued|submitted) jobs",
     re.IGNORECASE,
 )
+# A limit of what a group of jobs holds: Slurm says so at submission where this job alone is more than it, sites also
+# where others use it up. It may pass, and is not waited for without end.
+_SHARE = re.compile("(assoc|qos)grp\\w+", re.IGNORECASE)
 
 
 class NotSubmitted(Exception):
-    """`sbatch` did not say that it took the job. `kind`: refused, down (try again) or full (wait for a place)."""
+    """`sbatch` did not say that it took the job. `kind`: refused, down (try for a while) or full (wait for a place)."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -45,13 +59,25 @@ def sbatch(script: Path, cluster: str = "") -> str:
     try:
         answer = run_command(["sbatch", "--parsable", str(script)], cluster, SUBMIT_S)
     except subprocess.TimeoutExpired as error:
-        raise NotSubmitted("down", f"sbatch did not answer within {SUBMIT_S:.0f} s") from error
-    except OSError as error:
+        said = error.stderr.decode(errors="replace").strip() if isinstance(error.stderr, bytes) else error.stderr or ""
+        text = f"sbatch did not answer within {SUBMIT_S:.0f} s"
+        # Its own attempts take as long: where the cluster has as many jobs as it may, it says so and tries again.
+        raise NotSubmitted(
+            "full" if _FULL.search(said) else "down", f"{text}: {short(said)}" if said else text
+        ) from error
+    except (FileNotFoundError, PermissionError) as error:
         raise UserError(
             f"there is no sbatch on this machine ({error.strerror}). Log in to a node of the cluster that can submit "
             "jobs, or measure here with submit=local."
         ) from error
+    except OSError as error:  # this machine has no room for another process now
+        raise NotSubmitted("down", f"sbatch could not be started: {error.strerror}") from error
     if answer.returncode == 0 and (job := job_number(answer.stdout)):
+        other = re.search(rf"^(?:{job};|Submitted batch job {job} on cluster )(\S+)\s*$", answer.stdout, re.MULTILINE)
+        if other and other[1].casefold() != cluster.casefold():  # chosen by the site; it would not be found there
+            cancel(job, other[1])
+            why = f"the job {job} went to the cluster {other[1]} and was cancelled; write `cluster: {other[1]}`"
+            raise NotSubmitted("refused", why)
         return job
     raise failure(answer.stderr.strip() or answer.stdout.strip() or f"sbatch ended with status {answer.returncode}")
 
@@ -75,7 +101,7 @@ def failure(text: str) -> NotSubmitted:
     """What the words of a failed sbatch mean."""
     if _FULL.search(text):
         return NotSubmitted("full", text)
-    return NotSubmitted("down" if _DOWN.search(text) else "refused", text)
+    return NotSubmitted("down" if _DOWN.search(text) or _SHARE.search(text) else "refused", text)
 
 
 def short(printed: str) -> str:

@@ -163,6 +163,8 @@ def is_alive(job: str, patience_s: float = 120.0) -> bool:
         try:
             state = _ask(["squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job]).strip()
             return bool(state) and state.split()[0] not in ENDED
+        except UserError:  # Slurm's commands are not on every node
+            return True
         except SlurmSilent as error:
             if "Invalid job id" in str(error):
                 return False
@@ -184,18 +186,18 @@ def time_limit_s(job: str) -> float | None:
 
 
 class AccountingSilent(SlurmSilent):
-    """The controller has forgotten a job, and accounting does not answer: only the job's own outcome can tell."""
+    """The controller has forgotten a job, and accounting does not tell: only the job's own outcome can."""
 
 
 def ended(job: str, cluster: str = "") -> JobState | None:
     """How a job that has left the queue ended: by the controller's memory, else by accounting if there is any.
 
-    AccountingSilent where that refuses, as it does for users of some sites.
+    AccountingSilent where that refuses, as it does for users of some sites, or has not heard of the end: it may never.
     """
     try:
         text = _ask(["scontrol", "show", "job", "-o", job], cluster)
-    except SlurmSilent:
-        text = ""  # "Invalid job id": the controller has forgotten it
+    except (SlurmSilent, UserError):
+        text = ""  # "Invalid job id": the controller has forgotten it; or users may not ask
     fields = dict(field.split("=", 1) for field in text.split() if "=" in field)
     if fields.get("JobState"):
         return JobState(job, fields["JobState"], fields.get("Reason", ""), fields.get("NodeList", ""))
@@ -209,18 +211,32 @@ def ended(job: str, cluster: str = "") -> JobState | None:
         words = line.split("|")
         if len(words) == 3 and words[0].strip():
             state, reason, nodes = words
-            return JobState(job, state.split()[0].rstrip("+"), "" if reason == "None" else reason, nodes)
+            found = JobState(job, state.split()[0].rstrip("+"), "" if reason == "None" else reason, nodes)
+            if found.live:
+                raise AccountingSilent(f"the queue has no job {job}, and accounting calls it {found.state.lower()}")
+            return found
     return None
 
 
+_OUT = {"DOWN", "FAIL", "FAILING", "NOT_RESPONDING"}
+
+
 def failed_nodes(nodes: str, cluster: str = "") -> dict[str, str]:
-    """Of `nodes`, in Slurm's notation, those that are out of service now: name -> state and the reason given."""
-    failed = {}
-    for line in _ask(["scontrol", "show", "node", "-o", nodes], cluster).splitlines() if nodes else []:
+    """Of `nodes`, in Slurm's notation, those that are out of service now: name -> state and the reason given.
+
+    None where users may not ask for nodes.
+    """
+    failed: dict[str, str] = {}
+    try:
+        text = _ask(["scontrol", "show", "node", "-o", nodes], cluster) if nodes else ""
+    except (SlurmSilent, UserError):
+        return failed
+    for line in text.splitlines():
         facts, _, reason = line.partition(" Reason=")
         fields = dict(field.split("=", 1) for field in facts.split() if "=" in field)
         state = fields.get("State", "")
-        if any(word in state for word in ("DOWN", "FAIL", "NOT_RESPONDING")):
+        # Words joined by +, each with marks behind it: DOWN*+CLOUD, but not POWERED_DOWN, which is a node at rest.
+        if _OUT & {word.rstrip("*~#!%$@^-") for word in state.split("+")}:
             # Slurm adds who set it and when, in brackets.
             failed[fields.get("NodeName", nodes)] = f"{state}: {reason.partition(' [')[0].strip() or 'no reason given'}"
     return failed
@@ -232,11 +248,12 @@ def say_failed(failed: Mapping[str, str]) -> str:
 
 
 def has_accounting(cluster: str = "") -> bool:
-    """True where `sacct` has an accounting daemon to ask; without one it would wait in vain."""
-    for line in _ask(["scontrol", "show", "config"], cluster).splitlines():
-        if line.startswith("AccountingStorageType"):
-            return "slurmdbd" in line
-    return False
+    """True where `sacct` has an accounting daemon to ask, or users may not know; without one it would wait in vain."""
+    try:
+        text = _ask(["scontrol", "show", "config"], cluster)
+    except (SlurmSilent, UserError):
+        return True
+    return any("slurmdbd" in line for line in text.splitlines() if line.startswith("AccountingStorageType"))
 
 
 def cancel(job: str, cluster: str = "") -> str:

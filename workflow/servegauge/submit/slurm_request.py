@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +22,11 @@ SIGNAL_S = 1
 
 def cluster(platform: Platform) -> str:
     """The cluster that a platform names, where the site has several; empty for this machine's own."""
-    return str((platform.get("slurm") or {}).get("cluster") or "")
+    name = str((platform.get("slurm") or {}).get("cluster") or "")
+    if name == "all" or not re.fullmatch(r"[\w.-]*", name):
+        # A job's number says which job only within one cluster.
+        raise UserError(f"config/platforms/{platform['name']}.yaml: slurm: cluster: {name!r}: name one cluster")
+    return name
 
 
 def shape(layout: Layout, platform: Platform) -> tuple[int, int]:
@@ -72,18 +78,26 @@ def parameters(order: Order, exclude: Sequence[str] = ()) -> dict[str, Any]:
     away = [slurm["exclude"]] if slurm.get("exclude") else []
     if away := [*away, *([str(lines.pop("exclude"))] if "exclude" in lines else []), *exclude]:
         asked["exclude"] = ",".join(away)
-    # A preempted job comes back and measures what is missing; `sbatch:` may say --no-requeue.
-    asked["additional_parameters"] = {"requeue": True, **lines}
+    # A preempted job comes back and measures what is missing; `sbatch:` may say --no-requeue. sbatch takes a backslash
+    # for an escape inside of quotes too.
+    texts = {name: value.replace("\\", r"\\") if isinstance(value, str) else value for name, value in lines.items()}
+    asked["additional_parameters"] = {"requeue": True, **texts}
     if "no-requeue" in lines:
         del asked["additional_parameters"]["requeue"]
     # Without these, srun of Slurm 22.05 and later gives the task one CPU of the job's and binds it there.
     given = slurm.get("cpus_per_task") or lines.get("cpus-per-task")
     cpus = [f"--cpus-per-task={given}"] if given else []
     asked["srun_args"] = ["--cpu-bind=none", "--kill-on-bad-exit=1", *cpus]
-    setup = [*(platform.get("setup") or ()), *(f"module load {module}" for module in platform.get("modules") or ())]
+    setup = [*(platform.get("setup") or ()), *(_load(module, platform) for module in platform.get("modules") or ())]
     if setup:
         asked["setup"] = setup
     return asked
+
+
+def _load(module: str, platform: Platform) -> str:
+    """A line that loads `module`; the job ends where that fails, because it would measure something else without it."""
+    say = shlex.quote(f"module load {module} failed; correct `modules:` in config/platforms/{platform['name']}.yaml")
+    return f"module load {module} || {{ echo {say}; exit 1; }}"
 
 
 def time_limit(order: Order) -> int:

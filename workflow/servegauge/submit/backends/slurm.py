@@ -45,8 +45,12 @@ class _Executor(SlurmExecutor):
         pickle = f'"{self.folder}/${{{allocation.JOB}}}_submitted.pkl"'
         link = f'[ -e {pickle} ] || ln "{self.folder}"/[0-9a-f]*.pkl {pickle} 2>/dev/null || true'
         text: str = super()._make_submission_file_text(command, uid)
+        for name in self.parameters.get("additional_parameters") or {}:
+            # submitit writes every name with hyphens; options of a site's plug-ins may have underscores.
+            text = text.replace(f"\n#SBATCH --{name.replace('_', '-')}", f"\n#SBATCH --{name}", 1)
         head, marker, tail = text.partition("\n# command\n")
-        return f"{head}\n{link}\n{marker}{tail}"
+        # Otherwise `--export=NONE` keeps from every srun what modules and `setup:` have set.
+        return f"{head}\nunset {allocation.EXPORT}\n{link}\n{marker}{tail}"
 
 
 class SlurmBackend(Backend):
