@@ -112,7 +112,7 @@ def _window(
 def is_raised(requests: pa.Table, window_s: float, load: Load, flag: str = "saturated") -> bool:
     """Whether the flag is raised."""
     window = Requests(requests.filter(in_window(requests)))
-    cell = Cell("l", "l-r1", {"name": "p"}, load, Workload({"name": "p"}, {"name": "m"}, {}))
+    cell = Cell("l", "l-r1", {"name": "p"}, load, Workload({"name": "p"}, {"name": "m"}, {}), load.protocol)
     case = CellCase(window, cell, {"window": {"duration_s": window_s}}, thresholds_of(), load=Requests(requests))
     return bool(list(flag_registry.flags()[flag].check(case)))
 

@@ -135,7 +135,7 @@ def seen(folder: Path) -> dict[str, Any]:
 
     requests = synthetic.raw_requests("c", "l", synthetic.Shape())
     window = requests.filter(metrics.in_window(requests))
-    raised = flags.cell_flags(requests, Cell("l", "l", {}, Load(rate_rps=4.0, requests=60), None), {})
+    raised = flags.cell_flags(requests, Cell("l", "l", {}, Load(rate_rps=4.0, requests=60), None, 2), {})
     synthetic.make_results(folder, flags=raised, beside=recorded)
     results = folder / "results"
     probed(results)

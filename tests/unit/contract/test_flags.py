@@ -27,7 +27,8 @@ def cell(**load: object) -> Cell:
     load = {"rate_rps": 1.0, "requests": 400, **load}
     if load.get("concurrency"):
         load["rate_rps"] = None
-    return Cell("l", "l-r1", {"name": "p"}, Load(**load), Workload({"name": "p"}, {"name": "m"}, {}))
+    load = Load(**load)
+    return Cell("l", "l-r1", {"name": "p"}, load, Workload({"name": "p"}, {"name": "m"}, {}), load.protocol)
 
 
 GOOD = [row(number) for number in range(400)]

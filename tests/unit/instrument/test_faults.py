@@ -24,7 +24,7 @@ LAUNCH = Launch("paced", {"name": "m"}, {"name": "p"}, Layout())
 
 
 def cell(load: Load) -> Cell:
-    return Cell("l", "l-r1", {"name": "p"}, load, Workload({"name": "p"}, {"name": "m"}, {}))
+    return Cell("l", "l-r1", {"name": "p"}, load, Workload({"name": "p"}, {"name": "m"}, {}), load.protocol)
 
 
 def flagged(tmp_path: Path, arguments: tuple[str, ...], load: Load, path: Path, twice: bool = False) -> dict[str, dict]:

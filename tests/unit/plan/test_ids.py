@@ -24,7 +24,7 @@ def test_launches_cells_and_workloads_of_the_repositorys_studies_keep_their_ids(
     plan = expand(load_study(ROOT, study))
     found = {
         "launches": {launch.id for launch in plan.launches},
-        "cells": {planned.cell.earlier.id for planned in plan.cells if planned.cell.earlier},
+        "cells": {earlier.id for planned in plan.cells for earlier in planned.cell.earlier},
         "workloads": {replace(spec.workload, version=1).id for spec in plan.workloads},
     }
     for kind, ids in GOLDEN[study].items():

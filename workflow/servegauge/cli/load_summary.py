@@ -27,7 +27,7 @@ def summarise(
     """The columns of a cell for this run, its flags, and what the generator says of itself."""
     requests = metrics.derive(pq.read_table(path))
     window = requests.filter(metrics.in_window(requests))
-    cell = Cell("", "", {"name": "load"}, load, Workload({"name": "load"}, {"name": "load"}, {}))
+    cell = Cell("", "", {"name": "load"}, load, Workload({"name": "load"}, {"name": "load"}, {}), load.protocol)
     sources = {source for source in window["tokens_source"].to_pylist() if source}
     if "chunks" in sources:
         notes = [*notes, "the server reports no usage: output tokens are counted as chunks; give --tokenizer to count"]

@@ -25,9 +25,12 @@ SPEC_VERSION = 1  # 1: first published form
 PROTOCOLS = {
     1: "no ramp and no tail: the load came on with the window, and the time of the last answers counted in its rates",
     2: "ramp, window and tail: only requests of the window count, and rates are events inside it",
+    3: "as 2, but streams that think start spread over answer and pause, not over the answer alone",
 }
-"""Versions of the measuring protocol: how a cell's load is put on and what of it counts. Part of a cell's identity."""
-PROTOCOL = max(PROTOCOLS)
+"""Versions of the measuring protocol: how a cell's load is put on and what of it counts. Part of a cell's identity.
+
+A load that a later one does not change keeps the earlier: see `Load.protocol`.
+"""
 # Hex digits in an id. Two things with one id would be taken for one thing that is measured already. With six digits
 # that happened in the first plan of 100,000 cells (500 option sets share the words before the digits); with ten, the
 # odds of it are 1 in 50,000 for such a plan.
@@ -240,6 +243,11 @@ class Load:
         return "open" if self.concurrency is None else "closed"
 
     @property
+    def protocol(self) -> int:
+        """The measuring protocol by which this version puts it on."""
+        return 3 if self.think_s and self.start == "staggered" else 2
+
+    @property
     def size(self) -> float | None:
         """Requests per second of an open loop, streams of a closed one, requests of a burst; None where none is set."""
         return {"open": self.rate_rps, "closed": self.concurrency, "burst": self.burst}[self.loop]
@@ -326,7 +334,7 @@ class Cell:
     prompts: PromptsData
     load: Load
     workload: Workload
-    protocol: int = PROTOCOL
+    protocol: int
 
     @cached_property
     def id(self) -> str:
@@ -344,15 +352,14 @@ class Cell:
     def of(cls, launch: Launch, prompts: Prompts, load: Load, workload: Workload | None = None) -> Cell:
         """The cell of `launch` under `load` with `prompts`; derives its workload, where it is not given."""
         workload = workload or Workload.of(launch.model, prompts, load, launch.repeat)
-        return cls(launch=launch.id, words=launch.id.rsplit("-", 1)[0], prompts=prompts, load=load, workload=workload)
+        return cls(launch.id, launch.id.rsplit("-", 1)[0], prompts, load, workload, load.protocol)
 
     @property
-    def earlier(self) -> Cell | None:
-        """The same cell as measuring protocol 1 would have measured it; None where that had no such load."""
+    def earlier(self) -> list[Cell]:
+        """The same cell as each earlier measuring protocol would have measured it; 1 had not every load."""
         new = Load()
-        if self.protocol == 1 or any(getattr(self.load, name) != getattr(new, name) for name in SINCE_2):
-            return None
-        return dataclasses.replace(self, protocol=1)
+        first = 2 if any(getattr(self.load, name) != getattr(new, name) for name in SINCE_2) else 1
+        return [dataclasses.replace(self, protocol=number) for number in range(first, self.protocol)]
 
 
 def _for_machines(prompts: Prompts) -> Data:

@@ -29,7 +29,7 @@ from servegauge.contract.records.cell import CellRecord, FileHash, Flag
 from servegauge.contract.records.outcome import CellOutcome
 from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.workload import WorkloadRecord
-from servegauge.contract.spec import PROTOCOL, Cell, Load
+from servegauge.contract.spec import Cell, Load
 from servegauge.frameworks.base import Reset
 from servegauge.inputs import models
 from servegauge.instrument import carried
@@ -113,9 +113,9 @@ class Measurement:
         self.framework = run.framework
         self.reset: Reset | None = None
         self.recording: Recording | None = None
-        if cell.protocol != PROTOCOL:
+        if cell.protocol != (now := cell.load.protocol):
             raise CellFailed(
-                f"it is of measuring protocol {cell.protocol}, this version measures by {PROTOCOL}; run the study again"
+                f"it is of measuring protocol {cell.protocol}, this version measures by {now}; run the study again"
             )
         workload = run.results / "workloads" / cell.workload.id
         self.workload_file = workload / "workload.parquet"

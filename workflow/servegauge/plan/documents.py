@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from servegauge.contract.records.order import RECORDS, attempt_folder
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import LaunchSpec
-from servegauge.contract.spec import PROTOCOL, PROTOCOLS
+from servegauge.contract.spec import PROTOCOLS
 from servegauge.frameworks import framework
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan import fit, stop
@@ -255,26 +255,30 @@ def render(plan: Plan, results: Path, kind: str = "table") -> str:
     if short := shortages(plan):
         lines += ["", "Fits, but not all at once:", *(f"    {note}" for note in short)]
     if before:
-        lines += ["", f"To be measured again: {_count(len(before), 'cell')}, {AGAIN}. What was measured stays."]
+        why = Counter(before.values())
+        lines += ["", "To be measured again, and what was measured stays:"]
+        lines += [f"    {_count(count, 'cell')}: {reason}" for reason, count in why.most_common()]
     notes = differences(plan)
     if notes:
         lines += ["", "Not quite the same everywhere:", *(f"    {note}" for note in notes)]
     return "\n".join([*lines, "", _total(plan, now, costs, results, over_budget=True), ""])
 
 
-AGAIN = f"measured before by protocol 1 ({PROTOCOLS[1]}); protocol {PROTOCOL}: {PROTOCOLS[PROTOCOL]}"
-"""Why a cell whose load was measured before is measured again."""
-
-
-def measured_before(plan: Plan, state: State, results: Path) -> set[str]:
-    """Ids of missing cells that an earlier measuring protocol has measured; what it measured stays in the dataset."""
+def measured_before(plan: Plan, state: State, results: Path) -> dict[str, str]:
+    """Why missing cells that an earlier measuring protocol has measured are measured again, by their ids."""
     there = _entries(results / "cells")
     missing = {cell for now in state.values() for cell in now.missing} if there else set()
-    found = ((cell.id, cell.cell.earlier) for cell in plan.cells if cell.id in missing)
-    return {cell for cell, earlier in found if earlier is not None and earlier.id in there}
+    return {
+        cell.id: f"measured before by protocol {earlier.protocol} ({PROTOCOLS[earlier.protocol]}); "
+        f"protocol {cell.protocol}: {PROTOCOLS[cell.protocol]}"
+        for cell in plan.cells
+        if cell.id in missing
+        for earlier in cell.cell.earlier
+        if earlier.id in there
+    }
 
 
-def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterable[dict[str, Any]]:
+def cell_rows(plan: Plan, state: State, before: Mapping[str, str]) -> Iterable[dict[str, Any]]:
     """One flat row per cell: its factors, and whether it is measured, missing or skipped, with the reason.
 
     `before`: see `measured_before`.
@@ -304,7 +308,7 @@ def cell_rows(plan: Plan, state: State, before: Collection[str] = ()) -> Iterabl
                 "workload": cell.workload.id,
                 "protocol": cell.protocol,
                 "status": status,
-                "reason": skipped or (AGAIN if cell.id in before else None),
+                "reason": skipped or before.get(cell.id),
             }
 
 
