@@ -13,11 +13,16 @@ from servegauge.inputs.containers import contained
 from servegauge.launch import server
 from servegauge.plan.config import load_platform
 
-STEP = ["srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=n1", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+STEP = [
+    "srun", "--export=ALL", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=n1", "--cpu-bind=none",
+    "--kill-on-bad-exit=1",
+]  # fmt: skip
 PODMAN = ["run", "--rm", "--network=host", "--ipc=host", "--log-driver=none"]
 VOLUMES = ["--volume", "/work:/work", "--volume", "/:/", "--workdir", "/work", "--env", "KEY", "-x"]
+APPTAINER = ["exec", "GPU", "--bind", "/work", "--bind", "/", "--pwd", "/work", "-x", "image"]
 EXPECTED = {
-    "apptainer": ["apptainer", "exec", "GPU", "--bind", "/work", "--bind", "/", "--pwd", "/work", "-x", "image"],
+    "apptainer": ["apptainer", *APPTAINER],
+    "singularity": ["singularity", *APPTAINER],
     "pyxis": [
         *STEP, "--container-image=image", "--container-mounts=/work:/work,/:/", "--container-workdir=/work",
         "--container-env=KEY", "-x",
@@ -30,6 +35,7 @@ EXPECTED = {
 KEEP = ["--device", "/dev/kfd", "--device", "/dev/dri", "--group-add", "keep-groups"]
 GPUS = {
     ("apptainer", "nvidia"): ["--nv"], ("apptainer", "amd"): ["--rocm"],
+    ("singularity", "nvidia"): ["--nv"], ("singularity", "amd"): ["--rocm"],
     ("podman", "nvidia"): ["--device", "nvidia.com/gpu=all"], ("podman", "amd"): KEEP,
     ("podman-hpc", "nvidia"): ["--gpu"], ("podman-hpc", "amd"): KEEP,
 }  # fmt: skip
@@ -54,6 +60,30 @@ def test_the_command_line(name: str, vendor: str | None, monkeypatch: pytest.Mon
     for word in EXPECTED[name]:
         expected += GPUS.get((name, vendor or ""), []) if word == "GPU" else [word]
     assert contained(["vllm", "serve"], "vllm", platform, Path("/work"), ["KEY"]) == [*expected, "vllm", "serve"]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_folders_with_odd_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    platform = {"frameworks": {"vllm": {"container": "image", "runtime": name}}}
+    spaced = contained(["vllm"], "vllm", platform, Path("/a b/'c'"))
+    assert name == "edf" or any("/a b/'c'" in word for word in spaced)
+    for folder in ("/a:b", "/a,b"):
+        if name == "edf":  # its own file mounts
+            assert contained(["vllm"], "vllm", platform, Path(folder))
+        else:
+            with pytest.raises(UserError, match=f"'{folder}' cannot be mounted .* set scratch: in the platform's file"):
+                contained(["vllm"], "vllm", platform, Path(folder))
+
+
+def test_variables_of_the_users_shell_in_images_and_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECT", "/projects/p7")
+    monkeypatch.setenv("HOME", "/home/me")
+    how = {"container": "$PROJECT/vllm.sif", "container_args": ["--bind", "${PROJECT}:/models"]}
+    argv = contained(["vllm"], "vllm", {"frameworks": {"vllm": how}}, Path("/work"))
+    assert argv[-4:] == ["--bind", "/projects/p7:/models", "/projects/p7/vllm.sif", "vllm"]
+    how["container"] = "~/vllm.sif"
+    assert "/home/me/vllm.sif" in contained(["vllm"], "vllm", {"frameworks": {"vllm": how}}, Path("/work"))
 
 
 def test_podman_of_a_user_and_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,23 @@ def test_ready_then_stopped(tmp_path):
     assert stat.S_IMODE((tmp_path / "server.log").stat().st_mode) == 0o600
 
 
+def test_a_server_in_a_clean_environment_sees_its_variables(tmp_path, monkeypatch):
+    """As Apptainer does with --cleanenv: what is not named for the container is not in it."""
+    program = tmp_path / "bin/apptainer"
+    program.parent.mkdir()
+    program.write_text(
+        "#!/bin/sh\nwhile [ $1 != image ]; do shift; done; shift\n"
+        """exec env -i $(env | sed -n 's/^APPTAINERENV_//p') "$@"\n"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    how = {"container": "image", "container_args": ["--cleanenv"]}
+    running = begin(tmp_path, "good", frameworks={"toy": how})
+    running.wait_ready(20)
+    assert KEY in running.output()
+    running.stop()
+
+
 def test_the_end_of_a_log_begins_with_a_whole_line(tmp_path):
     """Half a line can hold half a key, which no search by value finds."""
     log = tmp_path / "log"

@@ -208,7 +208,8 @@ def test_a_framework_in_a_container(monkeypatch):
     monkeypatch.setenv("SLURMD_NODENAME", "bm01")
     platform["frameworks"]["vllm"] = {"container": "nvcr.io#vllm", "runtime": "pyxis"}
     assert contained(["vllm", "serve"], "vllm", platform, Path("/work"), ["VLLM_API_KEY"]) == [
-        "srun", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=bm01", "--cpu-bind=none", "--kill-on-bad-exit=1",
+        "srun", "--export=ALL", "--overlap", "--nodes=1", "--ntasks=1", "--nodelist=bm01", "--cpu-bind=none",
+        "--kill-on-bad-exit=1",
         "--container-image=nvcr.io#vllm", "--container-mounts=/work:/work,/:/", "--container-workdir=/work",
         "--container-env=VLLM_API_KEY", "vllm", "serve",
     ]  # fmt: skip

@@ -6,7 +6,8 @@ that signals and the log are the same as without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -33,13 +34,19 @@ def contained(
     if not how.get("container"):
         return list(argv)
     inside = Inside(
-        image=how["container"],
+        image=os.path.expandvars(os.path.expanduser(how["container"])),
         folders=list(dict.fromkeys(map(str, (work, Path.cwd(), *([cache] if cache else ()))))),
         variables=list(environment),
         gpus=vendor(platform) if platform.get("gpus_per_node") and how.get("device") != "cpu" else None,
-        arguments=list(how.get("container_args") or ()),
+        arguments=[os.path.expandvars(word) for word in how.get("container_args") or ()],
     )
     return runtime(how.get("runtime", DEFAULT)).argv(argv, inside)
+
+
+def carried(framework: str, platform: Platform, variables: Mapping[str, str]) -> dict[str, str]:
+    """What the process that starts `framework`'s command needs so that a server in a container sees `variables`."""
+    how = (platform.get("frameworks") or {}).get(framework) or {}
+    return runtime(how.get("runtime", DEFAULT)).environment(variables) if how.get("container") else {}
 
 
 def vendor(platform: Platform) -> Literal["nvidia", "amd"]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from servegauge.base import allocation
+from servegauge.base.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,27 @@ class Runtime:
         """
         raise NotImplementedError
 
+    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """What the command line's own process needs beside `variables`, so that these reach `argv`."""
+        return {}
+
+
+def mounted(folders: Sequence[str]) -> Sequence[str]:
+    """`folders`, which a runtime can be told to mount; UserError for one whose name its option would be split at."""
+    for folder in folders:
+        if found := re.search(r"[:,\n]", folder):
+            raise UserError(
+                f"{folder!r} cannot be mounted in a container: runtimes split their options at {found[0]!r}. Move the "
+                "repository, or set scratch: in the platform's file, to a folder without ':' and ',' in its path"
+            )
+    return folders
+
 
 def step() -> list[str]:
     """A step of its own inside the job, beside the one that we are in, on this node only."""
     node = [f"--nodelist={name}"] if (name := allocation.node()) else []
-    return ["srun", "--overlap", "--nodes=1", "--ntasks=1", *node, "--cpu-bind=none", "--kill-on-bad-exit=1"]
+    # Where the job was submitted with --export=NONE, its steps would have no variables, and a server no key.
+    return [
+        *("srun", "--export=ALL", "--overlap", "--nodes=1", "--ntasks=1", *node),
+        *("--cpu-bind=none", "--kill-on-bad-exit=1"),
+    ]

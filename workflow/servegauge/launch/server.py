@@ -25,7 +25,7 @@ from servegauge.base.http import direct_opener
 from servegauge.base.text import visible
 from servegauge.contract.config_types import Platform
 from servegauge.frameworks.base import Context, Framework, Reply
-from servegauge.inputs.containers import contained, vendor
+from servegauge.inputs.containers import carried, contained, vendor
 from servegauge.launch.first_error import first_error
 from servegauge.node import gpus
 
@@ -195,11 +195,17 @@ def marked(mark: str) -> list[int]:
 def command(framework: Framework, context: Context) -> list[str]:
     """The framework's argv, run the way its platform says: plain, or inside a container."""
     launch, platform = context.launch, context.launch.platform
-    own = {*framework.environment(context), *(platform.get("environment") or {}), *launch.environment}
-    variables = sorted({*own, MARK, *([visible_variable(platform)] if context.gpus else [])})
     # In the private folder, which is visible already, where nothing is kept.
     kept = None if context.cache.is_relative_to(context.work) else context.cache
+    variables = seen_variables(framework, context)
     return contained(framework.argv(context), launch.framework, platform, context.work, variables, kept)
+
+
+def seen_variables(framework: Framework, context: Context) -> list[str]:
+    """Names of the variables that a server must see, in a container too."""
+    launch, platform = context.launch, context.launch.platform
+    own = {*framework.environment(context), *(platform.get("environment") or {}), *launch.environment}
+    return sorted({*own, MARK, *([visible_variable(platform)] if context.gpus else [])})
 
 
 def visible_variable(platform: Platform) -> str:
@@ -225,6 +231,8 @@ def start(
         added.setdefault(visible_variable(context.launch.platform), ",".join(context.gpus))
     mark = f"{MARK}={secrets.token_hex(8)}"
     environment = {**(os.environ if base_env is None else base_env), **added, **dict([mark.split("=")])}
+    seen = {name: environment[name] for name in seen_variables(framework, context) if name in environment}
+    environment |= carried(context.launch.framework, context.launch.platform, seen)
     if shutil.which(argv[0], path=environment.get("PATH")) is None:
         raise ServerError(f"cannot start {framework.title}: there is no program {argv[0]!r} on this node's PATH")
     for name, text in framework.files(context).items():

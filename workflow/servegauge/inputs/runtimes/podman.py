@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from servegauge.inputs.runtime import Inside, Runtime
+from servegauge.inputs.runtime import Inside, Runtime, mounted
 
 
 class Podman(Runtime):
@@ -20,7 +20,7 @@ class Podman(Runtime):
         gpu = {"nvidia": self.nvidia, "amd": amd}.get(inside.gpus or "", ())
         # Files written are the user's own; as root they are anyhow, and the option is refused.
         user = ["--userns=keep-id"] if os.geteuid() else []
-        mounts = [word for folder in inside.folders for word in ("--volume", f"{folder}:{folder}")]
+        mounts = [word for folder in mounted(inside.folders) for word in ("--volume", f"{folder}:{folder}")]
         named = [word for name in inside.variables for word in ("--env", name)]
         # The image's own entry point is not ours to start; the network is the node's, where only loopback listens.
         image = ["--rootfs", inside.image] if Path(inside.image).is_dir() else ["--entrypoint=", inside.image]
