@@ -139,6 +139,48 @@ def test_what_is_damaged_linked_or_other_than_ours_is_refused_by_name(sides: tup
     assert tree(here) == before, "nothing is copied"
 
 
+@pytest.mark.parametrize("how", ["linked", "not copied", "elsewhere"])
+def test_cells_of_a_launch_that_is_not_there_are_refused(sides: tuple[Path, Path], how: str) -> None:
+    here, other = sides
+    cell = a_cell(other)
+    record = read_json(cell / "cell.json")
+    launch = other / "launches" / record["launch"]
+    if how == "elsewhere":
+        write_json(cell / "cell.json", {**record, "launch": "../../here/results/launches/x"})
+    else:
+        shutil.move(launch, other.parent / "moved")
+    if how == "linked":
+        launch.symlink_to(other.parent / "moved")
+    before = tree(here)
+    with pytest.raises(
+        UserError, match="is a link" if how == "linked" else f"cells/{cell.name} is of the launch .*copy"
+    ):
+        join(other, here, "b")
+    assert tree(here) == before
+
+
+def test_what_an_interrupted_call_brought_has_its_label(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = sides
+    real, copied = shutil.copyfile, []
+    last = sorted((other / "launches").iterdir())[-1]
+
+    def until_the_disk_is_full(source: os.PathLike[str], target: Path, **_: bool) -> None:
+        if last in Path(source).parents:
+            raise OSError(28, "No space left on device")
+        copied.append(source)
+        real(source, target)
+
+    monkeypatch.setattr("servegauge.exchange.join.shutil.copyfile", until_the_disk_is_full)
+    with pytest.raises(OSError, match="No space"):
+        join(other, here, "b")
+    monkeypatch.setattr("servegauge.exchange.join.shutil.copyfile", real)
+    assert copied
+    assert join(other, here, "b").names("launches") == [last.name], "the others are here whole"
+    assert labels(here) == {path.name: "b" for path in (other / "launches").iterdir()}
+
+
 @pytest.mark.parametrize("place", ["", "cells", "launches", "joined"])
 def test_a_file_where_a_folder_must_be_is_said_before_anything_is_copied(
     sides: tuple[Path, Path], tmp_path: Path, place: str

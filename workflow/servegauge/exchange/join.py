@@ -60,14 +60,15 @@ def join(other: Path, results: Path, label: str) -> Joined:
     """
     _check(other, results)
     found = Joined()
-    ended = {path.name for path in (other / "launches").glob("*/") if not path.is_symlink()}
+    launches = sorted((other / "launches").glob("[!.]*/"))
+    found.conflicts += [f"launches/{path.name} {NO_FILE}" for path in launches if path.is_symlink()]
     for kind in WHOLE:
         for entry in sorted((other / kind).glob("[!.]*")):
             if kind in RECORDS and not _has_ended(other, entry / RECORDS[kind], found):
                 continue
             _entry(other, results, entry, found)
-    for launch in sorted(ended):
-        for file in _finished(other / "launches" / launch):
+    for launch in launches:
+        for file in _finished(launch):
             _file(other, results, file, found)
     if found.conflicts:
         shown = "\n  ".join(found.conflicts[:20])
@@ -76,8 +77,7 @@ def join(other: Path, results: Path, label: str) -> Joined:
             f"{other} was not joined, and nothing was copied:\n  {shown}{more}\nKeep one of two that differ, and take "
             "the other out of its results folder; a damaged cell is measured again where it was measured."
         )
-    _copy(other, results, found)
-    if found.new:
+    if found.new:  # before the copies: an interrupted call's launches have their label, too
         record = {
             "version": 1,
             "label": label,
@@ -86,6 +86,7 @@ def join(other: Path, results: Path, label: str) -> Joined:
         }
         number = len(list((results / FOLDER).glob("*.json")))
         write_json(results / FOLDER / f"{number}.json", record)
+    _copy(other, results, found)
     return found
 
 
@@ -109,6 +110,10 @@ def _has_ended(other: Path, record: Path, found: Joined) -> bool:
         listed = msgspec.json.decode(record.read_bytes(), type=_Files)
     except (OSError, ValueError):
         return True
+    if Path(listed.launch).name != listed.launch or not (other / "launches" / listed.launch).is_dir():
+        where = f"{record.parent.parent.name}/{record.parent.name}"
+        found.conflicts.append(f"{where} is of the launch {listed.launch!r}, which is not there: copy all of results/")
+        return False
     if (other / "launches" / listed.launch / f"attempt-{listed.attempt}.json").is_file():
         return True
     found.unfinished.append(record.parent.name)
