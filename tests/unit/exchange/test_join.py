@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from servegauge.base.errors import UserError, run_and_exit
 from servegauge.base.files import read_json, write_json
+from servegauge.cli.join import named_otherwise
 from servegauge.cli.main import main
 from servegauge.compare.compare import compare
 from servegauge.dataset import merge
@@ -213,3 +215,18 @@ def test_what_is_no_results_folder_is_said(
     assert "is not a results folder: it has no folder launches/" in capsys.readouterr().err
     assert command(monkeypatch, str(other), "--results", str(here), "--label", "b") == 0
     assert "2 launches, " in capsys.readouterr().out
+
+
+def test_a_platforms_file_that_is_not_the_others_is_named(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    here, other = sides
+    found = join(other, here, "b").names("launches")
+    file = tmp_path / "config/platforms/shared-cpu.yaml"
+    assert named_otherwise(here, found, tmp_path) == [], "a study that is not here asks for nothing"
+    file.parent.mkdir(parents=True)
+    spec = read_json(here / "launches" / found[0] / "spec.json")["platform"]
+    same = {"description": "d", **{key: spec[key] for key in ("placement", "environment", "frameworks") if key in spec}}
+    file.write_text(json.dumps({**same, "scratch": "/elsewhere"}))
+    assert named_otherwise(here, found, tmp_path) == [], "where it runs is no part of a launch's name"
+    file.write_text(json.dumps({**same, "frameworks": {"vllm": {"container": "/x.sif"}}}))
+    (said,) = named_otherwise(here, found, tmp_path)
+    assert "config/platforms/shared-cpu.yaml has another frameworks here" in said

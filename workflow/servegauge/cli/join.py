@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+from servegauge.base.errors import UserError
 from servegauge.cli import options
+from servegauge.contract.records.base import DamagedRecord, read
+from servegauge.contract.records.specs import LaunchSpec
 from servegauge.exchange.join import join
+from servegauge.plan.config import load_platform
 
 HELP = "Bring another results folder's cells, launches, traces and probes in."
 EXAMPLE = """
@@ -37,5 +44,28 @@ def run(arguments: argparse.Namespace) -> int:
             f"the first is {found.unfinished[0]}"
         )
     if found.new:
+        for line in named_otherwise(arguments.results, found.names("launches"), Path()):
+            print(line)
         print("The same snakemake command, without platforms=, merges them and writes the report.")
     return 0
+
+
+def named_otherwise(results: Path, launches: Iterable[str], root: Path) -> list[str]:
+    """A line for each platform of `launches` whose file below `root` is not the one that they were measured with.
+
+    What decides a launch's name differs then, so the study here would ask for the same launches once more, here.
+    """
+    lines: dict[str, str] = {}
+    for launch in launches:
+        with contextlib.suppress(FileNotFoundError, DamagedRecord, UserError):
+            was = read(results / "launches" / launch / "spec.json", LaunchSpec).launch
+            now = replace(was, platform=load_platform(root, was.platform["name"]))
+            before, after = was.identity["platform"], now.identity["platform"]
+            if keys := [key for key in before if (before[key] or None) != (after[key] or None)]:
+                name = was.platform["name"]
+                lines[name] = (
+                    f"{name}: config/platforms/{name}.yaml has another {' and '.join(keys)} here than where it was "
+                    "measured, so the study here asks for launches of other names. Copy the file from there, or they "
+                    "are measured again here."
+                )
+    return list(lines.values())
