@@ -95,22 +95,29 @@ def test_podman_of_a_user_and_of_a_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("has", "vendor", "variable"),
+    ("has", "vendor", "variables"),
     [
-        ({}, "nvidia", "CUDA_VISIBLE_DEVICES"),
-        ({}, "amd", "HIP_VISIBLE_DEVICES"),
-        ({"ROCR_VISIBLE_DEVICES": "2,3"}, "amd", "ROCR_VISIBLE_DEVICES"),
-        ({"CUDA_VISIBLE_DEVICES": "1"}, "nvidia", "CUDA_VISIBLE_DEVICES"),
+        ({}, "nvidia", ["CUDA_VISIBLE_DEVICES"]),
+        ({}, "amd", ["HIP_VISIBLE_DEVICES"]),
+        ({"ROCR_VISIBLE_DEVICES": "2,3"}, "amd", ["ROCR_VISIBLE_DEVICES"]),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, "nvidia", ["CUDA_VISIBLE_DEVICES"]),
+        ({"CUDA_VISIBLE_DEVICES": "1", "ROCR_VISIBLE_DEVICES": "1"}, "amd", ["CUDA_VISIBLE_DEVICES"]),
+        # HIP's counts before CUDA's: left as it is, every instance would see all GPUs of the job
+        (
+            {"CUDA_VISIBLE_DEVICES": "0,1", "HIP_VISIBLE_DEVICES": "0,1"},
+            "amd",
+            ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"],
+        ),
     ],
 )
-def test_the_variable_that_shows_a_server_its_gpus(
-    has: dict[str, str], vendor: str, variable: str, monkeypatch: pytest.MonkeyPatch
+def test_the_variables_that_show_a_server_its_gpus(
+    has: dict[str, str], vendor: str, variables: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"):
         monkeypatch.delenv(name, raising=False)
     for name, value in has.items():
         monkeypatch.setenv(name, value)
-    assert server.visible_variable({"gpu": {"vendor": vendor}}) == variable
+    assert server.visible_variables({"gpu": {"vendor": vendor}}) == variables
 
 
 def test_a_runtime_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,12 +205,17 @@ def seen_variables(framework: Framework, context: Context) -> list[str]:
     """Names of the variables that a server must see, in a container too."""
     launch, platform = context.launch, context.launch.platform
     own = {*framework.environment(context), *(platform.get("environment") or {}), *launch.environment}
-    return sorted({*own, MARK, *([visible_variable(platform)] if context.gpus else [])})
+    return sorted({*own, MARK, *(visible_variables(platform) if context.gpus else [])})
 
 
-def visible_variable(platform: Platform) -> str:
-    """The variable that names a server's GPUs: the one that the job has, else that of the GPUs' maker."""
-    return gpus.visible()[0] or f"{'HIP' if vendor(platform) == 'amd' else 'CUDA'}_VISIBLE_DEVICES"
+def visible_variables(platform: Platform) -> list[str]:
+    """The variables that name a server's GPUs: those that the job has, else that of the GPUs' maker.
+
+    AMD's runtime reads HIP's and, without it, CUDA's: where the job has both, both must name the same.
+    """
+    pair = [f"{maker}_VISIBLE_DEVICES" for maker in ("CUDA", "HIP")]
+    name = gpus.visible()[0] or pair[vendor(platform) == "amd"]
+    return [one for one in pair if one in os.environ] if name in pair and name in os.environ else [name]
 
 
 def start(
@@ -228,7 +233,8 @@ def start(
     argv = command(framework, context)
     added = dict(framework.environment(context))
     if context.gpus:
-        added.setdefault(visible_variable(context.launch.platform), ",".join(context.gpus))
+        for name in visible_variables(context.launch.platform):
+            added.setdefault(name, ",".join(context.gpus))
     mark = f"{MARK}={secrets.token_hex(8)}"
     environment = {**(os.environ if base_env is None else base_env), **added, **dict([mark.split("=")])}
     seen = {name: environment[name] for name in seen_variables(framework, context) if name in environment}
