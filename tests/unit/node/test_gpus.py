@@ -149,6 +149,9 @@ MIG = told(gpu_count=1, gpu_model="NVIDIA H100 80GB HBM3", gpu_mig=True)
         ({}, told(gpu_count=2, gpu_model=None, gpu_lost=["00:08.0"]), False, "cannot speak to the GPU at 00:08.0"),
         ({"SLURM_JOB_ID": "1", "ROCR_VISIBLE_DEVICES": "0,1"}, told(gpu_count=8, gpu_model="MI300X"), True, "2 of 8"),
         ({"SLURM_JOB_ID": "1", "HIP_VISIBLE_DEVICES": "0"}, told(gpu_count=8), False, "the job got 1 GPUs of 2"),
+        ({"SLURM_JOB_ID": "1", "CUDA_VISIBLE_DEVICES": ""}, told(gpu_count=8), False, "the job got 0 GPUs of 2"),
+        ({"SLURM_JOB_ID": "1"}, told(gpu_count=4, gpu_model="MI250X"), None, "the driver shows 4, no variable says"),
+        ({"SLURM_JOB_ID": "1"}, told(gpu_count=1, gpu_model="MI250X"), False, "the driver shows 1 GPUs of 2"),
     ],
 )
 def test_the_doctor_counts_what_a_job_is_given(monkeypatch, environment, found, ok, words):

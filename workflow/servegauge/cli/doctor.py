@@ -306,7 +306,7 @@ def gpus(order: Order, found: Mapping[str, Any]) -> Found:
 
     _, needed = slurm_request.shape_of(order)
     variable, given = visible()
-    if allocation.job() and len(given) < needed:
+    if allocation.job() and variable and len(given) < needed:
         return False, f"the job got {len(given)} GPUs of {needed}", "set slurm: gres, for example gpu:{gpus}"
     count = fact("gpu_count")
     if count is None:
@@ -318,6 +318,9 @@ def gpus(order: Order, found: Mapping[str, Any]) -> Found:
     shown = len(given) if slices else fact("gpu_devices") or len(fact("gpu_mig_profiles") or ()) or count
     if shown < needed:
         return False, f"the driver shows {shown} GPUs of {needed}", "run nvidia-smi or amd-smi on the node"
+    if allocation.job() and not variable:
+        said = f"the driver shows {shown}, no variable says which of them are the job's: {fact('gpu_model')}"
+        return None, said, "set slurm: gres, for example gpu:{gpus}, unless the site gives whole nodes without it"
     what = "MIG slices" if slices or (fact("gpu_mig") is True and shown != count) else "GPUs"
     return True, f"{needed} of {shown} {what}{f' in {variable}' if slices else ''}: {fact('gpu_model')}", ""
 
