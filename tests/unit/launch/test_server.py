@@ -10,13 +10,15 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from servegauge.base import supervisor
-from servegauge.contract.spec import Launch
+from servegauge.contract.spec import Launch, Layout
 from servegauge.frameworks.base import Context, Framework
 from servegauge.launch import server
+from servegauge.launch.instances import Instances
 
 KEY = "sesame-open-4711"
 PROGRAM = textwrap.dedent(
@@ -234,3 +236,39 @@ def test_a_servers_last_words_reach_no_terminal_as_commands(tmp_path):
     assert not [letter for letter in shown if ord(letter) < 32 and letter != "\n"]
     assert "\\x1b[31mred\\x1b[2J" in shown
     assert shown.splitlines()[-1].startswith("  | last ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "found"),
+    [
+        ({}, {"gpus_per_node": 4}, [("0", "1"), ("2", "3")]),
+        (
+            {"CUDA_VISIBLE_DEVICES": "MIG-a,MIG-b,MIG-c,MIG-d"},
+            {"gpus_per_node": 4},
+            [("MIG-a", "MIG-b"), ("MIG-c", "MIG-d")],
+        ),
+        (
+            {"ROCR_VISIBLE_DEVICES": "4,5,6"},
+            {"gpus_per_node": 8},
+            [("4", "5"), "needs GPUs 2 to 3 of this job, which has 3"],
+        ),
+        ({"CUDA_VISIBLE_DEVICES": ""}, {"gpus_per_node": 4}, ["needs GPUs 0 to 1 of this job, which has 0"]),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, {"gpus_per_node": 4}, ["this job, which has 0: correct gres"]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, {"gpus_per_node": 0}, [(), ()]),
+        ({"CUDA_VISIBLE_DEVICES": ""}, {"gpus_per_node": 4, "frameworks": {"toy": {"device": "cpu"}}}, [()]),
+    ],
+)
+def test_the_gpus_of_each_instance_are_the_jobs(tmp_path, monkeypatch, environment, platform, found):
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    launch = Launch("toy", {"name": "m"}, {"name": "here", **platform}, layout=Layout(tp=2, instances=2))
+    servers = object.__new__(Instances)
+    servers.launch, servers.framework, servers.node = launch, Toy(), SimpleNamespace(nodes=1, rank=0)
+    for number, expected in enumerate(found):
+        if isinstance(expected, tuple):
+            assert servers._gpus(number) == expected
+        else:
+            with pytest.raises(server.ServerError, match=expected):
+                servers._gpus(number)

@@ -111,10 +111,10 @@ class Instances:
 
     def _gpus(self, instance: int) -> tuple[str, ...]:
         """The GPUs of one instance: its part of what Slurm gave the job, in order; none on a CPU platform."""
-        _, given = gpus.visible()
-        if not given:
+        variable, given = gpus.visible()
+        if not variable:  # where one is empty, none of the node's GPUs is the job's
             given = [str(number) for number in range(self.platform.get("gpus_per_node") or 0)]
-        if not given:
+        if not given and self.framework.on_cpu(self.launch):
             return ()
         here = self.launch.layout.gpus_per_instance // self.node.nodes
         first = 0 if self.launch.layout.share_gpu else instance * here
