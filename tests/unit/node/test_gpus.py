@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 
 import pytest
@@ -12,7 +13,7 @@ from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Layout
 from servegauge.node import amd_smi, expectations, gpus, nvidia_smi
-from servegauge.node.reader import Unreadable
+from servegauge.node.reader import Unreadable, run_command
 from tests.unit import made_up_nodes as nodes
 
 WORDS = [
@@ -68,6 +69,34 @@ def test_warnings_around_the_document_and_parts_that_are_no_xml_hide_no_gpu(part
     query = nodes.smi_xml(nodes.gpu_xml(0), nodes.gpu_xml(1))
     assert part in query
     assert nvidia_smi.parse_query(query.replace(part, instead)) == nvidia_smi.parse_query(query)
+
+
+@pytest.mark.parametrize(
+    ("message", "address"),
+    [
+        ("GPU1: 0000:04:00.0: Unknown Error", "0000:04:00.0"),
+        ("GPU0000:04:00.0: Unknown Error", "0000:04:00.0"),
+        ("gpu 0000:04:00.0: GPU is lost.  Reboot the system to recover this GPU", "0000:04:00.0"),
+        ("GPU2: Unknown Error", "index 2"),
+    ],
+)
+@pytest.mark.parametrize("status", [0, 15])
+def test_a_gpu_that_is_named_beside_the_answer_alone_is_lost(tmp_path, monkeypatch, message, address, status):
+    program = tmp_path / "bin/nvidia-smi"
+    said = f"echo 'Unable to determine the device handle for {message}' >&2"
+    script = f"#!/bin/sh\ncat {tmp_path}/bin/answer.xml\n{said}\nexit {status}"
+    nodes.write(tmp_path, {"bin/answer.xml": nodes.smi_xml(nodes.gpu_xml(0)), "bin/nvidia-smi": script})
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    found = expectations.facts(system=nodes.bare_metal(tmp_path / "system"), run=run_command)
+    assert (found["gpu_count"]["value"], found["gpu_devices"]["value"]) == (2, 1)
+    assert found["gpu_lost"]["value"] == [address]
+    word = "GPU is lost" if "lost" in message else "Unknown Error"
+    for name in ("model", "memory_mib", "mig", "ecc"):
+        assert found[f"gpu_{name}"]["value"] is None
+        assert found[f"gpu_{name}"]["reason"] == f"GPU 1 ({address}): the driver says {word!r}"
+    assert found["gpu_details"]["value"][1]["lost"] is True
+    json.dumps(found, allow_nan=False)
 
 
 def test_every_gpu_answers(tmp_path):

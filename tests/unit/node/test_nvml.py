@@ -121,6 +121,20 @@ def test_a_gpu_under_load():
     assert pa.Table.from_pylist([{"t_ns": 1, **row}], schema=GPU_RAW).num_rows == 1
 
 
+def test_a_lost_gpu_hides_no_other(monkeypatch):
+    def handle(self, index):
+        if index == 0:
+            raise self.NVMLError("GPU is lost")
+        return index
+
+    monkeypatch.setattr(Fake, "nvmlDeviceGetHandleByIndex", handle)
+    reader = NvmlReader(None, Fake(H100, H100))
+    reader.read()
+    assert ([row["gpu"] for row in reader.rows], reader.reason) == ([1], None)
+    assert reader.missing["gpu"] == "GPU 0: GPU is lost"
+    assert NvmlReader(None, Fake(H100)).reason == "NVML: GPU 0: GPU is lost"
+
+
 def test_nvlink_is_told_in_kib():
     reader = NvmlReader(None, Fake(H100 | {"fields": H100["fields"] | {138: (3, 10), 139: (3, 20)}}))
     reader.read()

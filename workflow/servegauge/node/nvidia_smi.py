@@ -31,6 +31,8 @@ _PROFILE = re.compile(r"[A-Z]\S*(?:[ ][\w-]+)*?-(?:\d+-)?\d+[ABCQ]\d?(?:ME)?|K\d
 # Parts that are not read: names of other processes are not always escaped, some drivers write the clocks unbalanced
 UNREAD = re.compile(r"<(processes|accounted_processes|supported_clocks)>.*?</\1>", re.DOTALL)
 DOCUMENT = re.compile(r"<nvidia_smi_log>.*</nvidia_smi_log>", re.DOTALL)  # warnings stand before or after it
+# Of a GPU that has fallen off the bus the document says nothing: GPU3: 0000:04:00.0: Unknown Error, in several forms
+NO_HANDLE = re.compile(r"Unable to determine the device handle for GPU *([\da-f:. ]*?) *: *([a-z].*)", re.IGNORECASE)
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -122,7 +124,7 @@ def parse_query(xml: str) -> dict[str, Any]:
     """`nvidia-smi -q -x` as {"driver", "cuda", "gpus": [...]}; ValueError where it is not such a document.
 
     A value that the driver could not read is None, and `errors` has its word for the field; `lost` is the word of a GPU
-    that the driver counts and cannot speak to, else None.
+    that the driver counts and cannot speak to, else None. Such a GPU may be named beside the document alone.
 
     Each GPU has the fields of FIELDS (pci_subsystem: hex, vendor last; virtualization_mode and host_vgpu_mode as the
     driver words them), index, mig_reported (whether it says anything of MIG), mig_devices and vgpu_profile.
@@ -131,18 +133,25 @@ def parse_query(xml: str) -> dict[str, Any]:
         found = DOCUMENT.search(xml)
         root = ElementTree.fromstring(UNREAD.sub("", found[0]) if found else xml)
     except ElementTree.ParseError as error:
-        raise ValueError(f"nvidia-smi -q -x gave no XML: {error}") from None
+        raise ValueError(f"nvidia-smi -q -x gave no XML, but {xml.strip()[:120]!r} ({error})") from None
     if root.tag != "nvidia_smi_log":
         raise ValueError(f"nvidia-smi -q -x gave a {root.tag!r} document, not nvidia_smi_log")
 
     cuda = known(root.findtext("cuda_version"))
     if cuda is None or not cuda[0].isdigit():  # newer drivers: deprecated in favour of the user-mode driver's version
         cuda = known(root.findtext("cuda_umd_version"))
-    return {
-        "driver": known(root.findtext("driver_version")),
-        "cuda": cuda,
-        "gpus": [_gpu(index, element) for index, element in enumerate(root.findall("gpu"))],
-    }
+    gpus = [_gpu(index, element) for index, element in enumerate(root.findall("gpu"))]
+    gpus += [_without_handle(len(gpus) + more, *match) for more, match in enumerate(NO_HANDLE.findall(xml))]
+    return {"driver": known(root.findtext("driver_version")), "cuda": cuda, "gpus": gpus}
+
+
+def _without_handle(index: int, name: str, message: str) -> dict[str, Any]:
+    """A GPU of which there is an error message alone: no field of it can be read."""
+    address = re.search(r"(?:[\da-f]+:){2}[\da-f]{2}\.\d", name, re.IGNORECASE)
+    word = message.partition(".")[0].strip()
+    fields = dict.fromkeys((*no_fields(), "uuid"), word)
+    where = address[0] if address else f"index {name}" if name else None
+    return {**no_fields(), "index": index, "pci_address": where, "mig_reported": False, "errors": fields, "lost": word}
 
 
 def _gpu(index: int, gpu: ElementTree.Element) -> dict[str, Any]:

@@ -60,10 +60,14 @@ class NvmlReader:
         try:
             self._nvml.nvmlInit()
             for index in range(self._nvml.nvmlDeviceGetCount()):
-                handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                try:
+                    handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
+                except self._nvml.NVMLError as error:  # lost; the others can still be read
+                    self.missing["gpu"] = f"GPU {index}: {error}"
+                    continue
                 self.gpus.append((index, handle, self._text(self._nvml.nvmlDeviceGetUUID, handle)))
             if not self.gpus:
-                self.reason = "NVML shows no GPU"
+                self.reason = f"NVML: {self.missing['gpu']}" if "gpu" in self.missing else "NVML shows no GPU"
         except self._nvml.NVMLError as error:
             self.reason = f"NVML: {error}"
 

@@ -30,7 +30,11 @@ class Unreadable(Exception):
 
 
 def run_command(argv: list[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-    """Standard output of a command, with the C locale. Unreadable when it is absent, fails or takes too long."""
+    """Standard output of a command, with the C locale. Unreadable when it is absent, fails or takes too long.
+
+    nvidia-smi names a GPU that it cannot speak to in a message beside its answer for the others, and ends with a status
+    then, or with none: such an answer is whole, and the message follows it.
+    """
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -48,6 +52,8 @@ def run_command(argv: list[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         raise Unreadable(f"{' '.join(argv)} gave no answer in {timeout_s:g} s", argv[0]) from None
     except OSError as error:
         raise Unreadable(f"{' '.join(argv)} could not be started: {error}", argv[0]) from None
+    if "</nvidia_smi_log>" in done.stdout:
+        return f"{done.stdout}\n{done.stderr}"
     if done.returncode != 0:
         message = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()[0][:200]
         raise Unreadable(f"{' '.join(argv)} ended with status {done.returncode}: {message}", argv[0])
