@@ -123,6 +123,7 @@ def test_no_fact_has_a_secrets_name():
         ("sent bearer abcdef123456 to it", "sent bearer *** to it"),
         ("https://h/x?token=abc123&page=2", "https://h/x?token=***&page=2"),
         ("https://h/x?X-Amz-Credential=AK/1&n=2", "https://h/x?X-Amz-Credential=***&n=2"),
+        ("u=https%3A%2F%2Fme%3Ap%2540ss%40h%2Fx", "u=https%3A%2F%2F***%40h%2Fx"),
         ("hf_" + "a" * 30, "***"),
         ("key sk-proj-" + "b1" * 20 + " end", "key *** end"),
         ("AKIAABCDEFGHIJKLMNOP", "***"),
@@ -250,3 +251,24 @@ def test_a_log_that_cannot_be_sealed_is_not_kept(tmp_path, monkeypatch):
         redact.seal(path, [SECRET])
     assert not log.exists()
     assert plain.exists()
+
+
+def test_no_end_of_a_piece_divides_a_secret(tmp_path, monkeypatch):
+    """A log is cleaned piece by piece; what begins in one and ends in the next is found wherever the pieces end."""
+    key = "\n".join(["-----BEGIN OPENSSH PRIVATE KEY-----", *["Abc1" * 16] * 30, "-----END OPENSSH PRIVATE KEY-----"])
+    lines = [*["hello"] * 50, key, "password:", "    hunter2hunter2", "known: Zq7unli", "  kely4711 at the edge", "end"]
+    log = tmp_path / "server.log"
+    for size in range(100, 3000, 41):
+        monkeypatch.setattr(redact, "PIECE_BYTES", size)
+        log.write_text("\n".join(lines))
+        redact.seal(log, ["Zq7unlikely4711"])
+        left = log.read_text()
+        assert not [secret for secret in ("Abc1", "hunter2", "kely4711") if secret in left], size
+        assert left.startswith("hello\n" * 50)
+        assert left.endswith("end")
+
+
+def test_what_is_no_text_of_unicode_is_kept_as_escapes():
+    kept = redact.environment({"SLURM_JOB_COMMENT": "a\udcff\x1b[2J"})
+    assert kept == {"SLURM_JOB_COMMENT": "a\\udcff\\x1b[2J"}
+    json.dumps(redact.clean({"a": "\udcff", "b": b"\xff\x00"}), ensure_ascii=False).encode()

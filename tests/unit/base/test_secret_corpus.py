@@ -5,10 +5,12 @@ All of them are drawn from a seed; none was ever in use. What is provenance (com
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import random
 import string
+import urllib.parse
 
 import pytest
 
@@ -47,7 +49,9 @@ MAKERS = [
         ("xai-", MIXED, 80), ("sk_live_", MIXED, 24), ("rk_test_", MIXED, 24), ("whsec_", MIXED, 32),
         ("dop_v1_", HEX, 64), ("dapi", HEX, 32), ("dckr_pat_", MIXED, 27), ("hvs.", MIXED, 90), ("glsa_", MIXED, 41),
         ("shpat_", HEX, 32), ("tskey-auth-", MIXED, 30), ("lin_api_", MIXED, 40), ("wandb_v1_", MIXED, 60),
-        ("AGE-SECRET-KEY-1", UPPER, 58), ("LTAI", MIXED, 20),
+        ("AGE-SECRET-KEY-1", UPPER, 58), ("LTAI", MIXED, 20), ("s.", MIXED + UPPER, 24), ("sha256~", MIXED, 43),
+        ("csk-", HEX, 48), ("rpa_", UPPER, 44), ("KGAT_", HEX, 32), ("pcsk_", MIXED, 60), ("lsv2_pt_", HEX, 32),
+        ("tvly-", MIXED, 32), ("fw-", MIXED, 24), ("xoxe.xoxp-1-", MIXED, 90), ("AKID", MIXED, 32), ("sgp_", HEX, 40),
     )
 ]  # fmt: skip
 # Hex, base64, ids and passwords, which are secrets because of the words or names beside them
@@ -65,6 +69,8 @@ SIGNED = [
         "AWSAccessKeyId=x&Expires=1&Signature={}", "GoogleAccessId=a%40b.example&Expires=1&Signature={}",
         "Expires=1&Key-Pair-Id=K&Signature={}", "OSSAccessKeyId=x&Signature={}", "x-oss-signature={}&x-oss-date=1",
         "se=1&skoid=o&sig={}", "exp=1~acl=/*~hmac={}", "next=https%3A%2F%2Fs.example%2Fx%3Fsig%3D{}%26b%3D1",
+        "a=1\\u0026sig={}\\u0026b=2", "a=1&amp;sig={}&amp;b=2", "code={}", "hdnts=exp%3D1~hmac%3D{}", "q-signature={}",
+        "n=https%253A%252F%252Fs%253Fsig%253D{}%2526b",
     )
     for signature in (some(HEX, 64), some(MIXED, 44))
 ]  # fmt: skip
@@ -72,12 +78,18 @@ WORDS = [
     "using token {}", "wandb: key is {}", "wandb login {}", "logged in with key {}", "the API key is {}", "token: {}",
     "your access token was set to '{}'", "secret -> {}", "credentials ({})", "my-key={}", "HF_TOKEN {}", "api key `{}`",
     "{} is the token", "{} is my API key", "Authorization: Token {}", "Cookie: sid={}; theme=dark",
-    "# key {} # old one",
+    "# key {} # old one", "[(b'x-api-key', b'{}')]", "> X-Vault-Token : {}", "api_key=['{}'], x=1",
     'found key "{}"', "export WANDB_KEY={}", "--api-key {}", "token\n{}", "https://me:{}@store.example/x",
 ]  # fmt: skip
 PASSWORD_WORDS = [
     "password: {}", "the password is {}", "curl -u me:{} http://h", "https://me:{}@h/x", "PGPASSWORD={}",
     "sshpass -p {} ssh h",
+    '{{"name": "DB_PASSWORD", "value": "{}"}}', "<password>{}</password>", "password => '{}'", "setenv DB_PASSWORD {}",
+    'os.environ["DB_PASSWORD"] = "{}"', "('password', '{}')", "**password**: {}", "| password | {} |", "DB_PASS={}",
+    "PASSWORD=ab,{}", "PASSWORD=my\\ {}", "PASSWORD='my'\"{}\"", "password for me: {}", "curl -su me:{} http://h",
+    "smbclient //h/x -U me%{}", "podman pull --creds me:{} x", "Kennwort: {}",
+    "to me:{}@proxy.example:3128",
+    "\x1b[32mpassword\x1b[0m=\x1b[31m{}\x1b[0m", "pass\u200bword={}", "ｐａｓｓｗｏｒｄ={}",
     "docker login -u me -p {}", "machine h login me password {}", "mysql -u root -p{} db", "redis-cli -h h -a {} ping",
 ]  # fmt: skip
 
@@ -129,6 +141,47 @@ def test_under_names():
             assert secret not in " ".join(redact.argv(["serve", f"--{name}", secret, f"--{name}={secret}"]))
 
 
+@pytest.mark.parametrize("between", ["\x1b[0m\x1b[1m", "\\x1b[0m", "\u200b", "\xad", "\x00", "\x1b]8;;\x07", "\r"])
+def test_with_what_is_not_seen_in_their_middle(between):
+    """A log in colours: a line loses them where a secret is in it, and others keep theirs."""
+    for secret in MAKERS:
+        if between == "\r":  # what was written over is there, too
+            found = redact.text(f"loading\r{secret}\rdone")
+        else:
+            found = redact.text(f"\x1b[1mred\x1b[0m\na {secret[:12]}{between}{secret[12:]} b\n")
+            assert found.startswith("\x1b[1mred\x1b[0m\n")
+        assert secret[12:] not in found
+
+
+PEM = "\n".join(["-----BEGIN {0}-----", *(some(MIXED, 64) for _ in range(30)), "-----END {0}-----"])
+
+
+@pytest.mark.parametrize(
+    "kind", ["OPENSSH PRIVATE KEY", "PGP PRIVATE KEY BLOCK", "ENCRYPTED PRIVATE KEY", "PRIVATE KEY"]
+)
+def test_private_keys_in_every_form(kind):
+    pem = PEM.format(kind)
+    lines = pem.splitlines()
+    encoded = base64.b64encode(pem.encode()).decode()
+    forms = [
+        *(pem, json.dumps({"note": pem}), "\n".join(f"(rank 0) {line}" for line in lines), pem.replace("\n", "\r\n")),
+        *("\n".join(lines[3:]), "\n".join(lines[:-2]), urllib.parse.quote(pem), urllib.parse.quote_plus(pem)),
+    ]
+    for form in forms:
+        assert not [line for line in lines[1:-1] if line in redact.text(form)], form[:80]
+    assert redact.text(f"data: {encoded}\nnext") == "data: ***\nnext"
+
+
+@pytest.mark.parametrize(
+    "text", ["password:\n    {}\nnext", "password: |\n  {}\nnext",
+             '{{"password":\n  "{}"}}', "name: A_TOKEN\nvalue: {}\n",
+             'password = """\n{}"""', "machine h\n  login me\n  password {}\n"],
+)  # fmt: skip
+def test_over_two_lines(text):
+    for secret in PASSWORDS:
+        assert secret not in redact.text(text.format(secret))
+
+
 def test_in_command_lines():
     leaks = []
     lines = [
@@ -136,7 +189,10 @@ def test_in_command_lines():
         ["env", "HF_TOKEN={}", "serve"], ["hf", "auth", "login", "--token={}"],
         ["sh", "-c", "export API_KEY={}; serve"],
         ["curl", "-u", "me:{}", "http://h"], ["curl", "--user", "me:{}"], ["docker", "login", "-u", "me", "-p", "{}"],
-        ["sshpass", "-p", "{}", "ssh", "h"], ["git", "clone", "https://x:{}@h/r.git"], ["redis-cli", "-a", "{}"],
+        ["sshpass", "-p", "{}", "ssh", "h"], ["x", "-H", "x-api-key:", "{}"],
+        ["x", "-H", "Authorization:", "Token", "{}"],
+        ["x", "password", "=", "{}"], ["helm", "login", "-p={}"], ["curl", "-su", "me:{}"],
+        ["git", "clone", "https://x:{}@h/r.git"], ["redis-cli", "-a", "{}"],
     ]  # fmt: skip
     for secret in [*MAKERS, *PLAIN, *PASSWORDS]:
         for line in lines:
@@ -182,6 +238,26 @@ PROVENANCE = [
     "revision {}", "commit {}", "sha256 {}", "sha256:{}", "at {}", "model.safetensors {} 4 GB", "image@sha256:{}",
     "block hash {}", "git+https://h/r@{}", "tokens of revision {}", "the key of workload {}", "etag {}", "id={}",
 ]  # fmt: skip
+
+
+STAYS = [
+    "api_key=None, served_model_name='/m'", "basic_auth_enabled: false", "eos_token_id: 151645",
+    "reasoning_token: <think>",
+    "Time to first token: 12.3 ms", "cache key: " + "0a1b2c3d" * 8, "torch.compile cache key " + "0a1b2c3d" * 8,
+    "image digest sha256:" + "0a1b2c3d" * 8, "vllm/vllm-openai:v0.10.1@sha256:" + "0a1b2c3d" * 8, "sort key: ttft",
+    "sk-learn-compatible-interface", "key_cache=0x7f1234567890abcdef", "NCCL_IB_PKEY=0x8001", "pass 3 of 4: 12.3",
+    "PASSED tests/x.py", "bypass=x1234567", "private_bytes: 100", "missing keys: ['lm_head.weight']",
+    "seed=12345678901234567890",
+    "for a mix of output tokens: the share of all", "sent to first token = client + queue",
+    "kv_bytes_per_token: 4 of them",
+    "\x1b[32mINFO\x1b[0m token usage: 0.02", "data: SGVsbG8gd29ybGQsIHRoaXMgaXMgYSB0ZXN0IG9mIGJhc2U2NA==",
+    "GPU-12345678-1234-1234-1234-123456789abc", "cmpl-0123456789abcdef0123456789abcdef", "user@host.example:/path",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STAYS)
+def test_what_only_looks_like_a_secret_stays(text):
+    assert redact.text(text) == text
 
 
 @pytest.mark.parametrize("words", PROVENANCE)

@@ -20,7 +20,7 @@ import pytest
 from servegauge.contract.records.cell import Measured
 from servegauge.frameworks import frameworks
 from servegauge.launch.cell import Measurement
-from servegauge.launch.recorders.scrape import COMMON, Scraper, Watch, parse, snapshot
+from servegauge.launch.recorders.scrape import COMMON, Scraper, Watch, parse, snapshot, write
 
 MAPPING = {
     "requests_running": ["x:running"],
@@ -209,7 +209,8 @@ def test_a_page_that_cannot_be_read_costs_nothing_but_the_metrics(page: str, mon
     assert (watch.errors, watch.rows) == (1, [])
     measurement = Measurement.__new__(Measurement)
     reply = SimpleNamespace(ok=True, text=page)
-    measurement.run = SimpleNamespace(servers=[SimpleNamespace(client=SimpleNamespace(get=lambda path: reply))])
+    servers = [SimpleNamespace(client=SimpleNamespace(get=lambda path: reply))]
+    measurement.run = SimpleNamespace(servers=servers, without_secrets=str)
     measurement.framework = SimpleNamespace(metrics_path="/metrics", metrics=MAPPING)
     measurement.record = Measured()
     assert measurement._metrics() is None
@@ -224,6 +225,22 @@ def test_an_answer_that_is_no_http_is_an_error_of_that_scrape_only(monkeypatch: 
     watch = Watch(0, "http://x", MAPPING, hz=1.0)
     watch.scrape()
     assert "SSH" in watch.report()["last_error"]
+
+
+def test_no_secret_of_a_page_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Some servers have their options in a sample's labels, and a page that is none is quoted."""
+    page = 'x:info{api_key="hunter2hunter2",url="https://h/m?sig=ab12cd34ef",model="m",le="0.5"} 1.0\n'
+    monkeypatch.setattr("servegauge.launch.recorders.scrape.fetch", lambda *_, **__: page)
+    watch = Watch(0, "http://x", MAPPING, 1.0)
+    watch.scrape()
+    write([watch], 0, tmp_path / "m.parquet")
+    (labels,) = pq.read_table(tmp_path / "m.parquet")["labels"].to_pylist()
+    assert json.loads(labels) == {"api_key": "***", "url": "https://h/m?sig=***", "model": "m", "le": "0.5"}
+    page = "<html>\x1b[2Jtoken=hunter2hunter2"
+    watch.scrape()
+    assert watch.last_error is not None
+    assert "hunter2" not in watch.last_error
+    assert "\x1b" not in watch.last_error
 
 
 def test_missed_ticks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """Secrets taken out of everything that is kept: environments, command lines, logs, answers of servers.
 
-Three nets, each enough for what it knows: names that speak of a secret lose their value; texts lose what has the shape
-of a secret (secret_shapes.py: bearer tokens, signed URLs, keys of known makers, long strings that a word announces);
-and secrets that we know, such as the API key of this launch, are removed from every text, whatever stands around them.
+Three nets, each enough for what it knows: names that speak of a secret lose their value (secret_names.py); texts lose
+what has the shape of a secret (secret_shapes.py: bearer tokens, signed URLs, keys of known makers, long strings that a
+word announces); and secrets that we know, such as the API key of this launch, are removed from every text, whatever
+stands around them.
 What is kept has no control characters either: they are shown escaped, since terminals obey them.
 """
 
@@ -15,35 +16,20 @@ import shlex
 import stat
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from servegauge.base.files import whole_file
+from servegauge.base.secret_names import ASSIGNS, NAMED, NUMBER, drops, value_after, without_entries, without_named
+from servegauge.base.secret_names import is_secret_name as is_secret_name
 from servegauge.base.secret_shapes import REMOVED, hidden_words, without_shapes
-from servegauge.base.text import visible
+from servegauge.base.text import bare, visible
 
 NOT_KEPT = "(not kept)"  # a variable that is neither a secret nor known to matter: its name stays
 PIECE_BYTES = 4 * 2**20  # of a file, cleaned at once
+MOST_LINES = 200  # of what is not divided
 MIN_SECRET = 8  # shorter strings look like ordinary text; removing them would damage it without hiding them
-
-# Inside a name, in any case, with or without separators: HF_TOKEN, api-key, apikey, dbPassword, PGPASSWORD, MYSQL_PWD
-_SECRET_NAME = re.compile(
-    r"(?<!mon)(?<!tur)key(?!board|word|frame|note|stroke|error)"
-    r"|token(?!i[sz])"
-    r"|secret|passw|passphrase|passcode|sshpass|credential|authoriz|(?:^|[^a-z])auth(?:$|[^a-z])|bearer|cookie|private"
-    r"|(?<=.)(?<!^old)pwd|signature|connection_?string|(?:^|[_-])(?:dsn|sas|jwt|pat|sig|hmac|otp)(?:$|[_-])",
-    re.IGNORECASE,
-)
-# A tokenizer's own words, and counts of tokens: not secrets, and needed to read a result
-_PLAIN_NAME = re.compile(
-    r"^(?:[\w-]+\.)*(?:add[_-])?(?:bos|eos|pad|unk|sep|cls|mask|eot|eom|image|fim\w*)[_-]token$|^tokens_source$"
-    r"|(?:^|[_-])(?:prompt|output|input|context|max|min|num|cached|block|completion|total|generated|batched|new|prefill|"
-    r"decode|reasoning|chunk)[_-](?:\w+[_-])?tokens$",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"[+-]?\d{1,12}(?:\.\d*)?(?:[eE][+-]?\d+)?|true|false|null|none|on|off|yes|no", re.IGNORECASE)
-_COUNTED = re.compile(r"tokens|keys|num|count|size|len|max|min|heads|block|batch|per|parallel", re.IGNORECASE)
 
 # Variables whose values tell how an engine, its libraries or its job behave
 _KEPT_VARIABLE = re.compile(
@@ -59,32 +45,11 @@ _KEPT_VARIABLE = re.compile(
 # Names of people and of the host that submitted: not needed to read a result
 _PERSONAL_VARIABLE = re.compile(r"_(?:USER|UID|GID|GROUP|EMAIL|MAIL_USER|SUBMIT_HOST|LAUNCH_NODE_IPADDR)$")
 
-# name=value, name: value, "name": "value" (also escaped, as JSON inside JSON) and --name value, in running text
-_NAMED = re.compile(
-    r"(?<![\w.-])(?P<name>-{0,2}[A-Za-z_][\w.-]{0,100})(?:(?:\\*[\"'])?\s*(?P<sign>[=:])[ \t]*|(?P<gap>[ \t]+))"
-)
-_QUOTED = re.compile(r"(?P<open>\\*[\"'])(?P<value>.{0,10000}?)(?<!\\)(?P=open)", re.DOTALL)
-_UNCLOSED = re.compile(r"\\*[\"'][^\n]*")
-_WORD = re.compile(r"[^\s,;&\"'{}\[\]()<>\\]+")
-_REST_OF_LINE = re.compile(r"[^\n,;\"'{}\[\]\\]+")
-
-
-@lru_cache(maxsize=4096)  # a log repeats its names in every line
-def is_secret_name(name: str) -> bool:
-    """True for names of variables, options and fields whose value is a secret: HF_TOKEN, --api-key, dbPassword."""
-    plain = name.strip().lstrip("-")
-    return bool(_SECRET_NAME.search(plain)) and not _PLAIN_NAME.search(plain)
-
-
-def _drops(name: str, value: str) -> bool:
-    """Whether `value` under `name` is dropped; a number under a name of counts (`max_tokens`) is kept."""
-    if not is_secret_name(name):
-        return False
-    value = value.strip("\"' ")
-    if not _NUMBER.fullmatch(value):
-        return True
-    # "#new-token: 200" of an engine's log is a count, too.
-    return not (_COUNTED.search(name) or (name.endswith("token") and len(value) < MIN_SECRET))
+# A word of a command line whose value is the next one, and the first of two words that are a value
+_NAMING = re.compile(r"(?P<option>--?(?!no-)[A-Za-z][\w.-]*)|(?P<field>[A-Za-z][\w.-]*) ?[:=]")
+_SCHEME = re.compile(r"bearer|basic|token|digest|negotiate|api-?key", re.IGNORECASE)
+# Where a line is broken
+_BREAK = re.compile(r"\\?\r?\n[ \t|\u2502]*")
 
 
 def spellings(secrets: Iterable[str]) -> list[str]:
@@ -132,15 +97,45 @@ def seal(log: Path, secrets: Iterable[str] = ()) -> None:
 
 
 def _pieces(path: Path) -> Iterator[str]:
-    """The text of a file in pieces of whole lines, so that a large one needs no large memory."""
+    """The text of a file in pieces of whole lines, so that a large one needs no large memory.
+
+    What begins at a piece's end and goes on, a private key or an indented value, is not divided.
+    """
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        while lines := file.readlines(PIECE_BYTES):
+        lines: list[str] = []
+        while lines or (lines := file.readlines(PIECE_BYTES)):
+            following: list[str] = []
+            for line in islice(file, MOST_LINES):
+                if not line[:1].isspace() and not _goes_on("".join(lines[-MOST_LINES:])):
+                    following = [line]
+                    break
+                lines.append(line)
             yield "".join(lines)
+            lines = [*following, *file.readlines(PIECE_BYTES)] if following else []
+
+
+def _goes_on(end: str) -> bool:
+    """Whether what a text ends with goes on in the next line."""
+    return bool(re.search(r"[:=,\\|>][ \t\r]*\n?\Z", end)) or end.rfind("BEGIN ") > end.rfind("END ")
 
 
 def _text(value: str, spelled: Sequence[str]) -> str:
+    value = _cleaned(value, spelled)
+    read = bare(value)
+    if read == value or _cleaned(read, spelled) == read:
+        return value
+    # A secret has colours or unseen letters in it: its line loses them.
+    lines = []
+    for line in value.split("\n"):
+        read = bare(line)
+        cleaned = line if read == line else _cleaned(read, spelled)
+        lines.append(line if cleaned == read else cleaned)
+    return _cleaned("\n".join(lines), spelled)
+
+
+def _cleaned(value: str, spelled: Sequence[str]) -> str:
     value = _remove(value, spelled)
-    value = _without_named(without_shapes(value))
+    value = without_named(without_entries(without_shapes(value)))
     return _remove(value, spelled)
 
 
@@ -150,29 +145,12 @@ def _remove(value: str, spelled: Sequence[str]) -> str:
     while any(secret in value for secret in spelled):
         for secret in spelled:
             value = value.replace(secret, REMOVED)
+    if spelled and "\n" in value.strip():  # broken into lines by what printed it
+        joined = _BREAK.sub("", value)
+        for secret in spelled:
+            if secret in joined:
+                value = re.sub(rf"(?:{_BREAK.pattern})?".join(map(re.escape, secret)), REMOVED, value)
     return value
-
-
-def _without_named(value: str) -> str:
-    """`value` with what follows a secret's name removed; names are looked for in what follows other names, too."""
-    parts, done = [], 0
-    for match in _NAMED.finditer(value):
-        name, sign = match["name"], match["sign"]
-        if match.start() < done or not is_secret_name(name):
-            continue
-        if sign is None and not name.startswith("-"):  # `--api-key x` names a secret, `the key is` does not
-            continue
-        found = _QUOTED.match(value, match.end())
-        if not found:  # after a colon a value may have spaces: `Authorization: Token x y`
-            found = (_REST_OF_LINE if sign == ":" else _WORD).match(value, match.end())
-        if not found:
-            found = _UNCLOSED.match(value, match.end())
-        if not found or not _drops(name, found.groupdict().get("value") or found[0]):
-            continue
-        mark = found.groupdict().get("open") or ""
-        parts += [value[done : match.end()], mark, REMOVED, mark]
-        done = found.end()
-    return "".join([*parts, value[done:]])
 
 
 def suspicious(value: str) -> bool:
@@ -180,14 +158,16 @@ def suspicious(value: str) -> bool:
 
     Stricter than `text`, which rather removes too much: `HF_TOKEN=$HF_TOKEN` and `<your token>` are no secrets.
     """
-    if without_shapes(value) != value:
+    value = bare(value)
+    if without_entries(without_shapes(value)) != value:
         return True
-    for match in _NAMED.finditer(value):
-        if match["sign"] is None or not is_secret_name(match["name"]):
+    for match in NAMED.finditer(value):
+        before = value[max(0, match.start() - 20) : match.start()]
+        if not is_secret_name(match["name"]) or (match["gap"] and not ASSIGNS.search(before)):
             continue
-        found = _QUOTED.match(value, match.end()) or _WORD.match(value, match.end())
-        plain = (found.groupdict().get("value") or found[0]).strip() if found else ""
-        if re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s$<{*/.~][^\s]{7,}", plain):
+        _, _, plain, _ = value_after(value, match)
+        word = plain.replace("\\ ", "").strip("[]()\"' ").partition(" ")[0]
+        if re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s$<{*/.~][^\s]{7,}", word):
             return True
     return False
 
@@ -209,6 +189,8 @@ def _clean(data: Any, spelled: Sequence[str], names: bool, hidden: bool = False)
             while name in found:  # two keys that differed in a secret only
                 name += "'"
             found[name] = _clean(value, spelled, names, hidden or (names and is_secret_name(str(key))))
+        if isinstance(data.get("value"), str) and drops(str(data.get("name", "")), data["value"]):
+            found["value"] = REMOVED  # a variable of a container
         return found
     if isinstance(data, list | tuple | set | frozenset):
         items = [_clean(item, spelled, names, hidden) for item in data]
@@ -221,30 +203,39 @@ def _clean(data: Any, spelled: Sequence[str], names: bool, hidden: bool = False)
         return REMOVED if str(data) in spelled else data
     if isinstance(data, bytes):
         data = data.decode(errors="replace")
-    return REMOVED if hidden and not _NUMBER.fullmatch(str(data)) else visible(_text(str(data), spelled))
+    return REMOVED if hidden and not NUMBER.fullmatch(str(data)) else visible(_text(str(data), spelled))
 
 
 def argv(words: Sequence[str], secrets: Iterable[str] = (), *, spelled_: Sequence[str] | None = None) -> list[str]:
     """A command line without secrets: `--api-key x`, `--api-key=x`, `HF_TOKEN=x`, `-H 'Authorization: Bearer x'`."""
     spelled = spellings(secrets) if spelled_ is None else spelled_
     found: list[str] = []
-    hide = False
     words = [str(word) for word in words]
-    hidden = hidden_words(words)
+    hidden = hidden_words(words) | _values(words)
     for position, word in enumerate(words):
-        secret = position in hidden or (hide and not word.startswith("--"))
-        hide = False
-        if secret:
+        name, _, value = word.partition("=")
+        if position in hidden:
             found.append(REMOVED)
-            continue
-        name, equals, value = word.partition("=")
-        if equals and re.fullmatch(r"-{0,2}[\w.-]+", name) and _drops(name, value):
+        elif value and re.fullmatch(r"-{0,2}[\w.-]+", name) and drops(name, value):
             found.append(f"{_text(name, spelled)}={REMOVED}")
+        else:
+            found.append(visible(_text(word, spelled)))
+    return found
+
+
+def _values(words: Sequence[str]) -> set[int]:
+    """Positions of the values of names that stand in words before: `--api-key a`, `x-api-key: a`, `token = a`."""
+    found: set[int] = set()
+    for position, word in enumerate(words[1:], start=1):
+        before = words[position - 1]
+        if position - 1 in found and _SCHEME.fullmatch(before):
+            found.add(position)
             continue
-        if not equals and re.fullmatch(r"--?[A-Za-z][\w.-]*", word) and is_secret_name(word):
-            following = words[len(found) + 1] if len(found) + 1 < len(words) else ""
-            hide = _drops(word, str(following))
-        found.append(visible(_text(word, spelled)))
+        if before in ("=", ":") and position > 1:
+            before = f"{words[position - 2]}:"
+        named = _NAMING.fullmatch(before)
+        if named and not word.startswith("--") and drops(named["option"] or named["field"], word):
+            found.add(position)
     return found
 
 
@@ -259,13 +250,13 @@ def environment(variables: Mapping[str, str], keep: Iterable[str] = (), secrets:
     found = {}
     for name in sorted(variables):
         value = str(variables[name])
-        if _drops(name, value) or _PERSONAL_VARIABLE.search(name):
+        if drops(name, value) or _PERSONAL_VARIABLE.search(name):
             value = REMOVED
         elif name in wanted or _KEPT_VARIABLE.search(name):
             value = _text(value, spelled)
         else:
             value = NOT_KEPT
-        found[_text(name, spelled)] = value
+        found[visible(_text(name, spelled))] = visible(value)
     return found
 
 
@@ -274,8 +265,5 @@ def secret_values(variables: Mapping[str, str]) -> list[str]:
     return [
         value
         for name, value in variables.items()
-        if _drops(name, value)
-        and len(value) >= MIN_SECRET
-        and not value.startswith("/")
-        and not _NUMBER.fullmatch(value)
+        if drops(name, value) and len(value) >= MIN_SECRET and not value.startswith("/") and not NUMBER.fullmatch(value)
     ]

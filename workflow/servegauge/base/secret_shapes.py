@@ -14,71 +14,132 @@ from collections.abc import Sequence
 REMOVED = "***"
 
 _MAKERS = (
-    r"hf_[A-Za-z0-9]{16,}", r"api_org_[A-Za-z0-9]{16,}", r"sk-[A-Za-z0-9_-]{16,}", r"gh[pousr]_[A-Za-z0-9]{16,}",
-    r"github_pat_\w{16,}", r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat)-[A-Za-z0-9_-]{16,}",
-    r"xox[abeprs]-[A-Za-z0-9-]{8,}", r"xapp-[A-Za-z0-9-]{16,}", r"nvapi-[A-Za-z0-9_-]{16,}",
-    r"A(?:KIA|SIA|ROA|IDA|NPA)[A-Z0-9]{16}", r"AIza[A-Za-z0-9_-]{30,}", r"ya29\.[A-Za-z0-9_-]{16,}",
-    r"GOCSPX-[A-Za-z0-9_-]{16,}", r"npm_[A-Za-z0-9]{30,}", r"pypi-[A-Za-z0-9_-]{16,}", r"wandb_v1_\w{16,}",
-    r"gsk_[A-Za-z0-9]{16,}", r"r8_[A-Za-z0-9]{16,}", r"pplx-[A-Za-z0-9]{16,}", r"xai-[A-Za-z0-9]{16,}",
-    r"fw_[A-Za-z0-9]{16,}", r"tgp_v1_[A-Za-z0-9_-]{16,}", r"jina_[A-Za-z0-9]{16,}", r"voyage_[A-Za-z0-9_-]{16,}",
-    r"[spr]k_(?:live|test)_[A-Za-z0-9]{16,}", r"whsec_[A-Za-z0-9+/=]{16,}",
-    r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    r"do[opr]_v1_[a-f0-9]{32,}", r"dapi[a-f0-9]{32}", r"dp\.(?:pt|st|ct|sa|scim|audit)\.[A-Za-z0-9.]{16,}",
-    r"dckr_(?:pat|oat)_[A-Za-z0-9_-]{16,}", r"hv[sbr]\.[A-Za-z0-9_-]{16,}", r"AGE-SECRET-KEY-1[A-Z0-9]{30,}",
-    r"ATATT3[A-Za-z0-9_=-]{16,}", r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{16,}", r"tskey-[a-z]+-[A-Za-z0-9-]{8,}",
-    r"gl(?:c|sa)_[A-Za-z0-9+/=_-]{16,}", r"lin_api_[A-Za-z0-9]{16,}", r"ntn_[A-Za-z0-9]{16,}",
-    r"secret_[A-Za-z0-9]{32,}",
+    r"hf_[A-Za-z0-9]{16,}", r"api_org_[A-Za-z0-9]{16,}", r"sk-(?:[A-Za-z0-9]{20}|(?=[A-Za-z_-]*\d))[A-Za-z0-9_-]{16,}",
+    r"gh[pousr]_[A-Za-z0-9]{16,}", r"github_pat_\w{16,}",
+    r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat)-[A-Za-z0-9_-]{16,}", r"xox[abeprs][.-][A-Za-z0-9.-]{8,}",
+    r"xapp-[A-Za-z0-9-]{16,}", r"nvapi-[A-Za-z0-9_-]{16,}", r"A(?:KIA|SIA|ROA|IDA|NPA)[A-Z0-9]{16}",
+    r"AIza[A-Za-z0-9_-]{30,}", r"ya29\.[A-Za-z0-9_-]{16,}", r"GOCSPX-[A-Za-z0-9_-]{16,}", r"npm_[A-Za-z0-9]{30,}",
+    r"pypi-[A-Za-z0-9_-]{16,}", r"wandb_v1_\w{16,}", r"gsk_[A-Za-z0-9]{16,}", r"r8_[A-Za-z0-9]{16,}",
+    r"pplx-[A-Za-z0-9]{16,}", r"xai-[A-Za-z0-9]{16,}", r"fw_[A-Za-z0-9]{16,}", r"tgp_v1_[A-Za-z0-9_-]{16,}",
+    r"jina_[A-Za-z0-9]{16,}", r"voyage_[A-Za-z0-9_-]{16,}", r"[spr]k_(?:live|test)_[A-Za-z0-9]{16,}",
+    r"whsec_[A-Za-z0-9+/=]{16,}", r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", r"do[opr]_v1_[a-f0-9]{32,}",
+    r"dapi[a-f0-9]{32}", r"dp\.(?:pt|st|ct|sa|scim|audit)\.[A-Za-z0-9.]{16,}", r"dckr_(?:pat|oat)_[A-Za-z0-9_-]{16,}",
+    r"hv[sbr]\.[A-Za-z0-9_-]{16,}", r"(?i:AGE-SECRET-KEY-(?:PQ-)?1[A-Z0-9]{30,})", r"ATATT3[A-Za-z0-9_=-]{16,}",
+    r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{16,}", r"tskey-[a-z]+-[A-Za-z0-9-]{8,}", r"gl(?:c|sa)_[A-Za-z0-9+/=_-]{16,}",
+    r"lin_api_[A-Za-z0-9]{16,}", r"ntn_[A-Za-z0-9]{16,}", r"secret_[A-Za-z0-9]{32,}",
     r"sntry[su]_[A-Za-z0-9+/=_-]{16,}", r"NRAK-[A-Z0-9]{16,}", r"pscale_(?:tkn|pw|oauth)_[A-Za-z0-9_-]{16,}",
     r"pul-[a-f0-9]{40}", r"rubygems_[a-f0-9]{40,}", r"sq0(?:atp|csp)-[A-Za-z0-9_-]{16,}",
-    r"\d{8,10}:AA[A-Za-z0-9_-]{30,}",
-    r"LTAI[A-Za-z0-9]{12,}", r"kgat_[A-Za-z0-9]{16,}", r"ABSK[A-Za-z0-9+/=]{40,}",
+    r"(?:bot)?\d{8,10}:AA[A-Za-z0-9_-]{30,}", r"LTAI[A-Za-z0-9]{12,}", r"(?i:kgat_[A-Za-z0-9]{16,})",
+    r"ABSK[A-Za-z0-9+/=]{40,}", r"s\.(?=[A-Za-z0-9]{0,20}\d)(?=[A-Za-z0-9]{0,20}[A-Z])[A-Za-z0-9]{24}\b",
+    r"AK(?:ID|LT)[A-Za-z0-9]{32,}", r"AKCp\w{50,}", r"cmVmdGtuO[A-Za-z0-9]{40,}", r"sha256~[A-Za-z0-9_-]{40,}",
+    r"csk-[a-z0-9]{40,}", r"dose[a-f0-9]{32}\b", r"fw-[A-Za-z0-9]{20,}", r"rpa_[A-Z0-9]{30,}",
+    r"secret_[A-Za-z0-9]{16,}_[a-f0-9]{32}[\w.]*", r"lsv2_[ps][tk]_[a-f0-9]{32}\w*", r"pcsk_\w{40,}",
+    r"tvly-[A-Za-z0-9-]{20,}", r"e2b_[a-f0-9]{40}",
+    r"(?:pnu|pnb|nfp|tfp|figd|sgp|fo1|aph0|esecret|sm_pat|aio)_[A-Za-z0-9_-]{20,}",
+    r"fm[12][rap]?_[A-Za-z0-9+/=]{60,}", r"sb(?:p_[a-f0-9]{40}|_secret_[A-Za-z0-9_-]{20,})",
+    r"(?:vc[pikar]|cf[ukat]t)_[A-Za-z0-9]{24,}", r"HRKU-[\w-]{30,}", r"ATBB[A-Za-z0-9]{32}",
+    r"CC(?:IPAT|IPRJ)_\w{40,}", r"bk(?:ua|ct|aj)_[a-f0-9]{40}", r"PMAK-[a-f0-9]{24}-[a-f0-9]{30,}",
+    r"ops_eyJ[A-Za-z0-9+/=_-]{40,}", r"[A-Za-z0-9]{14}\.atlasv1\.[A-Za-z0-9_=-]{40,}", r"AQVN[A-Za-z0-9_-]{35,}",
+    r"t1\.[A-Za-z0-9_-]{7,}\.?[A-Za-z0-9_-]{60,}={0,2}", r"1//0[A-Za-z0-9_-]{30,}", r"AQ\.[A-Za-z0-9_-]{40,}",
+    r"EAA[A-Za-z0-9]{60,}", r"sl\.(?:u\.)?[A-Za-z0-9_-]{100,}", r"pat[A-Za-z0-9]{14}\.[a-f0-9]{64}",
+    r"pat-(?:na|eu)\d-[a-f0-9-]{30,}", r"ms-[a-f0-9]{8}(?:-[a-f0-9]{4}){3}-[a-f0-9]{12}",
+    r"[a-f0-9]{32}\.[A-Za-z0-9]{16}\b", r"pa-(?=[A-Za-z0-9_-]*\d)[A-Za-z0-9_-]{43}\b", r"nk-[A-Za-z0-9_-]{40,}",
+    r"sess-[A-Za-z0-9]{40}", r"SK[a-f0-9]{32}\b", r"key-[a-f0-9]{32}\b", r"[a-f0-9]{32}-us\d{1,2}\b",
+    r"v1\.0-[a-f0-9]{24}-[a-f0-9]{100,}", r"v1\.C[A-Za-z0-9_-]{100,}", r"dt0[a-z]\d\d\.[A-Z0-9]{24}\.[A-Z0-9]{64}",
+    r"CFPAT-[A-Za-z0-9_-]{40,}", r"API-[A-Z0-9]{26,}\b", r"xwfp-[\w-]{20,}",
+    r"[A-Za-z0-9_~.-]{3}\dQ~[A-Za-z0-9_~.-]{31,34}", r"[A-Za-z0-9]{52}JQQJ99[A-Za-z0-9]{24,}", r"SCW[A-Z0-9]{17}\b",
+    r"(?:ak|as|app)-(?=[A-Za-z0-9]{0,20}\d)(?=[A-Za-z0-9]{0,20}[A-Z])[A-Za-z0-9]{22,24}\b",
 )  # fmt: skip
+
+_MAKER = re.compile(rf"\b(?:{'|'.join(_MAKERS)})")
+_RUN = re.compile(r"[\w.+/=~:-]{13,}", re.ASCII)  # keys of makers are looked for in these alone: a log has few
+
+# Of a private key of OpenSSL, OpenSSH, PGP or SSH2, in an address too
+_SPACE = r"(?: |\+|%20)"
+_BEGIN = rf"-----?[ +]?BEGIN(?:{_SPACE}\w+){{0,3}}{_SPACE}PRIVATE{_SPACE}KEY(?:{_SPACE}BLOCK)?{_SPACE}?-----?"
 
 # (signs, of which one stands in every such text, in small letters: a quick look before the slow one; pattern; new text)
 SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (
-        ("private key",),
-        re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        ("private",),
+        re.compile(rf"{_BEGIN}.*?(?:-----?[ +]?END(?:{_SPACE}\w+){{1,4}}{_SPACE}?-----?|\Z)", re.DOTALL),
         REMOVED,
+    ),
+    (  # its end alone, where a log begins in the middle
+        ("private",),
+        re.compile(r"(?:^[A-Za-z0-9+/=]{16,}\r?\n)+-----?[ ]?END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----?", re.MULTILINE),
+        REMOVED,
+    ),
+    (("ls0tls1crudjti",), re.compile(r"LS0tLS1CRUdJTi[A-Za-z0-9+/_-]+={0,2}"), REMOVED),  # the same in base64
+    (
+        ("private-lines",),
+        re.compile(r"(Private-Lines:[ \t]*\d+\r?\n)(?:[A-Za-z0-9+/=]+\r?\n?)+"),
+        rf"\1{REMOVED}\n",
+    ),
+    (  # whoever has such an address may write there
+        ("hooks", "webhook"),
+        re.compile(r"(https?://[^\s/\"']*(?:hooks\.|discord|webhook)[^\s/\"']*/)[^\s\"'<>\\]{20,}", re.I),
+        rf"\1{REMOVED}",
     ),
     (("://",), re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#\"'<>]{0,2000}@"), rf"\1{REMOVED}@"),
     (  # a password with signs that an address may not have
         ("://",),
-        re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#:@]{1,100}:(?!\d+[/?#])[^\s/@\"'<>]{1,300}@"),
+        re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#:@\"'<>,]{1,100}:(?!\d+[/?#])[^\s@\"'<>]{1,300}@"),
         rf"\1{REMOVED}@",
+    ),
+    (  # all of a cookie, and of what authorizes a request, which have several parts, some of them in quotes
+        ("cookie", "authorization"),
+        re.compile(
+            r"\b((?:(?:set-)?cookie|(?:proxy-)?authorization)\\?[\"']?[ \t]*:[ \t]*\\?[\"']?)"
+            r"(?:[^\n\"'\\]|(?<==)\\?\"[^\"\n]*\")+",
+            re.I,
+        ),
+        rf"\1{REMOVED}",
     ),
     (
         ("bearer", "basic", "negotiate", "digest"),
         re.compile(
-            r"\b(bearer|basic|negotiate|digest)(\s+|%20)(?!(?:tokens?|auth\w*|credentials?)\b)[\w.~+/=-]{6,}", re.I
+            r"\b(bearer|basic|negotiate|digest)(\s+|%20)(?!(?:tokens?|auth\w*|credentials?|sha\d+|md5)\b)[\w.~+/=-]{6,}",
+            re.I,
         ),
         rf"\1\2{REMOVED}",
     ),
     (("eyj",), re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"), REMOVED),
-    ((), re.compile(rf"\b(?:{'|'.join(_MAKERS)})"), REMOVED),
-    (  # all of a cookie, which has several parts
-        ("cookie",),
-        re.compile(r"\b((?:set-)?cookie\\?[\"']?[ \t]*:[ \t]*\\?[\"']?)[^\n\"'\\]+", re.I),
-        rf"\1{REMOVED}",
-    ),
     (  # a parameter inside an address that is itself a parameter
-        ("%3d",),
+        ("3d",),
         re.compile(
-            r"((?:\b|[_-]|%26|%3F)(?:sig|signature|token|key|secret|password)%3D)(?:[\w.~+-]|%(?!26)\w\w)+", re.I
+            r"((?:\b|[_~-]|%(?:25)*26|%(?:25)*3F)(?:sig|signature|hmac|token|key|secret|password)%(?:25)*3D)"
+            r"(?:[\w.~+-]|%(?!(?:25)*26)\w\w)+",
+            re.I,
         ),
         rf"\1{REMOVED}",
     ),
+    (("%40",), re.compile(r"(%3A%2F%2F)(?:[\w.~+-]|%(?!2F|3F)\w\w)+?%40", re.I), rf"\1{REMOVED}%40"),
+    (("code=",), re.compile(r"([?&]code=)[\w.~%+/=-]{16,}"), rf"\1{REMOVED}"),
+    (  # an address without a scheme; a tag and a digest (`image:v1.2@sha256:...`) are none
+        ("@",),
+        re.compile(
+            r"(?<![\w./@:-])([\w.$-]{1,60}:)(?=[^\s/@:]*\d)(?=[^\s/@:]*[A-Za-z])[^\s/@:\"'<>]{8,300}@"
+            r"(?=[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)"
+        ),
+        rf"\1{REMOVED}@",
+    ),
     (  # what programs take: curl -u me:password, not docker -u 1000:1000
-        ("-u", "-user"),
-        re.compile(r"(?<!\S)((?:-u|-U|--user|--proxy-user)(?:[ \t]+|=)?[\"']?)(?!\d+:\d+\b)[^\s:\"'=]+:[^\s\"']+"),
+        ("-u", "-fu", "-gu", "-iu", "-ku", "-lu", "-ou", "-su", "-vu", "-user", "creds"),
+        re.compile(
+            r"(?<!\S)((?:-[fgikLOsSv]{0,4}u|-U|--user|--proxy-user|--(?:src-|dest-)?creds)(?:[ \t]+|=)?[\"']?)"
+            r"(?!\d+:\d+\b)[^\s:%\"'=]+[:%][^\s\"']+"
+        ),
         rf"\1{REMOVED}",
     ),
     (
-        ("sshpass", "redis-cli", "mysql", "ldap", "login", "passin"),
+        ("sshpass", "redis-cli", "mysql", "ldap", "login", "pass:", "curl", "literal"),
         re.compile(
             r"(\bsshpass[ \t]+-p[ \t]*|\bredis-cli\b[^\n|;&]{0,100}?[ \t]-a[ \t]+|\bmysql\w*\b[^\n|;&]{0,100}?[ \t]-p"
-            r"|\bldap\w+\b[^\n|;&]{0,100}?[ \t]-w[ \t]+|\blogin\b[^\n|;&]{0,100}?[ \t]-p[ \t]+|-passin[ \t]+pass:"
-            r"|\bmachine[ \t]+\S+[ \t]+login[ \t]+\S+[ \t]+password[ \t]+)[^\s]+"
+            r"|\bldap\w+\b[^\n|;&]{0,100}?[ \t]-w[ \t]+|\blogin\b[^\n|;&]{0,100}?[ \t]-p[ \t]+"
+            r"|-pass(?:in|out)?[ \t]+pass:|\bcurl\b[^\n|;&]{0,100}?[ \t](?:-b|--cookie)[ \t]+[\"']?[\w-]+="
+            r"|--from-literal[= ][\w.-]+="
+            r"|\blogin\s+\S+\s+(?:account\s+\S+\s+)?password\s+)[^\s]+"
         ),
         rf"\1{REMOVED}",
     ),
@@ -92,6 +153,12 @@ _SMALL = (
     r"is|was|are|as|with|of|for|to|from|by|using|used|the|a|an|your|my|our|this|new|old|value|set|found|named|id|in"
 )
 _GAP = rf"(?:[\s\"'`:=,(\[{{>|]+|\\+[nrt\"']?|->|=>|--?|\b(?:{_SMALL})\b){{1,8}}"
+# Keys and tokens that are no secrets, by the word before; up to their first letters
+HARMLESS = re.compile(
+    r"(?:(?:cache|hash|sort|primary|foreign|public|dict|map|config|lookup|partition|state|block|prefix|mesh)[ _-]key"
+    r"|(?:first|last|next|per|each|output|prompt|special)[ _-]tok)\Z",
+    re.I,
+)
 # at the beginning of a word, or of a line that is written as an escape
 _LONG = re.compile(r"(?:(?<![A-Za-z0-9+_/\\])|(?<=\\[nrt]))[A-Za-z0-9+_][A-Za-z0-9+/_-]{18,}={0,2}(?![\w/])")
 # Before a long string: a word that announces it. After one: a word that names it. Both are looked for near a long
@@ -101,8 +168,10 @@ _BEFORE = re.compile(rf"(?<![A-Za-z])(?:{_WORDS})(?![A-Za-z]){_GAP}\Z", re.I)
 _AFTER = re.compile(rf"\s+(?:is|was)\s+(?:(?:the|a|my|your|our|its)\s+)?(?:\w+\s+)?(?:{_WORDS})(?![A-Za-z])", re.I)
 # A password is short: any word with letters and digits
 _PASSWORD = re.compile(
-    r"(?<![A-Za-z])(?P<word>passwords?|passwd|passphrase|passcode|pwd)(?P<gap>\s+(?:(?:is|was|set to|=|:)\s+)+[\"'`]?)"
-    r"(?P<value>[^\s\"'`]{6,})",
+    r"(?<![A-Za-z])(?P<word>passwords?|passwd|passphrase|passcode|pwd|passwort|pass(?=[\"'`]?\s?[=:]))"
+    r"(?P<gap>[\"'`*]{0,3}(?:\s+(?:for|of)\s[^\n:=]{1,40})?(?:\s+\([^\n)]{1,40}\))?"
+    r"(?:\s+(?:(?:is|was|now|set to|changed to|=|:)\s+)*|\s*(?:[=:|,]|</?t[dh]>)+\s*)[\"'`]?)"
+    r"(?P<value>[^\s\"'`<|]{6,})",
     re.I,
 )
 _TELLING = re.compile(rf"-{{0,2}}[\w-]{{0,40}}?(?:{_WORDS})", re.I)
@@ -132,9 +201,11 @@ def without_shapes(value: str) -> str:
     """`value` without what is a secret by its shape, or by a word that announces it."""
     lowered = value.lower()
     for signs, pattern, replacement in SHAPES:
-        if not signs or any(sign in lowered for sign in signs):
+        if any(sign in lowered for sign in signs):
             value = pattern.sub(replacement, value)
-    return _PASSWORD.sub(_without_password, _without_announced(value))
+    value = _RUN.sub(lambda run: _MAKER.sub(REMOVED, run[0]), value)
+    value = _without_announced(value)
+    return _PASSWORD.sub(_without_password, value) if "pass" in lowered or "pwd" in lowered else value
 
 
 def _without_announced(value: str) -> str:
@@ -143,7 +214,9 @@ def _without_announced(value: str) -> str:
         start, end = match.span()
         if not looks_random(match[0]):
             continue
-        if _BEFORE.search(value[max(0, start - NEAR) : start]) or _AFTER.match(value[end : end + NEAR]):
+        before = value[max(0, start - NEAR) : start]
+        found = _BEFORE.search(before)
+        if (found and not HARMLESS.search(before[: found.start() + 3])) or _AFTER.match(value[end : end + NEAR]):
             parts += [value[done:start], REMOVED]
             done = end
     return "".join([*parts, value[done:]])
@@ -151,8 +224,12 @@ def _without_announced(value: str) -> str:
 
 def _without_password(match: re.Match[str]) -> str:
     value = match["value"]
-    mixed = any(letter.isdigit() for letter in value) and any(letter.isalpha() for letter in value)
-    return f"{match['word']}{match['gap']}{REMOVED}" if mixed else match[0]
+    return f"{match['word']}{match['gap']}{REMOVED}" if is_mixed(value) else match[0]
+
+
+def is_mixed(value: str) -> bool:
+    """Whether a text has letters and digits, as a password mostly has and a word has not."""
+    return any(letter.isdigit() for letter in value) and any(letter.isalpha() for letter in value)
 
 
 def hidden_words(words: Sequence[str]) -> set[int]:
@@ -161,12 +238,18 @@ def hidden_words(words: Sequence[str]) -> set[int]:
     for position, word in enumerate(words[1:], start=1):
         before = words[position - 1]
         programs = {one.rpartition("/")[2] for one in words[:position]}
-        credentials = before in ("-u", "-U", "--user", "--proxy-user") and re.fullmatch(r"[^:\s]+:.+", word)
+        credentials = re.fullmatch(
+            r"-[fgikLOsSv]{0,4}u|-U|--user|--proxy-user|--(?:src-|dest-)?creds", before
+        ) and re.fullmatch(r"[^:%\s]+[:%].+", word)
         flagged = (
             (before == "-p" and programs & {"sshpass", "login"})
             or (before == "-a" and "redis-cli" in programs)
             or (before == "-w" and any(one.startswith("ldap") for one in programs))
-            or (before == "-passin" and word.startswith("pass:"))
+            or (before in ("-pass", "-passin", "-passout") and word.startswith("pass:"))
+            or (before in ("-b", "--cookie") and "curl" in programs)
+            or (before == "--from-literal")
+            or (word.startswith("-p") and len(word) > 2 and any(one.startswith("mysql") for one in programs))
+            or (word.startswith("-p=") and "login" in programs)
         )
         announced = is_telling(before) and looks_random(word)
         if flagged or announced or (credentials and not re.fullmatch(r"\d+:\d+", word)):

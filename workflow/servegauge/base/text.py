@@ -6,10 +6,24 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
-# Controls but for the tab and the end of a line, and what changes the direction or the place of what follows
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
+# Controls but for the tab and the end of a line, what changes the direction or the place of what follows, what is not
+# seen (tags, fillers), and halves of characters, which no file takes
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    r"\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+# What terminals obey and do not show, raw or written as an escape
+_SEQUENCE = re.compile(
+    r"(?:\x1b|\\(?:x1b|u001b|033|e))\[[0-?]*[ -/]*[@-~]|\x9b[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)"
+    r"|\x1b[PX^_][^\x1b\n]*\x1b\\|\x1b[ -/]*[0-OQ-WYZ\\`-~]",
+    re.I,
+)
+_ESCAPED = re.compile(
+    r"\\u(00(?:0[0-8bcef]|1[0-9a-f]|[89a-f][0-9a-f])|0[1-9a-f][0-9a-f]{2}|[1-9a-f][0-9a-f]{3})", re.I | re.ASCII
+)  # of JSON
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?")
 
@@ -17,6 +31,13 @@ _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?")
 def visible(text: str) -> str:
     """`text` with control characters as escapes: `\\x1b[2J` is read, where the character would clear the screen."""
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def bare(text: str) -> str:
+    """`text` as it is read: without terminals' sequences and unseen letters, each letter in its plain form."""
+    text = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+    text = _CONTROL.sub(lambda match: match[0] if match[0] == "\r" else "", _SEQUENCE.sub("", text))
+    return text if text.isascii() else unicodedata.normalize("NFKC", text)
 
 
 def csv_cell(value: object) -> object:

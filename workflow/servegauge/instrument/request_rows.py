@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from servegauge.base import redact
+from servegauge.base.text import visible
 from servegauge.contract.cell_tables import REQUESTS_RAW
 from servegauge.contract.tables import conform, from_rows
 from servegauge.instrument.answers import Answer
@@ -83,9 +86,7 @@ def _row_of(
     """One row of REQUESTS_RAW but its lists."""
     columns = share.columns
     source = count(answer, tokenizer, columns["prompt"][flight.row])
-    error = answer.error
-    for secret in secrets:
-        error = error.replace(secret, "***") if error and secret else error
+    error = answer.error and _said(answer.error, tuple(secrets))
     # What came in one piece tells when it came, not when its first token was made.
     streamed = bool(answer.stamps) and job.load.stream and not answer.at_once
     number = columns["request"][flight.row]
@@ -120,6 +121,14 @@ def _row_of(
         "turn": columns["turn"][flight.row] if "turn" in columns else None,
         "text_sha256": answer.text_sha256,
     }
+
+
+@lru_cache(maxsize=1024)  # a server that fails mostly says the same
+def _said(error: str, secrets: tuple[str, ...]) -> str:
+    """A server's words for an error without secrets and control characters; ours however short they are."""
+    for secret in filter(None, secrets):
+        error = error.replace(secret, redact.REMOVED)
+    return visible(redact.text(error, secrets))
 
 
 def join_parts(parts: list[Path], path: Path) -> pa.Table:

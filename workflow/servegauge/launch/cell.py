@@ -217,7 +217,7 @@ class Measurement:
             try:
                 page = scrape.snapshot(reply.text, self.framework.metrics)
             except ValueError as error:  # it costs the metrics, and nothing else
-                self._note(metrics_unreadable=str(error))
+                self._note(metrics_unreadable=self.run.without_secrets(str(error)))
                 return None
             for name, value in page.items():
                 values.setdefault(name, []).append(value)

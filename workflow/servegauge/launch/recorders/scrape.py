@@ -24,7 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,9 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from servegauge.base import redact
 from servegauge.base.http import direct_opener
+from servegauge.base.text import visible
 from servegauge.launch.recorder import ProcessRecorder
 
 if TYPE_CHECKING:
@@ -164,7 +166,7 @@ class Watch:
             samples = list(parse(text, self.mapping))
         except (OSError, http.client.HTTPException, ValueError) as error:  # of connecting, of HTTP, of the page
             self.errors += 1
-            self.last_error = f"{type(error).__name__}: {error}"
+            self.last_error = visible(redact.text(f"{type(error).__name__}: {error}", [self.api_key]))
             return
         self.took_s.append((answered - asked) / 1e9)
         for sample in samples:
@@ -200,16 +202,24 @@ def write(watches: Sequence[Watch], zero_ns: int, out: Path) -> None:
     from servegauge.contract.columns import write
 
     rows = sorted(((t, watch.instance, sample) for watch in watches for t, sample in watch.rows), key=lambda r: r[:2])
+    keys = {watch.api_key for watch in watches}
+    kept = {labels: _without_secrets(labels, keys) for labels in {sample.labels for _, _, sample in rows}}
     columns = {
         "t_ns": [t - zero_ns for t, _, _ in rows],
         "instance": [instance for _, instance, _ in rows],
         "metric": [sample.metric for _, _, sample in rows],
         "raw": [sample.raw for _, _, sample in rows],
-        "labels": [sample.labels for _, _, sample in rows],
+        "labels": [kept[sample.labels] for _, _, sample in rows],
         "value": [sample.value for _, _, sample in rows],
     }
     schema = pa.schema([SERVER_METRICS.field(name) for name in columns], metadata=SERVER_METRICS.metadata)
     write(pa.table(columns, schema=schema), out)
+
+
+def _without_secrets(labels: str, keys: Collection[str]) -> str:
+    """The labels of a sample, as JSON, without secrets: some servers have their options there."""
+    cleaned = redact.clean(json.loads(labels), keys)
+    return json.dumps(cleaned, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def main() -> None:
