@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from servegauge.probes.nccl_tests import NcclOutputError, parse
-from tests.unit.probes.test_nccl_tests import NEW, OLD
+from servegauge.probes.harness.base import Context
+from servegauge.probes.nccl_tests import NcclOutputError, parse, parse_json
+from servegauge.probes.suite.collectives import run_binary
+from tests.unit.probes.test_nccl_tests import NEW, OLD, document
 
 NOISE = """\
 Warning: Permanently added 'node-b,10.0.0.2' (ED25519) to the list of known hosts.
@@ -88,3 +91,23 @@ def test_a_table_of_in_place_alone_and_names_that_packages_give():
     )  # fmt: skip
     with pytest.raises(NcclOutputError, match="not those of any known version"):
         parse(text.replace("   in-place", "   somewhere"))
+
+
+def test_json_of_a_run_that_was_cut_off_keeps_its_rows():
+    cut = {key: value for key, value in document().items() if key != "average_bus_bandwidth"}
+    run = parse_json(json.dumps(cut))
+    assert (len(run.rows), run.average_busbw_gb_s) == (2, None)
+    assert run.failure == "average_bus_bandwidth is absent: the test did not come to its end"
+
+
+def test_of_a_binary_that_is_killed_while_it_writes_json_the_printed_rows_are_kept(tmp_path):
+    (tmp_path / "out").write_text(NEW[: NEW.index("     2097152")])
+    binary = tmp_path / "all_reduce_perf"
+    binary.write_text(
+        "#!/bin/sh\n[ $1 = -h ] && echo '-I -J' && exit\n"
+        f"for file; do :; done; echo '{{\"version\": 3, ' > $file; cat {tmp_path}/out; kill -9 $$\n"
+    )
+    binary.chmod(0o755)
+    run, detail = run_binary(Context({"name": "g"}, size="test", verbatim=tmp_path), binary, 2)
+    assert ([row.time_us for row in run.rows], detail["samples_are"]) == ([50.0, 52.0], "means")
+    assert "it was cut off" in run.failure

@@ -24,6 +24,7 @@ from servegauge.probes.nccl_runs import Device, Measurement, NcclOutputError, Ru
 __all__ = ["Device", "Measurement", "NcclOutputError", "Run", "busbw_factor", "parse", "parse_json"]
 
 KNOWN_JSON_VERSIONS = (1, 2, 3)
+CUT_OFF = "the test did not come to its end"
 
 # First words of a row, in the order in which a header may name them
 LEADING = ("size", "count", "type", "redop", "root")
@@ -324,12 +325,13 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
         raise NcclOutputError(f"{source}, line {error.lineno}: not JSON ({error.msg}); was the test killed?") from error
     if data.get("version") not in KNOWN_JSON_VERSIONS:
         raise refuse(f"version {data.get('version')!r} of the format; known are {KNOWN_JSON_VERSIONS}")
-    missing = [key for key in ("args", "config", "results", "average_bus_bandwidth") if key not in data]
+    missing = [key for key in ("args", "config", "results") if key not in data]
     error_text = next((str(error) for error in data.get("errors") or [] if error), None)
     if missing and error_text and "args" in data:
         return Run(line=1, collective=_name(str(data["args"][0])), failure=error_text)
     if missing:
-        raise refuse(f"{', '.join(missing)} is absent: the test did not come to its end")
+        raise refuse(f"{', '.join(missing)} is absent: {CUT_OFF}")
+    average = data.get("average_bus_bandwidth")
     config = dict(data["config"])
     devices = [
         Device(one["rank"], one["hostname"], one["device"], one["device_hex"], one["device_info"])
@@ -342,8 +344,8 @@ def parse_json(text: str, source: str = "nccl-tests JSON") -> Run:
         settings={**config, "iters": config.get("iterations")},
         devices=devices,
         out_of_bounds=(data.get("out_of_bounds") or {}).get("count"),
-        average_busbw_gb_s=_bandwidth(data["average_bus_bandwidth"]["bandwidth"]),
-        failure=error_text,
+        average_busbw_gb_s=_bandwidth(average["bandwidth"]) if average else None,
+        failure=error_text or (None if average else f"average_bus_bandwidth is absent: {CUT_OFF}"),
     )
     for index, result in enumerate(data["results"]):
         for key, in_place in (("out_of_place", False), ("in_place", True)):
