@@ -33,6 +33,15 @@ def test_labels_that_launchers_put_before_each_line(label):
     assert parse(f"{NOISE}{first}\n{other}{rest}") == [replace(parse(NEW)[0], line=4)]
 
 
+@pytest.mark.parametrize("host", ["node-a", "3767c65d25c4", "10"])
+@pytest.mark.parametrize("space", ["", "  "])
+def test_a_row_that_a_line_of_nccl_debug_cuts_in_two(host, space):
+    text = NEW.replace("node-a", host)
+    debug = f"{host}:1001:1040 [0] NCCL INFO Connected all rings"
+    cut = text.replace("     sum      -1    50.00", f"     sum      -1{space}{debug}\n{debug}\n    50.00", 1)
+    assert parse(cut)[0].rows == parse(NEW)[0].rows
+
+
 def test_lines_of_others_are_notes_wherever_they_stand():
     warning = "[node-a:01234] 7 more processes have sent help message help-mpi-btl.txt / error in device init"
     noisy = NOISE + NEW.replace("     2097152", f"{warning}\nLoading module\n     2097152", 1) + "3 network timeouts\n"

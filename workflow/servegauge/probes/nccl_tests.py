@@ -253,10 +253,12 @@ class _Text:
 
     def _row(self, line: str) -> None:
         """A row, or the first part of one that a line of NCCL_DEBUG cut in two."""
-        cut = re.match(r"(.*?\s)(\S+:\d+:\d+ \[\d+\] .*)", line)
-        inside = re.match(r"(\s*\d+\s+\d+\s+\w+.*?)((?:[A-Za-z][\w.-]*):\d+:\d+ \[\d+\] .*)", line)
-        if self.columns is not None and (inside or cut):
-            self.pending += (inside or cut)[1]  # type: ignore[index]
+        # By the name of a host that takes part: a container's may begin with digits, just behind those of the row.
+        hosts = [re.escape(device.host) for device in self._open().devices] + [r"[A-Za-z][\w.-]*"]
+        inside = re.match(rf"(\s*\d+\s+\d+\s+\w+.*?)(?:{'|'.join(hosts)}):\d+:\d+ \[\d+\] ", line)
+        cut = inside or re.match(r"(.*?\s)\S+:\d+:\d+ \[\d+\] ", line)
+        if self.columns is not None and cut:
+            self.pending += cut[1]
             return
         line, self.pending = self.pending + line, ""
         if self.columns is None or self.closed:
