@@ -268,8 +268,9 @@ def test_amd_gpus_by_amd_smi(tmp_path, form):
 
 def test_other_forms_of_the_same_fields():
     other = static_gpu(
-        3, vram={"size": "192 GB"}, limit={"ppt0": {"socket_power_limit": {"value": 750, "unit": "W"}}},
-        ras={"ecc_block_state": [{"block": "UMC", "status": "DISABLED"}]}, clock="N/A", partition="N/A",
+        3, vram={"size": "192 GB"}, clock="N/A", partition="N/A",
+        ras={"ecc_block_state": [{"block": "UMC", "status": "DISABLED"}]},
+        limit={"socket_power": {"value": 0, "unit": "W"}, "ppt0": {"socket_power_limit": {"value": 750, "unit": "W"}}},
         driver={"name": "amdgpu", "version": "Linuxversion6.14.0-24-generic(buildd@lcy02)(x86_64-linux-gnu-gcc-13)"},
     )  # fmt: skip
     (gpu,) = amd_smi.parse_static(json.dumps([other]))

@@ -78,7 +78,7 @@ def parse_static(text: str) -> list[dict[str, Any]]:
 def _static(gpu: Mapping[str, Any]) -> dict[str, Any]:
     limits = gpu.get("limit") if isinstance(gpu.get("limit"), Mapping) else {}
     power = _first(
-        *(amount(_at(limits, *path)) for path in (
+        *(amount(_at(limits, *path)) or None for path in (  # 0 W stands for no limit of this kind
             ("socket_power",), ("ppt0", "socket_power_limit"), ("max_power",), ("ppt0", "max_power_limit"), ("power",),
         ))
     )  # fmt: skip
