@@ -7,9 +7,7 @@ import argparse
 from pathlib import Path
 
 from servegauge.base.errors import run_and_exit
-from servegauge.base.files import write_json
-from servegauge.compare.tables import write_tables
-from servegauge.dataset.merge import merge, sentences
+from servegauge.cli.report import merge_and_compare
 
 
 def main() -> int:
@@ -17,12 +15,14 @@ def main() -> int:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder to read and write; default: results"
     )
-    parser.add_argument("--stamp", type=Path, help="file that is written last and says what was merged")
+    parser.add_argument(
+        "--stamp",
+        type=Path,
+        metavar="DIR/dataset/merged/STUDY.json",
+        help="file that is written last and says what was merged",
+    )
     arguments = parser.parse_args()
-    merged = merge(arguments.results)
-    print("\n".join([*sentences(merged), *write_tables(arguments.results)]))
-    if arguments.stamp:
-        write_json(arguments.stamp, merged.to_dict())
+    print("\n".join(merge_and_compare(arguments.results, arguments.stamp)))
     return 0
 
 

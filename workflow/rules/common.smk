@@ -15,8 +15,8 @@ use_this_interpreter()
 try:
     PIPELINE = Pipeline(config)
     TOTAL = PIPELINE.total()
-except UserError as error:
-    # A user's mistake is one message, not a traceback through Snakemake.
+except (UserError, OSError) as error:
+    # A user's mistake, or a file where a folder has to be, is one message, not a traceback through Snakemake.
     raise SystemExit(f"error: {error}")
 
 
@@ -51,8 +51,6 @@ if DRY_RUN and not {"-np", "-pn", "-p", "--printshellcmds", "--verbose"} & set(
 ):
     # The preview at the end says it in one screen; Snakemake's own lines are for who asks for them.
     logger.addFilter(lambda record: record.levelno >= 30)
-elif workflow.is_main_process and not DRY_RUN and "--lint" not in sys.argv:
-    PIPELINE.forget_a_hollow_stamp()
 
 
 def needed(ask, *what):
@@ -69,7 +67,7 @@ def user_errors(ask, *what):
     """`ask(*what)`, where a user's mistake ends the run with its message alone."""
     try:
         return ask(*what)
-    except UserError as error:
+    except (UserError, OSError) as error:
         raise SystemExit(f"error: {error}")
 
 
@@ -151,6 +149,14 @@ def probe_priority(wildcards):
     return len(PIPELINE.attempts) + 1 if carried(wildcards.platform) else 0
 
 
+def dataset_needs(wildcards):
+    """The attempts that the dataset is made of; where it is hollow its rule runs, however new its stamp is."""
+    if user_errors(PIPELINE.has_a_hollow_dataset, not DRY_RUN):
+        # As `-R merge_dataset`, which is asked for too early: the times of files would not show it.
+        workflow.dag.forcerules.add(workflow.get_rule("merge_dataset"))
+    return PIPELINE.attempt_files()
+
+
 def finished():
     """Say how the run ended; the exit status is 1 unless everything that was asked for is measured."""
     from servegauge.report import terminal
@@ -159,13 +165,15 @@ def finished():
     targets = set(workflow.dag_settings.targets) - {"all"}
     alone = targets == {"traces"}  # no dataset comes of them
     status = 0 if alone else terminal.show(PIPELINE.results, PIPELINE.name)
-    if (not targets or alone) and (left := PIPELINE.unmeasured(traces_only=alone)):
+    if targets and not alone:
+        return status
+    # A cell that failed is not measured; one of another platform, or that `cells` leaves out, was not asked for.
+    if left := PIPELINE.unmeasured(traces_only=alone):
         print(
             f"not measured: {len(left)} cells or traces, the first is {left[0]}",
             file=sys.stderr,
         )
-        status = 1
-    return status
+    return 1 if left else 0
 
 
 def cut_off():
@@ -174,7 +182,7 @@ def cut_off():
 
     try:
         what_there_is(PIPELINE.results, PIPELINE.name)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"not merged: {error}", file=sys.stderr)
     finished()
 

@@ -9,7 +9,7 @@ localrules:
 rule merge_dataset:
     input:
         plan="results/plan/{study}.json",
-        attempts=PIPELINE.attempt_files(),
+        attempts=dataset_needs,
         traces=PIPELINE.trace_files(),
         probes=PIPELINE.probe_files() if PIPELINE.asks_for_probes else [],
     output:

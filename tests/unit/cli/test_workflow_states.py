@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from servegauge.base.errors import UserError
 from servegauge.cli.workflow_api import Pipeline
+from servegauge.dataset.stamp import seen, stamp_file
 from tests.unit.study_tree import Tree
 
 WORDS = st.sampled_from(["whole", "absent", "empty", "cut"])
@@ -38,10 +39,13 @@ def put(path: Path, state: str, data: object) -> None:
     measured=st.lists(st.booleans(), min_size=4, max_size=4),
     attempts=st.lists(st.tuples(st.integers(0, 3), WORDS, st.booleans()), min_size=2, max_size=2),
     stamp=WORDS,
-    tables=st.lists(st.booleans(), min_size=2, max_size=2),
-    ages=st.permutations(["plan", "workloads", "attempt", "stamp", "dataset"]),
+    tables=st.lists(WORDS, min_size=2, max_size=2),
+    touched=st.sampled_from([None, "cell", "attempt"]),
+    ages=st.permutations(["plan", "workloads", "attempt", "dataset"]),
 )
-def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attempts, stamp, tables, ages) -> None:
+def test_what_is_missing_is_asked_for_in_every_state(
+    root: Path, measured, attempts, stamp, tables, touched, ages
+) -> None:
     fresh = Pipeline({"study": "x"})
     results = root / "results"
     cells = fresh.plan.cells
@@ -61,10 +65,11 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
         if submitted:
             untaken.add(launch.id)
     names = ["cells.parquet", "launches.parquet"]
-    for name, there in zip(names, tables, strict=True):
-        put(results / "dataset" / name, "whole" if there else "absent", {})
-    merged = results / "dataset" / "merged" / "x.json"
-    put(merged, stamp, {"merged_utc": "", "tables": names})
+    for name, state in zip(names, tables, strict=True):
+        put(results / "dataset" / name, state, "a table, and at its end PAR1")
+        if state == "whole":
+            (results / "dataset" / name).write_text("PAR1")
+    merged = stamp_file(results, "x")
     put(results / "plan" / "x.json", "whole", {})
     put(results / "workloads" / "x.json", "whole", [])
     for age, what in enumerate(ages):  # older and newer than each other in every order
@@ -72,7 +77,6 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
             "plan": [results / "plan" / "x.json"],
             "workloads": [results / "workloads" / "x.json"],
             "attempt": list(results.glob("launches/*/attempt-*.json")),
-            "stamp": [merged],
             "dataset": list(results.glob("dataset/*.parquet")),
         }[what]:
             if path.exists():
@@ -87,9 +91,31 @@ def test_what_is_missing_is_asked_for_in_every_state(root: Path, measured, attem
             assert not asked[launch.id].exists(), "a launch with missing cells waits for an attempt that is not there"
         elif launch.id in asked:
             assert asked[launch.id].exists(), "a measured launch waits for nothing new"
-    pipeline.forget_a_hollow_stamp()
-    hollow = stamp in ("empty", "cut") or not all(tables)
-    assert merged.exists() == (stamp != "absent" and not hollow)
+
+    put(merged, stamp, {"merged_utc": "", "tables": names, "seen": seen(results, fresh.whole)})
+    os.utime(
+        merged, (2_000_000_000, 2_000_000_000)
+    ) if stamp != "absent" else None  # newer than all, which says nothing
+    kind = {None: [], "cell": results.glob("cells/*/cell.json"), "attempt": results.glob("launches/*/attempt-*.json")}
+    changed = next(iter(kind[touched]), None)
+    if changed:
+        os.utime(changed, (1_600_000_000, 1_600_000_000))  # by a clock that was set back
+    hollow = stamp != "whole" or set(tables) != {"whole"} or changed is not None
+    assert pipeline.has_a_hollow_dataset(forget=True) == hollow
+
+
+def test_what_lies_beside_attempts_is_none(root: Path) -> None:
+    launch = Pipeline({"study": "x"}).plan.launches[0].id
+    folder = root / "results" / "launches" / launch
+    for name in (
+        "attempt-0.json",
+        "attempt-\u00b2.json",
+        "attempt_10.json",
+        "attempt-1 (copy).json",
+        "attempt-2.json~",
+    ):
+        put(folder / name, "whole", {"cells": {}})
+    assert Pipeline({"study": "x"}).attempts[launch] == 1
 
 
 def test_a_way_to_a_node_that_does_not_exist_is_one_message(root: Path) -> None:

@@ -234,6 +234,11 @@ def damage_no_json(cell: Path) -> None:
     (cell / "cell.json").unlink()
 
 
+def damage_kind(cell: Path) -> None:
+    (cell / "cell.json").unlink()
+    (cell / "cell.json").mkdir()
+
+
 def damage_schema(cell: Path) -> None:
     table = pq.read_table(cell / "requests.parquet").drop(["scheduled_ns"])
     pq.write_table(table, cell / "requests.parquet")
@@ -257,6 +262,7 @@ DAMAGES = [
 DAMAGES_OF_CELL_JSON = [  # seen in a cell that was merged before, too
     (damage_json, "cell.json is not"),
     (damage_no_json, "it has no cell.json"),
+    (damage_kind, "it is a folder"),
     (damage_identity, "cell.json is of another cell, another"),
 ]
 
@@ -288,6 +294,16 @@ def test_a_corrupt_cell_is_set_aside_and_is_a_failed_row(made, damage, said, mer
     part = launch_parts.open_part(results / "dataset", row["launch"])
     assert cell.name not in part.entries
     assert part.read(next(iter(part.entries))).num_rows == 24  # the others are whole
+
+
+def test_a_link_to_nothing_is_left_out_with_a_warning(made):
+    results, _ = made
+    cell = some_cell(results)
+    shutil.rmtree(cell)
+    cell.symlink_to("nowhere")
+    merged = merge.merge(results)
+    assert f"{cell} is a link to nothing" in "\n".join(merged.warnings)
+    assert merged.statuses["ok"] == 22
 
 
 def test_the_second_corruption_of_a_cell_gets_a_folder_of_its_own(made):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from servegauge.cli import options
 from servegauge.report.terminal import PROFILE, summarise
+from servegauge.submit.orders import read_plan
 
 HELP = "Write a study's report from the dataset, or print its summary."
 EXAMPLE = """
@@ -26,26 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--profile", default=PROFILE, help=f"profile in the commands that --text prints; default: {PROFILE}")
 
 
-def bring_up_to_date(results: Path, study: str) -> list[str]:
-    """Merge what a run left that was cut off before it came to that; what a person should know of it, a line each.
-
-    Nothing happens where the dataset is newer than everything measured, or was copied here without it.
-    """
+def merge_and_compare(results: Path, stamp: Path | None = None) -> list[str]:
+    """Bring the dataset and its comparisons up to date, then write `stamp`; what a person should know, a line each."""
     from servegauge.compare.tables import write_tables
     from servegauge.dataset.merge import merge, sentences
+    from servegauge.dataset.stamp import seen, write_stamp
 
-    if not (results / "plan" / f"{study}.json").is_file():
+    # Before anything is read: what changes meanwhile makes the next merge necessary.
+    made_of = seen(results, read_plan(results / "plan" / f"{stamp.stem}.json")) if stamp else ""
+    merged = merge(results)
+    said = [*sentences(merged), *write_tables(results)]
+    if stamp:
+        write_stamp(stamp, results, made_of, merged.to_dict())
+    return said
+
+
+def bring_up_to_date(results: Path, study: str) -> list[str]:
+    """Merge what a run left that was cut off before or while it did; what a person should know of it, a line each.
+
+    Nothing happens where the dataset holds all that was measured, or was copied here without it.
+    """
+    from servegauge.dataset.stamp import forget_broken_parts, is_whole, stamp_file
+
+    plan = results / "plan" / f"{study}.json"
+    copied = (results / "dataset").is_dir() and not any((results / kind).is_dir() for kind in ("cells", "launches"))
+    if not plan.is_file() or copied or is_whole(results, read_plan(plan)):
         return []
-    dataset = results / "dataset" / "cells.parquet"
-    made = dataset.stat().st_mtime_ns if dataset.is_file() else 0
-    left = [
-        *results.glob("cells/*/cell.json"),
-        *results.glob("launches/*/attempt-*.json"),
-        *results.glob("plan/*.json"),
-    ]
-    if all(path.stat().st_mtime_ns <= made for path in left):
-        return []
-    return [*sentences(merge(results)), *write_tables(results)]
+    forget_broken_parts(results, study)
+    return merge_and_compare(results, stamp_file(results, study))
 
 
 def what_there_is(results: Path, study: str) -> None:

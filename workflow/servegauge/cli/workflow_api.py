@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 
 from servegauge.base import environment
 from servegauge.base.errors import UserError
-from servegauge.base.files import read_json
+from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import AGAIN, digest
+from servegauge.dataset import stamp
 from servegauge.frameworks import framework
 from servegauge.inputs import environments, models
 from servegauge.plan import documents, expand, preview, probes, stop
@@ -256,9 +257,16 @@ class Pipeline:
             found.append(lacking)
         return list(dict.fromkeys(found))
 
+    @cached_property
+    def _chosen(self) -> tuple[Plan, documents.State]:
+        """What `--config cells=GLOB` leaves of the plan, and where it stands."""
+        chosen = self.plan.selected(self.glob)
+        return chosen, self.state if chosen is self.plan else documents.state(chosen, self.results)
+
     def preview(self) -> str:
         """The matrix, its cost and what is missing, in one screen."""
-        return preview.preview(self.plan, self.state, self.results, self.absent(), self.probe_notes())
+        chosen, state = self._chosen
+        return preview.preview(chosen, state, self.results, self.absent(), self.probe_notes())
 
     def unmeasured(self, traces_only: bool = False) -> list[str]:
         """Cells and traces (or these alone) that this run was to measure and that are not there now, seen anew."""
@@ -266,16 +274,14 @@ class Pipeline:
         launches = self.plan.trace_launches if traces_only else self.plan.every_launch
         return self._selected(cell for launch in launches for cell in now[launch.id].missing)
 
-    def forget_a_hollow_stamp(self) -> None:
-        """Remove the stamp of a dataset whose tables are not all there: they are made again."""
-        stamp = self.results / "dataset" / "merged" / f"{self.name}.json"
-        try:
-            tables = read_json(stamp).get("tables") or ["cells.parquet"]
-        except (OSError, ValueError, AttributeError):
-            tables = [] if not stamp.exists() else [""]
-        if any(not (self.results / "dataset" / table).is_file() for table in tables):
-            stamp.unlink(missing_ok=True)
+    def has_a_hollow_dataset(self, forget: bool) -> bool:
+        """Whether a table is not there, or was not made of what is measured now; `forget`: its broken parts, too."""
+        whole = stamp.is_whole(self.results, self.whole)
+        if forget and not whole:
+            stamp.forget_broken_parts(self.results, self.name)
+        return not whole
 
     def total(self) -> str:
         """Launches, cells, hours against the budget; UserError when over it without `over_budget`."""
-        return documents.total(self.plan, self.state, self.results, over_budget=bool(self.config.get("over_budget")))
+        over = bool(self.config.get("over_budget"))
+        return documents.total(*self._chosen, self.results, over_budget=over)

@@ -45,7 +45,6 @@ class Merged:
     parts_kept: int = 0
     corrupt: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)  # written, below results/dataset/
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the stamp that Snakemake waits for."""
@@ -56,7 +55,6 @@ class Merged:
             "parts_kept": self.parts_kept,
             "corrupt": self.corrupt,
             "warnings": self.warnings,
-            "tables": self.tables,
         }
 
 
@@ -94,7 +92,10 @@ class _Merge:
             row["flag_details"] = json.dumps(details, ensure_ascii=False) if details else None
             self.merged.statuses[row["status"]] = self.merged.statuses.get(row["status"], 0) + 1
         models = self.dataset / "study_models.parquet"
-        before = pq.read_table(models).to_pylist() if models.exists() else []  # as the last merge left them
+        try:
+            before = pq.read_table(models).to_pylist()  # as the last merge left them
+        except (OSError, pa.ArrowException):  # absent, or cut: it is written anew
+            before = []
         by_cell = {row["cell"]: row for row in cells}
         found: dict[str, Iterable[dict[str, Any]]] = {
             "studies": rows.study_rows(records),
@@ -113,7 +114,6 @@ class _Merge:
         }
         for table, own in found.items():
             write(self.results, table, own)
-        self.merged.tables += [f"{table}.parquet" for table in found]
         return self.merged
 
     def _measured(self) -> dict[str, dict[str, str]]:
@@ -130,12 +130,14 @@ class _Merge:
                 if name not in known:
                     self.records.add_measured(name, decode(data, CellRecord, path))
             except FileNotFoundError:
-                if any((folder / name).iterdir()):  # Snakemake makes the folder of a target before it runs the rule
+                if not (folder / name).is_dir():
+                    self.merged.warnings.append(f"{folder / name} is a link to nothing and is left out")
+                elif any((folder / name).iterdir()):  # Snakemake makes a target's folder before it runs the rule
                     self._set_aside(name, "it has no cell.json")
             except NewerRecord as error:
                 self.merged.warnings.append(str(error))
-            except DamagedRecord as error:
-                self._set_aside(name, f"cell.json is not readable: {error.reason}")
+            except (DamagedRecord, IsADirectoryError) as error:
+                self._set_aside(name, f"cell.json is not readable: {getattr(error, 'reason', 'it is a folder')}")
             except NotADirectoryError:
                 self.merged.warnings.append(f"{folder / name} is no folder and is left out")
             else:
@@ -212,7 +214,13 @@ def read(results: Path, table: str) -> pa.Table:
         return tables.from_rows([], tables.TABLES[table])  # a dataset of before there was this table
     if not path.exists():
         raise UserError(f"there is no {path}: run `python scripts/merge_dataset.py --results {results}` first")
-    found = pq.read_table(path)
+    try:
+        found = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}. `python scripts/merge_dataset.py --results {results}` makes it anew from "
+            "what was measured"
+        ) from error
     for column in tables.TABLES.get(table, ()):
         if column.name not in found.column_names:
             found = found.append_column(column.with_nullable(True), pa.nulls(found.num_rows, column.type))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -49,7 +50,7 @@ def state(plan: Plan, results: Path) -> dict[str, LaunchState]:
         name
         for kind, record in RECORDS.items()
         for name in _entries(results / kind) & wanted
-        if os.path.exists(f"{results}/{kind}/{name}/{record}")
+        if os.path.isfile(f"{results}/{kind}/{name}/{record}")
     }
     started = _entries(results / "launches")
     enough = stop.not_needed(plan.study, results)
@@ -84,8 +85,8 @@ def _entries(folder: Path) -> set[str]:
 
 def _attempts(folder: Path) -> int:
     """Number of finished attempts: one more than the highest k of `attempt-<k>.json`."""
-    names = (name[len("attempt-") : -len(".json")] for name in _entries(folder) if name.endswith(".json"))
-    return max((int(name) + 1 for name in names if name.isdigit()), default=0)
+    finished = filter(None, (re.fullmatch(r"attempt-(\d{1,6})\.json", name) for name in _entries(folder)))
+    return max((int(one[1]) + 1 for one in finished), default=0)
 
 
 def estimate(plan: Plan, state: State, results: Path) -> dict[str, Estimate]:
