@@ -37,7 +37,7 @@ rule all:
 
 
 onstart:
-    cancel_on_signals()
+    cancel_on_signals(PIPELINE.name)
     print(PIPELINE.total(), file=sys.stderr)
 
 

@@ -106,7 +106,7 @@ def test_a_shell_that_is_asked_to_end_has_its_job_cancelled(site: Site, number: 
 RUN = """
 import subprocess, sys
 from servegauge.submit.interrupts import cancel_on_signals
-cancel_on_signals()
+cancel_on_signals('demo')
 children = [subprocess.Popen(argv.split("|")) for argv in sys.argv[1:]]
 try:
     statuses = [child.wait() for child in children]

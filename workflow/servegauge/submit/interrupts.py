@@ -11,7 +11,9 @@ import contextlib
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 from servegauge.base.supervisor import descendants
 
@@ -19,11 +21,13 @@ LOCKS = Path(".snakemake/locks")
 WAITING = (b"scripts/measure_launch.py", b"scripts/measure_cell.py", b"scripts/probe.py")
 
 
-def cancel_on_signals() -> None:
+def cancel_on_signals(study: str) -> None:
     """From now on, SIGTERM ends this process as Ctrl-C would, and asked twice it waits for no job any more.
 
+    Asked once more, while the dataset is made of what there is, it leaves that, too, and says so.
     To be called when Snakemake has set its handlers. A SIGINT that the caller ignores stays ignored.
     """
+    sys.excepthook = partial(_leave, study)
     signal.signal(signal.SIGTERM, _end)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupt)
@@ -31,7 +35,8 @@ def cancel_on_signals() -> None:
 
 def _end(_number: int, _frame: object) -> None:
     waiting = waiting_processes()
-    print(f"SIGTERM: cancelling {len(waiting)} jobs; what is measured stays", file=sys.stderr, flush=True)
+    if waiting:
+        print(f"SIGTERM: cancelling {len(waiting)} jobs; what is measured stays", file=sys.stderr, flush=True)
     _tell(waiting, signal.SIGTERM)
     # Snakemake starts nothing more, waits until those have ended, and leaves.
     os.kill(os.getpid(), signal.SIGINT)
@@ -52,6 +57,21 @@ def _interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
     print(f"asked twice to end: leaving {len(waiting)} jobs, which are cancelled", file=sys.stderr, flush=True)
     _tell(waiting, signal.SIGINT, signal.SIGTERM)
+
+
+def _leave(study: str, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The last word where an exception ends Snakemake, by which time its lock is released: an interrupt is no error."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)  # nothing is left that could be ended in order
+    print(
+        "asked again to end: what is measured stays, its dataset and report were left undone. `servegauge report "
+        f"{study}` makes them; the same command as before measures what is missing.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _tell(processes: list[int], *numbers: int) -> None:
