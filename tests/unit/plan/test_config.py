@@ -54,7 +54,7 @@ def test_cpus_may_be_written_as_ranges(tree: Tree) -> None:
 def test_configuration_with_overrides(tree: Tree) -> None:
     config = load_config(tree.root, {"over_budget": True})
     assert (config["study"], config["over_budget"], config["submit"]) == ("x", True, "local")
-    with pytest.raises(UserError, match=r"config\.yaml:?\d*: stduy: unknown key\. Did you mean 'study'\?"):
+    with pytest.raises(UserError, match=r"^--config, or .*: stduy: unknown key\. Did you mean 'study'\?"):
         load_config(tree.root, {"stduy": "demo"})
 
 

@@ -37,8 +37,9 @@ def load_config(root: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """config/config.yaml under `root` with `overrides` (Snakemake's `--config`) over it and defaults filled in."""
     path = root / "config" / "config.yaml"
     data, text = read_yaml(path)
+    validate(data, "config", path, text)
     config = {**data, **overrides}
-    validate(config, "config", path, text)
+    validate(config, "config", Path("--config, or the configfile of a profile"))
     return with_defaults(config, schema("config"))
 
 
