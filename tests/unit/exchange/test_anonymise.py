@@ -16,7 +16,8 @@ from servegauge.base.files import read_json, write_json
 from servegauge.cli import main
 from servegauge.compare.tables import write_tables
 from servegauge.dataset import merge
-from servegauge.exchange.anonymise import Names, anonymise
+from servegauge.exchange.anonymise import anonymise
+from servegauge.exchange.names import Names
 from tests import synthetic
 
 NAMED = {
@@ -40,12 +41,22 @@ NAMED = {
     "boot_id": "0aa0bb0c-dd0e-4f00-8000-111122223333",
     "log": "bind to n018: NCCL eth0:10.17.3.5<0>, http://141.58.1.2:8000/v1/models, mail alice@uni.example, "
     "fe80::3eec:efff:fe12:3456, /lustre/ws/proj4711-x/models/tiny/config.json, gpu-login3",
+    "SLURM_JOB_ID": "24681357",
+    "SLURM_JOB_PARTITION": "gpu_il_falc",
+    "SLURM_JOB_QOS": "premium_muster",
+    "gpu_details": [{"serial": 1654223014568, "gpu_serial": "1654223014567"}],
+    "argv": ["--host", "10.20.30.40", "--dist-init-addr", "2001:db8:85a3::8a2e:370:7334"],
+    "told": "job 24681357 on N018: no route from 10.20.30.40 to 141.3.10.1, serial 1654223014567, MAC "
+    "AA-BB-CC-DD-EE-FF or aabb.ccdd.eeff, [2a00:1398:4:2::83]:80, Partition=gpu_il_falc, Alice@Uni.Example, "
+    "\x1b[32mn017\x1b[0m, %2Fhome%2Fbmuster%2Fx, /home/bm/bm_iti/bm_iti_77/x said bm_iti_77 on frontend19",
     "kept": "nvidia-curand 10.4.0.35, cudnn 9.19.0.56, /usr/bin/python3, /proc/cpuinfo, http://127.0.0.1:8000/v1/x",
 }
 GONE = (
     "n017", "n018", "cluster.uni", "gpu-login3", "alice", "meier", "bmuster", "proj4711", "10.17.3", "141.58", "3c:ec",
     "506b", "1b2c3d4e", "0aa0bb0c", "uni.example", "fe80", "lustre", "frontend7", "n044",
-    "falcon", "ctl7", "store9", "scratch",
+    "falcon", "ctl7", "store9", "scratch", "24681357", "gpu_il_falc", "premium_muster", "16542230145", "10.20.30",
+    "2001:db8",
+    "141.3.10", "AA-BB", "aabb", "2a00", "Alice", "bm_iti", "frontend19", "N018",
 )  # fmt: skip
 
 
@@ -211,3 +222,28 @@ def test_a_part_is_called_as_its_launch_is(tmp_path: Path) -> None:
     wanted = [launch.replace("n017", "host-1")]
     assert pq.read_table(tmp_path / "new/launches.parquet")["launch"].to_pylist() == wanted
     assert [path.stem for path in (tmp_path / "new/requests").iterdir()] == wanted
+
+
+def test_names_in_a_schema_go_and_a_type_that_cannot_be_searched_is_refused(tmp_path: Path) -> None:
+    field = pa.field("hostname", pa.string(), metadata={"description": "as /home/alice/x says"})
+    schema = pa.schema([field], metadata={"made_by": "alice@n017"})
+    (tmp_path / "dataset").mkdir()
+    table = pa.table({"hostname": ["n017"]}, schema=schema)
+    pq.write_table(table, tmp_path / "dataset" / "launches.parquet")
+    anonymise(tmp_path / "dataset", tmp_path / "out")
+    raw = (tmp_path / "out" / "launches.parquet").read_bytes()
+    assert not [name for name in (b"alice", b"n017", b"home") if name in raw]
+    pq.write_table(pa.table({"x": [{"host": "n017"}]}), tmp_path / "dataset" / "own.parquet")
+    with pytest.raises(UserError, match=r"own\.parquet: the column x is of type struct"):
+        anonymise(tmp_path / "dataset", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_number_is_replaced_by_a_number(tmp_path: Path) -> None:
+    """It may stand in JSON without quotes; and a short one means itself everywhere but where names stand."""
+    names = Names()
+    names.add("job", "24681357")
+    names.add("job", "42")
+    names.number()
+    assert json.loads(names.text('{"job": 24681357, "n": 42}'))["n"] == 42
+    assert json.loads(names.text('{"job": "42"}'))["job"] != "42"

@@ -31,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--anonymise",
         action="store_true",
-        help="replace hosts, users, accounts, addresses, paths and UUIDs, each by the same word everywhere; what was "
-        "replaced stands in OUT.replaced.tsv, which only you can read",
+        help="replace hosts, users, accounts, addresses, paths, UUIDs, serial numbers and Slurm's names, each by "
+        "the same word everywhere; what was replaced stands in OUT.replaced.tsv, which only you can read",
     )
 
 
