@@ -6,6 +6,7 @@ came with code of their own have other names for the same sizes. Nothing here kn
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ NESTS = ("text_config", "llm_config", "language_config", "thinker_config", "lang
 # Our name of a size -> what configs call it, the usual name first
 NAMES: dict[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"),
-    "hidden": ("hidden_size", "n_embd", "d_model", "model_dim"),
+    "hidden": ("hidden_size", "n_embd", "n_embed", "d_model", "model_dim"),
     "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_attention_groups", "multi_query_group_num"),
     "head_dim": ("head_dim", "attention_head_dim", "kv_channels", "d_kv"),
@@ -32,7 +33,7 @@ class Config:
     """The language model's part of a config.json, with the names of `NAMES`.
 
     `family`: its model_type. `nested`: it stands inside a multimodal model's file. `defaults`: its class's own values,
-    which count where the file says nothing.
+    which count where the file says nothing. `varies`: some layers have sizes of their own (`at`).
     """
 
     def __init__(self, data: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]] | None = None) -> None:
@@ -45,6 +46,7 @@ class Config:
         if self.nested and not self.text.get("model_type") and defaults and f"{self.family}_text" in defaults:
             self.family += "_text"  # gemma3 -> gemma3_text: the name of a nested part that its file leaves out
         self.defaults = (defaults or {}).get(self.family, {}) if self.nested else {}
+        self.varies = bool(self.get("per_layer_config") or self.get("num_key_value_heads_per_layer"))
 
     def __contains__(self, key: str) -> bool:
         return key in self.text
@@ -52,6 +54,19 @@ class Config:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`, as the file has it; None in the file is None."""
         return self.text[key] if key in self.text else self.defaults.get(key, default)
+
+    def at(self, layer: int) -> Config:
+        """The same for one layer, counted from 0, with the sizes that the file gives to this one alone."""
+        if not self.varies:
+            return self
+        own: dict[str, Any] = {}
+        if isinstance(self.get("num_key_value_heads_per_layer"), list):  # DeciLM
+            own["num_key_value_heads"] = self.get("num_key_value_heads_per_layer")[layer]
+        each = self.get("per_layer_config") or {}  # transformers 5: {"07": {"kv_lora_rank": 1024}, ...}
+        own.update(next((sizes for number, sizes in each.items() if int(number) == layer), {}))
+        found = copy.copy(self)
+        found.text = {**self.text, **own}
+        return found
 
     def either(self, key: str) -> Any:
         """The value of `key` in the language part, else beside it; None where neither says anything."""

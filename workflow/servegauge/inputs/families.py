@@ -1,15 +1,13 @@
 """Decoder families whose layers are described exactly, by config.json's model_type: what the sizes alone do not say.
 
-Norms, biases, tied embeddings and class defaults of each; a family is here only where the parameters that follow are
-the published ones (tests/unit has the table). Read from the published configuration and modelling classes of Hugging
-Face transformers, and from the published weights.
+Norms, biases and tied embeddings of each; a family is here only where the parameters that follow are the published
+ones (tests/unit has the table). Read from the published configuration and modelling classes of Hugging Face
+transformers, and from the published weights. Sizes that a file leaves out: class_defaults.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -37,37 +35,16 @@ class Family:
     router_correction: bool = False  # one number for each expert beside the router
     expert_bias: bool = False
     sinks: bool = False  # one number for each head
-    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-_GEMMA3_TEXT = {
-    "vocab_size": 262208, "hidden_size": 2304, "num_hidden_layers": 26, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "head_dim": 256, "intermediate_size": 9216, "sliding_window": 4096,
-}  # fmt: skip
-_LLAMA = {
-    "vocab_size": 32000, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "intermediate_size": 11008,
-}  # fmt: skip
-_MISTRAL = {**_LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336, "sliding_window": 4096}
-_MISTRAL3 = {**_MISTRAL, "vocab_size": 131072, "num_hidden_layers": 34, "head_dim": 128, "sliding_window": None}
-_QWEN2 = {
-    "vocab_size": 151936, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 32, "intermediate_size": 22016,
-}  # fmt: skip
-_LLAMA4_TEXT = {
-    "vocab_size": 202048, "hidden_size": 5120, "num_hidden_layers": 48, "num_attention_heads": 40,
-    "num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
-    "num_local_experts": 16, "num_experts_per_tok": 1,
-}  # fmt: skip
-
-_QWEN2_FAMILY = Family(bias="qkv", bias_key=None, defaults=_QWEN2)
+_QWEN2_FAMILY = Family(bias="qkv", bias_key=None)
 _QWEN3_FAMILY = Family(head_norms="head")
 _DEEPSEEK_V3 = Family(router_correction=True)
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(defaults=_LLAMA),
-    "mistral": Family(bias_key=None, defaults=_MISTRAL),
-    "ministral3": Family(bias_key=None, defaults=_MISTRAL3),
+    "llama": Family(),
+    "mistral": Family(bias_key=None),
+    "ministral3": Family(bias_key=None),
     "mixtral": Family(bias_key=None),
     "qwen2": _QWEN2_FAMILY,
     "qwen2_vl": _QWEN2_FAMILY,
@@ -85,7 +62,7 @@ FAMILIES: dict[str, Family] = {
     "phi3": Family(bias_key=None),
     "gemma": Family(tied=True),
     "gemma2": Family(tied=True, norms=4),
-    "gemma3_text": Family(tied=True, norms=4, head_norms="head", defaults=_GEMMA3_TEXT),
+    "gemma3_text": Family(tied=True, norms=4, head_norms="head"),
     "olmo2": Family(head_norms="all"),
     "olmo3": Family(head_norms="all"),
     "olmoe": Family(head_norms="all"),
@@ -107,12 +84,10 @@ FAMILIES: dict[str, Family] = {
     "hunyuan_v1_dense": Family(head_norms="head"),
     "arcee": Family(gated=False),
     "internlm2": Family(bias_key="bias"),
-    "llama4_text": Family(defaults=_LLAMA4_TEXT),
+    "llama4_text": Family(),
     "minimax_m2": Family(head_norms="all", bias_key=None, router_correction=True),
     "dots1": Family(head_norms="head", router_correction=True),
 }
-# What a language model is called where only the model around it is named
-DEFAULTS: dict[str, Mapping[str, Any]] = {name: family.defaults for name, family in FAMILIES.items()}
 # The output head is the embedding in these too; their weights are not described, their caches are
 TIED_ELSEWHERE = ("gemma3n_text", "gemma4_text", "lfm2", "recurrent_gemma", "zamba", "zamba2", "falcon", "gpt2")
 

@@ -30,19 +30,26 @@ FULL, SLIDING, CHUNKED, INDEXED, STATE = "full", "sliding", "chunked", "indexed"
 KINDS = {
     "full_attention": FULL, "attention": FULL, "global": FULL, "global_attention": FULL, "hybrid": FULL,
     "sliding_attention": SLIDING, "local": SLIDING, "local_attention": SLIDING, "sliding_window_attention": SLIDING,
-    "chunked_attention": CHUNKED, "indexed_attention": INDEXED,
+    "hybrid_sliding": SLIDING, "chunked_attention": CHUNKED, "indexed_attention": INDEXED,
+    "deepseek_sparse_attention": INDEXED,
     "linear_attention": STATE, "mamba": STATE, "mamba1": STATE, "mamba2": STATE, "recurrent": STATE, "conv": STATE,
     "mlp": STATE, "moe": STATE, "short_conv": STATE, "gated_deltanet": STATE, "kda": STATE, "rwkv": STATE,
 }  # fmt: skip
 # Families without any attention
 STATE_ONLY = ("mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv5", "rwkv6", "rwkv7", "xlstm")
+# Encoders (embedders, rerankers): nothing is kept for a next token, unless `is_decoder`
+ENCODERS = (
+    "albert", "bert", "big_bird", "camembert", "convbert", "data2vec-text", "deberta", "deberta-v2", "electra", "ernie",
+    "esm", "eurobert", "gte", "megatron-bert", "modernbert", "mpnet", "neobert", "new", "nomic_bert", "rembert",
+    "roberta", "roberta-prelayernorm", "roformer", "xlm-roberta", "xlm-roberta-flash", "xlm-roberta-xl", "xmod",
+)  # fmt: skip
 # Families that have attention in each of their layers, whatever else is in them
 ATTENTION_EVERYWHERE = ("falcon_h1",)
 # Keys that describe layers which are not attention; where one stands and no rule below reads it, nothing is guessed
 MIXING = (
     "mamba", "ssm", "linear_attn", "linear_num", "linear_key", "linear_conv", "rwkv", "recurrent", "lru_", "hybrid",
     "block_types", "attn_layer", "attention_layers", "attention_types", "attn_type", "mixer", "lightning", "conv_l",
-    "cla_", "compress_r", "kv_reuse", "swa_", "deltanet", "short_conv",
+    "compress_r", "kv_reuse", "swa_", "deltanet", "short_conv",
 )  # fmt: skip
 
 
@@ -66,8 +73,9 @@ def bytes_of(dtype: str | None) -> float:
 
 def cache_value_bytes(dtype: str) -> float:
     """Bytes of one number in a KV cache, whose names are the engines' (fp8_e5m2, q8_0, ...)."""
-    # GGML's block formats hold 32 values and their scales.
-    blocks = {"q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32}
+    # GGML's block formats hold 32 values and their scales, NVFP4's 16 and a scale of 8 bits.
+    blocks = {"q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32, "q4_1": 20 / 32, "q4_0": 18 / 32, "iq4_nl": 18 / 32}
+    blocks["nvfp4"] = 9 / 16
     plain = {"f32": 4.0, "f16": 2.0, "int8": 1.0, "int4": 0.5}
     return 1.0 if dtype.startswith("fp8") else {**DTYPE_BYTES, **plain, **blocks}.get(dtype, 2.0)
 
@@ -76,33 +84,42 @@ def cache_groups(config: Config) -> tuple[CacheGroup, ...]:
     """The caches of all layers; UnknownShape where the file does not say it in a known way."""
     if config.outer.get("is_encoder_decoder") is True:
         raise UnknownShape("an encoder-decoder model: its caches are not described here")
-    if config.family in STATE_ONLY:
+    if config.family in STATE_ONLY or (config.family in ENCODERS and not config.get("is_decoder")):
         return ()
     if "block_configs" in config:
         return _block_configs(config)
     if isinstance(config.get("num_kv_heads"), list):  # OpenELM: another number for each layer
         values = [2 * heads * config.need("head_dim") for heads in config.get("num_kv_heads")]
-        return _gather(config, ((FULL, value) for value in values))
+        return _gather((None, value) for value in values)
     kinds = _kinds(config)
     shared = config.get("num_kv_shared_layers", 15 if config.family == "gemma3n_text" else 0) or 0
     kinds = kinds[: len(kinds) - shared]  # the last ones read the caches of earlier ones
     if SLIDING in kinds and window(config, SLIDING) is None:
         kinds = [FULL if kind == SLIDING else kind for kind in kinds]
-    found = _gather(config, ((kind, _values(config, kind)) for kind in kinds if kind != STATE))
+    layers = [(kind, config.at(layer)) for layer, kind in enumerate(kinds) if kind != STATE]
+    found = _gather((window(layer, kind), _values(layer, kind)) for kind, layer in layers)
     index = config.get("index_head_dim")
     if INDEXED in kinds:
         if not index or not config.get("kv_lora_rank"):
             raise UnknownShape("layers of kind 'indexed_attention' without an index_head_dim")
         # DeepSeek's sparse attention: a key for the index, 8 bits a number and a 32-bit scale for each 128 of them
-        indexed = kinds.count(INDEXED)
+        indexed = sum(_has_index(config, layer) for layer, kind in enumerate(kinds) if kind == INDEXED)
         found += (CacheGroup(indexed, index + 4 * math.ceil(index / 128), None, 1.0),)
     return found
 
 
-def _gather(config: Config, layers: Iterable[tuple[str, int]]) -> tuple[CacheGroup, ...]:
-    """Layers of one kind and size as one group each."""
-    counts = Counter(layers)
-    groups = tuple(CacheGroup(count, values, window(config, kind)) for (kind, values), count in counts.items())
+def _has_index(config: Config, layer: int) -> bool:
+    """Whether a layer of sparse attention has an index of its own; the others use an earlier layer's (GLM-5.2)."""
+    told = config.get("indexer_types") or config.get("index_topk_pattern")
+    if told:
+        return told[layer] in ("full", "F")
+    every, first = config.get("index_topk_freq") or 1, config.get("index_skip_topk_offset", 2)
+    return max(layer - first + 1, 0) % every == 0
+
+
+def _gather(layers: Iterable[tuple[int | None, int]]) -> tuple[CacheGroup, ...]:
+    """Layers of one (window, values) as one group each."""
+    groups = tuple(CacheGroup(count, values, limit) for (limit, values), count in Counter(layers).items())
     if not all(isinstance(one.values, int) and isinstance(one.window, int | None) for one in groups):
         raise UnknownShape("a size of the caches is no whole number")
     return groups
@@ -138,26 +155,38 @@ def _values(config: Config, kind: str) -> int:
         size = value_size = config.get("global_head_dim", 512) or size
         if config.get("attention_k_eq_v"):
             heads = config.get("num_global_key_value_heads") or heads
-    elif config.family.startswith("mimo_v2"):  # keys and values of different sizes; windows with heads of their own
+    elif config.family.startswith("mimo_v2"):  # keys and values of different sizes
         value_size = config.get("v_head_dim") or size
-        if kind == SLIDING:
-            heads, size = config.get("swa_num_key_value_heads") or heads, config.get("swa_head_dim") or size
-            value_size = config.get("swa_v_head_dim") or value_size
+    if kind == SLIDING:  # windows with heads of their own: MiMo-V2 and Inkling, Step-3.5
+        other = config.get("attention_other_setting")
+        if isinstance(other, dict) and other.get("attention_type", "sliding_attention") == "sliding_attention":
+            heads, size = other.get("num_attention_groups") or heads, other.get("head_dim") or size
+            value_size = size
+        twice = 2 * heads if config.family.startswith("mimo_v2") else heads  # by class
+        heads, size = config.get("swa_num_key_value_heads") or twice, config.get("swa_head_dim") or size
+        value_size = config.get("swa_v_head_dim") or (size if config.get("swa_head_dim") else value_size)
     return heads * (size + value_size)
 
 
 def kv_heads(config: Config) -> int:
-    """Heads of keys and values; as many as of queries where the file names none."""
+    """Heads of keys and values, the most that a layer has; as many as of queries where the file names none."""
     heads = config.need("heads")
+    if "num_key_value_heads" not in config and config.get("num_key_value_heads_per_layer"):
+        return max(config.get("num_key_value_heads_per_layer"))
     inner = config.get("attn_config")  # MPT, DBRX
-    if isinstance(inner, dict) and inner.get("kv_n_heads"):
-        return inner["kv_n_heads"]
+    if isinstance(inner, dict) and (inner.get("kv_n_heads") or inner.get("attn_type") == "multiquery_attention"):
+        return inner.get("kv_n_heads") or 1
     one_for_all = config.family == "gpt_bigcode" or not config.get("new_decoder_architecture")
-    if config.family in ("falcon", "gpt_bigcode") and one_for_all:
+    if config.family in ("falcon", "RefinedWebModel", "gpt_bigcode") and one_for_all:
         return 1 if config.get("multi_query", True) else heads
     if config.family == "chatglm" and not config.get("multi_query_attention"):
         return heads
-    return config.size("kv_heads") or heads
+    found = config.size("kv_heads")
+    if found is None and config.nested and not config.defaults:
+        raise UnknownShape(
+            f"a nested {config.family!r} without num_key_value_heads, whose class's own is not known here"
+        )
+    return found or heads
 
 
 def head_size(config: Config) -> int:
@@ -177,8 +206,8 @@ def _block_configs(config: Config) -> tuple[CacheGroup, ...]:
         group = attention.get("n_heads_in_group")
         if not isinstance(group, int) or group < 1 or attention.get("window_length"):
             raise UnknownShape("block_configs with attention in a form that is not known")
-        layers.append((FULL, 2 * (heads // group) * size))
-    return _gather(config, layers)
+        layers.append((None, 2 * (heads // group) * size))
+    return _gather(layers)
 
 
 # ---------------------------------------------------------------- kinds of layers
@@ -196,14 +225,17 @@ def layer_count(config: Config) -> int:
 def _kinds(config: Config) -> list[str]:
     """What each layer keeps, from the first way of saying it that the file uses."""
     layers = layer_count(config)
-    if config.family == "longcat_flash" and "num_hidden_layers" not in config:
+    is_longcat = any("Longcat" in str(name) for name in config.outer.get("architectures") or ())
+    if (is_longcat or config.family == "longcat_flash") and "num_hidden_layers" not in config:
         layers *= 2  # each of its layers has two attentions
     for rule in (_listed, _indexed, _periodic, _by_family, _windowed):
         kinds = rule(config, layers)
         if kinds is not None:
             return kinds
     strange = sorted(
-        key for key in config.text if any(part in key.lower() for part in MIXING) and key != "cross_attention_layers"
+        key
+        for key, value in config.text.items()
+        if value and any(part in key.lower() for part in MIXING) and key != "cross_attention_layers"
     )
     if strange and config.family not in ATTENTION_EVERYWHERE:
         raise UnknownShape(f"layers that are not all attention, in a way that is not known ({', '.join(strange[:3])})")
@@ -267,6 +299,12 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     if isinstance(config.get("attn_layer_period"), int):  # Jamba, Zamba
         period, offset = config.get("attn_layer_period"), config.get("attn_layer_offset") or 0
         return [FULL if layer % period == offset else STATE for layer in range(layers)]
+    group = config.get("layer_group_size")
+    if isinstance(group, int) and group > 1:  # Ring-linear, Ling 2.5: the last of a group, and what is left of one
+        whole = layers // group * group
+        return [STATE if (layer + 1) % group and layer < whole else FULL for layer in range(layers)]
+    if config.get("use_cla"):  # Hunyuan-Large: the first of a group; the others read its cache
+        return [STATE if layer % config.get("cla_share_factor") else FULL for layer in range(layers)]
     by_class = 4 if config.family.startswith(("qwen3_next", "qwen3_5")) else None
     every = config.get("full_attention_interval", by_class)
     if isinstance(every, int) and every > 0:
@@ -288,6 +326,7 @@ def _by_family(config: Config, layers: int) -> list[str] | None:
         "gemma2": (None, 2), "vaultgemma": (None, 2), "gpt_oss": (None, 2), "gemma3n_text": (None, 5),
         "gemma3_text": ("sliding_window_pattern", 6), "gemma4_text": (None, 6),
         "cohere2": ("sliding_window_pattern", 4), "olmo3": (None, 4), "exaone4": ("sliding_window_pattern", 4),
+        "exaone_moe": ("sliding_window_pattern", 4),
         "afmoe": ("global_attn_every_n_layers", 4),
     }  # fmt: skip
     if family not in patterns:
@@ -312,8 +351,8 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
             return None
         first = config.get("max_window_layers", 0) if "max_window_layers" in config else 0
         return [SLIDING if layer >= first else FULL for layer in range(layers)]
-    if not limit:
-        return None
+    if not limit or (isinstance(limit, int) and limit >= config.get("max_position_embeddings", math.inf)):
+        return None  # wider than any request
     # Classes that give every layer the window
     if config.family in ("mistral", "ministral", "mixtral", "phi3", "starcoder2", "llama", "moshi"):
         return [SLIDING] * layers

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from servegauge.base.files import parse_json
+from servegauge.inputs.class_defaults import DEFAULTS
 from servegauge.inputs.config_json import Config, UnknownShape
-from servegauge.inputs.families import DEFAULTS, FAMILIES, Family, tied_by_class
+from servegauge.inputs.families import FAMILIES, Family, tied_by_class
 from servegauge.inputs.kv_cache import (
     CacheGroup,
     bytes_of,
@@ -206,7 +207,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
         "layers": layers,
         "hidden": hidden,
         "heads": heads,
-        "kv_heads": (_told(lambda: kv_heads(read))[0] or heads) if heads else 0,
+        "kv_heads": (_told(lambda: kv_heads(read))[0] or 0) if heads else 0,
         "head_dim": head_size(read) if heads else 0,
         "ffn": read.size("ffn") or 0,
         "vocab": read.size("vocab") or 0,
@@ -242,7 +243,7 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
     family = FAMILIES.get(read.family)
     if family is None:
         raise UnknownShape(f"the layers of {read.family!r} are not known here; known: {', '.join(FAMILIES)}")
-    if "block_configs" in read or read.get("is_encoder_decoder") or read.get("num_kv_shared_layers"):
+    if read.varies or "block_configs" in read or read.get("is_encoder_decoder") or read.get("num_kv_shared_layers"):
         raise UnknownShape(f"the layers of this {read.family!r} are not all alike")
     vocab, ffn, experts = read.need("vocab"), read.need("ffn"), _experts(read) or 0
     latent = bool(read.get("kv_lora_rank"))

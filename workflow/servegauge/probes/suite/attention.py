@@ -108,7 +108,7 @@ def _heads(context: Context) -> tuple[str, Heads]:
             shape = read_shape(Path(model.get("source") or ""))
         except (OSError, UnknownShape, ValueError):
             continue
-        if shape.heads and not shape.latent:  # a latent cache is another layout; its heads would not say what is read
+        if shape.kv_heads and not shape.latent:  # a latent cache has another layout; heads would not say what is read
             return str(model["name"]), (shape.heads, shape.kv_heads, shape.head_dim)
     return "llama-8b heads", LLAMA_8B
 
