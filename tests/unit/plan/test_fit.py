@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,31 +90,6 @@ def test_a_family_that_is_built_otherwise_is_not_guessed() -> None:
     known = fit.of_config({**LLAMA, "model_type": "newfangled"})
     assert known["parameters"] is None
     assert known["kv"], "the cache follows from heads and layers all the same"
-
-
-def _safetensors(path: Path, shapes: dict[str, tuple[int, int]]) -> None:
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
-    for name, (rows, columns) in shapes.items():
-        size = rows * columns * 2
-        header[name] = {"dtype": "F16", "shape": [rows, columns], "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(offset))
-
-
-def test_weights_are_read_from_the_files_where_there_are_any(tmp_path: Path) -> None:
-    assert fit.tensor_bytes(tmp_path) is None
-    _safetensors(tmp_path / "model-1.safetensors", {"a": (10, 10), "b": (5, 2)})
-    _safetensors(tmp_path / "model-2.safetensors", {"c": (100, 1)})
-    assert fit.tensor_bytes(tmp_path) == 2 * (100 + 10 + 100)
-    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 12345}, "weight_map": {}}')
-    assert fit.tensor_bytes(tmp_path) == 12345
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff" * 8, struct.pack("<Q", 4) + b"oops"])
-def test_a_damaged_file_is_no_size(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "model.safetensors").write_bytes(content)
-    assert fit.tensor_bytes(tmp_path) is None
 
 
 def test_where_nobody_can_tell_it_is_null_with_a_reason_and_no_skip(tree: Tree) -> None:
@@ -225,6 +197,53 @@ def test_quantized_in_an_unknown_way_is_no_reason_to_skip(tree: Tree) -> None:
     tree.write("models/large/config.json", LLAMA)
     launch, known = _launch(tree, tp=[1], quantization=["gptq"])
     assert fit.weight_bytes(launch, known) is None, "the study says gptq, config.json does not say of what width"
+
+
+def test_a_cache_has_the_width_that_the_weights_scales_are_stored_for(tree: Tree) -> None:
+    """vLLM and TensorRT-LLM make an 8-bit cache of themselves where the checkpoint has its scales."""
+    scheme = {"num_bits": 8, "type": "float", "dynamic": False}
+    fp8 = {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"num_bits": 8}}}}
+    for quantization in ({**fp8, "kv_cache_scheme": scheme}, {"quant_method": "modelopt", "quant_algo": "FP8",
+                         "kv_cache_quant_algo": "FP8"}):  # fmt: skip
+        tree.write("models/large/config.json", {**LLAMA, "quantization_config": quantization})
+        launch, known = _launch(tree, tp=[8])
+        assert fit.per_device(launch, known, 1000)[1] * 8 == 1000 * 80 * 2 * 8 * 128
+    tree.write("models/large/config.json", {**LLAMA, "quantization_config": fp8})
+    launch, known = _launch(tree, tp=[8])
+    assert fit.per_device(launch, known, 1000)[1] * 8 == 2 * 1000 * 80 * 2 * 8 * 128
+    tree.write("models/large/config.json", {**LLAMA, "quantization_config": {**fp8, "kv_cache_scheme": scheme}})
+    launch, known = _launch(tree, tp=[8], kv_cache_dtype=["bf16"])
+    assert fit.per_device(launch, known, 1000)[1] * 8 == 2 * 1000 * 80 * 2 * 8 * 128, "the study says so"
+
+
+def test_a_quantization_that_is_written_beside_config_json(tree: Tree) -> None:
+    tree.write("models/large/config.json", LLAMA)
+    beside = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}
+    tree.write("models/large/hf_quant_config.json", beside)
+    _, known = _launch(tree, tp=[1])
+    assert (known["quantized"], known["kv_dtype"]) == ("modelopt", "fp8")
+    assert known["weight_bytes"] == pytest.approx(69e9 * 4.5 / 8, rel=0.02)
+
+
+def test_mlx_quantizes_more_than_the_layers_and_is_no_guess(tree: Tree) -> None:
+    mlx = {"group_size": 64, "bits": 4}
+    tree.write("models/large/config.json", {**LLAMA, "quantization": mlx, "quantization_config": mlx})
+    launch, known = _launch(tree, tp=[1])
+    assert "quantized by 'mlx'" in known["reason"]
+    assert fit.too_large(launch, known) is None
+
+
+@pytest.mark.parametrize(
+    "words", [["--cpu-offload-gb", "80"], ["--cpu_offload_gb=80"], ["-ngl", "10"], ["--quantization=bitsandbytes"]]
+)
+def test_arguments_that_change_what_a_gpu_holds_are_no_reason_to_skip(tree: Tree, words: list[str]) -> None:
+    tree.write("models/large/config.json", LLAMA)
+    for extra, is_known in ((["--seed", "1"], True), (words, False)):
+        study = tree.study(matrix={"model": "large", "framework": "fast", "tp": [1]}, server={"extra_args": extra})
+        launch, known = expand(study).launches[0], study["shapes"]["large"]
+        assert launch.extra_args == tuple(extra)
+        assert bool(fit.too_large(launch, known)) is is_known
+        assert (fit.requests_that_fit(launch, known) is not None) is is_known
 
 
 def test_a_cache_that_is_not_known_is_no_reason_to_skip(tree: Tree) -> None:

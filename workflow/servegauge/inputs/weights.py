@@ -58,6 +58,8 @@ def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> t
     whole = bytes_of(shape.dtype)
     if not quantization:
         return int(shape.parameters * whole), int((shape.expert_parameters or 0) * whole)
+    if str(_inside(quantization, "sparsity_config", "format") or "dense") != "dense":
+        raise UnknownShape("the weights are stored sparse, and their bytes are not known here")
     bits, whole = _bits(quantization), max(2.0, whole)  # `dtype: float8` names the quantized ones
     kept = tuple(_kept(quantization))
     # The head is left as it is unless the file says otherwise, and routers always; MXFP4 is for experts alone.
@@ -71,6 +73,18 @@ def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> t
         experts += size if matrix.experts > 1 else 0
     embedding = 0 if shape.tied else shape.vocab * shape.hidden
     return int(total + (embedding + shape.small_weights) * whole), int(experts)
+
+
+def cache_dtype_of(quantization: Mapping[str, Any] | None) -> str | None:
+    """Data type of the KV cache that comes with the quantized weights (its scales are stored); None where none does."""
+    about = quantization or {}
+    scheme = about.get("kv_cache_scheme") or about.get("kv_cache_quant_algo")
+    scheme = scheme or _inside(about, "quantization", "kv_cache_quant_algo")
+    if isinstance(scheme, Mapping):
+        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits"))
+    if isinstance(scheme, str) and scheme.lower() in ("fp8", "int8", "nvfp4"):
+        return scheme.lower()
+    return "fp8" if about.get("kv_cache_quant_config") or about.get("kv_cache_group") else None  # Quark
 
 
 def _bits(quantization: Mapping[str, Any]) -> float:
@@ -95,7 +109,10 @@ def _bits(quantization: Mapping[str, Any]) -> float:
         return _compressed(quantization)
     if method in ("modelopt", "modelopt_fp4"):
         algorithm = str(quantization.get("quant_algo") or _inside(quantization, "quantization", "quant_algo")).lower()
-        known = {"fp8": 8.0, "nvfp4": FIXED["nvfp4"], "w4a16_nvfp4": FIXED["nvfp4"], "fp8_pb_wo": 8 + 32 / 128**2}
+        known = {
+            "fp8": 8.0, "fp8_per_channel_per_token": 8.0, "fp8_pb_wo": 8 + 32 / 128**2, "mxfp8": 8 + 8 / 32,
+            "nvfp4": FIXED["nvfp4"], "w4a16_nvfp4": FIXED["nvfp4"],
+        }  # fmt: skip
         if algorithm in known:
             return known[algorithm]
         raise UnknownShape(f"quantized by modelopt as {algorithm!r}, whose bytes are not known here")

@@ -18,7 +18,7 @@ reason to skip.
 
 from __future__ import annotations
 
-import struct
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +33,8 @@ from servegauge.inputs.config_json import UnknownShape
 from servegauge.inputs.kv_cache import bytes_of, cache_value_bytes
 from servegauge.inputs.model_shape import from_config
 from servegauge.inputs.models import gguf_file, source_folder
-from servegauge.inputs.weights import stored_bytes
+from servegauge.inputs.weight_files import gguf_bytes, tensor_bytes
+from servegauge.inputs.weights import cache_dtype_of, stored_bytes
 from servegauge.workloads.recordings import kinds
 
 MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study nor config.yaml says
@@ -42,8 +43,15 @@ GPU_GB = 2.0**30
 
 UNKNOWN = (
     "parameters", "expert_parameters", "expert_share", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads",
-    "experts", "quantized", "how", "reason",
+    "layers", "experts", "quantized", "kv_dtype", "how", "reason",
 )  # fmt: skip
+
+# Arguments handed through to a server that change what its GPUs hold: parts of the weights or of the cache elsewhere,
+# another data type, another model
+MOVING = re.compile(
+    r"offload|gpu-layers|cpu-moe|override-tensor|quantiz|kv-cache-dtype|cache-type|context-parallel|hf-overrides|"
+    r"^-(ngl|cmoe|ncmoe|ot|ctk|ctv|dcp|q)$"
+)
 
 Shape = Mapping[str, Any]
 
@@ -54,26 +62,25 @@ def shape(root: Path, model: Model) -> dict[str, Any]:
     `parameters`, `expert_parameters` and `expert_share` (the part of the weights in routed experts, in numbers and as a
     share of the bytes), `weight_bytes`, `gguf_bytes`, `dtype`, `kv` (a list of {layers, values, window, value_bytes}:
     numbers per token and layer), `kv_heads` (None for a latent cache), `heads`, `experts` (0 for a dense model),
-    `quantized` (how the stored weights are), `how` (where the figures come from), `reason`.
+    `layers`, `quantized` (how the stored weights are), `kv_dtype` (of the cache where the weights came with scales for
+    it: engines use them unless they are told otherwise), `how` (where the figures come from), `reason`.
     """
     known: dict[str, Any] = dict.fromkeys(UNKNOWN)
     known["dtype"] = model.get("dtype")
     try:
         folder = root / source_folder(model)
-        gguf = root / gguf_file(model) if model.get("gguf") else None
+        known["gguf_bytes"] = gguf_bytes(root / gguf_file(model)) if model.get("gguf") else None
     except UserError as error:  # a variable in the path that is not set here
         return {**known, "reason": str(error)}
-    if gguf is not None and gguf.is_file():
-        known["gguf_bytes"] = gguf.stat().st_size
     config = folder / "config.json"
     try:
-        known.update(of_config(parse_json(config.read_text(encoding="utf-8")), model.get("dtype")))
+        known.update(of_config(_read_config(folder), model.get("dtype")))
         known["how"] = "config.json"
     except OSError:
         known["reason"] = f"{_short(config, root)} is not on this machine"
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         known["reason"] = f"{_short(config, root)} is not understood: {error}"
-    stored = tensor_bytes(folder)
+    stored = tensor_bytes(folder, known["layers"])
     if stored is not None:
         known["weight_bytes"], known["how"] = stored, "config.json, safetensors"
     if "shape" in model and known["kv"] is None:
@@ -86,6 +93,16 @@ def shape(root: Path, model: Model) -> dict[str, Any]:
         if known["weight_bytes"] is None and known["parameters"] is not None and not known["quantized"]:
             known["weight_bytes"] = int(known["parameters"] * bytes_of(known["dtype"]))
     return known
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json, with the quantization that NVIDIA's ModelOpt wrote beside it rather than into it."""
+    config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    beside = folder / "hf_quant_config.json"
+    if isinstance(config, dict) and not quantized_as(config) and beside.is_file():
+        about = parse_json(beside.read_text(encoding="utf-8")).get("quantization")
+        config["quantization_config"] = {"quant_method": "modelopt", **(about or {})}
+    return config
 
 
 def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, Any]:
@@ -109,7 +126,9 @@ def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
         "kv": None if found.unknown_cache else [asdict(group) for group in found.cache],
         "kv_heads": None if found.latent else found.kv_heads,
         "heads": found.heads or None,
+        "layers": found.layers,
         "experts": found.experts,
+        "kv_dtype": cache_dtype_of(quantization),
         "quantized": str(quantization.get("quant_method") or "yes") if quantization else None,
         "dtype": dtype or found.dtype,
         "reason": "; ".join(reason for reason in reasons if reason) or None,
@@ -118,34 +137,15 @@ def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
 
 def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The quantization that a config.json describes, of the model or of its language part; None where none."""
+    mlx = config.get("quantization")
+    if isinstance(mlx, dict):  # MLX writes it a second time as quantization_config, without a method
+        return {"quant_method": "mlx", **mlx}
     parts = [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
     for part in parts:
         for key in ("quantization_config", "compression_config"):
             if isinstance(part.get(key), dict) and part[key]:
                 return part[key]
     return None
-
-
-def tensor_bytes(folder: Path) -> int | None:
-    """Bytes of a safetensors model's tensors, from its index or its files' headers; None where there are none."""
-    index = folder / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            return int(parse_json(index.read_text(encoding="utf-8"))["metadata"]["total_size"])
-        sizes = [_header_bytes(path) for path in sorted(folder.glob("*.safetensors"))]
-    except (OSError, ValueError, KeyError, TypeError, struct.error):
-        return None
-    return sum(sizes) if sizes else None
-
-
-def _header_bytes(path: Path) -> int:
-    """Bytes of the tensors of one safetensors file: 8 bytes length, then a JSON header with offsets."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > 1 << 28:
-            raise ValueError(f"{path}: a header of {length} bytes")
-        header = parse_json(file.read(length))
-    return max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
 
 
 def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | None:
@@ -184,20 +184,25 @@ def weight_bytes(launch: Launch, known: Shape) -> float | None:
 
 def cache_dtype(launch: Launch, known: Shape) -> str | None:
     """The data type that this launch's KV cache has; None: the model's own."""
-    for name in ("kv_cache_dtype", "dtype"):
-        if launch.options.get(name) not in (None, "auto"):
-            return launch.options[name]
-    return "bfloat16" if bytes_of(known.get("dtype")) > 2 else None
+    told = launch.options.get("kv_cache_dtype")
+    names = (told,) if known.get("kv_dtype") else (told, launch.options.get("dtype"))
+    for name in names:
+        if name not in (None, "auto"):
+            return str(name)
+    return known.get("kv_dtype") or ("bfloat16" if bytes_of(known.get("dtype")) > 2 else None)
 
 
 def per_device(launch: Launch, known: Shape, tokens: int | None = None) -> tuple[float, float] | None:
     """Bytes of weights and of one request's KV cache on each GPU (or in main memory); None where it is unknown.
 
+    It is unknown, too, where the study hands arguments through that change it (MOVING).
+
     A request of `tokens`, or of the server's `context_tokens`.
     """
     weights, tokens = weight_bytes(launch, known), tokens or launch.options.get("context_tokens")
     cache = kv_bytes(known, tokens, cache_dtype(launch, known)) if tokens else None
-    if weights is None or cache is None:
+    moved = any(MOVING.search(word.replace("_", "-")) for word in launch.extra_args)
+    if weights is None or cache is None or moved:
         return None
     layout = launch.layout
     share = known.get("expert_share")
