@@ -22,6 +22,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "ffn": ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"),
     "vocab": ("vocab_size", "padded_vocab_size"),
     "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts"),
+    "experts_used": ("num_experts_per_tok", "moe_topk", "moe_k"),
+    "experts_shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
+    "expert_ffn": ("moe_intermediate_size",),
+    "dense_first": ("first_k_dense_replace", "moe_layer_start_index"),
 }
 
 
@@ -77,6 +81,8 @@ class Config:
         for where in (self.text, self.defaults):
             for key in NAMES[name]:
                 value = where.get(key)
+                if isinstance(value, list) and len(value) == self.text.get("num_hidden_layers"):
+                    value = value[0] if value == value[:1] * len(value) else None  # one for each layer (Hunyuan)
                 fewest = 0 if name == "experts" else 1
                 if isinstance(value, int) and not isinstance(value, bool) and value >= fewest:
                     return value

@@ -35,6 +35,7 @@ class Family:
     router_correction: bool = False  # one number for each expert beside the router
     expert_bias: bool = False
     sinks: bool = False  # one number for each head
+    activation_values: int = 0  # numbers that the activation has learnt
 
 
 _QWEN2_FAMILY = Family(bias="qkv", bias_key=None)
@@ -51,18 +52,24 @@ FAMILIES: dict[str, Family] = {
     "qwen2_vl_text": _QWEN2_FAMILY,
     "qwen2_5_vl": _QWEN2_FAMILY,
     "qwen2_5_vl_text": _QWEN2_FAMILY,
+    "qwen2_5_omni_text": _QWEN2_FAMILY,
     "qwen2_moe": Family(bias="qkv", bias_key=None),
     "qwen3": _QWEN3_FAMILY,
     "qwen3_vl_text": _QWEN3_FAMILY,
     "qwen3_moe": _QWEN3_FAMILY,
     "qwen3_vl_moe_text": _QWEN3_FAMILY,
+    "qwen3_omni_moe_text": _QWEN3_FAMILY,
+    "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": _DEEPSEEK_V3,
     "kimi_k2": _DEEPSEEK_V3,
+    "glm4_moe_lite": _DEEPSEEK_V3,
     "phi3": Family(bias_key=None),
+    "phimoe": Family(norm_values=2),
     "gemma": Family(tied=True),
     "gemma2": Family(tied=True, norms=4),
     "gemma3_text": Family(tied=True, norms=4, head_norms="head"),
+    "olmo": Family(norm_values=0),
     "olmo2": Family(head_norms="all"),
     "olmo3": Family(head_norms="all"),
     "olmoe": Family(head_norms="all"),
@@ -70,6 +77,8 @@ FAMILIES: dict[str, Family] = {
     "granitemoe": Family(),
     "glm": Family(bias="qkv", bias_of="qkv"),
     "glm4": Family(bias="qkv", bias_of="qkv", norms=4),
+    "glm4v_text": Family(bias="qkv", bias_of="qkv", norms=4),
+    "glm4v_moe_text": Family(bias_of="qkv", router_correction=True),
     "glm4_moe": Family(bias_of="qkv", head_norms="head", head_norms_key="use_qk_norm", router_correction=True),
     "gpt_oss": Family(bias="qkvo", expert_bias=True, sinks=True),
     "seed_oss": Family(bias="qkv", bias_of="qkv"),
@@ -80,13 +89,19 @@ FAMILIES: dict[str, Family] = {
         tied=True, norm_values=2, bias="qkvo", bias_key="use_bias", mlp_bias=True, mlp_bias_key="use_bias", gated=False
     ),
     "exaone4": Family(head_norms="head", bias_key=None),
+    "exaone_moe": Family(head_norms="head", bias_key=None, router_correction=True),
     "ernie4_5": Family(tied=True, bias_key="use_bias", mlp_bias_key="use_bias"),
+    "ernie4_5_moe": Family(tied=True, bias_key="use_bias", mlp_bias_key="use_bias", router_correction=True),
     "hunyuan_v1_dense": Family(head_norms="head"),
+    "hunyuan_v1_moe": Family(head_norms="head"),
     "arcee": Family(gated=False),
+    "apertus": Family(head_norms="head", gated=False, activation_values=2),
     "internlm2": Family(bias_key="bias"),
+    "internlm3": Family(bias_key="qkv_bias", bias_of="qkv", mlp_bias_key="bias"),
     "llama4_text": Family(),
     "minimax_m2": Family(head_norms="all", bias_key=None, router_correction=True),
     "dots1": Family(head_norms="head", router_correction=True),
+    "solar_open": Family(bias_of="qkv", router_correction=True),
 }
 # The output head is the embedding in these too; their weights are not described, their caches are
 TIED_ELSEWHERE = ("gemma3n_text", "gemma4_text", "lfm2", "recurrent_gemma", "zamba", "zamba2", "falcon", "gpt2")

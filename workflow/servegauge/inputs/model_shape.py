@@ -250,15 +250,17 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
     for key in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim") if latent else ():
         if not isinstance(read.get(key), int):
             raise UnknownShape(f"config.json has no {key!r}")
-    expert_ffn = (read.get("moe_intermediate_size") or ffn) if experts else 0
-    shared = expert_ffn * (read.get("n_shared_experts") or 0) + (read.get("shared_expert_intermediate_size") or 0)
+    if (latent and read.get("attention_bias")) or (experts and family.mlp_bias_key and read.get(family.mlp_bias_key)):
+        raise UnknownShape("biases of latent attention or of experts, which are not described here")
+    expert_ffn = (read.size("expert_ffn") or ffn) if experts else 0
+    shared = expert_ffn * (read.size("experts_shared") or 0) + (read.get("shared_expert_intermediate_size") or 0)
     if read.family == "llama4_text":  # the widths of its dense layers and of its experts have names of their own
         shared, ffn = expert_ffn, read.get("intermediate_size_mlp", ffn)
     shape: dict[str, Any] = {
         "ffn": ffn,
         "vocab": vocab,
         "experts": experts,
-        "experts_per_token": (read.get("num_experts_per_tok") or 1) if experts else 0,
+        "experts_per_token": (read.size("experts_used") or 1) if experts else 0,
         "expert_ffn": expert_ffn,
         "shared_ffn": shared if experts else 0,
         "sparse_layers": _sparse_layers(read, layers) if experts else 0,
@@ -290,7 +292,10 @@ def _sparse_layers(read: Config, layers: int) -> int:
     chosen = read.get("moe_layers")
     if isinstance(chosen, list):
         return len(chosen)
-    dense_first = read.get("first_k_dense_replace") or 0
+    for key, word in (("mlp_layer_types", "sparse"), ("is_moe_layer", True)):
+        if isinstance(read.get(key), list):
+            return sum(kind == word for kind in read.get(key)[:layers])
+    dense_first = read.size("dense_first") or 0
     step = read.get("decoder_sparse_step") or read.get("interleave_moe_layer_step") or 1
     never = set(read.get("mlp_only_layers") or ())
     return sum(layer >= dense_first and (layer + 1) % step == 0 and layer not in never for layer in range(layers))
@@ -320,6 +325,8 @@ def _small_weights(read: Config, family: Family, layers: int, sizes: Mapping[str
         sparse += sizes["experts"] if family.router_correction else 0
         if family.expert_bias:
             sparse += sizes["experts"] * (2 * sizes["expert_ffn"] + hidden + 1)
+    layer += family.activation_values
+    norm += sizes["vocab"] if read.get("lm_head_bias") else 0
     return layers * layer + sizes["sparse_layers"] * sparse + norm
 
 
@@ -329,6 +336,6 @@ def _biased(read: Config, family: Family) -> str:
         found = family.bias
     else:
         found = family.bias_of if read.get(family.bias_key) else ""
-    if read.family == "seed_oss" and read.get("attention_out_bias"):
+    if read.get({"seed_oss": "attention_out_bias", "internlm3": "bias"}.get(read.family, "")):
         found += "o"
     return found
