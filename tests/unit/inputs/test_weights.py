@@ -59,6 +59,22 @@ def gigabytes(config: dict[str, Any], quantization: dict[str, Any] | None) -> fl
         ),
         ({**GPT_OSS, "num_hidden_layers": 36, "num_local_experts": 128}, {"quant_method": "mxfp4"}, 65.25),
         (DEEPSEEK_V3, {"quant_method": "fp8", "weight_block_size": [128, 128]}, 673.0),  # without its extra layer
+        (  # Kimi-K2-Thinking: 4 bits for the routed experts alone
+            {**DEEPSEEK_V3, "model_type": "kimi_k2", "num_attention_heads": 64, "n_routed_experts": 384,
+             "first_k_dense_replace": 1, "vocab_size": 163840},
+            {
+                "quant_method": "compressed-tensors", "format": "pack-quantized",
+                "ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", "re:.*mlp\\.(gate|up|down)_proj.*"],
+                "config_groups": {"group_0": {"weights": {"num_bits": 4, "group_size": 32}}},
+            },
+            594.0,
+        ),
+        (
+            LLAMA_8B,
+            {"quant_method": "quark", "exclude": ["lm_head"],
+             "global_quant_config": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}},
+            9.08,
+        ),
     ],
 )  # fmt: skip
 def test_sizes_of_published_files(config: dict[str, Any], quantization: dict[str, Any], published_gb: float) -> None:
@@ -73,6 +89,15 @@ def test_bits_by_hand() -> None:
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}, 4.5),
         ({"quant_method": "exl2", "bits": 3.5}, 3.5),
+        ({"quant_method": "modelopt_mxfp8", "quant_algo": "MXFP8"}, 8.25),
+        ({"quant_method": "w8a8_int8"}, 8),
+        (
+            {
+                "quant_method": "quark",
+                "global_quant_config": {"weight": {"dtype": "fp4", "group_size": 32, "scale_format": "e8m0"}},
+            },
+            4.25,
+        ),
     ):
         whole = stored_bytes(from_config(LLAMA_8B), quantization)[0]
         assert whole == pytest.approx(LINEAR * bits / 8 + REST * 2, rel=1e-9), quantization
@@ -85,6 +110,11 @@ def test_what_the_file_leaves_out_keeps_its_bits() -> None:
     each = [f"model.layers.{layer}.mlp.{part}_proj" for layer in range(32) for part in ("up", "down")]
     for names in (["mlp"], ["re:.*mlp.*"], ["model.layers.*.mlp"], ["gate_proj", "down_proj"], each):
         left = stored_bytes(from_config(LLAMA_8B), {**awq, "modules_to_not_convert": names})[0]
+        assert left - stored_bytes(from_config(LLAMA_8B), awq)[0] == pytest.approx(mlp * (16 - 4 - 20 / 128) / 8)
+    prefixed = [f"language_model.{name}" for name in each]  # of a multimodal model
+    rules = {"dynamic": {"-:.*mlp": {}}}, {"extra_config": {name: {"bits": 16} for name in each}}
+    for left_out in ({"ignore": prefixed}, *rules):
+        left = stored_bytes(from_config(LLAMA_8B), {**awq, "quant_method": "gptq", **left_out})[0]
         assert left - stored_bytes(from_config(LLAMA_8B), awq)[0] == pytest.approx(mlp * (16 - 4 - 20 / 128) / 8)
     head = stored_bytes(from_config(LLAMA_8B), {**awq, "lm_head": True})[0]
     assert head < stored_bytes(from_config(LLAMA_8B), awq)[0]
@@ -103,6 +133,11 @@ def test_what_the_file_leaves_out_keeps_its_bits() -> None:
         ),
         ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ_X"}, "modelopt as 'w4a8_awq_x'"),
         ({"some": "thing"}, "names no quant_method"),
+        ({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down.*": {"bits": 8}}}, "different bits"),
+        ({"quant_method": "auto-round", "bits": 4, "extra_config": {"a": {"bits": 8}}}, "different bits"),
+        ({"quant_method": "quark", "global_quant_config": {"weight": {"dtype": "fp6"}}}, "quark as 'fp6'"),
+        ({"quant_method": "quark", "layer_quant_config": {"*.mlp": {}}}, "different bits"),
+        ({"quant_method": "fp8", "sparsity_config": {"format": "sparse-24-bitmask"}}, "stored sparse"),
     ],
 )  # fmt: skip
 def test_a_way_of_quantizing_that_is_not_known_is_no_guess(quantization: dict[str, Any], said: str) -> None:

@@ -225,6 +225,14 @@ def test_a_quantization_that_is_written_beside_config_json(tree: Tree) -> None:
     assert known["weight_bytes"] == pytest.approx(69e9 * 4.5 / 8, rel=0.02)
 
 
+def test_a_quantization_of_another_kind_than_known_leaves_the_cache_known() -> None:
+    for odd in ({"quant_method": "gptq", "bits": 4, "dynamic": ["a"]}, {"quant_method": "awq", "bits": 4, "ignore": 3}):
+        known = fit.of_config({**LLAMA, "quantization_config": odd})
+        assert known["weight_bytes"] is None
+        assert "another kind than known" in known["reason"]
+        assert known["kv"]
+
+
 def test_mlx_quantizes_more_than_the_layers_and_is_no_guess(tree: Tree) -> None:
     mlx = {"group_size": 64, "bits": 4}
     tree.write("models/large/config.json", {**LLAMA, "quantization": mlx, "quantization_config": mlx})

@@ -19,25 +19,38 @@ from servegauge.inputs.model_shape import Matrix, ModelShape
 
 # What a layer's matrices are called in published checkpoints, for the lists of what is not quantized
 MODULES = {
-    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.qkv_proj"),
     "attention_out": ("self_attn.o_proj",),
     "kv_down": ("self_attn.kv_a_proj_with_mqa",),
     "kv_up": ("self_attn.kv_b_proj",),
     "q_down": ("self_attn.q_a_proj",),
     "q_up": ("self_attn.q_b_proj", "self_attn.q_proj"),
-    "ffn_up_gate": ("mlp.gate_proj", "mlp.up_proj"),
+    "ffn_up_gate": ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
     "ffn_up": ("mlp.up_proj", "mlp.c_fc"),
     "ffn_down": ("mlp.down_proj", "mlp.c_proj"),
     "router": ("mlp.gate", "mlp.router", "block_sparse_moe.gate", "feed_forward.router"),
-    "expert_up_gate": ("mlp.experts.0.gate_proj", "mlp.experts.0.up_proj"),
-    "expert_down": ("mlp.experts.0.down_proj",),
-    "shared_up_gate": ("mlp.shared_experts.gate_proj", "mlp.shared_expert.gate_proj"),
-    "shared_down": ("mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj"),
-}
+    "expert_up_gate": (
+        "mlp.experts.0.gate_proj", "mlp.experts.0.up_proj", "block_sparse_moe.experts.0.w1",
+        "feed_forward.experts.gate_up_proj", "feed_forward.experts.0.gate_proj",
+    ),
+    "expert_down": (
+        "mlp.experts.0.down_proj", "block_sparse_moe.experts.0.w2", "feed_forward.experts.down_proj",
+        "feed_forward.experts.0.down_proj",
+    ),
+    "shared_up_gate": (
+        "mlp.shared_experts.gate_proj", "mlp.shared_expert.gate_proj", "feed_forward.shared_expert.gate_proj",
+    ),
+    "shared_down": (
+        "mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj", "feed_forward.shared_expert.down_proj",
+    ),
+}  # fmt: skip
 # Bits a number with the scales of its group, where the method itself fixes them:
 #   mxfp4: 4 and an 8-bit exponent for each 32; nvfp4: 4 and an fp8 scale for each 16; nf4, fp4: 4 and a 32-bit scale
 #   for each 64 (about 8 bits where the scales are quantized, too)
-FIXED = {"mxfp4": 4 + 8 / 32, "nvfp4": 4 + 8 / 16, "nf4": 4 + 32 / 64, "fp4": 4 + 32 / 64, "int8": 8.0, "fp8": 8.0}
+FIXED = {
+    "mxfp4": 4 + 8 / 32, "nvfp4": 4 + 8 / 16, "nf4": 4 + 32 / 64, "fp4": 4 + 32 / 64, "int8": 8.0, "fp8": 8.0,
+    "w8a8_int8": 8.0, "w8a8_fp8": 8.0, "blockwise_int8": 8.0,
+}  # fmt: skip
 GROUPED = (
     "awq",
     "gptq",
@@ -81,7 +94,7 @@ def cache_dtype_of(quantization: Mapping[str, Any] | None) -> str | None:
     scheme = about.get("kv_cache_scheme") or about.get("kv_cache_quant_algo")
     scheme = scheme or _inside(about, "quantization", "kv_cache_quant_algo")
     if isinstance(scheme, Mapping):
-        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits"))
+        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
     if isinstance(scheme, str) and scheme.lower() in ("fp8", "int8", "nvfp4"):
         return scheme.lower()
     return "fp8" if about.get("kv_cache_quant_config") or about.get("kv_cache_group") else None  # Quark
@@ -95,7 +108,9 @@ def _bits(quantization: Mapping[str, Any]) -> float:
             raise UnknownShape("quantization_config names no quant_method")
         method = "gptq"
     if method in GROUPED:
-        return _grouped(quantization.get("bits") or quantization.get("w_bit"), quantization)
+        bits = quantization.get("bits") or quantization.get("w_bit")
+        _same_width(quantization, bits)
+        return _grouped(bits, quantization)
     if method == "bitsandbytes":
         if quantization.get("load_in_4bit") or quantization.get("_load_in_4bit"):
             kind = quantization.get("bnb_4bit_quant_type", "fp4")
@@ -107,7 +122,9 @@ def _bits(quantization: Mapping[str, Any]) -> float:
         return 8 + (32 / (block[0] * block[1]) if isinstance(block, list) and len(block) == 2 else 0)
     if method == "compressed-tensors":
         return _compressed(quantization)
-    if method in ("modelopt", "modelopt_fp4"):
+    if method == "quark":
+        return _quark(quantization)
+    if method.startswith("modelopt"):
         algorithm = str(quantization.get("quant_algo") or _inside(quantization, "quantization", "quant_algo")).lower()
         known = {
             "fp8": 8.0, "fp8_per_channel_per_token": 8.0, "fp8_pb_wo": 8 + 32 / 128**2, "mxfp8": 8 + 8 / 32,
@@ -136,6 +153,33 @@ def _grouped(bits: Any, about: Mapping[str, Any]) -> float:
     return bits + ((16 + bits) / group if group > 0 else 0)  # -1: one group for a column
 
 
+def _same_width(quantization: Mapping[str, Any], usual: Any) -> None:
+    """UnknownShape where GPTQModel's rules or AutoRound's list give some layers other bits; 16 is not quantized."""
+    rules = {**(quantization.get("dynamic") or {}), **(quantization.get("extra_config") or {})}
+    for name, rule in rules.items():
+        bits = rule.get("bits", quantization.get("bits")) if isinstance(rule, Mapping) else None
+        if (
+            not name.startswith("-:")
+            and bits != quantization.get("bits")
+            and not (isinstance(bits, int) and bits >= 16)
+        ):
+            raise UnknownShape("quantization_config gives its layers different bits")
+
+
+def _quark(quantization: Mapping[str, Any]) -> float:
+    """AMD Quark: one way for all layers, or unknown."""
+    weight = _inside(quantization, "global_quant_config", "weight")
+    if quantization.get("layer_quant_config") or quantization.get("layer_type_quant_config"):
+        raise UnknownShape("quantization_config gives its layers different bits")
+    kind = str(weight.get("dtype")).lower() if isinstance(weight, Mapping) else "nothing"
+    known = {"fp8_e4m3": 8.0, "int8": 8.0, "uint4": 4.0, "int4": 4.0, "fp4": 4.0}
+    if kind not in known:
+        raise UnknownShape(f"quantized by quark as {kind!r}, whose bytes are not known here")
+    group = weight.get("group_size")
+    scale = 8 if "e8m0" in str(weight.get("scale_format")) else 16
+    return known[kind] + (scale / group if isinstance(group, int) and group > 0 else 0)
+
+
 def _compressed(quantization: Mapping[str, Any]) -> float:
     widths = []
     for group in (quantization.get("config_groups") or {}).values():
@@ -161,8 +205,20 @@ def _inside(data: Mapping[str, Any], *keys: str) -> Any:
 
 def _kept(quantization: Mapping[str, Any]) -> Iterable[str]:
     """Names and patterns of what is not quantized."""
-    for key in ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules", "llm_int8_skip_modules"):
+    lists = (
+        "ignore",
+        "modules_to_not_convert",
+        "ignored_layers",
+        "exclude_modules",
+        "exclude",
+        "llm_int8_skip_modules",
+    )
+    for key in lists:
         yield from (str(name) for name in quantization.get(key) or ())
+    yield from (f"re:{name[2:]}" for name in quantization.get("dynamic") or () if name.startswith("-:"))
+    for name, rule in (quantization.get("extra_config") or {}).items():
+        if isinstance(rule, Mapping) and isinstance(rule.get("bits"), int) and rule["bits"] >= 16:
+            yield str(name)
 
 
 def _is_kept(matrix: Matrix, kept: tuple[str, ...], shape: ModelShape) -> bool:
@@ -186,6 +242,6 @@ def _named(module: str, kept: tuple[str, ...]) -> bool:
         elif "*" in pattern:
             if fnmatch.fnmatchcase(module, f"{pattern}*") or fnmatch.fnmatchcase(module, f"*.{pattern}*"):
                 return True
-        elif f".{pattern}." in f".{module}.":
+        elif f".{pattern}." in f".{module}." or f".{pattern}".endswith(f".{module}"):  # a multimodal model's prefix
             return True
     return False

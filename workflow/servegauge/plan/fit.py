@@ -118,6 +118,8 @@ def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
         weights = stored_bytes(found if dtype is None else replace(found, dtype=dtype), quantization)
     except UnknownShape as error:
         reasons[0] = str(error)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:  # the cache is known still
+        reasons[0] = f"quantization_config holds a value of another kind than known: {error}"
     return {
         "parameters": found.parameters,
         "expert_parameters": found.expert_parameters,
