@@ -17,7 +17,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"),
     "hidden": ("hidden_size", "n_embd", "n_embed", "d_model", "model_dim"),
     "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "num_attention_groups", "multi_query_group_num"),
+    "kv_heads": (
+        "num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv", "num_attention_groups",
+        "multi_query_group_num",
+    ),
     "head_dim": ("head_dim", "attention_head_dim", "kv_channels", "d_kv"),
     "ffn": ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim"),
     "vocab": ("vocab_size", "padded_vocab_size"),
@@ -26,7 +29,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "experts_shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
     "expert_ffn": ("moe_intermediate_size",),
     "dense_first": ("first_k_dense_replace", "moe_layer_start_index"),
-}
+}  # fmt: skip
 
 
 class UnknownShape(ValueError):

@@ -49,7 +49,7 @@ ATTENTION_EVERYWHERE = ("falcon_h1",)
 MIXING = (
     "mamba", "ssm", "linear_attn", "linear_num", "linear_key", "linear_conv", "rwkv", "recurrent", "lru_", "hybrid",
     "block_types", "attn_layer", "attention_layers", "attention_types", "attn_type", "mixer", "lightning", "conv_l",
-    "compress_r", "kv_reuse", "swa_", "deltanet", "short_conv",
+    "attn_mode", "compress_r", "kv_reuse", "swa_", "deltanet", "short_conv",
 )  # fmt: skip
 
 
@@ -84,7 +84,9 @@ def cache_groups(config: Config) -> tuple[CacheGroup, ...]:
     """The caches of all layers; UnknownShape where the file does not say it in a known way."""
     if config.outer.get("is_encoder_decoder") is True:
         raise UnknownShape("an encoder-decoder model: its caches are not described here")
-    if config.family in STATE_ONLY or (config.family in ENCODERS and not config.get("is_decoder")):
+    if (config.family in STATE_ONLY and not config.get("attn")) or (
+        config.family in ENCODERS and not config.get("is_decoder")
+    ):
         return ()
     if "block_configs" in config:
         return _block_configs(config)
@@ -237,6 +239,7 @@ def _kinds(config: Config) -> list[str]:
         for key, value in config.text.items()
         if value and any(part in key.lower() for part in MIXING) and key != "cross_attention_layers"
     )
+    strange += [config.family] if any(part in config.family for part in MIXING) else []
     if strange and config.family not in ATTENTION_EVERYWHERE:
         raise UnknownShape(f"layers that are not all attention, in a way that is not known ({', '.join(strange[:3])})")
     crossed = set(config.get("cross_attention_layers") or ())  # of an image's tokens, not of the text's
@@ -298,6 +301,9 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     """Attention in every n-th layer, something without a growing cache in the others."""
     if isinstance(config.get("attn_layer_period"), int):  # Jamba, Zamba
         period, offset = config.get("attn_layer_period"), config.get("attn_layer_offset") or 0
+        if config.family == "zamba":  # counts from its fourth layer, and the third has attention
+            chosen = {2, *range(3 + offset, layers, period)}
+            return [FULL if layer in chosen else STATE for layer in range(layers)]
         return [FULL if layer % period == offset else STATE for layer in range(layers)]
     group = config.get("layer_group_size")
     if isinstance(group, int) and group > 1:  # Ring-linear, Ling 2.5: the last of a group, and what is left of one
