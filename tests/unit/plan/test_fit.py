@@ -284,6 +284,22 @@ def test_weights_in_32_bits_are_loaded_in_16_by_most_engines(tree: Tree) -> None
     assert fit.per_device(launch, known)[1] == 4096 * 640 * 1024 / 2
 
 
+def test_experts_that_are_not_told_apart_may_all_be_spread(tree: Tree) -> None:
+    """A hybrid with experts: its files give the bytes, and nothing gives the experts' part."""
+    config = {**LLAMA, "model_type": "novel_moe", "num_experts": 64}
+    tree.write("models/large/config.json", config)
+    launch, known = _launch(tree, tp=[1], dp=[8], ep=[8])
+    known = {**known, "weight_bytes": 400 * 10**9}
+    assert fit.per_device(launch, known)[0] == 50 * 10**9
+    assert fit.per_device(launch, {**known, "experts": 0})[0] == 400 * 10**9, "a dense model has none to spread"
+
+
+def test_tensors_in_32_bits_count_as_16_whatever_config_json_says(tree: Tree) -> None:
+    tree.write("models/large/config.json", {**LLAMA, "torch_dtype": "bfloat16"})
+    launch, known = _launch(tree, tp=[1])
+    assert fit.weight_bytes(launch, {**known, "weight_bytes": 100, "wide_bytes": 60}) == 70
+
+
 def test_how_many_requests_fit_by_hand(tree: Tree) -> None:
     launch, known = _launch(tree, tp=[2])
     room = 80 * 2**30 * 0.9 - 68_976_648_192

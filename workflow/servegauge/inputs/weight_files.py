@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from servegauge.base.files import parse_json
 
@@ -20,7 +20,14 @@ APART = re.compile(r"(?:language_model\.|model\.)*mtp(?:_layers|_block)?\.|talke
 BESIDE = ("consolidated", "adapter_model")
 
 
-def tensor_bytes(folder: Path, layers: int | None = None) -> int | None:
+class Stored(NamedTuple):
+    """Bytes of all tensors, and of those in 32-bit floats, which engines make 16 bits wide; None: it is unknown."""
+
+    total: int
+    wide: int | None
+
+
+def stored_tensors(folder: Path, layers: int | None = None) -> Stored | None:
     """Bytes of a safetensors model's tensors; None where its files are not there or are damaged.
 
     From the headers of its files, else from its index. `layers`: what config.json says; tensors of later layers (of
@@ -35,22 +42,27 @@ def tensor_bytes(folder: Path, layers: int | None = None) -> int | None:
             about = parse_json(index.read_text(encoding="utf-8"))
             files = [folder / name for name in sorted(set(about.get("weight_map", {}).values()))]
             if not files or not all(path.is_file() for path in files):
-                return int(about["metadata"]["total_size"])
+                return Stored(int(about["metadata"]["total_size"]), None)
         sizes = [_counted(path, layers) for path in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
-    return sum(sizes) if sizes else None
+    return Stored(sum(total for total, _ in sizes), sum(wide for _, wide in sizes)) if sizes else None
 
 
-def _counted(path: Path, layers: int | None) -> int:
-    """Bytes of the counted tensors of one safetensors file: 8 bytes length, then a JSON header with offsets."""
+def _counted(path: Path, layers: int | None) -> tuple[int, int]:
+    """(all bytes, those in 32-bit floats) of one safetensors file: 8 bytes length, then a JSON header with offsets."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         if length > 1 << 28:
             raise ValueError(f"{path}: a header of {length} bytes")
         header: dict[str, Any] = parse_json(file.read(length))
-    spans = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__" and _runs(name, layers)]
-    return sum(end - start for start, end in spans)
+    total = wide = 0
+    for name, entry in header.items():
+        if name != "__metadata__" and _runs(name, layers):
+            start, end = entry["data_offsets"]
+            total += end - start
+            wide += end - start if entry.get("dtype") == "F32" else 0
+    return total, wide
 
 
 def _runs(tensor: str, layers: int | None) -> bool:

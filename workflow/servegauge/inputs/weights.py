@@ -88,6 +88,19 @@ def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> t
     return int(total + (embedding + shape.small_weights) * whole), int(experts)
 
 
+def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The quantization that a config.json describes, of the model or of its language part; None where none."""
+    mlx = config.get("quantization")
+    if isinstance(mlx, dict):  # MLX writes it a second time as quantization_config, without a method
+        return {"quant_method": "mlx", **mlx}
+    parts = [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
+    for part in parts:
+        for key in ("quantization_config", "compression_config"):
+            if isinstance(part.get(key), dict) and part[key]:
+                return part[key]
+    return None
+
+
 def cache_dtype_of(quantization: Mapping[str, Any] | None) -> str | None:
     """Data type of the KV cache that comes with the quantized weights (its scales are stored); None where none does."""
     about = quantization or {}

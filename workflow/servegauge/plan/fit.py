@@ -33,8 +33,8 @@ from servegauge.inputs.config_json import UnknownShape
 from servegauge.inputs.kv_cache import bytes_of, cache_value_bytes
 from servegauge.inputs.model_shape import from_config
 from servegauge.inputs.models import gguf_file, source_folder
-from servegauge.inputs.weight_files import gguf_bytes, tensor_bytes
-from servegauge.inputs.weights import cache_dtype_of, stored_bytes
+from servegauge.inputs.weight_files import gguf_bytes, stored_tensors
+from servegauge.inputs.weights import cache_dtype_of, quantized_as, stored_bytes
 from servegauge.workloads.recordings import kinds
 
 MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study nor config.yaml says
@@ -42,8 +42,8 @@ MEMORY_FRACTION = 0.9  # of a GPU that a server takes, where neither the study n
 GPU_GB = 2.0**30
 
 UNKNOWN = (
-    "parameters", "expert_parameters", "expert_share", "weight_bytes", "gguf_bytes", "kv", "kv_heads", "heads",
-    "layers", "experts", "quantized", "kv_dtype", "how", "reason",
+    "parameters", "expert_parameters", "expert_share", "weight_bytes", "wide_bytes", "gguf_bytes", "kv", "kv_heads",
+    "heads", "layers", "experts", "quantized", "kv_dtype", "how", "reason",
 )  # fmt: skip
 
 # Arguments handed through to a server that change what its GPUs hold: parts of the weights or of the cache elsewhere,
@@ -60,10 +60,11 @@ def shape(root: Path, model: Model) -> dict[str, Any]:
     """What the planner knows of a model's size; each value is None where it is unknown, `reason` says why.
 
     `parameters`, `expert_parameters` and `expert_share` (the part of the weights in routed experts, in numbers and as a
-    share of the bytes), `weight_bytes`, `gguf_bytes`, `dtype`, `kv` (a list of {layers, values, window, value_bytes}:
-    numbers per token and layer), `kv_heads` (None for a latent cache), `heads`, `experts` (0 for a dense model),
-    `layers`, `quantized` (how the stored weights are), `kv_dtype` (of the cache where the weights came with scales for
-    it: engines use them unless they are told otherwise), `how` (where the figures come from), `reason`.
+    share of the bytes), `weight_bytes`, `wide_bytes` (of them in 32-bit floats), `gguf_bytes`, `dtype`, `kv` (a list of
+    {layers, values, window, value_bytes}: numbers per token and layer), `kv_heads` (None for a latent cache), `heads`,
+    `layers`, `experts` (0 for a dense model), `quantized` (how the stored weights are), `kv_dtype` (of the cache where
+    the weights came with scales for it: engines use them unless they are told otherwise), `how` (where the figures come
+    from), `reason`.
     """
     known: dict[str, Any] = dict.fromkeys(UNKNOWN)
     known["dtype"] = model.get("dtype")
@@ -80,9 +81,10 @@ def shape(root: Path, model: Model) -> dict[str, Any]:
         known["reason"] = f"{_short(config, root)} is not on this machine"
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         known["reason"] = f"{_short(config, root)} is not understood: {error}"
-    stored = tensor_bytes(folder, known["layers"])
+    stored = stored_tensors(folder, known["layers"])
     if stored is not None:
-        known["weight_bytes"], known["how"] = stored, "config.json, safetensors"
+        known["weight_bytes"], known["wide_bytes"] = stored
+        known["how"] = "config.json, safetensors"
     if "shape" in model and known["kv"] is None:
         given = model["shape"]
         known.update({name: given.get(name) for name in ("parameters", "heads", "kv_heads")})
@@ -137,19 +139,6 @@ def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
     }
 
 
-def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The quantization that a config.json describes, of the model or of its language part; None where none."""
-    mlx = config.get("quantization")
-    if isinstance(mlx, dict):  # MLX writes it a second time as quantization_config, without a method
-        return {"quant_method": "mlx", **mlx}
-    parts = [config, *(value for key, value in config.items() if key.endswith("_config") and isinstance(value, dict))]
-    for part in parts:
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(part.get(key), dict) and part[key]:
-                return part[key]
-    return None
-
-
 def kv_bytes(known: Shape, tokens: int, kv_dtype: str | None = None) -> float | None:
     """Bytes of the KV cache of one sequence of `tokens`, over all GPUs; None where the shape is not known."""
     if known.get("kv") is None:
@@ -179,9 +168,12 @@ def weight_bytes(launch: Launch, known: Shape) -> float | None:
     dtype = launch.options.get("dtype")
     if dtype not in (None, "auto"):
         return parameters * bytes_of(dtype) if parameters else known.get("weight_bytes")
-    stored = known.get("weight_bytes")
-    # Most engines load a model that is stored in 32 bits in 16.
-    return stored / 2 if stored is not None and bytes_of(known.get("dtype")) > 2 else stored
+    stored, wide = known.get("weight_bytes"), known.get("wide_bytes")
+    if stored is None:
+        return None
+    if wide is None:
+        wide = stored if bytes_of(known.get("dtype")) > 2 else 0
+    return stored - wide / 2  # Most engines load what is stored in 32 bits in 16.
 
 
 def cache_dtype(launch: Launch, known: Shape) -> str | None:
@@ -209,7 +201,9 @@ def per_device(launch: Launch, known: Shape, tokens: int | None = None) -> tuple
     layout = launch.layout
     share = known.get("expert_share")
     if share is None:
-        share = (known.get("expert_parameters") or 0) / known["parameters"] if known.get("parameters") else 0.0
+        # Not known of which experts: at best all of it is spread.
+        share = (known.get("expert_parameters") or 0) / known["parameters"] if known.get("parameters") else 1.0
+        share = 0.0 if known.get("experts") == 0 else share
     spread = max(layout.ep, layout.tp)
     on_each = weights * ((1 - share) / layout.tp + share / spread) / layout.pp
     return on_each, cache / layout.pp / min(layout.tp, known.get("kv_heads") or 1)
