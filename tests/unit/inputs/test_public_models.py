@@ -114,6 +114,14 @@ def test_a_nested_part_that_says_only_what_differs_from_its_class() -> None:
         from_config({"model_type": "llama"})
 
 
+@pytest.mark.parametrize(("name", "key"), [("DeepSeek-V3", "attention_bias"), ("ERNIE-4.5-21B-A3B", "use_bias")])
+def test_biases_that_are_not_described_are_no_parameters(name: str, key: str) -> None:
+    config = next(model["config"] for model in SIZES if model["name"] == name)
+    shape = from_config({**config, key: True})
+    assert (shape.parameters, "biases" in (shape.unknown_weights or "")) == (None, True)
+    assert shape.kv_bytes() == from_config(config).kv_bytes()
+
+
 def test_experts_that_are_named_in_an_unknown_way_are_not_none() -> None:
     """A study that spreads experts must not be told that there are none."""
     assert from_config(PLAIN).experts == 0
