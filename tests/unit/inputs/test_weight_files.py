@@ -45,6 +45,9 @@ def test_headers_count_before_an_index_whose_total_is_another(tmp_path: Path) ->
     index["weight_map"]["b"] = "model-2.safetensors"  # which is not here yet
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert stored_tensors(tmp_path).total == 99999
+    index["metadata"]["total_size"] = 0
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert stored_tensors(tmp_path) is None
 
 
 def test_the_same_weights_in_another_layout_and_adapters_are_not_counted(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ def stored_tensors(folder: Path, layers: int | None = None) -> Stored | None:
             about = parse_json(index.read_text(encoding="utf-8"))
             files = [folder / name for name in sorted(set(about.get("weight_map", {}).values()))]
             if not files or not all(path.is_file() for path in files):
-                return Stored(int(about["metadata"]["total_size"]), None)
+                total = int(about["metadata"]["total_size"])
+                return Stored(total, None) if total > 0 else None  # some tools write 0
         sizes = [_counted(path, layers) for path in files]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
