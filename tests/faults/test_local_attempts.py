@@ -36,6 +36,18 @@ def test_cells_are_measured_and_the_attempt_says_so(site):
     assert json.loads((site.results / "launches" / launch / "spec.json").read_text())["id"] == launch
 
 
+@pytest.mark.parametrize("submit", ["local", "inline"])
+def test_in_a_step_of_several_tasks_a_launch_is_of_one_node(site, monkeypatch, submit):
+    """As where snakemake is started by `srun --pty` with more than one task."""
+    site.submit = submit
+    for name, value in (("JOB_ID", "77"), ("PROCID", "0"), ("STEP_ID", "0"), ("STEP_NUM_TASKS", "4")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    [launch] = site.plan(OK)
+    site.measure(launch)
+    assert site.statuses(launch) == ["ok"]
+    assert site.log("start")[0]["node"]["nodes"] == 1
+
+
 def test_the_next_attempt_measures_just_what_is_missing(site):
     [launch] = site.plan(OK, FAIL)
     site.measure(launch)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from servegauge.base import environment
 
 
@@ -40,3 +42,21 @@ def test_folders_of_modules_leave_the_python_path(tmp_path: Path) -> None:
     alone = {"PYTHONPATH": str(tmp_path / "theirs")}
     environment.remember(alone)
     assert "PYTHONPATH" not in alone
+
+
+LOOPBACK = "localhost,127.0.0.1,::1"
+
+
+@pytest.mark.parametrize(
+    ("around", "added"),
+    [
+        ({}, None),
+        ({"http_proxy": ""}, None),
+        ({"HTTP_PROXY": "http://proxy:3128", "no_proxy": "*"}, None),
+        ({"https_proxy": "http://proxy:3128"}, LOOPBACK),
+        ({"http_proxy": "http://proxy:3128", "NO_PROXY": ".site"}, f".site,{LOOPBACK}"),
+        ({"ALL_PROXY": "socks5://proxy", "no_proxy": "a", "NO_PROXY": "b"}, f"a,{LOOPBACK}"),
+    ],
+)
+def test_a_server_that_asks_itself_is_not_sent_to_a_proxy(around: dict[str, str], added: str | None) -> None:
+    assert environment.past_proxies(around) == ({"no_proxy": added, "NO_PROXY": added} if added else {})

@@ -268,6 +268,14 @@ def test_where_users_may_not_use_scontrol_accounting_tells_the_end(cluster, monk
     assert slurm_commands.failed_nodes("n1") == {}
 
 
+def test_a_job_that_never_had_a_node_names_none(cluster) -> None:
+    cluster("echo 'JobId=7 JobState=CANCELLED Reason=None NodeList=(null)'", name="scontrol")
+    assert slurm_commands.ended("7") == JobState("7", "CANCELLED", "None", "")
+    cluster("exit 1", name="scontrol")
+    cluster("echo 'CANCELLED by 1000|None|None assigned'", name="sacct")
+    assert slurm_commands.ended("7") == JobState("7", "CANCELLED", "", "")
+
+
 def test_a_job_that_accounting_calls_running_for_ever_has_ended(cluster, tmp_path: Path, monkeypatch) -> None:
     """Accounting may miss an end; the queue has not got the job."""
     from servegauge.submit.backends import slurm

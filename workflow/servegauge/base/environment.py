@@ -1,4 +1,4 @@
-"""The environment that a launch gets: the user's, without what Snakemake changed.
+"""The environment that a launch gets: the user's, without what Snakemake changed, and past proxies to itself.
 
 Snakemake sets the thread variables of numerical libraries for each rule, to 1 for a rule of one thread. A server that
 inherited them would be another one than the same server started by hand.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 THREADS = (
     "OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )  # fmt: skip
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 KEPT = "SERVEGAUGE_USER_ENVIRONMENT"
 
 
@@ -40,3 +41,16 @@ def restore(environment: MutableMapping[str, str]) -> None:
     for name in THREADS:
         environment.pop(name, None)
     environment.update(json.loads(kept))
+
+
+def past_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to set beside `environment` so that requests of servers to their own machine go past a site's proxy.
+
+    Some ask themselves over HTTP or gRPC before they are ready, and a proxy cannot reach their loopback.
+    """
+    proxies = [value for name, value in environment.items() if name.lower() in PROXIES]
+    kept = (environment.get("no_proxy") or environment.get("NO_PROXY") or "").strip()
+    if kept == "*" or not any(proxies):
+        return {}
+    value = ",".join(filter(None, (kept, "localhost", "127.0.0.1", "::1")))
+    return {"no_proxy": value, "NO_PROXY": value}

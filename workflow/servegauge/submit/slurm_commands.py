@@ -58,7 +58,9 @@ PENDING = {
     "Resources": " (waiting for free nodes)",
     "Priority": " (others come first)",
     "launch failed requeued held": " (its node could not start it; scontrol release lets it try again)",
-    "BeginTime": " (it was put back into the queue and may start again shortly)",
+    "BeginTime": " (its earliest start has not come: --begin, or it was put back into the queue)",
+    "DependencyNeverSatisfied": " (what it waits for cannot happen any more: --dependency)",
+    "ReservationDeleted": " (its reservation is gone: --reservation)",
 }
 
 
@@ -200,7 +202,7 @@ def ended(job: str, cluster: str = "") -> JobState | None:
         text = ""  # "Invalid job id": the controller has forgotten it; or users may not ask
     fields = dict(field.split("=", 1) for field in text.split() if "=" in field)
     if fields.get("JobState"):
-        return JobState(job, fields["JobState"], fields.get("Reason", ""), fields.get("NodeList", ""))
+        return JobState(job, fields["JobState"], fields.get("Reason", ""), _nodes(fields.get("NodeList", "")))
     if not has_accounting(cluster):
         return None
     try:
@@ -211,11 +213,16 @@ def ended(job: str, cluster: str = "") -> JobState | None:
         words = line.split("|")
         if len(words) == 3 and words[0].strip():
             state, reason, nodes = words
-            found = JobState(job, state.split()[0].rstrip("+"), "" if reason == "None" else reason, nodes)
+            found = JobState(job, state.split()[0].rstrip("+"), "" if reason == "None" else reason, _nodes(nodes))
             if found.live:
                 raise AccountingSilent(f"the queue has no job {job}, and accounting calls it {found.state.lower()}")
             return found
     return None
+
+
+def _nodes(text: str) -> str:
+    """A list of nodes; empty where Slurm says in words that there are none."""
+    return "" if text in ("(null)", "None assigned", "None", "n/a") else text
 
 
 _OUT = {"DOWN", "FAIL", "FAILING", "NOT_RESPONDING"}

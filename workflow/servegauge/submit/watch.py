@@ -106,7 +106,8 @@ class Watch:
             return ""
         if state.state == "PENDING":
             why = state.reason.strip("()")
-            return f"job {job} is pending" + (f": {why}{PENDING.get(why, '')}" if why not in ("", "None") else "")
+            meaning = PENDING.get(why.partition(",")[0], "")  # "ReqNodeNotAvail, UnavailableNodes:n[1-3]"
+            return f"job {job} is pending" + (f": {why}{meaning}" if why not in ("", "None") else "")
         return f"job {job} is {state.state.lower()}" + (f" on {state.nodes}" if state.nodes else "")
 
     def _relay(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from submitit.local.local import LocalExecutor, LocalJob
 
+from servegauge.base import allocation
 from servegauge.submit import entrypoint
 from servegauge.submit.processes import ProcessBackend
 
@@ -20,7 +21,7 @@ class _Controller(LocalExecutor):
 
     def _submit_command(self, command: str) -> Any:
         environment = {
-            **os.environ,
+            **allocation.without_rank(os.environ),
             "SUBMITIT_LOCAL_NTASKS": "1",
             "SUBMITIT_LOCAL_COMMAND": command,
             "SUBMITIT_LOCAL_TIMEOUT_S": str(60 * FOREVER_MIN),
