@@ -230,3 +230,40 @@ def test_a_platforms_file_that_is_not_the_others_is_named(sides: tuple[Path, Pat
     file.write_text(json.dumps({**same, "frameworks": {"vllm": {"container": "/x.sif"}}}))
     (said,) = named_otherwise(here, found, tmp_path)
     assert "config/platforms/shared-cpu.yaml has another frameworks here" in said
+
+
+@pytest.mark.parametrize("what", ["pipe", "deep", "escapes", "bytes", "large"])
+def test_what_would_hang_fill_the_disk_or_write_to_a_terminal_is_refused(sides: tuple[Path, Path], what: str) -> None:
+    here, other = sides
+    cell, before = a_cell(other), tree(here)
+    if what == "pipe":
+        (cell / "cell.json").unlink()
+        os.mkfifo(cell / "cell.json")
+    elif what == "deep":
+        (cell / "cell.json").write_text('{"files":' + "[" * 200_000)
+    elif what == "large":
+        with (cell / "more").open("w") as file:
+            file.truncate(1 << 42)
+    else:
+        (cell / ("\x1b[2Jx" if what == "escapes" else os.fsdecode(b"\xff"))).write_text("x")
+    with pytest.raises(UserError, match=r"no ordinary file|cannot be read|name with control characters|GB free"):
+        join(other, here, "b")
+    assert tree(here) == before
+
+
+def test_a_copy_has_no_more_rights_than_a_file_of_ours(sides: tuple[Path, Path]) -> None:
+    """A program that runs as its owner would otherwise become one that runs as us, with another's contents."""
+    here, other = sides
+    cell = a_cell(other)
+    (cell / "tool").write_text("x")
+    (cell / "tool").chmod(0o6777)
+    (cell / "log").write_text("x")
+    (cell / "log").chmod(0o600)
+    before = os.umask(0o027)
+    try:
+        join(other, here, "b")
+    finally:
+        os.umask(before)
+    copy = here / "cells" / cell.name
+    assert (copy / "tool").stat().st_mode & 0o7777 == 0o640
+    assert (copy / "log").stat().st_mode & 0o7777 == 0o600

@@ -114,6 +114,8 @@ TEXTS = {
     "object": ("question: !!python/object:os.system {}\n", "could not determine a constructor"),
     "alias of itself": ("question: a\nmatrix: &a [*a]\n", "an alias (*name) stands inside of what it names"),
     "date that does not exist": ("question: 2025-02-30\n", "a value cannot be read: day is out of range for month"),
+    "a control character": ('question: x\nmatrix: "a\\e[2J"', r"x.yaml:2: \x1b is a control character"),
+    "the direction of writing": ('a: 1\n"b\\u202e": 2', r"x.yaml:2: \u202e is a control character, or turns"),
     "time in base 60": (
         "question: a\njob: {max_min: 4:00:00}\n",
         "x.yaml:2: 4:00:00 is a number in base 60 to YAML; write one",

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from servegauge.base.errors import UserError, did_you_mean
+from servegauge.base.text import OBEYED, visible
 from servegauge.contract import flag_registry, metric_registry
 
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -51,6 +52,14 @@ class _StrictLoader(_Loader):  # type: ignore[misc]
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         return self.construct_yaml_int(_decimal(node))
 
+    def construct_text(self, node: yaml.ScalarNode) -> str:
+        """A text that a terminal can show: questions and descriptions are printed as they are."""
+        text: str = self.construct_yaml_str(node)
+        if found := OBEYED.search(text):
+            why = f"{visible(found[0])} is a control character, or turns the direction of writing; leave it out"
+            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+        return text
+
 
 def _decimal(node: yaml.ScalarNode) -> yaml.ScalarNode:
     """`node`, unless it is written as a time: YAML 1.1 reads 4:00:00 as the number 14400."""
@@ -62,6 +71,7 @@ def _decimal(node: yaml.ScalarNode) -> yaml.ScalarNode:
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:float", _StrictLoader.construct_whole)
 _StrictLoader.add_constructor("tag:yaml.org,2002:int", _StrictLoader.construct_integer)
+_StrictLoader.add_constructor("tag:yaml.org,2002:str", _StrictLoader.construct_text)
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], str]:

@@ -7,6 +7,7 @@ again, after more was measured or an interruption, `join` brings what is new.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ MADE_AGAIN = ("plan", "calibrations")
 """Entries that each side makes for itself: ours stay where both have one."""
 
 NO_FILE = "is a link or no ordinary file; only files are copied"
+
+
+NO_NAME = "has a name with control characters, or one that is no text"
 
 
 class _Files(msgspec.Struct):
@@ -77,6 +81,7 @@ def join(other: Path, results: Path, label: str) -> Joined:
             f"{other} was not joined, and nothing was copied:\n  {shown}{more}\nKeep one of two that differ, and take "
             "the other out of its results folder; a damaged cell is measured again where it was measured."
         )
+    _refuse_too_much(other, results, found)
     if found.new:  # before the copies: an interrupted call's launches have their label, too
         record = {
             "version": 1,
@@ -107,7 +112,7 @@ def _check(other: Path, results: Path) -> None:
 def _has_ended(other: Path, record: Path, found: Joined) -> bool:
     """True where the attempt that made a cell or trace has ended. What cannot be read is found to be damaged later."""
     try:
-        listed = msgspec.json.decode(record.read_bytes(), type=_Files)
+        listed = _listed(record)
     except (OSError, ValueError):
         return True
     if Path(listed.launch).name != listed.launch or not (other / "launches" / listed.launch).is_dir():
@@ -118,6 +123,16 @@ def _has_ended(other: Path, record: Path, found: Joined) -> bool:
         return True
     found.unfinished.append(record.parent.name)
     return False
+
+
+def _listed(record: Path) -> _Files:
+    """What a record says of the files beside it. OSError, ValueError."""
+    if record.exists() and not record.is_file():  # a pipe would never be read to its end
+        raise ValueError("it is no ordinary file")
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=_Files)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def _finished(launch: Path) -> Iterator[Path]:
@@ -155,8 +170,11 @@ def _entry(other: Path, results: Path, entry: Path, found: Joined) -> None:
     if len(found.conflicts) > before:
         return
     if kind != "probes" and entry.is_dir() and not entry.is_symlink() and not _has_content(here):
-        others = [file for file in _files(entry) if file.is_symlink() or not file.is_file()]
-        found.conflicts += [f"{file.relative_to(other)} {NO_FILE}" for file in others]
+        for file in _files(entry):
+            if file.is_symlink() or not file.is_file():
+                found.conflicts.append(f"{file.relative_to(other)} {NO_FILE}")
+            elif not str(file.relative_to(other)).isprintable():
+                found.conflicts.append(f"{file.relative_to(other)} {NO_NAME}")
         found.new.append(entry.relative_to(other))
         return
     for file in _files(entry):
@@ -171,7 +189,7 @@ def _verify(folder: Path, name: str, found: Joined) -> None:
     """Hold the files of a cell or trace against the hashes in its record."""
     where = f"{folder.parent.name}/{folder.name}"
     try:
-        listed = msgspec.json.decode((folder / name).read_bytes(), type=_Files)
+        listed = _listed(folder / name)
     except FileNotFoundError:
         found.conflicts.append(f"{where} has no {name}")
         return
@@ -193,6 +211,8 @@ def _file(other: Path, results: Path, file: Path, found: Joined) -> None:
     here = results / name
     if file.is_symlink() or not file.is_file():
         found.conflicts.append(f"{name} {NO_FILE}")
+    elif not str(name).isprintable():
+        found.conflicts.append(f"{name} {NO_NAME}")
     elif not here.exists():
         found.new.append(name)
     elif here.is_file() and here.stat().st_size == file.stat().st_size and sha256(here) == sha256(file):
@@ -201,13 +221,31 @@ def _file(other: Path, results: Path, file: Path, found: Joined) -> None:
         found.conflicts.append(f"{name} is here too, with other contents")
 
 
+def _refuse_too_much(other: Path, results: Path, found: Joined) -> None:
+    """UserError where the disk has no room for what is new, before any of it is copied."""
+    size = sum(file.stat().st_size for name in found.new for file in _files(other / name))
+    place = next(folder for folder in (results, *results.absolute().parents) if folder.exists())
+    if size > (free := shutil.disk_usage(place).free):
+        raise UserError(
+            f"{other} has {size / 1e9:.1f} GB that are new, and the disk of {results} has {free / 1e9:.1f} GB free; "
+            "nothing was copied. Make room, or take out what is not needed there."
+        )
+
+
 def _copy(other: Path, results: Path, found: Joined) -> None:
     """Each entry whole or not at all, in the order found: what says that an attempt has ended comes after its files."""
     for name in found.new:
         source, target = other / name, results / name
         if source.is_dir():
             with whole_folder(target) as temporary:
-                shutil.copytree(source, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+                for file in _files(source):
+                    copy = temporary / file.relative_to(source)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(file, copy)
+                    status = file.stat()
+                    # What only its user reads stays so; no set-user-ID, nor more rights than our umask gives.
+                    copy.chmod(copy.stat().st_mode & status.st_mode & 0o777)
+                    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
         else:
             with whole_file(target, source.stat().st_mode & 0o777) as temporary:
                 shutil.copyfile(source, temporary)
