@@ -25,6 +25,8 @@ if (
     and not workflow.dryrun
     and not {"--unlock", "--lint"} & set(sys.argv)
 ):
+    if lost := PIPELINE.lost_folder():
+        raise SystemExit(f"error: {lost}")
     # Snakemake says that the folder is locked; this says what that means for the jobs.
     print(after_a_kill(), end="", file=sys.stderr)
 

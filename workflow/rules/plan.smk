@@ -18,7 +18,7 @@ rule write_plan:
     message:
         "expand study {wildcards.study} into launches and cells"
     shell:
-        "python scripts/write_plan.py {wildcards.study:q} --out {output:q} > {log:q} 2>&1"
+        "python scripts/write_plan.py {wildcards.study:q} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule compile_workloads:
@@ -35,4 +35,4 @@ rule compile_workloads:
     message:
         "freeze the workloads of study {wildcards.study}"
     shell:
-        "python scripts/compile_workloads.py --plan {input.plan:q} --processes {threads} --out {output:q} > {log:q} 2>&1"
+        "python scripts/compile_workloads.py --plan {input.plan:q} --processes {threads} --out {output:q} 2>&1 | tee {log:q}"

@@ -22,7 +22,7 @@ rule merge_dataset:
     message:
         "merge everything measured into results/dataset/"
     shell:
-        "python scripts/merge_dataset.py --results results --stamp {output:q} > {log:q} 2>&1"
+        "python scripts/merge_dataset.py --results results --stamp {output:q} 2>&1 | tee {log:q}"
 
 
 rule render_report:
@@ -67,4 +67,4 @@ rule render_report:
     message:
         "write the report of study {wildcards.study}"
     shell:
-        "python scripts/render_report.py {wildcards.study:q} --results results --out {output.page:q} > {log:q} 2>&1"
+        "python scripts/render_report.py {wildcards.study:q} --results results --out {output.page:q} 2>&1 | tee {log:q}"

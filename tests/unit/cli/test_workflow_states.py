@@ -118,6 +118,16 @@ def test_what_lies_beside_attempts_is_none(root: Path) -> None:
     assert Pipeline({"study": "x"}).attempts[launch] == 1
 
 
+@pytest.mark.parametrize("name", ["results", "results/cells"])
+def test_a_folder_that_was_cleaned_up_behind_its_link_is_named(root: Path, name: str) -> None:
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).symlink_to("/nowhere/at/all")
+    pipeline = Pipeline({"study": "x"})
+    assert f"{name} is a link to /nowhere/at/all, which is not there" in pipeline.preview()
+    (root / name).unlink()
+    assert "is a link to" not in Pipeline({"study": "x"}).preview()
+
+
 def test_a_way_to_a_node_that_does_not_exist_is_one_message(root: Path) -> None:
     with pytest.raises(UserError, match=r"submit='slrum' is unknown; choose one of inline, local, slurm\..*'slurm'"):
         Pipeline({"study": "x", "submit": "slrum"})

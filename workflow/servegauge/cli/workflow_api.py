@@ -253,9 +253,18 @@ class Pipeline:
                 found.append(
                     f"prompt set {name!r}: {path} is missing; config/prompts/{name}.yaml says where it is from"
                 )
-        if lacking := backend(self.submit).absent():
-            found.append(lacking)
+        found += [text for text in (backend(self.submit).absent(), self.lost_folder()) if text]
         return list(dict.fromkeys(found))
+
+    def lost_folder(self) -> str:
+        """The results, or a folder of them, that is a link to what is not there; empty where none is."""
+        for path in (self.results, *(self.results.glob("*") if self.results.is_dir() else ())):
+            if path.is_symlink() and not path.exists():
+                return (
+                    f"{path} is a link to {os.readlink(path)}, which is not there. Is its file system not mounted, "
+                    "or was it cleaned up? Make that folder, or remove the link: then everything is measured anew"
+                )
+        return ""
 
     @cached_property
     def _chosen(self) -> tuple[Plan, documents.State]:

@@ -5,7 +5,6 @@ A damaged document is left out with a warning, so that one bad file holds nothin
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +16,12 @@ from servegauge.base.files import read_json
 from servegauge.contract.records.base import DamagedRecord, R, read
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.records.launch import LaunchRecord
-from servegauge.contract.records.order import attempt_folder
+from servegauge.contract.records.order import ATTEMPT, attempt_folder
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
 from servegauge.dataset.spec_columns import factors
 from servegauge.plan import stop
-
-ATTEMPT = re.compile(r"attempt-(\d+)\.json")
 
 
 @dataclass(frozen=True)

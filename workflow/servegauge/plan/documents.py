@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.progress import seconds_between
 from servegauge.base.text import csv_text
 from servegauge.contract.records.base import DamagedRecord, read
-from servegauge.contract.records.order import RECORDS, attempt_folder
+from servegauge.contract.records.order import ATTEMPT, RECORDS, attempt_folder
 from servegauge.contract.records.outcome import Outcome
 from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import LaunchSpec
@@ -85,7 +84,7 @@ def _entries(folder: Path) -> set[str]:
 
 def _attempts(folder: Path) -> int:
     """Number of finished attempts: one more than the highest k of `attempt-<k>.json`."""
-    finished = filter(None, (re.fullmatch(r"attempt-(\d{1,6})\.json", name) for name in _entries(folder)))
+    finished = filter(None, map(ATTEMPT.fullmatch, _entries(folder)))
     return max((int(one[1]) + 1 for one in finished), default=0)
 
 

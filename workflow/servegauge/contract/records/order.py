@@ -17,6 +17,8 @@ RECORDS = {"cells": "cell.json", "traces": "trace.json"}  # folder of results ->
 
 LAUNCH = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the workflow constrains the names of launches
 
+ATTEMPT = re.compile(r"attempt-(\d{1,6})\.json")  # an attempt that has finished; longer numbers are nobody's
+
 ATTEMPT_REMEDY = (
     "When its job has ended (squeue --me shows it; without Slurm, ps), remove the folder {folder} and give the same "
     "command again: what is measured stays, and what is missing is measured."
