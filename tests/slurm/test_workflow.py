@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.pretend.cluster import slurm
@@ -88,6 +89,25 @@ def test_asked_to_end_it_cancels_its_jobs_and_the_same_command_completes(user, h
     wait_for(lambda: not user.jobs(), 60, "the jobs to end")
     wait_for(lambda: not servers(user.root), 30, "the processes to end")
     completes(user, user.stamps())
+
+
+def test_kill_9_while_a_launchs_job_runs_the_probes_of_the_study(user):
+    user.write("config/studies/lost.yaml", {**STUDY, "probes": ["dispatch", "memcpy"], "probe_size": "quick"})
+    platform = user.read("config/platforms/own-cpu.yaml")
+    user.write("config/platforms/own-cpu.yaml", platform | {"slurm": {**platform["slurm"], "time_min": 60}})
+    process = user.start()
+    probed = user.root / "results/probes/launches/probes-own-cpu/attempt-0"
+    wait_for(lambda: (probed / "running.json").exists(), 200, "the probes")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    user.run("--unlock")
+    completes(user, user.stamps())
+    assert user.submitted() == 2  # jobs of launches; the probes had none
+    assert not list(probed.parent.glob("attempt-*/job-*"))
+    rows = pq.read_table(user.root / "results/dataset/probes.parquet", columns=["probe", "status"]).to_pylist()
+    found = {(row["probe"], row["status"]) for row in rows}
+    assert {("dispatch", "ok"), ("memcpy", "ok")} <= found
+    assert {status for _, status in found} <= {"ok", "skipped"}  # what needs a GPU
 
 
 def test_two_snakemakes_on_one_study(user):
