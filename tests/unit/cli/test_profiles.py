@@ -44,3 +44,10 @@ def test_elsewhere_it_says_where_to_go(home: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="in the repository's root"):
         main.run(["profiles"])
+
+
+def test_a_link_of_a_clone_that_was_moved_is_renewed(home: Path) -> None:
+    home.mkdir(parents=True)
+    (home / "hlrs").symlink_to("/moved/profiles/hlrs")
+    assert main.run(["profiles"]) == 0
+    assert (home / "hlrs" / "config.yaml").is_file()

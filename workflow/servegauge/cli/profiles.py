@@ -26,7 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
     profiles = sorted(path for path in source.glob("*") if (path / "config.yaml").is_file())
     if not profiles:
         raise UserError(f"there is no profile in {source}; give the command in the repository's root")
-    taken = [target / one.name for one in profiles if not _ours(target / one.name, one) and _there(target / one.name)]
+    # A link to nothing is that of a clone which was moved or removed.
+    taken = [
+        target / one.name for one in profiles if not _ours(target / one.name, one) and (target / one.name).exists()
+    ]
     if taken and not arguments.undo:
         raise UserError(f"{taken[0]} is there already and is not ours; rename it, or name ours: --profile profiles/...")
     for one in profiles:
@@ -37,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"removed {link}")
         elif not _ours(link, one):
             target.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
             link.symlink_to(one)
             print(f"{link} -> {one}")
     if not arguments.undo:
@@ -48,10 +52,6 @@ def folder(environment: os._Environ[str] | dict[str, str]) -> Path:
     """Where Snakemake looks for a profile that is named, not given by its path."""
     home = environment.get("XDG_CONFIG_HOME") or str(Path(environment.get("HOME", "~")).expanduser() / ".config")
     return Path(home) / "snakemake"
-
-
-def _there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()
 
 
 def _ours(link: Path, profile: Path) -> bool:
