@@ -99,7 +99,11 @@ def test_a_dataset_that_was_copied_without_what_it_was_made_of_is_kept(results: 
     assert files(results) == before
 
 
-def test_a_table_that_cannot_be_read_is_one_message(results: Path) -> None:
-    (results / "dataset" / "cells.parquet").write_text("no table")
-    with pytest.raises(UserError, match=r"cells.parquet cannot be read: .* makes it anew"):
-        merge.read(results, "cells")
+@pytest.mark.parametrize("table", ["cells", "requests"])
+def test_a_copied_table_that_cannot_be_read_is_one_message(results: Path, table: str) -> None:
+    shutil.rmtree(results / "plan")  # nothing here makes it again
+    for path in (results / "dataset").glob(f"{table}*"):
+        for one in path.iterdir() if path.is_dir() else [path]:
+            one.write_text("no table")
+    with pytest.raises(UserError, match=rf"{table}.* cannot be read: .* makes it anew"):
+        report.what_there_is(results, "demo")

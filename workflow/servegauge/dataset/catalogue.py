@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
+from servegauge.base.errors import UserError
 from servegauge.contract import tables
 from servegauge.contract.columns import KEYS, table_schema
 from servegauge.launch.recorders import recorders
@@ -27,3 +31,14 @@ def parted() -> dict[str, pa.Schema]:
 def catalogue() -> dict[str, pa.Schema]:
     """Every table of results/dataset/, in the order of the data dictionary."""
     return {**tables.TABLES, **parted()}
+
+
+def read_parquet(path: Path, **asked: Any) -> pa.Table:
+    """A table of the dataset, or a part of one, as `pyarrow.parquet.read_table`; UserError where it is damaged."""
+    try:
+        return pq.read_table(path, **asked)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path} cannot be read: {str(error).rstrip('.')}. `python scripts/merge_dataset.py` makes it anew where "
+            "what was measured is; else copy it again"
+        ) from error

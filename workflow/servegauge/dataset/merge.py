@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.base.files import move_folder, write_json
@@ -29,7 +28,7 @@ from servegauge.contract.records.base import DamagedRecord, NewerRecord, decode
 from servegauge.contract.records.cell import CellRecord
 from servegauge.contract.spec import canonical_json
 from servegauge.dataset import economics, launch_parts, rows, trace_parts
-from servegauge.dataset.catalogue import parted
+from servegauge.dataset.catalogue import parted, read_parquet
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.lifetimes import mark_servers
 from servegauge.dataset.records import Records
@@ -93,8 +92,8 @@ class _Merge:
             self.merged.statuses[row["status"]] = self.merged.statuses.get(row["status"], 0) + 1
         models = self.dataset / "study_models.parquet"
         try:
-            before = pq.read_table(models).to_pylist()  # as the last merge left them
-        except (OSError, pa.ArrowException):  # absent, or cut: it is written anew
+            before = read_parquet(models).to_pylist()  # as the last merge left them
+        except UserError:  # absent, or cut: it is written anew
             before = []
         by_cell = {row["cell"]: row for row in cells}
         found: dict[str, Iterable[dict[str, Any]]] = {
@@ -214,13 +213,7 @@ def read(results: Path, table: str) -> pa.Table:
         return tables.from_rows([], tables.TABLES[table])  # a dataset of before there was this table
     if not path.exists():
         raise UserError(f"there is no {path}: run `python scripts/merge_dataset.py --results {results}` first")
-    try:
-        found = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path} cannot be read: {error}. `python scripts/merge_dataset.py --results {results}` makes it anew from "
-            "what was measured"
-        ) from error
+    found = read_parquet(path)
     for column in tables.TABLES.get(table, ()):
         if column.name not in found.column_names:
             found = found.append_column(column.with_nullable(True), pa.nulls(found.num_rows, column.type))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from servegauge.base.progress import seconds_between
 from servegauge.contract.columns import Row
@@ -18,6 +17,7 @@ from servegauge.contract.records.base import plain
 from servegauge.contract.spec import canonical_json
 from servegauge.contract.tables import ALLOCATION
 from servegauge.dataset import launch_parts
+from servegauge.dataset.catalogue import read_parquet
 from servegauge.dataset.joined import labels
 from servegauge.dataset.launch_parts import Part
 from servegauge.dataset.records import Records
@@ -199,7 +199,7 @@ def _windows_s(dataset: Path, row: Row) -> float | None:
     path = launch_parts.part_path(dataset, "capacity_steps", row["launch"])
     if row.get("capacity") is None or not path.exists():
         return row.get("window_s")
-    steps = pq.read_table(path, columns=["window_s"], filters=pc.field("cell") == row["cell"])
+    steps = read_parquet(path, columns=["window_s"], filters=pc.field("cell") == row["cell"])
     return pc.sum(steps["window_s"]).as_py() or row.get("window_s")
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from servegauge.base.errors import UserError
 from servegauge.contract import activity, flag_registry, metric_registry, metrics
@@ -23,6 +22,7 @@ from servegauge.contract.metric import Statistic as Metric
 from servegauge.contract.metric_registry.capacity import CAPACITY
 from servegauge.contract.spec import AGAIN, canonical_json, number
 from servegauge.dataset import launch_parts, merge, trace_parts
+from servegauge.dataset.catalogue import read_parquet
 from servegauge.frameworks.base import OPTIONS
 from servegauge.plan.axes import CELL_AXES, LAUNCH_AXES
 
@@ -225,7 +225,7 @@ class Study:
         path = launch_parts.part_path(self.results / "dataset", "capacity_steps", row["launch"])
         if not path.exists():
             return []
-        mine = pq.read_table(path, filters=pc.field("cell") == row["cell"])
+        mine = read_parquet(path, filters=pc.field("cell") == row["cell"])
         return sorted(mine.to_pylist(), key=lambda step: float(step["rate_rps"]))
 
     @property
@@ -280,7 +280,7 @@ class Study:
         tables = {}
         for table in ("server_metrics", "gpu", "node"):
             path = launch_parts.part_path(self.results / "dataset", table, row["launch"])
-            rows = pq.read_table(path, filters=[("cell", "=", row["cell"])]) if path.is_file() else None
+            rows = read_parquet(path, filters=[("cell", "=", row["cell"])]) if path.is_file() else None
             tables[table] = rows if rows is not None and rows.num_rows else None
         return activity.during(row["window_s"], tables["server_metrics"], tables["gpu"], tables["node"])
 
@@ -338,7 +338,7 @@ class Study:
             if cell in part.entries:
                 return part.read(cell, columns)
         elif (path := launch_parts.part_path(dataset, "requests", launch)).is_file():
-            table = pq.read_table(path, columns=columns, filters=[("cell", "=", cell)])
+            table = read_parquet(path, columns=columns, filters=[("cell", "=", cell)])
             if table.num_rows:
                 return table
         raise UserError(f"the dataset has no requests of {cell}: run scripts/merge_dataset.py again")

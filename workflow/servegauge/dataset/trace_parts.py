@@ -25,6 +25,7 @@ from servegauge.contract.records.specs import CellSpec
 from servegauge.contract.records.trace import TraceRecord
 from servegauge.contract.spec import digest
 from servegauge.contract.trace_tables import IN_DATASET, TRACE_TABLES, TRACED
+from servegauge.dataset.catalogue import read_parquet
 from servegauge.dataset.launch_parts import CorruptCell, constant, part_path, read_file
 from servegauge.traces import build
 
@@ -49,7 +50,7 @@ def read_tables(dataset: Path, trace: str) -> dict[str, pa.Table]:
     for file, table in FILES.items():
         path = part_path(dataset, table, trace)
         late = file in LATER and not path.exists()  # merged by an earlier version
-        found[file] = TRACE_TABLES[file].empty_table() if late else pq.read_table(path)
+        found[file] = TRACE_TABLES[file].empty_table() if late else read_parquet(path)
     return found
 
 
