@@ -133,6 +133,16 @@ def test_a_way_to_a_node_that_does_not_exist_is_one_message(root: Path) -> None:
         Pipeline({"study": "x", "submit": "slrum"})
 
 
+def test_a_study_of_which_nothing_is_left_is_one_message(tree: Tree, root: Path) -> None:
+    exclude = {"platform": ["metal"]}
+    tree.study(matrix={"platform": ["metal", "virtual"], "rate": [1, 2], "repeat": 1, "exclude": exclude})
+    with pytest.raises(UserError, match=r"matrix.exclude takes all on the platforms that --config platforms names"):
+        Pipeline({"study": "x", "platforms": "metal"})
+    tree.study(matrix={"platform": ["metal"], "rate": [1, 2], "repeat": 1, "exclude": exclude})
+    with pytest.raises(UserError, match=r"x.yaml: no cell is left: matrix.exclude takes all$"):
+        Pipeline({"study": "x"})
+
+
 def test_a_glob_limits_what_is_asked_for(root: Path) -> None:
     pipeline = Pipeline({"study": "x", "cells": "*-rate2-*"})
     assert len(pipeline.unmeasured()) == 2

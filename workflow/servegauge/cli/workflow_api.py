@@ -58,6 +58,11 @@ class Pipeline:
         self.submit: str = self.config["submit"]
         backend(self.submit)
         self.poll_s: float = self.config["poll_s"]
+        if not self.plan.every_cell:
+            raise UserError(
+                f"{self.study['path']}: no cell is left: matrix.exclude takes all"
+                f"{' on the platforms that --config platforms names' if self.whole.every_cell else ''}"
+            )
         if not self._selected(one.id for one in self.plan.every_cell):
             raise UserError(
                 f"--config cells={self.glob!r} matches no cell of study {self.name!r}. "
