@@ -66,6 +66,8 @@ def test_what_failed_is_told_with_reason_log_and_command(made):
     results, special = made
     text, _ = terminal.summarise(results, "demo", profile="profiles/hlrs")
     assert "Cells    23 ok, 1 failed, 1 skipped; 1 of the ok ones flagged" in text
+    [skipped] = [row["reason"] for row in merge.read(results, "cells").to_pylist() if row["status"] == "skipped"]
+    assert f"Skipped  1: {skipped}"[:60] in text
     assert "Flags    errors 1" in text
     assert f"  {special['failed']}\n    the server died: exit status -9 (killed; out of memory?)\n    log: " in text
     assert "  snakemake --profile profiles/hlrs --config study=demo\n" in text

@@ -167,6 +167,11 @@ def _counts(study: Study) -> Iterator[str]:
     if counts["planned"]:
         counted.append(f"{counts['planned']} not run yet")
     yield f"Cells    {', '.join(counted)}; {len(flagged)} of the ok ones flagged"
+    skipped = Counter(row["reason"] for row in study.everything if row["status"] == "skipped")
+    for reason, count in skipped.most_common(3):
+        yield from textwrap.wrap(f"Skipped  {count}: {reason}", 110, subsequent_indent="         ")
+    if len(skipped) > 3:
+        yield f"         ... for {len(skipped) - 3} more reasons, see the report"
     names = Counter(flag for row in study.ok for flag in row["flags"])
     if names:
         order = sorted(names, key=lambda name: (name in SAMPLE_FLAGS, name))
