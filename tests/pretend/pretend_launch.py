@@ -36,7 +36,7 @@ def _measure(order, job, stop):
 
     note("start", attempt=order.attempt, start=job.start, node=plain(job.node), deadline=job.deadline_s,
          gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), cpus=len(os.sched_getaffinity(0)),
-         nodename=os.environ.get("SLURMD_NODENAME"))  # fmt: skip
+         nodename=os.environ.get("SLURMD_NODENAME"), from_setup=os.environ.get("FROM_SETUP"))  # fmt: skip
     if job.node.rank != 0:
         return None
     cells = {}

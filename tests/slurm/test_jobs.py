@@ -373,3 +373,14 @@ def test_the_submission_is_deaf_to_a_surrounding_job(site):
     done = subprocess.run(site.argv(launch), cwd=site.root, env={**site.environment, **around})
     assert done.returncode == 0
     assert site.statuses(launch) == ["ok"]
+
+
+def test_without_the_users_environment_a_launch_has_what_its_setup_set(site):
+    """As with `--export=NONE`: sbatch tells every srun of the job to hand on no more than it was given itself."""
+    lines = ["--export=PYTHONPATH", "#SBATCH --exclud=bm02  # an option cut short"]
+    site.platform = {**platform(sbatch=lines), "setup": ["export FROM_SETUP=yes"]}
+    [launch] = site.plan(OK)
+    status, said = site.measure(launch)
+    assert status == 0, said
+    [start] = site.log("start")
+    assert (start["from_setup"], start["nodename"]) == ("yes", "bm01")

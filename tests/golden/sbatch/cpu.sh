@@ -13,7 +13,7 @@
 #SBATCH --time=60
 
 unset SLURM_EXPORT_ENV
-[ -e "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" ] || ln "/results/job-0"/[0-9a-f]*.pkl "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" 2>/dev/null || true
+[ -e /results/job-0/"${SLURM_JOB_ID}_submitted.pkl" ] || ln /results/job-0/[0-9a-f]*.pkl /results/job-0/"${SLURM_JOB_ID}_submitted.pkl" 2>/dev/null || true
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -22,11 +22,13 @@
 #SBATCH --time=60
 
 # setup
+servegauge_path="${PYTHONPATH-}"
 module load cuda/12.9 || { echo 'module load cuda/12.9 failed; correct `modules:` in config/platforms/bare.yaml'; exit 1; }
 module load gcc || { echo 'module load gcc failed; correct `modules:` in config/platforms/bare.yaml'; exit 1; }
+export SERVEGAUGE_JOB_PYTHONPATH="${PYTHONPATH-}" PYTHONPATH="$servegauge_path"
 
 unset SLURM_EXPORT_ENV
-[ -e "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" ] || ln "/results/job-0"/[0-9a-f]*.pkl "/results/job-0/${SLURM_JOB_ID}_submitted.pkl" 2>/dev/null || true
+[ -e /results/job-0/"${SLURM_JOB_ID}_submitted.pkl" ] || ln /results/job-0/[0-9a-f]*.pkl /results/job-0/"${SLURM_JOB_ID}_submitted.pkl" 2>/dev/null || true
 
 # command
 export SUBMITIT_EXECUTOR=slurm

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from servegauge.base import allocation
+from servegauge.base import allocation, environment
 from servegauge.base.errors import UserError
 from servegauge.contract.records.order import Order
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import Launch, Layout
+from servegauge.inputs import environments
 from servegauge.inputs.containers import contained
 from servegauge.submit import probe_order, sbatch, slurm_commands, slurm_request
 from servegauge.submit.backends.slurm import SlurmBackend
@@ -55,13 +56,13 @@ def order(platform, layout, **more):
     return Order(study="demo", attempt=0, launch=LaunchSpec.of(launch), root="/", **{"time_min": 60, **more})
 
 
-def text(tmp_path, monkeypatch, asked, exclude=()):
+def text(tmp_path, monkeypatch, asked, exclude=(), folder=Path("/results/job-0")):
     """The batch script, with what differs between machines taken out."""
     programs = tmp_path / "bin"
     programs.mkdir(exist_ok=True)
     (programs / "srun").touch(mode=0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    executor = SlurmBackend(Path("/results/job-0"), asked, Queue(tmp_path, 30), exclude).executor()
+    executor = SlurmBackend(folder, asked, Queue(tmp_path, 30), exclude).executor()
     written = executor._make_submission_file_text(executor._submitit_command_str, "0")
     return re.sub(r"\S*/bin/python\S*", "python", written)
 
@@ -90,6 +91,19 @@ def test_a_sites_own_option_reaches_sbatch_as_it_is_written(tmp_path, monkeypatc
     assert written.count("requeue") == 1
 
 
+@pytest.mark.parametrize("name", ["a b", "a'b", 'a"b', "a$HOME", "a`id`b", "50%job"])
+def test_a_folder_of_any_name_is_found_by_its_job(tmp_path, monkeypatch, name):
+    """A job whose submitter was killed links its call by itself; what it prints goes where it is looked for."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "ab12.pkl").touch()
+    written = text(tmp_path, monkeypatch, order({"name": "p"}, Layout()), folder=folder)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert subprocess.run(["bash", "-c", written], capture_output=True, text=True).stderr == ""
+    assert (folder / "7_submitted.pkl").exists()
+    assert set(re.findall("50%+job/%j", written)) == ({"50%%job/%j"} if "%" in name else set())
+
+
 @pytest.mark.parametrize("fails", [True, False])
 def test_a_module_that_cannot_be_loaded_ends_the_job(tmp_path, monkeypatch, fails):
     written = text(tmp_path, monkeypatch, order({"name": "p", "modules": ["cuda/12.9"]}, Layout()))
@@ -100,6 +114,27 @@ def test_a_module_that_cannot_be_loaded_ends_the_job(tmp_path, monkeypatch, fail
     )
     assert ("measured" in done.stdout, done.returncode) == (not fails, int(fails))
     assert not fails or "module load cuda/12.9 failed; correct `modules:` in config/platforms/p.yaml" in done.stdout
+
+
+def test_what_modules_make_of_pythonpath_is_the_servers_and_not_ours(tmp_path, monkeypatch):
+    """A module's numpy must not shadow the pinned one in the process that measures."""
+    written = text(tmp_path, monkeypatch, order({"name": "p", "modules": ["scipy"]}, Layout()))
+    (tmp_path / "bin" / "srun").write_text('#!/bin/bash\necho "$PYTHONPATH|$SERVEGAUGE_JOB_PYTHONPATH"\n')
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    script = f"module() {{ export PYTHONPATH=/sw/scipy; }}\n{written}"
+    assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout == "|/sw/scipy\n"
+    in_the_job = {"PYTHONPATH": "", environment.OF_JOB: "/sw/scipy"}
+    environment.take_setup(in_the_job)
+    assert in_the_job == {"PYTHONPATH": "/sw/scipy"}
+
+
+@pytest.mark.parametrize(("how", "own"), [({"venv": "/venvs/vllm"}, True), ({"executable": "/sw/bin/vllm"}, False)])
+def test_a_framework_with_its_own_packages_is_not_shown_a_modules(tmp_path, monkeypatch, how, own):
+    ours = str(Path(sbatch.__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", f"/sw/scipy:{ours}")
+    found = environments.variables("vllm", {"name": "p", "frameworks": {"vllm": how}}, tmp_path)
+    assert found == ({"PYTHONPATH": ours} if own else {})
 
 
 @pytest.mark.parametrize("name", ["all", "a,b", "a b"])

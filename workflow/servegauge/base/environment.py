@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 THREADS = (
@@ -17,6 +17,7 @@ THREADS = (
 )  # fmt: skip
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 KEPT = "SERVEGAUGE_USER_ENVIRONMENT"
+OF_JOB = "SERVEGAUGE_JOB_PYTHONPATH"  # what a job's modules and `setup:` made of PYTHONPATH, for its servers
 
 
 def remember(environment: MutableMapping[str, str]) -> None:
@@ -25,13 +26,28 @@ def remember(environment: MutableMapping[str, str]) -> None:
     PYTHONPATH loses the folders that do not hold this package: what `module load` adds shadows pinned packages.
     """
     environment.setdefault(KEPT, json.dumps({name: environment[name] for name in THREADS if name in environment}))
-    ours = [
-        path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if (Path(path) / "servegauge").is_dir()
-    ]
-    if ours:
-        environment["PYTHONPATH"] = os.pathsep.join(ours)
+    if ours := own_path(environment):
+        environment["PYTHONPATH"] = ours
     else:
         environment.pop("PYTHONPATH", None)
+
+
+def own_path(environment: Mapping[str, str]) -> str:
+    """PYTHONPATH without what would shadow packages of an environment that has its own: folders of this package."""
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(path for path in paths if (Path(path) / "servegauge").is_dir())
+
+
+def around_setup(lines: Sequence[str]) -> list[str]:
+    """`lines` of a job's shell, whose PYTHONPATH its servers get by `take_setup`: our process starts without it."""
+    after = f'export {OF_JOB}="${{PYTHONPATH-}}" PYTHONPATH="$servegauge_path"'
+    return ['servegauge_path="${PYTHONPATH-}"', *lines, after]
+
+
+def take_setup(environment: MutableMapping[str, str]) -> None:
+    """Hand on the PYTHONPATH of a job's setup, if it had one."""
+    if (path := environment.pop(OF_JOB, None)) is not None:
+        environment["PYTHONPATH"] = path
 
 
 def restore(environment: MutableMapping[str, str]) -> None:

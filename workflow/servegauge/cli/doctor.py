@@ -336,7 +336,7 @@ def version(launch: Launch, root: Path) -> Found:
     """Whether the framework's environment starts on this node: its own `--version`."""
     from servegauge.frameworks import framework
     from servegauge.inputs.containers import contained
-    from servegauge.inputs.environments import framework_python
+    from servegauge.inputs.environments import framework_python, variables
 
     one = framework(launch.framework)
     if not one.version_argv:
@@ -346,7 +346,8 @@ def version(launch: Launch, root: Path) -> Found:
     remedy = f"python scripts/build_environment.py {one.name}, or `frameworks:` of the platform"
     if shutil.which(argv[0]) is None:
         return False, f"there is no program {argv[0]!r} on the node", remedy
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=VERSION_S, stdin=subprocess.DEVNULL)
+    around = {**os.environ, **variables(launch.framework, launch.platform, root)}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=VERSION_S, stdin=subprocess.DEVNULL, env=around)
     output = (done.stdout.strip() or done.stderr.strip()).splitlines()
     last = output[-1] if output else ""
     return (True, last, "") if done.returncode == 0 else (False, f"exit status {done.returncode}: {last}", remedy)

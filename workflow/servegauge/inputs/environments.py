@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from servegauge.base import environment
 from servegauge.base.errors import UserError, did_you_mean
 from servegauge.base.files import write_json
 from servegauge.contract.config_types import Platform
@@ -120,6 +121,12 @@ def framework_python(framework: str, platform: Platform, root: Path) -> str:
         return "python3"
     # Absolute, because the server's working folder is a private one; as written otherwise: a link is what makes a venv.
     return str(root.absolute() / Path(os.path.expandvars(venv)).expanduser() / "bin" / "python")
+
+
+def variables(framework: str, platform: Platform, root: Path) -> dict[str, str]:
+    """What a framework with packages of its own needs, where a module has set PYTHONPATH before them."""
+    own = framework_python(framework, platform, root) != "python3"
+    return {"PYTHONPATH": environment.own_path(os.environ)} if own and os.environ.get("PYTHONPATH") else {}
 
 
 def build_environment(name: str, root: Path, say: Callable[[str], None] = lambda line: None) -> Path:

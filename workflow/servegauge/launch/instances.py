@@ -106,7 +106,8 @@ class Instances:
 
     def _variables(self) -> dict[str, str]:
         """Environment of the platform, then of the study: the study wins."""
-        both = {**(self.platform.get("environment") or {}), **self.launch.environment}
+        own = environments.variables(self.launch.framework, self.platform, self.root)
+        both = {**own, **(self.platform.get("environment") or {}), **self.launch.environment}
         return {name: str(value) for name, value in both.items()}
 
     def _gpus(self, instance: int) -> tuple[str, ...]:

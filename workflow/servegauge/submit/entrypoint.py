@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO, cast
 
-from servegauge.base import allocation
-from servegauge.base.environment import past_proxies
+from servegauge.base import allocation, environment
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.locks import wait_for_lock
@@ -54,7 +53,8 @@ def run_order(order_file: str, run: str) -> None:
     path = Path(order_file)
     order = read(path, Order)
     os.chdir(order.root)
-    os.environ.update(past_proxies(os.environ))
+    environment.take_setup(os.environ)
+    os.environ.update(environment.past_proxies(os.environ))
     signals = EndSignals()
     with machine_lock(f"{order.launch.id}, attempt {order.attempt}"):
         outcome = _carry_out(path, order, run, signals)

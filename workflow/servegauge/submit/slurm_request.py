@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
+from servegauge.base import environment
 from servegauge.base.errors import UserError
 from servegauge.contract import sbatch_lines
 from servegauge.contract.config_types import Platform
@@ -90,7 +91,7 @@ def parameters(order: Order, exclude: Sequence[str] = ()) -> dict[str, Any]:
     asked["srun_args"] = ["--cpu-bind=none", "--kill-on-bad-exit=1", *cpus]
     setup = [*(platform.get("setup") or ()), *(_load(module, platform) for module in platform.get("modules") or ())]
     if setup:
-        asked["setup"] = setup
+        asked["setup"] = environment.around_setup(setup)
     return asked
 
 

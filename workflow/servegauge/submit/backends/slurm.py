@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import time
 import uuid
@@ -42,9 +43,12 @@ class _Executor(SlurmExecutor):
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         # The job looks for <its number>_submitted.pkl, which submitit renames after sbatch has answered. If nobody is
         # left to do that, the job does it.
-        pickle = f'"{self.folder}/${{{allocation.JOB}}}_submitted.pkl"'
-        link = f'[ -e {pickle} ] || ln "{self.folder}"/[0-9a-f]*.pkl {pickle} 2>/dev/null || true'
+        folder = shlex.quote(str(self.folder))
+        pickle = f'{folder}/"${{{allocation.JOB}}}_submitted.pkl"'
+        link = f"[ -e {pickle} ] || ln {folder}/[0-9a-f]*.pkl {pickle} 2>/dev/null || true"
         text: str = super()._make_submission_file_text(command, uid)
+        # In a pattern for output, %% is a percent sign of the folder's name.
+        text = text.replace(f"{self.folder}/%j_", f"{str(self.folder).replace('%', '%%')}/%j_")
         for name in self.parameters.get("additional_parameters") or {}:
             # submitit writes every name with hyphens; options of a site's plug-ins may have underscores.
             text = text.replace(f"\n#SBATCH --{name.replace('_', '-')}", f"\n#SBATCH --{name}", 1)
