@@ -340,6 +340,13 @@ def test_a_cluster_of_several_is_named_in_every_question(cluster, monkeypatch) -
     assert [line for line in asked if line.split()[1:3] != ["-M", "big"]] == []
 
 
+def test_a_cluster_that_slurm_does_not_know_is_said_and_not_asked_for_ever(cluster) -> None:
+    words = "'typo' can't be reached now, or it is an invalid entry for --cluster.  Use 'sacctmgr list clusters'"
+    cluster(f'echo "sbatch: error: {words}" >&2; exit 1')
+    with pytest.raises(UserError, match=r"does not know the cluster typo, or cannot reach it: .*Nothing was submitted"):
+        sbatch.sbatch(Path("job.sh"), "typo")
+
+
 def test_names_of_any_bytes_in_the_queue_hide_nobody(cluster, tmp_path: Path) -> None:
     state = cluster("ACCEPT echo $n")
     (state / "queue").write_bytes(

@@ -79,6 +79,12 @@ def sbatch(script: Path, cluster: str = "") -> str:
             why = f"the job {job} went to the cluster {other[1]} and was cancelled; write `cluster: {other[1]}`"
             raise NotSubmitted("refused", why)
         return job
+    if cluster and re.search("invalid entry for|no cluster '|no clusters can be reached", answer.stderr, re.IGNORECASE):
+        # Said before anything is submitted, and squeue would say the same for ever.
+        raise UserError(
+            f"Slurm does not know the cluster {cluster}, or cannot reach it: {short(answer.stderr)}. Nothing was "
+            "submitted. `sacctmgr list clusters` lists the names for `slurm: cluster` of the platform's file."
+        )
     raise failure(answer.stderr.strip() or answer.stdout.strip() or f"sbatch ended with status {answer.returncode}")
 
 
