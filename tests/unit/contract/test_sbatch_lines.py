@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from servegauge.contract.sbatch_lines import OURS, SHORT, Refused, merged, options
+from servegauge.contract.sbatch_lines import OURS, SHORT, Refused, merged, options, whole_node
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,21 @@ def test_each_of_ours_is_refused_in_its_short_form_too(name: str) -> None:
     for form in forms:
         with pytest.raises(Refused, match=f"--{name} "):
             merged([form], {})
+
+
+@pytest.mark.parametrize(
+    ("slurm", "whole"),
+    [
+        ({"exclusive": True}, True),
+        ({"sbatch": ["#SBATCH --exclusive"]}, True),
+        ({"sbatch": ["--exclusive=user"]}, False),
+        ({"sbatch": ["what an old plan has"]}, False),
+        ({}, False),
+    ],
+)
+def test_a_node_of_its_own_is_asked_for_by_the_key_or_by_a_line(slurm: dict[str, object], whole: bool) -> None:
+    """Then all of its GPUs count against the budget."""
+    assert whole_node(slurm) is whole
 
 
 def test_options_keep_their_order() -> None:

@@ -174,6 +174,13 @@ def test_a_secret_in_a_platform_is_refused(tree: Tree, keys: dict[str, Any], whe
         load_platform(tree.root, "metal")
 
 
+def test_a_line_for_sbatch_that_cannot_be_had_is_refused_before_anything_is_submitted(tree: Tree) -> None:
+    slurm = {"gres": "gpu:{gpus}", "sbatch": ["--qos=high", "--out=mine.log"]}
+    tree.write("config/platforms/metal.yaml", {"description": "bare metal", "slurm": slurm})
+    with pytest.raises(UserError, match=r"metal\.yaml:\d: slurm\.sbatch: --output is set by the pipeline"):
+        load_platform(tree.root, "metal")
+
+
 def test_what_only_has_a_secrets_name_is_let_through(tree: Tree) -> None:
     variables = {"HF_TOKEN_PATH": "/home/me/.token", "NCCL_IB_PKEY": "0x8001", "TOKENIZERS_PARALLELISM": "false"}
     words = ["--long-prefill-token-threshold", "1024", "--ssl-keyfile", "/etc/key.pem", "--eos-token", "</s>"]

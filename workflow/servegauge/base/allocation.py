@@ -62,8 +62,11 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_rank(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` without the rank of a surrounding step, which is not that of a process started from it."""
-    return {name: value for name, value in environment.items() if name not in ("SLURM_PROCID", "SLURM_STEP_ID")}
+    """`environment` without the rank of a surrounding step, which is not that of a process started from it.
+
+    Nor what would keep our environment from a step that we start, in a job of `--export=NONE`.
+    """
+    return {name: value for name, value in environment.items() if name not in ("SLURM_PROCID", "SLURM_STEP_ID", EXPORT)}
 
 
 def without_job(environment: Mapping[str, str]) -> dict[str, str]:

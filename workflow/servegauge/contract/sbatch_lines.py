@@ -7,9 +7,11 @@ nothing is lost: what cannot be had beside what the pipeline sets is refused by 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 SHORT = {
     "A": "account", "a": "array", "B": "extra-node-info", "b": "begin", "C": "constraint", "c": "cpus-per-task",
@@ -161,6 +163,13 @@ def merged(lines: Sequence[str], slurm: Mapping[str, object], gpus: int = 0) -> 
     if "requeue" in found and "no-requeue" in found:
         raise Refused("--requeue and --no-requeue stand there both; keep one of them")
     return found
+
+
+def whole_node(slurm: Mapping[str, Any]) -> bool:
+    """Whether a job has its nodes for itself, by the key or by a line."""
+    with contextlib.suppress(Refused):  # of a plan that was made before such a line was refused
+        return bool(slurm.get("exclusive")) or ("exclusive", None) in options(slurm.get("sbatch") or ())
+    return False
 
 
 def _collides(name: str, value: str | bool, slurm: Mapping[str, object], gpus: int) -> str | None:

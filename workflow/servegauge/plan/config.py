@@ -7,14 +7,15 @@ file is a UserError that names the file, the line, the key, what was found and w
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from servegauge.base.errors import UserError
+from servegauge.contract import sbatch_lines
 from servegauge.contract.config_types import Platform, Study
 from servegauge.contract.spec import AGAIN
-from servegauge.contract.yaml_schema import read_yaml, refuse, schema, validate, with_defaults
+from servegauge.contract.yaml_schema import Mistake, read_yaml, refuse, schema, validate, with_defaults
 from servegauge.inputs.config_files import (
     file_of,
     load_model,
@@ -98,6 +99,7 @@ def load_platform(root: Path, name: str) -> Platform:
             f"it measures it once more. Rename the file, for example to {name[: -len(AGAIN)]}-again.yaml"
         )
     refuse(platform_secrets(platform), path, text)
+    refuse(_sbatch(platform), path, text)
     refuse_secrets(path, text)
     check_expect(platform.get("expect"), f"{path}: expect")
     for framework, how in (platform.get("frameworks") or {}).items():
@@ -108,6 +110,15 @@ def load_platform(root: Path, name: str) -> Platform:
     given = platform.get("placement", {})
     placement: Any = {key: _cpus(value, f"{path}: placement.{key}") for key, value in given.items()}
     return {**platform, "placement": placement, "environment": _texts(platform.get("environment", {}))}
+
+
+def _sbatch(platform: Platform) -> Iterator[Mistake]:
+    """What the lines for sbatch say that cannot be had: said before any job is submitted."""
+    slurm = platform.get("slurm") or {}
+    try:
+        sbatch_lines.merged(slurm.get("sbatch") or (), slurm, platform.get("gpus_per_node") or 0)
+    except sbatch_lines.Refused as error:
+        yield ["slurm", "sbatch"], str(error)
 
 
 def _with_lists(data: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from servegauge.base.errors import UserError
 from servegauge.base.progress import seconds_between
 from servegauge.base.text import csv_text
+from servegauge.contract import sbatch_lines
 from servegauge.contract.records.base import DamagedRecord, read
 from servegauge.contract.records.order import ATTEMPT, RECORDS, attempt_folder
 from servegauge.contract.records.outcome import Outcome
@@ -136,7 +137,7 @@ def asks(plan: Plan, launch: LaunchSpec, minutes: float) -> str:
     if "slurm" not in launch.platform:
         return ""
     slurm, count = launch.platform["slurm"], nodes(launch)
-    parts = [_count(count, "node") + (" exclusively" if slurm.get("exclusive") else "")]
+    parts = [_count(count, "node") + (" exclusively" if sbatch_lines.whole_node(slurm) else "")]
     if launch.layout.gpus and launch.platform.get("gpus_per_node"):
         parts.append(_count(launch.layout.gpus, "GPU"))
     parts.extend(f"{key} {slurm[key]}" for key in ("partition", "account", "qos", "constraint") if key in slurm)

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from servegauge.contract import sbatch_lines
 from servegauge.contract.capacity import search_seconds
 from servegauge.contract.config_types import Prompts, Study
 from servegauge.contract.records.specs import CellSpec, LaunchSpec
@@ -181,7 +182,7 @@ def charged_gpus(launch: LaunchSpec) -> int:
     per_node = launch.platform.get("gpus_per_node", 0)
     if not per_node:
         return 0
-    return per_node * nodes(launch) if launch.platform.get("slurm", {}).get("exclusive") else launch.layout.gpus
+    return per_node * nodes(launch) if sbatch_lines.whole_node(launch.platform.get("slurm", {})) else launch.layout.gpus
 
 
 def time_limit_min(study: Study, launch: LaunchSpec, minutes: float) -> int:
