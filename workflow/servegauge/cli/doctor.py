@@ -47,6 +47,7 @@ FREE_GB = 5.0  # asked of the results folder and of the scratch folder
 CLOCK_S = 1.0  # clocks that differ by more make times of the login node and of the node hard to compare
 VERSION_S = 300.0  # an engine may need minutes to import from a cold file system
 JOB_MIN = 10
+IN_SERVICE = ("idle", "mixed", "allocated", "completing", "planned", "reserved")
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def _from_here(platform: Platform, mode: str, study: Study, root: Path) -> Itera
 
 def partition(platform: Platform) -> Found:
     """Whether the partition exists and has nodes that can run something."""
-    name = (platform.get("slurm") or {}).get("partition")
+    name = slurm_request.partition(platform)
     file = f"config/platforms/{platform['name']}.yaml"
     argv = ["sinfo", "--noheader", "--format", "%P|%a|%D|%T|%l", *(["--partition", name] if name else [])]
     try:
@@ -196,11 +197,11 @@ def partition(platform: Platform) -> Found:
         return False, "there is no sinfo on this machine", "log in to a node of the cluster that can submit jobs"
     except subprocess.TimeoutExpired:
         return False, "Slurm does not answer", "try again later; `sinfo` shows when it is back"
-    rows = [line.split("|") for line in answer.stdout.splitlines()]
+    rows = [row for line in answer.stdout.splitlines() if len(row := line.split("|")) == 5]  # no "CLUSTER: name"
     if not rows:
         message = answer.stderr.strip() or f"there is no partition {name!r}"
         return False, message, f"`sinfo -s` lists the partitions; set slurm: partition in {file}"
-    up = sum(int(row[2]) for row in rows if row[1] == "up" and row[3].rstrip("*$~#") in ("idle", "mixed", "allocated"))
+    up = sum(int(row[2]) for row in rows if row[1] == "up" and row[3].rstrip("*$~#!%@^-+") in IN_SERVICE)
     if not up:
         return False, f"{name or 'the default partition'} has no node in service", "`sinfo -R` says why"
     return True, f"{name or 'default'}: {up} nodes in service", ""

@@ -30,6 +30,12 @@ def cluster(platform: Platform) -> str:
     return name
 
 
+def partition(platform: Platform) -> str:
+    """The partition that a platform names, by the key or in a line for sbatch; empty for the site's default."""
+    slurm = platform.get("slurm") or {}
+    return str(slurm.get("partition") or sbatch_lines.merged(slurm.get("sbatch") or (), slurm).get("partition") or "")
+
+
 def shape(layout: Layout, platform: Platform) -> tuple[int, int]:
     """(nodes, GPUs on each) for a launch; (1, 0) on a platform without GPUs."""
     per_node = int(platform.get("gpus_per_node") or 0)
