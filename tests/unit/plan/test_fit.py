@@ -109,6 +109,18 @@ def test_a_model_file_may_say_what_is_not_on_this_machine(tree: Tree) -> None:
     assert (known["weight_bytes"], fit.kv_bytes(known, 3), known["reason"]) == (20, 24.0, None)
 
 
+def test_a_model_file_says_what_config_json_does_not_tell(tree: Tree) -> None:
+    """The weights of a hybrid are not described; its cache is."""
+    config = {**LLAMA, "model_type": "novel", "layer_types": ["linear_attention", "full_attention"] * 40}
+    tree.write("models/large/config.json", config)
+    model = {"name": "m", "source": str(tree.root / "models/large")}
+    known = fit.shape(tree.root, {**model, "shape": {"weight_bytes": 7, "kv_values_per_token": 1}})
+    assert (known["weight_bytes"], fit.kv_bytes(known, 1), known["kv_heads"]) == (7, 40 * 2 * 8 * 128 * 2, 8)
+    assert known["reason"] is None
+    known = fit.shape(tree.root, {**model, "shape": {"heads": 64}})
+    assert "the layers of 'novel' are not known" in known["reason"]
+
+
 def _launch(tree: Tree, platform: str = "metal", **matrix: Any) -> tuple[Launch, dict[str, Any]]:
     study = tree.study(matrix={"model": "large", "framework": "fast", "platform": platform, **matrix})
     return expand(study).launches[0], study["shapes"]["large"]
@@ -223,6 +235,11 @@ def test_a_quantization_that_is_written_beside_config_json(tree: Tree) -> None:
     _, known = _launch(tree, tp=[1])
     assert (known["quantized"], known["kv_dtype"]) == ("modelopt", "fp8")
     assert known["weight_bytes"] == pytest.approx(69e9 * 4.5 / 8, rel=0.02)
+    without = {"quant_method": "modelopt", "quant_algo": "FP8"}  # and nothing of the cache, which the other file has
+    tree.write("models/large/config.json", {**LLAMA, "quantization_config": without})
+    _, known = _launch(tree, tp=[1])
+    assert known["kv_dtype"] == "fp8"
+    assert known["weight_bytes"] == pytest.approx(69e9, rel=0.02)
 
 
 def test_a_quantization_of_another_kind_than_known_leaves_the_cache_known() -> None:

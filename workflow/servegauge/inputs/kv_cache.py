@@ -107,6 +107,9 @@ def cache_groups(config: Config) -> tuple[CacheGroup, ...]:
         # DeepSeek's sparse attention: a key for the index, 8 bits a number and a 32-bit scale for each 128 of them
         indexed = sum(_has_index(config, layer) for layer, kind in enumerate(kinds) if kind == INDEXED)
         found += (CacheGroup(indexed, index + 4 * math.ceil(index / 128), None, 1.0),)
+    sparse = config.get("sparse_attention_config")
+    if isinstance(sparse, dict) and sparse.get("use_sparse_attention"):  # MiniMax-M3: a key for the index, once
+        found += (CacheGroup(sum(sparse["sparse_attention_freq"]), sparse["sparse_index_dim"]),)
     return found
 
 

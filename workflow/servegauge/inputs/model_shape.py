@@ -242,7 +242,7 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
     """What weights and operations need beyond the sizes that every model has; UnknownShape where it is not known."""
     family = FAMILIES.get(read.family)
     if family is None:
-        raise UnknownShape(f"the layers of {read.family!r} are not known here; known: {', '.join(FAMILIES)}")
+        raise UnknownShape(f"the layers of {read.family!r} are not known here")
     if read.varies or "block_configs" in read or read.get("is_encoder_decoder") or read.get("num_kv_shared_layers"):
         raise UnknownShape(f"the layers of this {read.family!r} are not all alike")
     vocab, ffn, experts = read.need("vocab"), read.need("ffn"), _experts(read) or 0

@@ -104,7 +104,7 @@ def quantized_as(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def cache_dtype_of(quantization: Mapping[str, Any] | None) -> str | None:
     """Data type of the KV cache that comes with the quantized weights (its scales are stored); None where none does."""
     about = quantization or {}
-    scheme = about.get("kv_cache_scheme") or about.get("kv_cache_quant_algo")
+    scheme: Any = about.get("kv_cache_scheme") or about.get("kv_cache_quant_algo")
     scheme = scheme or _inside(about, "quantization", "kv_cache_quant_algo")
     if isinstance(scheme, Mapping):
         return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits", 0))

@@ -85,25 +85,35 @@ def shape(root: Path, model: Model) -> dict[str, Any]:
     if stored is not None:
         known["weight_bytes"], known["wide_bytes"] = stored
         known["how"] = "config.json, safetensors"
-    if "shape" in model and known["kv"] is None:
-        given = model["shape"]
-        known.update({name: given.get(name) for name in ("parameters", "heads", "kv_heads")})
-        known["weight_bytes"] = known["weight_bytes"] or given.get("weight_bytes")
-        if "kv_values_per_token" in given:
-            known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
-        known["how"], known["reason"] = "the model's file", None
+    if model.get("shape"):
+        _fill(known, model["shape"])
+    return known
+
+
+def _fill(known: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put in what the model's file says where its config.json and its tensors do not tell."""
+    no_weights, no_cache = known["weight_bytes"] is None, known["kv"] is None
+    if no_cache and "kv_values_per_token" in given:
+        known["kv"] = [{"layers": 1, "values": given["kv_values_per_token"], "window": None}]
+        known.update({name: given.get(name) for name in ("heads", "kv_heads")})
+    if no_weights:
+        known["parameters"] = known["parameters"] or given.get("parameters")
+        known["weight_bytes"] = given.get("weight_bytes")
         if known["weight_bytes"] is None and known["parameters"] is not None and not known["quantized"]:
             known["weight_bytes"] = int(known["parameters"] * bytes_of(known["dtype"]))
-    return known
+    if no_weights or no_cache:
+        known["how"] = "the model's file"
+    if known["weight_bytes"] is not None and known["kv"] is not None:
+        known["reason"] = None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     """config.json, with the quantization that NVIDIA's ModelOpt wrote beside it rather than into it."""
     config: dict[str, Any] = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     beside = folder / "hf_quant_config.json"
-    if isinstance(config, dict) and not quantized_as(config) and beside.is_file():
-        about = parse_json(beside.read_text(encoding="utf-8")).get("quantization")
-        config["quantization_config"] = {"quant_method": "modelopt", **(about or {})}
+    if isinstance(config, dict) and beside.is_file():
+        about = parse_json(beside.read_text(encoding="utf-8")).get("quantization") or {}
+        config["quantization_config"] = {"quant_method": "modelopt", **about, **(quantized_as(config) or {})}
     return config
 
 
@@ -133,7 +143,9 @@ def of_config(config: Mapping[str, Any], dtype: str | None = None) -> dict[str, 
         "layers": found.layers,
         "experts": found.experts,
         "kv_dtype": cache_dtype_of(quantization),
-        "quantized": str(quantization.get("quant_method") or "yes") if quantization else None,
+        "quantized": str(quantization.get("quant_method") or quantization.get("quant_algo") or "yes")
+        if quantization
+        else None,
         "dtype": dtype or found.dtype,
         "reason": "; ".join(reason for reason in reasons if reason) or None,
     }
