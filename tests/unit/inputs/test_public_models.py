@@ -31,7 +31,10 @@ def test_parameters_and_cache_of_public_models(model: dict[str, Any]) -> None:
     assert shape.kv_bytes() == model["kv_bytes_per_token"], model["kv_from"]
     if "at_tokens" in model:
         assert shape.kv_bytes(model["at_tokens"]) == model["kv_bytes_at"], model["kv_at_from"]
-    assert shape.known
+    assert shape.known is model.get("operations_known", True)
+    if not shape.known:
+        with pytest.raises(UnknownShape, match="operations of"):
+            shape.matrices()
 
 
 @pytest.mark.parametrize("model", **named(CACHES))

@@ -112,8 +112,9 @@ def test_what_the_file_leaves_out_keeps_its_bits() -> None:
         left = stored_bytes(from_config(LLAMA_8B), {**awq, "modules_to_not_convert": names})[0]
         assert left - stored_bytes(from_config(LLAMA_8B), awq)[0] == pytest.approx(mlp * (16 - 4 - 20 / 128) / 8)
     prefixed = [f"language_model.{name}" for name in each]  # of a multimodal model
+    starred = [f"model.language_model.layers.{layer}.mlp*" for layer in range(32)]
     rules = {"dynamic": {"-:.*mlp": {}}}, {"extra_config": {name: {"bits": 16} for name in each}}
-    for left_out in ({"ignore": prefixed}, *rules):
+    for left_out in ({"ignore": prefixed}, {"ignore": starred}, *rules):
         left = stored_bytes(from_config(LLAMA_8B), {**awq, "quant_method": "gptq", **left_out})[0]
         assert left - stored_bytes(from_config(LLAMA_8B), awq)[0] == pytest.approx(mlp * (16 - 4 - 20 / 128) / 8)
     head = stored_bytes(from_config(LLAMA_8B), {**awq, "lm_head": True})[0]
@@ -144,6 +145,28 @@ def test_a_way_of_quantizing_that_is_not_known_is_no_guess(quantization: dict[st
     with pytest.raises(UnknownShape, match=r".*") as caught:
         stored_bytes(from_config(LLAMA_8B), quantization)
     assert said in str(caught.value)
+
+
+def test_layers_of_one_kind_are_left_out_where_only_they_are_named() -> None:
+    """Qwen3-Next: the linear attention of 36 layers stays as it is, its experts are quantized."""
+    config = {
+        "model_type": "qwen3_next", "hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 16,
+        "num_key_value_heads": 2, "head_dim": 256, "intermediate_size": 5120, "full_attention_interval": 4,
+        "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_num_value_heads": 32,
+        "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4, "vocab_size": 151936, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    linear = [layer for layer in range(48) if (layer + 1) % 4]
+    fp8 = {"quant_method": "fp8"}
+    for names, numbers in (
+        (
+            [f"model.layers.{layer}.linear_attn.in_proj_qkvz" for layer in linear],
+            36 * 2048 * (2 * 2048 + 2 * 4096 + 64),
+        ),
+        ([f"model.layers.{layer}.linear_attn.in_proj_qkvz" for layer in linear[1:]], 0),  # in some layers only
+        ([f"model.layers.{layer}.self_attn.o_proj" for layer in range(3, 48, 4)], 12 * 4096 * 2048),
+    ):
+        left = stored_bytes(from_config(config), {**fp8, "modules_to_not_convert": names})[0]
+        assert left - stored_bytes(from_config(config), fp8)[0] == numbers
 
 
 def test_a_family_whose_weights_are_not_described_has_no_bytes() -> None:

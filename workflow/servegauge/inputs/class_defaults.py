@@ -28,6 +28,10 @@ _LATENT = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_rope_head_dim": 64, "qk
 _LLAMA = _class(32, 4096, 32, 32, 11008, 32000)
 _MISTRAL = _class(32, 4096, 32, 8, 14336, 32000, sliding_window=4096)
 _QWEN2_VL = _class(80, 8192, 64, 8, 29568, 152064)
+_DELTA = {
+    "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_num_value_heads": 32, "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+}  # fmt: skip
 _QWEN3 = _class(32, 4096, 32, 32, 22016, 151936, 128)
 
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -40,10 +44,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2_5_vl_text": _QWEN2_VL,
     "qwen3": _QWEN3,
     "qwen3_vl_text": _QWEN3,
-    "qwen3_5_text": _class(32, 4096, 16, 4, 12288, 248320, 256),
+    "qwen3_5_text": _class(32, 4096, 16, 4, 12288, 248320, 256, **_DELTA),
     "qwen3_5_moe_text": _class(
         40, 2048, 16, 2, 5632, 248320, 256, num_experts=256, moe_intermediate_size=512, num_experts_per_tok=8,
-        shared_expert_intermediate_size=512,
+        shared_expert_intermediate_size=512, **_DELTA,
     ),
     "gemma": _class(28, 3072, 16, 16, 24576, 256000, 256),
     "gemma2": _class(26, 2304, 8, 4, 9216, 256000, 256, sliding_window=4096),

@@ -36,11 +36,15 @@ class Family:
     expert_bias: bool = False
     sinks: bool = False  # one number for each head
     activation_values: int = 0  # numbers that the activation has learnt
+    gated_attention: bool = False  # the queries' projection makes a gate, too
+    operations: str = ""  # why its operations cannot be counted, although its weights can
 
 
 _QWEN2_FAMILY = Family(bias="qkv", bias_key=None)
 _QWEN3_FAMILY = Family(head_norms="head")
 _DEEPSEEK_V3 = Family(router_correction=True)
+_SPARSE_LATENT = Family(router_correction=True, operations="it attends to tokens that an index chooses")
+_GATED_DELTA = Family(head_norms="head", gated_attention=True, operations="most of its layers are linear attention")
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
@@ -59,11 +63,16 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": _QWEN3_FAMILY,
     "qwen3_vl_moe_text": _QWEN3_FAMILY,
     "qwen3_omni_moe_text": _QWEN3_FAMILY,
+    "qwen3_next": _GATED_DELTA,
+    "qwen3_5_text": _GATED_DELTA,
+    "qwen3_5_moe_text": _GATED_DELTA,
     "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": _DEEPSEEK_V3,
     "kimi_k2": _DEEPSEEK_V3,
     "glm4_moe_lite": _DEEPSEEK_V3,
+    "deepseek_v32": _SPARSE_LATENT,
+    "glm_moe_dsa": _SPARSE_LATENT,
     "phi3": Family(bias_key=None),
     "phimoe": Family(norm_values=2),
     "gemma": Family(tied=True),

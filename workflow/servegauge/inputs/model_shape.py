@@ -85,14 +85,21 @@ class ModelShape:
     gated: bool = True
     cache: tuple[CacheGroup, ...] = ()
     small_weights: int = 0  # norms, biases and gates: in the parameters, in no matrix product worth counting
+    attention_layers: int = 0  # the others have the matrices `linear` in place of attention
+    linear: tuple[Matrix, ...] = ()
+    gated_attention: bool = False
+    index_heads: int = 0  # of sparse attention, in `index_layers`
+    index_dim: int = 0
+    index_layers: int = 0
     unknown_weights: str | None = None  # why weights and operations cannot be counted
+    unknown_operations: str | None = None  # why operations cannot, where weights can
     unknown_cache: str | None = None  # why the cache is unknown; `cache` is empty then
     whole: bool = True  # false: the language part of a larger model
 
     @property
     def known(self) -> bool:
         """True where weights, operations and cache can be counted."""
-        return self.unknown_weights is None and self.unknown_cache is None
+        return not (self.unknown_weights or self.unknown_operations or self.unknown_cache)
 
     @property
     def latent(self) -> bool:
@@ -109,7 +116,14 @@ class ModelShape:
         Columns of the first and rows of the second of each pair are split (Megatron's layout); KV heads are repeated
         where there are fewer than GPUs; the latent projections are not split. UnknownShape where it does not divide.
         """
-        self._need_known()
+        if self.unknown_weights or self.unknown_operations:
+            raise UnknownShape(self.unknown_weights or self.unknown_operations or "")
+        return self.stored_matrices(tp)
+
+    def stored_matrices(self, tp: int = 1) -> list[Matrix]:
+        """As `matrices`, also of a model whose operations are not only these."""
+        if self.unknown_weights:
+            raise UnknownShape(self.unknown_weights)
         for name, size in (("attention heads", self.heads), ("FFN width", self.ffn), ("vocabulary", self.vocab)):
             if size % tp:
                 raise UnknownShape(f"{size} ({name}) cannot be split over {tp} GPUs")
@@ -132,12 +146,13 @@ class ModelShape:
         return [*found, Matrix("output_head", self.hidden, self.vocab // tp, 1)]
 
     def _grouped_attention(self, heads: int, tp: int) -> list[Matrix]:
-        kv_heads = max(1, self.kv_heads // tp)
+        kv_heads, queries = max(1, self.kv_heads // tp), 2 * heads if self.gated_attention else heads
         if self.kv_heads % tp and tp % self.kv_heads:
             raise UnknownShape(f"{self.kv_heads} KV heads cannot be split over {tp} GPUs")
         return [
-            Matrix("qkv", self.hidden, (heads + 2 * kv_heads) * self.head_dim, self.layers),
-            Matrix("attention_out", heads * self.head_dim, self.hidden, self.layers),
+            Matrix("qkv", self.hidden, (queries + 2 * kv_heads) * self.head_dim, self.attention_layers),
+            Matrix("attention_out", heads * self.head_dim, self.hidden, self.attention_layers),
+            *self.linear,
         ]
 
     def _latent_attention(self, heads: int) -> list[Matrix]:
@@ -148,6 +163,11 @@ class ModelShape:
         found.append(Matrix("q_up", self.q_lora_rank or self.hidden, queries, self.layers))
         found.append(Matrix("kv_up", self.kv_lora_rank, heads * (self.nope_dim + self.value_dim), self.layers))
         found.append(Matrix("attention_out", heads * self.value_dim, self.hidden, self.layers))
+        if self.index_layers:
+            queries, layers = self.index_heads * self.index_dim, self.index_layers
+            found.append(Matrix("index_q", self.q_lora_rank or self.hidden, queries, layers))
+            found.append(Matrix("index_k", self.hidden, self.index_dim, layers))
+            found.append(Matrix("index_weights", self.hidden, self.index_heads, layers))
         return found
 
     @cached_property
@@ -155,7 +175,7 @@ class ModelShape:
         """All weights; None where they are not known (`unknown_weights`)."""
         if self.unknown_weights:
             return None
-        matrices = sum(matrix.weights for matrix in self.matrices())
+        matrices = sum(matrix.weights for matrix in self.stored_matrices())
         embedding = 0 if self.tied else self.vocab * self.hidden  # tied: the output head is the embedding
         return matrices + embedding + self.small_weights
 
@@ -164,7 +184,7 @@ class ModelShape:
         """Weights in routed experts; None where they are not known."""
         if self.unknown_weights:
             return None
-        return sum(matrix.weights for matrix in self.matrices() if matrix.experts > 1)
+        return sum(matrix.weights for matrix in self.stored_matrices() if matrix.experts > 1)
 
     def kv_bytes(self, tokens: float = 1, dtype: str | None = None) -> float | None:
         """Bytes of the cache of one sequence of `tokens`; `dtype` of the cache, else the model's (16 bit for fp8).
@@ -178,10 +198,6 @@ class ModelShape:
             group.layers * group.values * min(tokens, group.window or tokens) * (group.value_bytes or each)
             for group in self.cache
         )
-
-    def _need_known(self) -> None:
-        if self.unknown_weights:
-            raise UnknownShape(self.unknown_weights)
 
 
 def read_shape(folder: Path) -> ModelShape:
@@ -199,7 +215,7 @@ def from_config(config: Mapping[str, Any]) -> ModelShape:
     layers, hidden = layer_count(read), read.need("hidden")
     cache, unknown_cache = _told(lambda: cache_groups(read))
     heads = read.size("heads") or 0
-    sizes, unknown_weights = _told(lambda: _sizes(read, layers))
+    sizes, unknown_weights = _told(lambda: _sizes(read, layers, cache))
     dtype = read.text.get("dtype") or read.text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
     tied = read.either("tie_word_embeddings")
     found = {
@@ -238,14 +254,15 @@ def _number(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _sizes(read: Config, layers: int) -> dict[str, Any]:
+def _sizes(read: Config, layers: int, cache: tuple[CacheGroup, ...] | None) -> dict[str, Any]:
     """What weights and operations need beyond the sizes that every model has; UnknownShape where it is not known."""
     family = FAMILIES.get(read.family)
     if family is None:
         raise UnknownShape(f"the layers of {read.family!r} are not known here")
     if read.varies or "block_configs" in read or read.get("is_encoder_decoder") or read.get("num_kv_shared_layers"):
         raise UnknownShape(f"the layers of this {read.family!r} are not all alike")
-    vocab, ffn, experts = read.need("vocab"), read.need("ffn"), _experts(read) or 0
+    ffn = read.size("ffn") or read.size("expert_ffn") or read.need("ffn")  # none where all layers have experts
+    vocab, experts = read.need("vocab"), _experts(read) or 0
     latent = bool(read.get("kv_lora_rank"))
     for key in ("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim") if latent else ():
         if not isinstance(read.get(key), int):
@@ -268,12 +285,41 @@ def _sizes(read: Config, layers: int) -> dict[str, Any]:
         "nope_dim": read.get("qk_nope_head_dim") if latent else 0,
         "value_dim": read.get("v_head_dim") if latent else 0,
         "gated": family.gated,
+        "gated_attention": family.gated_attention,
     }
+    shape["attention_layers"] = layers
+    if family.operations:
+        if cache is None:
+            raise UnknownShape("which layers have attention, or an index of their own, is not known")
+        index = read.get("index_head_dim") if latent else 0
+        shape |= {
+            "attention_layers": cache[0].layers,
+            "index_heads": read.get("index_n_heads") if index else 0,
+            "index_dim": index or 0,
+            "index_layers": cache[-1].layers if index else 0,
+        }
     shape["small_weights"] = _small_weights(read, family, layers, shape)
     strange = [name for name, value in shape.items() if not isinstance(value, int) or value < 0]
     if strange:
         raise UnknownShape(f"config.json's sizes give no {strange[0]}")
+    if family.operations:
+        shape["unknown_operations"] = f"operations of {read.family!r} are not known here: {family.operations}"
+    shape["linear"] = _linear(read, layers - shape["attention_layers"])
     return shape
+
+
+def _linear(read: Config, layers: int) -> tuple[Matrix, ...]:
+    """Matrices of layers with linear attention (Gated DeltaNet: Qwen3-Next, Qwen3.5)."""
+    if not layers:
+        return ()
+    keys = read.get("linear_num_key_heads") * read.get("linear_key_head_dim")
+    heads, hidden = read.get("linear_num_value_heads"), read.need("hidden")
+    values = heads * read.get("linear_value_head_dim")
+    return (
+        Matrix("linear_in", hidden, 2 * keys + 2 * values + 2 * heads, layers),
+        Matrix("linear_out", values, hidden, layers),
+        Matrix("linear_convolution", 2 * keys + values, read.get("linear_conv_kernel_dim"), layers),
+    )
 
 
 def _experts(read: Config) -> int | None:
@@ -305,18 +351,18 @@ def _small_weights(read: Config, family: Family, layers: int, sizes: Mapping[str
     """Norms, biases, gates of shared experts and routers' corrections, over all layers."""
     hidden, heads, kv, size = read.need("hidden"), read.need("heads"), kv_heads(read), head_size(read)
     norm = hidden * family.norm_values
-    layer, sparse = family.norms * norm, 0
+    layer, attention, sparse, attending = family.norms * norm, 0, 0, sizes["attention_layers"]
     if read.get("kv_lora_rank"):
-        layer += read.get("kv_lora_rank") + sizes["q_lora_rank"]
+        attention += read.get("kv_lora_rank") + sizes["q_lora_rank"]
     elif family.head_norms and (family.head_norms_key is None or read.get(family.head_norms_key)):
-        layer += 2 * size if family.head_norms == "head" else (heads + kv) * size
+        attention += 2 * size if family.head_norms == "head" else (heads + kv) * size
     elif read.family in ("cohere", "cohere2") and read.get("use_qk_norm"):
-        layer += (heads + kv) * size
+        attention += (heads + kv) * size
     bias = _biased(read, family)
-    layer += (heads + 2 * kv) * size if "qkv" in bias else 0
-    layer += hidden if bias.endswith("o") else 0
+    attention += (heads + 2 * kv) * size if "qkv" in bias else 0
+    attention += hidden if bias.endswith("o") else 0
     if family.sinks:
-        layer += heads
+        attention += heads
     dense = layers - sizes["sparse_layers"]
     if read.get(family.mlp_bias_key, family.mlp_bias) if family.mlp_bias_key else family.mlp_bias:
         layer += (sizes["ffn"] * (2 if family.gated else 1) + hidden) if dense else 0
@@ -327,7 +373,10 @@ def _small_weights(read: Config, family: Family, layers: int, sizes: Mapping[str
             sparse += sizes["experts"] * (2 * sizes["expert_ffn"] + hidden + 1)
     layer += family.activation_values
     norm += sizes["vocab"] if read.get("lm_head_bias") else 0
-    return layers * layer + sizes["sparse_layers"] * sparse + norm
+    found = layers * layer + attending * attention + sizes["sparse_layers"] * sparse + norm
+    if attending < layers:  # decays and a norm of linear attention
+        found += (layers - attending) * (2 * read.get("linear_num_value_heads") + read.get("linear_value_head_dim"))
+    return found + sizes.get("index_layers", 0) * 2 * sizes.get("index_dim", 0)
 
 
 def _biased(read: Config, family: Family) -> str:

@@ -25,6 +25,10 @@ MODULES = {
     "kv_up": ("self_attn.kv_b_proj",),
     "q_down": ("self_attn.q_a_proj",),
     "q_up": ("self_attn.q_b_proj", "self_attn.q_proj"),
+    "index_q": ("self_attn.indexer.wq_b",),
+    "index_k": ("self_attn.indexer.wk",),
+    "linear_in": ("linear_attn.in_proj_qkvz", "linear_attn.in_proj_qkv"),
+    "linear_out": ("linear_attn.out_proj",),
     "ffn_up_gate": ("mlp.gate_proj", "mlp.up_proj", "mlp.gate_up_proj"),
     "ffn_up": ("mlp.up_proj", "mlp.c_fc"),
     "ffn_down": ("mlp.down_proj", "mlp.c_proj"),
@@ -74,12 +78,14 @@ def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> t
     if str(_inside(quantization, "sparsity_config", "format") or "dense") != "dense":
         raise UnknownShape("the weights are stored sparse, and their bytes are not known here")
     bits, whole = _bits(quantization), max(2.0, whole)  # `dtype: float8` names the quantized ones
-    kept = tuple(_kept(quantization))
+    kept = tuple(pattern for name in _kept(quantization) if (pattern := _pattern(name)))
     # The head is left as it is unless the file says otherwise, and routers always; MXFP4 is for experts alone.
-    left = {"router"} if quantization.get("lm_head") is True else {"router", "output_head"}
+    left = {"router", "index_weights", "linear_convolution"} | (
+        set() if quantization.get("lm_head") is True else {"output_head"}
+    )
     only_experts = str(quantization.get("quant_method")).lower() == "mxfp4"
     total = experts = 0.0
-    for matrix in shape.matrices():
+    for matrix in shape.stored_matrices():
         plain = matrix.name in left or (only_experts and matrix.experts == 1) or _is_kept(matrix, kept, shape)
         size = matrix.weights * (whole if plain else bits / 8)
         total += size
@@ -234,27 +240,28 @@ def _kept(quantization: Mapping[str, Any]) -> Iterable[str]:
             yield str(name)
 
 
-def _is_kept(matrix: Matrix, kept: tuple[str, ...], shape: ModelShape) -> bool:
+def _is_kept(matrix: Matrix, kept: tuple[re.Pattern[str], ...], shape: ModelShape) -> bool:
     """Whether all layers of a matrix are left out; one that is left out in some layers counts as quantized."""
-    if not kept:
-        return False
-    names = MODULES.get(matrix.name, ())
-    first = shape.layers - matrix.layers if matrix.name.startswith(("expert", "shared", "router")) else 0
-    some = [first + position for position in {0, matrix.layers // 2, matrix.layers - 1}]
-    return any(all(_named(f"model.layers.{layer}.{name}", kept) for layer in some) for name in names)
+    return any(
+        sum(_named(f"model.layers.{layer}.{name}", kept) for layer in range(shape.layers)) >= matrix.layers
+        for name in MODULES.get(matrix.name, ())
+    )
 
 
-def _named(module: str, kept: tuple[str, ...]) -> bool:
-    for pattern in kept:
-        if pattern.startswith("re:"):
-            try:
-                if re.match(pattern[3:], module):
-                    return True
-            except re.error:
-                continue
-        elif "*" in pattern:
-            if fnmatch.fnmatchcase(module, f"{pattern}*") or fnmatch.fnmatchcase(module, f"*.{pattern}*"):
-                return True
-        elif f".{pattern}." in f".{module}." or f".{pattern}".endswith(f".{module}"):  # a multimodal model's prefix
-            return True
-    return False
+def _named(module: str, kept: tuple[re.Pattern[str], ...]) -> bool:
+    return any(pattern.match(module) for pattern in kept)
+
+
+def _pattern(name: str) -> re.Pattern[str] | None:
+    """What a name, a pattern with stars or an expression after `re:` leaves out; None for an expression that is none.
+
+    A multimodal model's names have a part `language_model` more than the modules here.
+    """
+    name = re.sub(r"language_model(\\)?\.", "", name).replace("model.model.", "model.")
+    if not name.startswith("re:"):
+        inside = fnmatch.translate(f"{name}*") if "*" in name else rf"{re.escape(name)}(?:\.|$)"
+        name = rf"re:(?:.*\.)?(?:{inside})"
+    try:
+        return re.compile(name[3:])
+    except re.error:
+        return None
