@@ -14,6 +14,7 @@ from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.cli import report
 from servegauge.dataset import merge
+from servegauge.dataset.study_view import Study
 from servegauge.report import terminal
 from tests import synthetic
 
@@ -75,6 +76,13 @@ def test_what_failed_is_told_with_reason_log_and_command(made):
     assert f"  snakemake --profile profiles/hlrs --config study=demo -- {cell}\n" in text
     log = next(line for line in text.splitlines() if line.startswith("    log: ")).removeprefix("    log: ")
     assert Path(log).is_file()
+
+
+def test_a_probe_that_failed_is_named(made, monkeypatch):
+    row = {"platform": "own-cpu", "probe": "gemm", "status": "failed", "reason": "its process ended with status -9"}
+    monkeypatch.setattr(Study, "probes", [row, {**row, "reason": "later"}, {**row, "status": "ok"}])
+    text, _ = terminal.summarise(made[0], "demo")
+    assert "Probes   gemm on own-cpu: 2 failed, the first: its process ended with status -9; remove results/" in text
 
 
 def test_where_dataset_and_report_lie(made):

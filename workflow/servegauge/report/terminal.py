@@ -172,6 +172,13 @@ def _counts(study: Study) -> Iterator[str]:
         yield from textwrap.wrap(f"Skipped  {count}: {reason}", 110, subsequent_indent="         ")
     if len(skipped) > 3:
         yield f"         ... for {len(skipped) - 3} more reasons, see the report"
+    wrong = [row for row in study.probes if row["status"] == "failed"]
+    for (platform, probe), count in Counter((row["platform"], row["probe"]) for row in wrong).items():
+        reason = next(row["reason"] for row in wrong if (row["platform"], row["probe"]) == (platform, probe))
+        text = f"Probes   {probe} on {platform}: {count} failed, the first: {reason}; remove "
+        yield from textwrap.wrap(
+            f"{text}results/probes/{platform}-*.json to run them again", 110, subsequent_indent="         "
+        )
     names = Counter(flag for row in study.ok for flag in row["flags"])
     if names:
         order = sorted(names, key=lambda name: (name in SAMPLE_FLAGS, name))
