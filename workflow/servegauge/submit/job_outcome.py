@@ -28,7 +28,7 @@ def left(order: Order) -> Outcome | None:
 def outcome_of(order: Order, record: JobRecord, state: JobState, log: Path) -> Outcome:
     """The outcome of the attempt whose job ended as `state`; `log` is what its first task printed."""
     found = left(order)
-    ended = state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED")
+    ended = state.state in ("COMPLETED", "RUNNING", "COMPLETING", "ENDED") or _forgotten(state, found)
     # What a job does after an order, another order or its own end, takes nothing from what the order left.
     good = found is not None and (ended or found.ran_through)
     empty = Outcome(launch=order.launch.id, attempt=order.attempt, study=order.study, status="failed", cells={})
@@ -53,6 +53,12 @@ def outcome_of(order: Order, record: JobRecord, state: JobState, log: Path) -> O
             failed_nodes=record.failed_nodes,
         ),
     )
+
+
+def _forgotten(state: JobState, found: Outcome | None) -> bool:
+    """Whether Slurm forgot a job that left its outcome, as some do within seconds, and no signal had ended it."""
+    reason = (found.reason if found else None) or ""
+    return state.state == "UNKNOWN" and found is not None and not any(name in reason for name in ("SIGTERM", "SIGINT"))
 
 
 def seal_logs(folder: Path) -> None:
