@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from servegauge.inputs.config_json import UnknownShape
@@ -78,7 +79,7 @@ def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> t
     if str(_inside(quantization, "sparsity_config", "format") or "dense") != "dense":
         raise UnknownShape("the weights are stored sparse, and their bytes are not known here")
     bits, whole = _bits(quantization), max(2.0, whole)  # `dtype: float8` names the quantized ones
-    kept = tuple(pattern for name in _kept(quantization) if (pattern := _pattern(name)))
+    kept = _sorted_out(_kept(quantization))
     # The head is left as it is unless the file says otherwise, and routers always; MXFP4 is for experts alone.
     left = {"router", "index_weights", "linear_convolution"} | (
         set() if quantization.get("lm_head") is True else {"output_head"}
@@ -240,28 +241,37 @@ def _kept(quantization: Mapping[str, Any]) -> Iterable[str]:
             yield str(name)
 
 
-def _is_kept(matrix: Matrix, kept: tuple[re.Pattern[str], ...], shape: ModelShape) -> bool:
+def _is_kept(matrix: Matrix, kept: tuple[frozenset[str], tuple[re.Pattern[str], ...]], shape: ModelShape) -> bool:
     """Whether all layers of a matrix are left out; one that is left out in some layers counts as quantized."""
+    names, patterns = kept
+    if not names and not patterns:
+        return False
     return any(
-        sum(_named(f"model.layers.{layer}.{name}", kept) for layer in range(shape.layers)) >= matrix.layers
+        sum(_named(f"model.layers.{layer}.{name}", names, patterns) for layer in range(shape.layers)) >= matrix.layers
         for name in MODULES.get(matrix.name, ())
     )
 
 
-def _named(module: str, kept: tuple[re.Pattern[str], ...]) -> bool:
-    return any(pattern.match(module) for pattern in kept)
+def _named(module: str, names: frozenset[str], patterns: tuple[re.Pattern[str], ...]) -> bool:
+    parts = module.split(".")
+    ends = range(1, len(parts) + 1)  # lists have thousands of names: they are looked up, not searched
+    return any(".".join(parts[start:end]) in names for end in ends for start in range(end)) or any(
+        pattern.match(module) for pattern in patterns
+    )
 
 
-def _pattern(name: str) -> re.Pattern[str] | None:
-    """What a name, a pattern with stars or an expression after `re:` leaves out; None for an expression that is none.
+def _sorted_out(kept: Iterable[str]) -> tuple[frozenset[str], tuple[re.Pattern[str], ...]]:
+    """Names of modules, and patterns: those with stars, and expressions after `re:` that are some.
 
     A multimodal model's names have a part `language_model` more than the modules here.
     """
-    name = re.sub(r"language_model(\\)?\.", "", name).replace("model.model.", "model.")
-    if not name.startswith("re:"):
-        inside = fnmatch.translate(f"{name}*") if "*" in name else rf"{re.escape(name)}(?:\.|$)"
-        name = rf"re:(?:.*\.)?(?:{inside})"
-    try:
-        return re.compile(name[3:])
-    except re.error:
-        return None
+    names, patterns = set(), []
+    for given in kept:
+        name = re.sub(r"language_model(\\)?\.", "", given).replace("model.model.", "model.")
+        if not name.startswith("re:") and "*" not in name:
+            names.add(name)
+            continue
+        text = name[3:] if name.startswith("re:") else rf"(?:.*\.)?(?:{fnmatch.translate(f'{name}*')})"
+        with suppress(re.error):
+            patterns.append(re.compile(text))
+    return frozenset(names), tuple(patterns)
