@@ -250,6 +250,11 @@ def test_a_quantization_of_another_kind_than_known_leaves_the_cache_known() -> N
         assert known["kv"]
 
 
+def test_a_cache_scheme_of_another_kind_is_none() -> None:
+    odd = {"quant_method": "fp8", "kv_cache_scheme": {"num_bits": [8]}}
+    assert fit.of_config({**LLAMA, "quantization_config": odd})["kv_dtype"] is None
+
+
 def test_mlx_quantizes_more_than_the_layers_and_is_no_guess(tree: Tree) -> None:
     mlx = {"group_size": 64, "bits": 4}
     tree.write("models/large/config.json", {**LLAMA, "quantization": mlx, "quantization_config": mlx})

@@ -109,7 +109,7 @@ def cache_groups(config: Config) -> tuple[CacheGroup, ...]:
         found += (CacheGroup(indexed, index + 4 * math.ceil(index / 128), None, 1.0),)
     sparse = config.get("sparse_attention_config")
     if isinstance(sparse, dict) and sparse.get("use_sparse_attention"):  # MiniMax-M3: a key for the index, once
-        found += (CacheGroup(sum(sparse["sparse_attention_freq"]), sparse["sparse_index_dim"]),)
+        found += _gather((None, sparse["sparse_index_dim"]) for chosen in sparse["sparse_attention_freq"] if chosen)
     return found
 
 

@@ -114,7 +114,7 @@ def cache_dtype_of(quantization: Mapping[str, Any] | None) -> str | None:
     scheme: Any = about.get("kv_cache_scheme") or about.get("kv_cache_quant_algo")
     scheme = scheme or _inside(about, "quantization", "kv_cache_quant_algo")
     if isinstance(scheme, Mapping):
-        return {8: "fp8", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
+        return {"8": "fp8", "4": "nvfp4"}.get(str(scheme.get("num_bits")))
     if isinstance(scheme, str) and scheme.lower() in ("fp8", "int8", "nvfp4"):
         return scheme.lower()
     return "fp8" if about.get("kv_cache_quant_config") or about.get("kv_cache_group") else None  # Quark
