@@ -21,6 +21,7 @@ from servegauge.base.secret_shapes import looks_random
 from servegauge.base.text import csv_cell, visible
 from servegauge.inputs.config_files import refuse_secrets
 from servegauge.launch import provenance
+from servegauge.submit.watch import say_to
 
 DRAW = random.Random(20261126)
 MIXED, HEX, UPPER = string.ascii_letters + string.digits, "0123456789abcdef", string.ascii_uppercase + string.digits
@@ -234,6 +235,15 @@ def test_in_what_a_launch_keeps(tmp_path, monkeypatch):
         assert secret not in provenance.without_secrets(f"said {secret} in passing", [])
 
 
+def test_in_what_is_passed_on_from_slurm(tmp_path, monkeypatch, capsys):
+    """The log of a launch repeats what sbatch, its wrappers and the job say."""
+    monkeypatch.setenv("LAB_PASSWORD", PASSWORDS[0])
+    say = say_to(tmp_path / "logs/launch.log")
+    say(f"sbatch: error: \x1b[2J {PASSWORDS[0]} of {MAKERS[0]}")
+    for said in ((tmp_path / "logs/launch.log").read_text(), capsys.readouterr().err):
+        assert said == "sbatch: error: \\x1b[2J *** of ***\n"
+
+
 PROVENANCE = [
     "revision {}", "commit {}", "sha256 {}", "sha256:{}", "at {}", "model.safetensors {} 4 GB", "image@sha256:{}",
     "block hash {}", "git+https://h/r@{}", "tokens of revision {}", "the key of workload {}", "etag {}", "id={}",
@@ -250,6 +260,7 @@ STAYS = [
     "seed=12345678901234567890",
     "for a mix of output tokens: the share of all", "sent to first token = client + queue",
     "kv_bytes_per_token: 4 of them",
+    "void thrust::cuda_cub::sort_by_key::agent<int>(T)", "moe::dev::token::permuteKernel<float>",
     "\x1b[32mINFO\x1b[0m token usage: 0.02", "data: SGVsbG8gd29ybGQsIHRoaXMgaXMgYSB0ZXN0IG9mIGJhc2U2NA==",
     "GPU-12345678-1234-1234-1234-123456789abc", "cmpl-0123456789abcdef0123456789abcdef", "user@host.example:/path",
 ]  # fmt: skip

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -38,3 +40,18 @@ def test_what_is_no_ordinary_file_is_refused_and_left_alone(lock: Path, tmp_path
     with pytest.raises(UserError, match="SERVEGAUGE_MACHINE_LOCK"), entrypoint.machine_lock("a launch"):
         pass
     assert not victim.exists() if kind == "dangling link" else victim.read_text() == "precious"
+
+
+def test_what_another_user_wrote_into_it_is_not_obeyed(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock.write_bytes(b"\x1b[2J\xff" + b"x" * 10_000)
+
+    def busy(file: TextIO, wait: Callable[[bool], None]) -> None:
+        wait(True)
+
+    monkeypatch.setattr(entrypoint, "wait_for_lock", busy)
+    with entrypoint.machine_lock("a launch"):
+        said = capsys.readouterr().out
+    assert said.startswith("waiting for this machine: \\x1b[2J")
+    assert len(said) < 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from typing import Any, TextIO, cast
 
 from servegauge.base.text import visible
 
@@ -23,6 +25,20 @@ def did_you_mean(found: object, allowed: Iterable[object]) -> str:
     names = [str(name) for name in allowed]
     near = difflib.get_close_matches(str(found), names, 1) or [name for name in names if name.startswith(f"{found}_")]
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class Shown:
+    """Standard output that no terminal obeys: names and words of others, in what a command prints, are escaped."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 # What a disk, a quota or a mode refuses: a person makes room or asks for the right; it is no fault of the program.
@@ -50,7 +66,8 @@ def run_and_exit(main: Callable[[], int | None]) -> None:
     the system's words. Where the reader of the output has ended (`| head`), the status is that of SIGPIPE.
     """
     try:
-        status = main() or 0
+        with contextlib.redirect_stdout(cast(TextIO, Shown(sys.stdout))):
+            status = main() or 0
         sys.stdout.flush()
         sys.exit(status)
     except UserError as error:

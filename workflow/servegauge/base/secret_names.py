@@ -47,7 +47,7 @@ _COUNTED = re.compile(r"tokens|keys|num|count|size|len|max|min|heads|block|batch
 # and --name value, in running text
 NAMED = re.compile(
     r"(?<![\w.-])(?:u00[0-9a-f]{2})?(?P<name>-{0,2}[^\W\d][\w.-]{0,100})"
-    r"(?:(?P<mark>(?:\\*[\"'`]|\*\*)?\]?(?:\[\w{0,9}\])?)\s*(?P<sign>:=|=>|[=:])[^\S\n]*"
+    r"(?:(?P<mark>(?:\\*[\"'`]|\*\*)?\]?(?:\[\w{0,9}\])?)\s*(?P<sign>:=|=>|=|:(?!:))[^\S\n]*"
     r"|\\*[\"'](?P<pair>\s*,\s*)(?=[a-z]?\\*[\"'])|(?P<gap>[ \t]+))"
 )
 QUOTED = re.compile(r"(?P<open>\\*(?:\"{3}|'{3}|[\"'`]))(?P<value>.{0,10000}?)(?<!\\)(?P=open)", re.DOTALL)

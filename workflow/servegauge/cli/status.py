@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -39,8 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.watch is None:
             print(text)
             return 0
-        clear = "\033[2J\033[H" if sys.stdout.isatty() else ""
-        print(f"{clear}{utc_now()}\n{text}", flush=True)
+        if sys.stdout.isatty():
+            os.write(sys.stdout.fileno(), b"\033[2J\033[H")  # to the terminal itself: what is printed is escaped
+        print(f"{utc_now()}\n{text}", flush=True)
         time.sleep(arguments.watch)
 
 

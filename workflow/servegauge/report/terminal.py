@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from servegauge.base.errors import UserError
 from servegauge.base.numbers import mean
-from servegauge.base.text import aligned, quantity, ratio_text
+from servegauge.base.text import aligned, quantity, ratio_text, visible
 from servegauge.contract.metric import TERMINAL
 from servegauge.contract.metric_registry.capacity import CAPACITY
 
@@ -35,9 +35,9 @@ def show(results: Path, study: str, profile: str | None = None) -> int:
     try:
         text, failed = summarise(results, study, profile or profile_of(sys.argv))
     except UserError as error:
-        print(error)
+        print(visible(str(error)))
         return 0
-    print(text, flush=True)
+    print(visible(text), flush=True)
     return 1 if failed else 0
 
 

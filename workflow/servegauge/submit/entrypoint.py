@@ -24,6 +24,7 @@ from servegauge.base import allocation, environment
 from servegauge.base.errors import UserError
 from servegauge.base.files import read_json, write_json
 from servegauge.base.locks import wait_for_lock
+from servegauge.base.text import visible
 from servegauge.contract.records.base import DamagedRecord, read, read_if_there, write
 from servegauge.contract.records.job import Left, Running
 from servegauge.contract.records.order import JobContext, Node, Order, is_measured
@@ -134,7 +135,8 @@ def machine_lock(holder: str) -> Iterator[None]:
         def wait(first: bool) -> None:
             if first:
                 file.seek(0)
-                print(f"waiting for this machine: {file.read().strip() or 'another launch'} has it", flush=True)
+                who = visible(file.read(200)).strip()  # another user may have written it
+                print(f"waiting for this machine: {who or 'another launch'} has it", flush=True)
             time.sleep(0.2)
 
         wait_for_lock(file, wait)
@@ -176,7 +178,7 @@ def _regular(path: Path, handle: int, mode: str = "r+") -> TextIO:
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
         os.close(handle)
         raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
-    return cast(TextIO, os.fdopen(handle, mode, encoding="utf-8"))
+    return cast(TextIO, os.fdopen(handle, mode, encoding="utf-8", errors="replace"))
 
 
 # -- time -----------------------------------------------------------------

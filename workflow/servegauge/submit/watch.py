@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from servegauge.base import redact
 from servegauge.base.progress import duration
+from servegauge.base.text import visible
 from servegauge.contract.records.order import Order
 from servegauge.submit.backend import Backend
 from servegauge.submit.job_outcome import left
@@ -22,12 +25,18 @@ Say = Callable[[str], None]
 
 
 def say_to(log: Path | None) -> Say:
-    """What says a line on the terminal, and in `log`, whose folder is made; neither may be there any more."""
+    """What says a line on the terminal, and in `log`, whose folder is made; neither may be there any more.
+
+    It repeats words of Slurm and of wrappers around its commands: secrets and control characters are taken out.
+    """
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
     kept = log.open("a", encoding="utf-8") if log else None
 
+    known = redact.secret_values(os.environ)
+
     def say(text: str) -> None:
+        text = visible(redact.text(text, known))
         for stream in (sys.stderr, kept):
             with contextlib.suppress(OSError, ValueError):
                 if stream is not None:
