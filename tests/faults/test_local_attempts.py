@@ -290,7 +290,7 @@ class _Loud:
         return os.mkdir, (str(self.file),)
 
 
-@pytest.mark.parametrize("where", ["../evil", "job-1a2b3c4d"])
+@pytest.mark.parametrize("where", ["../evil", "job-1a2b3c4d", "job-5e6f7a8b"])
 def test_nothing_that_lies_in_results_is_unpickled(site, tmp_path, where):
     """Whatever the record of a job names, and whatever lies there under the names that submitit gives."""
     [launch] = site.plan(OK, {"does": "fail"})
@@ -299,6 +299,9 @@ def test_nothing_that_lies_in_results_is_unpickled(site, tmp_path, where):
     folder.with_suffix(".json").unlink()
     job = json.loads((folder / "job.json").read_text())
     (folder / "job.json").write_text(json.dumps({**job, "folder": where, "state": "submitted", "ended": None}))
+    if linked := where == "job-5e6f7a8b":
+        (tmp_path / "elsewhere").mkdir()
+        (folder / where).symlink_to(tmp_path / "elsewhere")
     (folder / where).mkdir(exist_ok=True)
     pickled = pickle.dumps(("success", _Loud(tmp_path / "loaded")))
     for name in (f"{job['job']}_0_result.pkl", f"{job['job']}_submitted.pkl", "inline_0_result.pkl"):
@@ -308,6 +311,9 @@ def test_nothing_that_lies_in_results_is_unpickled(site, tmp_path, where):
     if where == "../evil":
         assert status == 2
         assert "its folder is '../evil'" in said
+    if linked:
+        assert status == 2
+        assert "its folder job-5e6f7a8b is a link" in said
 
 
 def test_what_could_hold_secrets_is_private(site):

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from servegauge.base.errors import UserError
 from servegauge.base.locks import NoLocks, wait_for_lock
 from servegauge.base.progress import duration
-from servegauge.contract.records.base import read_if_there, write
+from servegauge.contract.records.base import DamagedRecord, read_if_there, write
 from servegauge.contract.records.job import JobEnd, JobRecord, Left
 from servegauge.contract.records.order import Order, attempt_folder, is_measured
 from servegauge.contract.records.outcome import Outcome
@@ -149,6 +149,8 @@ class Attempt:
         """How this attempt is, or was, submitted: what job.json says wins over what is asked for now."""
         if self._submitter is None:
             folder = (self._carrier or self.folder).resolve() / self.record.folder
+            if folder.is_symlink():  # nothing outside the attempt's folder is read
+                raise DamagedRecord(self.file, JobRecord, f"its folder {self.record.folder} is a link")
             self._submitter = backend(self.record.mode)(folder, self.order, self.queue, self.exclude)
         return self._submitter
 
