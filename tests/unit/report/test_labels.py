@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import matplotlib as mpl
 import pytest
 from matplotlib.figure import Figure as Canvas
 from matplotlib.text import Text
@@ -76,3 +77,31 @@ def test_labels_do_not_collide(tmp_path, monkeypatch) -> None:
     figures = draw(study, comparison, platform_section(study, comparison), of_study(study))
     assert len(collide) == len(figures)
     assert [name for name, found in zip(figures, collide, strict=True) if found] == []
+
+
+def test_a_name_is_no_formula(tmp_path, only_figures) -> None:
+    """Matplotlib reads what stands between two $ as mathematics, and ends where it cannot."""
+    only_figures("ratios", "distribution-ttft")
+    synthetic.make_results(tmp_path, requests=20, repeats=2)
+    merge.merge(tmp_path / "results")
+    study = Study(tmp_path / "results", "demo")
+    for row in study.cells:
+        prompts = rf"{row['prompts']}$\frac{{$"
+        row.update(prompts=prompts, axes={**row["axes"], "prompts": prompts})
+    comparison = compare(study)
+    figures = draw(study, comparison, platform_section(study, comparison), of_study(study))
+    assert all(r"short$\frac{$" in figure.inline for figure in figures.values())
+    assert not any("mathdefault" in figure.inline for figure in figures.values())
+
+
+def test_a_logarithmic_axis_is_labelled_with_plain_numbers() -> None:
+    with mpl.rc_context(figure_style.STYLE):
+        canvas = Canvas()
+        axes = canvas.add_subplot()
+        axes.plot([0.2, 700], [0.2, 700])
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(figure_style.PlainNumbers())
+        axes.xaxis.set_minor_formatter(figure_style.PlainNumbers())
+        canvas.draw_without_rendering()
+        labels = [tick.label1.get_text() for tick in axes.xaxis.get_major_ticks()]
+    assert {"1", "10", "100"} <= set(labels)

@@ -17,6 +17,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogFormatterSciNotation
 
 # Okabe and Ito's palette, then the same lightened for a dark page.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -35,9 +36,19 @@ _REAL = {  # placeholder -> the colour in a file, and on the page
     SAME: ("#5b6f8a", "var(--same)"),
     **{colour: (COLOURS[index], f"var(--s{index})") for index, colour in enumerate(SERIES)},
 }
+
+
+class PlainNumbers(LogFormatterSciNotation):
+    """Where matplotlib labels a logarithmic axis, the number as it is written elsewhere; no formula."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 STYLE: dict[Any, Any] = {  # matplotlib declares each key as a literal
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "text.parse_math": False,  # a name with two $ is a name, and no formula
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from servegauge.contract.columns import Row
 from servegauge.dataset.study_view import label, without
 from servegauge.report.figure import Figure, Material
-from servegauge.report.figure_style import Drawn, finish, legend, nothing
+from servegauge.report.figure_style import Drawn, PlainNumbers, finish, legend, nothing
 from servegauge.report.plots.series import first_panels, grid
 
 POINTS = 120  # of one distribution
@@ -47,6 +47,8 @@ def distributions(material: Material, figure: Figure) -> Drawn:
         low, high = axes.get_xlim()
         if low > 0 and high / max(low, 1e-9) > 30:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(PlainNumbers())
+            axes.xaxis.set_minor_formatter(PlainNumbers())
     legend(canvas, panels[0], len(series.levels))
     caption = "Share of the answered requests at or below each latency; one line per launch."
     return finish(canvas, figure.name, figure.title, caption + rest)

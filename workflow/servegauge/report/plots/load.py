@@ -16,7 +16,7 @@ from servegauge.contract.columns import Row
 from servegauge.dataset.study_view import label, without
 from servegauge.report.capacity_section import capacity, capacity_words
 from servegauge.report.figure import Figure, Material
-from servegauge.report.figure_style import MUTED, Drawn, finish, legend, nothing
+from servegauge.report.figure_style import MUTED, Drawn, PlainNumbers, finish, legend, nothing
 from servegauge.report.plots.series import COLUMNS, PANEL_IN, Series, first_panels
 
 # figure -> in words, columns of CELLS with a word for each, what they are multiplied by, and the unit then
@@ -193,5 +193,6 @@ def _sensible_y(panels: Sequence[Axes]) -> None:
     if low > 0 and high / low > 20:
         panels[0].set_yscale("log")
         panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panels[0].yaxis.set_minor_formatter(PlainNumbers())
     else:
         panels[0].set_ylim(0, high * 1.08 if high else 1)
