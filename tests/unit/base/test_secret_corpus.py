@@ -217,6 +217,9 @@ def test_in_files_that_people_write(tmp_path):
                 refuse_secrets(tmp_path / "x.yaml", f"question: x\n{line}\n")
                 let_through.append(line)
     assert let_through == []
+    for two in ("password: >-\n  {}", "- name: DB_PASSWORD\n  value: {}", "token:\n  {}", "password: '\n  {}'"):
+        with pytest.raises(UserError, match=r"x\.yaml:3: this line looks like a secret"):
+            refuse_secrets(tmp_path / "x.yaml", f"a: 1\n{two.format(PASSWORDS[0])}\nb: 1\n")
     with pytest.raises(UserError, match=r"x\.yaml:2: this line looks like a secret.*so do lines 4") as caught:
         refuse_secrets(tmp_path / "x.yaml", f"a: 1\nb: {MAKERS[0]}\nc: 2\n# {MAKERS[1]}\n")
     assert not kept_in(MAKERS[0], str(caught.value))

@@ -166,7 +166,7 @@ def suspicious(value: str) -> bool:
         if not is_secret_name(match["name"]) or (match["gap"] and not ASSIGNS.search(before)):
             continue
         _, _, plain, _ = value_after(value, match)
-        word = plain.replace("\\ ", "").strip("[]()\"' ").partition(" ")[0]
+        word = plain.replace("\\ ", "").strip("[]()\"' \n").partition(" ")[0]
         if re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s$<{*/.~][^\s]{7,}", word):
             return True
     return False

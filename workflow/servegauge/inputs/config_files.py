@@ -76,7 +76,15 @@ def read_named(root: Path, folder: str, kind: str, name: str) -> tuple[dict[str,
 
 def refuse_secrets(path: Path, text: str) -> None:
     """UserError where a line of a file that is kept with the results looks like a secret, comments included."""
-    found = [number for number, line in enumerate(text.splitlines(), start=1) if redact.suspicious(line)]
+    lines = text.splitlines()
+    alone = [redact.suspicious(line) for line in lines]
+    found = [
+        number
+        for number, line in enumerate(lines, start=1)
+        # by itself, or as the value of a name in the line before
+        if alone[number - 1]
+        or (number > 1 and not alone[number - 2] and redact.suspicious(f"{lines[number - 2]}\n{line}"))
+    ]
     if found:
         also = f" (so do lines {', '.join(map(str, found[1:]))})" if found[1:] else ""
         raise UserError(f"{path}:{found[0]}: this line {SECRET}{also}")
