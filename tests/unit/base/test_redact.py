@@ -124,6 +124,7 @@ def test_no_fact_has_a_secrets_name():
         ("https://h/x?token=abc123&page=2", "https://h/x?token=***&page=2"),
         ("https://h/x?X-Amz-Credential=AK/1&n=2", "https://h/x?X-Amz-Credential=***&n=2"),
         ("u=https%3A%2F%2Fme%3Ap%2540ss%40h%2Fx", "u=https%3A%2F%2F***%40h%2Fx"),
+        ("wandb login --host h " + "0a" * 20, "wandb login --host h ***"),
         ("hf_" + "a" * 30, "***"),
         ("key sk-proj-" + "b1" * 20 + " end", "key *** end"),
         ("AKIAABCDEFGHIJKLMNOP", "***"),

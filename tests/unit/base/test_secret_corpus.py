@@ -79,6 +79,8 @@ WORDS = [
     "using token {}", "wandb: key is {}", "wandb login {}", "logged in with key {}", "the API key is {}", "token: {}",
     "your access token was set to '{}'", "secret -> {}", "credentials ({})", "my-key={}", "HF_TOKEN {}", "api key `{}`",
     "{} is the token", "{} is my API key", "Authorization: Token {}", "Cookie: sid={}; theme=dark",
+    "Authorization%3A%20Bearer%20{}", "secret key ....... {}", "token → {}", "api-key header {}",
+    "{}:x-oauth-basic@github.com",
     "# key {} # old one", "[(b'x-api-key', b'{}')]", "> X-Vault-Token : {}", "api_key=['{}'], x=1",
     'found key "{}"', "export WANDB_KEY={}", "--api-key {}", "token\n{}", "https://me:{}@store.example/x",
 ]  # fmt: skip
@@ -89,7 +91,10 @@ PASSWORD_WORDS = [
     'os.environ["DB_PASSWORD"] = "{}"', "('password', '{}')", "**password**: {}", "| password | {} |", "DB_PASS={}",
     "PASSWORD=ab,{}", "PASSWORD=my\\ {}", "PASSWORD='my'\"{}\"", "password for me: {}", "curl -su me:{} http://h",
     "smbclient //h/x -U me%{}", "podman pull --creds me:{} x", "Kennwort: {}",
-    "to me:{}@proxy.example:3128",
+    "to me:{}@proxy.example:3128", "echo {} | docker login --password-stdin", "mc alias set m http://h:9000 ME {}",
+    "aws configure set aws_secret_access_key {}", "vault login {}", "Password for 'https://x': {}",
+    "HTTPBasicAuth('me', '{}')", "api_key=SecretStr('{}')", "cookies={{'sid': '{}'}}", "password is: {}",
+    "password&#61;{}", "secret\\u003d{}", "<input name='password' value='{}'>",
     "\x1b[32mpassword\x1b[0m=\x1b[31m{}\x1b[0m", "pass\u200bword={}", "ｐａｓｓｗｏｒｄ={}",
     "docker login -u me -p {}", "machine h login me password {}", "mysql -u root -p{} db", "redis-cli -h h -a {} ping",
 ]  # fmt: skip

@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from servegauge.base.files import whole_file
-from servegauge.base.secret_names import ASSIGNS, NAMED, NUMBER, drops, value_after, without_entries, without_named
+from servegauge.base.secret_names import (
+    BEFORE,
+    NAMED,
+    NUMBER,
+    assigns,
+    drops,
+    value_after,
+    without_entries,
+    without_named,
+)
 from servegauge.base.secret_names import is_secret_name as is_secret_name
 from servegauge.base.secret_shapes import REMOVED, hidden_words, without_shapes
 from servegauge.base.text import bare, visible
@@ -162,12 +171,15 @@ def suspicious(value: str) -> bool:
     if without_entries(without_shapes(value)) != value:
         return True
     for match in NAMED.finditer(value):
-        before = value[max(0, match.start() - 20) : match.start()]
-        if not is_secret_name(match["name"]) or (match["gap"] and not ASSIGNS.search(before)):
+        before = value[max(0, match.start() - BEFORE) : match.start()]
+        if not is_secret_name(match["name"]) or (match["gap"] and not assigns(before)):
             continue
         _, _, plain, _ = value_after(value, match)
-        word = plain.replace("\\ ", "").strip("[]()\"' \n").partition(" ")[0]
-        if re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s$<{*/.~][^\s]{7,}", word):
+        # All that a list or a mapping holds, or the first word
+        several = plain[:1] in ("{", "[", "(")
+        plain = plain.replace("\\ ", "").strip("[]()\"' \n")
+        words = re.split(r"[\s\"'{}\[\](),]+", plain) if several else plain.split(" ", 1)[:1]
+        if any(re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^\s$<{*/.~][^\s]{7,}", word) for word in words):
             return True
     return False
 

@@ -54,7 +54,8 @@ QUOTED = re.compile(r"(?P<open>\\*(?:\"{3}|'{3}|[\"'`]))(?P<value>.{0,10000}?)(?
 _UNCLOSED = re.compile(r"\\*[\"'][^\n]*")
 # Signs that end a word stand inside a password, too: then no space, quote or next name follows them
 _INSIDE = (
-    r"[,;&(\[{](?![\s\"'\])}]|[\w.-]{1,60}[=:]|\Z)|\\+(?![nrtu\"'\\/]).|[\"'](?=\w)[^\"'\n]{0,200}[\"']|[\"'](?=[\w$])"
+    r"\((?=[\"']\w)|[,;&(\[{](?![\s\"'\])}]|[\w.-]{1,60}[=:]|\Z)|\\+(?![nrtu\"'\\/])."
+    r"|[\"'](?=\w)[^\"'\n]{0,200}[\"']|[\"'](?=[\w$])"
 )
 WORD = re.compile(rf"[^\s,;&\"'{{}}\[\]()<>\\](?:[^\s,;&\"'{{}}\[\]()<>\\]|{_INSIDE})*")
 _REST_OF_LINE = re.compile(rf"[^\n,;\"'{{}}\[\]\\](?:[^\n,;\"'{{}}\[\]\\]|{_INSIDE})*")
@@ -62,11 +63,16 @@ _AFTER_QUOTE = re.compile(r"(?:\\*\"[^\n\"]*\"|'[^\n']*'|[\w$!#%^*+.@/-])+")  # 
 _NEXT_LINE = re.compile(r"(?P<folded>[>|][+-]?\d?)?[ \t]*\n[ \t]+(?P<value>(?!#)\S{6,})(?<!:)[ \t]*$", re.MULTILINE)
 _NEXT_QUOTE = re.compile(r"\s*\n\s*(?=\\*\")")
 _LIST = re.compile(r"(?P<open>[\[(]\s*)(?:[a-z]?(?P<quote>\\*[\"'])[^\"'\\\n]*(?P=quote)\s*,?\s*)+(?=[\])])")
-_LISTED_NAME = re.compile(r"api|access|secret|passw|auth|cred", re.I)
-ASSIGNS = re.compile(r"(?:\bsetenv|\bsetx|\bset -[gxU]+)[ \t]+\Z")  # csh, Windows, fish: a name, a space, a value
+_MAPPING = re.compile(r"\{[^{}\n]{1,2000}(?=\})")
+_LISTED_NAME = re.compile(r"api|access|secret|passw|auth|cred|cookie", re.I)
+BEFORE = 60  # letters before a name that are looked at
+ASSIGNS = re.compile(
+    r"(?:\b(?:setenv|setx|set -[gxU]+|config(?:ure)?[ \t]+set|token[ \t]+set|"
+    r"config[ \t]+create[ \t]+\S+[ \t]+\S+))[ \t]+(?:\S*[:/])?\Z"
+)
 # {"name": "DB_PASSWORD", "value": "x"}, of containers; <password>x</password>
 _ENTRY = re.compile(
-    r"(?P<head>\b(?:name|key|variable)\\*[\"']?\s*[:=]\s*\\*[\"']?(?P<name>[\w.-]{1,100})\\*[\"']?\s*[,;\n]\s*"
+    r"(?P<head>\b(?:name|key|variable)\\*[\"']?\s*[:=]\s*\\*[\"']?(?P<name>[\w.-]{1,100})\\*[\"']?\s*[,;\s]\s*"
     r"\\*[\"']?value\\*[\"']?\s*[:=]\s*)(?P<value>(?P<quote>\\*[\"']).*?(?P=quote)|[^\s,}]+)",
     re.I,
 )
@@ -116,10 +122,10 @@ def without_named(value: str) -> str:
         name = match["name"]
         if match.start() < done or not is_secret_name(name):
             continue
-        before = value[max(0, match.start() - 20) : match.start()]
-        if HARMLESS.search(before + name[:3]):
+        before = value[max(0, match.start() - BEFORE) : match.start()]
+        if HARMLESS.search(before[-16:] + name[:3]):
             continue
-        if match["gap"] and not name.startswith("-") and not ASSIGNS.search(before):
+        if match["gap"] and not name.startswith("-") and not assigns(before):
             continue  # `--api-key x` names a secret, `the key is` does not
         start, end, plain, mark = value_after(value, match)
         if start == end or not drops(name, plain) or (match["pair"] and not (is_mixed(plain) and len(plain) > 5)):
@@ -127,6 +133,11 @@ def without_named(value: str) -> str:
         parts += [value[done:start], mark, REMOVED, mark]
         done = end
     return "".join([*parts, value[done:]])
+
+
+def assigns(before: str) -> bool:
+    """Whether what stands before a name gives it the word after it: `setenv NAME value`."""
+    return ("set" in before or "create" in before) and bool(ASSIGNS.search(before))
 
 
 def value_after(value: str, match: re.Match[str]) -> tuple[int, int, str, str]:
@@ -141,6 +152,8 @@ def value_after(value: str, match: re.Match[str]) -> tuple[int, int, str, str]:
         if more:
             return start, more.end(), value[start : more.end()], ""
         return start, quoted.end(), quoted["value"], quoted["open"]
+    if (below := _MAPPING.match(value, start)) and _LISTED_NAME.search(match["name"]) and is_mixed(below[0]):
+        return start + 1, below.end(), below[0], ""
     if (listed := _LIST.match(value, start)) and _LISTED_NAME.search(match["name"]):
         return listed.end("open"), listed.end(), listed[0], ""
     if (below := _NEXT_LINE.match(value, start)) and (below["folded"] or is_mixed(below["value"])):

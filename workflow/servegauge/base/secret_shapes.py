@@ -70,6 +70,9 @@ SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         re.compile(r"(?:^[A-Za-z0-9+/=]{16,}\r?\n)+-----?[ ]?END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----?", re.MULTILINE),
         REMOVED,
     ),
+    (("b3blbnnzac1rzxktdje",), re.compile(r"b3BlbnNzaC1rZXktdjE[A-Za-z0-9+/=]+"), REMOVED),  # what is in OpenSSH's
+    (("basicauth(",), re.compile(r"(BasicAuth\(\s*[\"'][^\"'\n]*[\"']\s*,\s*[\"'])[^\"'\n]+", re.I), rf"\1{REMOVED}"),
+    ((":x-oauth-basic@",), re.compile(r"[\w+/=.-]{8,}(:x-oauth-basic@)"), rf"{REMOVED}\1"),
     (("ls0tls1crudjti",), re.compile(r"LS0tLS1CRUdJTi[A-Za-z0-9+/_-]+={0,2}"), REMOVED),  # the same in base64
     (
         ("private-lines",),
@@ -99,7 +102,7 @@ SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (
         ("bearer", "basic", "negotiate", "digest"),
         re.compile(
-            r"\b(bearer|basic|negotiate|digest)(\s+|%20)(?!(?:tokens?|auth\w*|credentials?|sha\d+|md5)\b)[\w.~+/=-]{6,}",
+            r"(?:\b|(?<=%20))(bearer|basic|negotiate|digest)(\s+|%20)(?!(?:tokens?|auth\w*|credentials?|sha\d+|md5)\b)[\w.~+/=-]{6,}",
             re.I,
         ),
         rf"\1\2{REMOVED}",
@@ -133,12 +136,19 @@ SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
         rf"\1{REMOVED}",
     ),
     (
-        ("sshpass", "redis-cli", "mysql", "ldap", "login", "pass:", "curl", "literal"),
+        (
+            *("sshpass", "redis-cli", "mysql", "ldap", "login", "pass:", "curl", "literal", "echo", "http-basic"),
+            *("mc alias", "mc config"),
+        ),
         re.compile(
             r"(\bsshpass[ \t]+-p[ \t]*|\bredis-cli\b[^\n|;&]{0,100}?[ \t]-a[ \t]+|\bmysql\w*\b[^\n|;&]{0,100}?[ \t]-p"
             r"|\bldap\w+\b[^\n|;&]{0,100}?[ \t]-w[ \t]+|\blogin\b[^\n|;&]{0,100}?[ \t]-p[ \t]+"
             r"|-pass(?:in|out)?[ \t]+pass:|\bcurl\b[^\n|;&]{0,100}?[ \t](?:-b|--cookie)[ \t]+[\"']?[\w-]+="
             r"|--from-literal[= ][\w.-]+="
+            r"|\bwandb[ \t]+login\b(?:[ \t]+\S+){0,4}?[ \t]+(?=[0-9a-f]{40}\b)|\bvault[ \t]+login[ \t]+(?!-)"
+            r"|\becho[ \t]+(?:-n[ \t]+)?(?=\S+[ \t]*\|[^\n]{0,200}(?:password-stdin|with-token|\blogin\b))"
+            r"|\bmc[ \t]+(?:alias[ \t]+set|config[ \t]+host[ \t]+add)(?:[ \t]+\S+){3}[ \t]+"
+            r"|\bhttp-basic\.\S+[ \t]+\S+[ \t]+"
             r"|\blogin\s+\S+\s+(?:account\s+\S+\s+)?password\s+)[^\s]+"
         ),
         rf"\1{REMOVED}",
@@ -149,10 +159,9 @@ _WORDS = (
     r"(?:api|access|secret|private|account|storage|session|auth)?[ _-]?(?:keys?|tokens?|secrets?|credentials?|"
     r"signature|bearer|cookie|jwt|pat|sas)|passwords?|passwd|passphrases?|passcode|pwd|login|apikey|authorization"
 )
-_SMALL = (
-    r"is|was|are|as|with|of|for|to|from|by|using|used|the|a|an|your|my|our|this|new|old|value|set|found|named|id|in"
-)
-_GAP = rf"(?:[\s\"'`:=,(\[{{>|]+|\\+[nrt\"']?|->|=>|--?|\b(?:{_SMALL})\b){{1,8}}"
+_SMALL = r"is|was|are|as|with|of|for|to|from|by|using|used|the|a|an|your|my|our|this|new|old|value|"
+_SMALL += r"header|set|found|named|id|in"
+_GAP = rf"(?:[\s\"'`:=,(\[{{>|]+|\\+[nrt\"']?|->|=>|→|\.{{2,}}|…+|--?|\b(?:{_SMALL})\b){{1,8}}"
 # Keys and tokens that are no secrets, by the word before; up to their first letters
 HARMLESS = re.compile(
     r"(?:(?:cache|hash|sort|primary|foreign|public|dict|map|config|lookup|partition|state|block|prefix|mesh)[ _-]key"
@@ -168,9 +177,9 @@ _BEFORE = re.compile(rf"(?<![A-Za-z])(?:{_WORDS})(?![A-Za-z]){_GAP}\Z", re.I)
 _AFTER = re.compile(rf"\s+(?:is|was)\s+(?:(?:the|a|my|your|our|its)\s+)?(?:\w+\s+)?(?:{_WORDS})(?![A-Za-z])", re.I)
 # A password is short: any word with letters and digits
 _PASSWORD = re.compile(
-    r"(?<![A-Za-z])(?P<word>passwords?|passwd|passphrase|passcode|pwd|passwort|pass(?=[\"'`]?\s?[=:]))"
-    r"(?P<gap>[\"'`*]{0,3}(?:\s+(?:for|of)\s[^\n:=]{1,40})?(?:\s+\([^\n)]{1,40}\))?"
-    r"(?:\s+(?:(?:is|was|now|set to|changed to|=|:)\s+)*|\s*(?:[=:|,]|</?t[dh]>)+\s*)[\"'`]?)"
+    r"(?<![A-Za-z])(?P<word>passwords?|passwd|pass ?phrase|passcode|pwd|passwort|pass(?=[\"'`]?\s?[=:]))"
+    r"(?P<gap>[\"'`*]{0,3}(?:\s+(?:for|of)\s(?:'[^'\n]{1,99}'|[^\n:=]{1,40}))?(?:\s+\([^\n)]{1,40}\))?"
+    r"(?:\s+(?:(?:is[=:]?|was|now|set to|changed to|=|:)\s+)*|\s*(?:[=:|,]|</?t[dh]>)+\s*)[\"'`]?)"
     r"(?P<value>[^\s\"'`<|]{6,})",
     re.I,
 )

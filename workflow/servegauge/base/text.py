@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import math
 import re
@@ -24,7 +25,8 @@ _SEQUENCE = re.compile(
     re.I,
 )
 _ESCAPED = re.compile(
-    r"\\u(00(?:0[0-8bcef]|1[0-9a-f]|[89a-f][0-9a-f])|0[1-9a-f][0-9a-f]{2}|[1-9a-f][0-9a-f]{3})", re.I | re.ASCII
+    r"\\+u(00(?:0[0-8bcef]|2[67]|3[acde]|1[0-9a-f]|[89a-f][0-9a-f])|0[1-9a-f][0-9a-f]{2}|[1-9a-f][0-9a-f]{3})",
+    re.I | re.ASCII,
 )  # of JSON
 _FORMULA = re.compile(r"[=+\-@\t\r\n]")
 _PLAIN_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?%?")
@@ -37,6 +39,7 @@ def visible(text: str) -> str:
 
 def bare(text: str) -> str:
     """`text` as it is read: without terminals' sequences and unseen letters, each letter in its plain form."""
+    text = html.unescape(text) if "&" in text and ";" in text else text
     text = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
     text = _CONTROL.sub(lambda match: match[0] if match[0] == "\r" else "", _SEQUENCE.sub("", text))
     return text if text.isascii() else unicodedata.normalize("NFKC", text)
