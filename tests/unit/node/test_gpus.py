@@ -18,9 +18,16 @@ from tests.unit import made_up_nodes as nodes
 
 WORDS = [
     "GPU is lost", "[GPU is lost]", "Unknown Error", "[Unknown Error]", "ERR!", "GPU requires reset",
-    "GPU access blocked by the operating system", "[Insufficient Permissions]", "Not Found",
+    "GPU access blocked by the operating system", "[Insufficient Permissions]", "Not Found", "Insufficient Resources",
 ]  # fmt: skip
-NOTHING = ["[N/A]", "N/A", "[Not Supported]", "Not Supported", "[Requested functionality has been deprecated]"]
+NOTHING = [
+    "[N/A]",
+    "N/A",
+    "No data",
+    "[Not Supported]",
+    "Not Supported",
+    "[Requested functionality has been deprecated]",
+]
 
 
 def facts(system, **commands):

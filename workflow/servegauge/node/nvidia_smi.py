@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 # Texts that stand for "nothing to say"; in [brackets] or not, in any case
-EMPTY = ("n/a", "none", "", "not supported", "not available", "deprecated", "not active", "requested functionality")
+EMPTY = ("n/a", "none", "", "not supported", "not available", "deprecated", "not active", "no data",
+         "requested functionality")  # fmt: skip
 # Texts that stand for "could not be read": NVML's errors (nvmlErrorString) and nvidia-smi's own words for them
 ERRORS = (
     "gpu is lost", "gpu requires reset", "gpu requires restart", "gpu access blocked by the operating system",
@@ -20,6 +21,7 @@ ERRORS = (
     "insufficient external power", "driver not loaded", "timeout", "interrupt request issue", "uninitialized",
     "invalid argument", "not found", "gpu not found", "insufficient size", "corrupted inforom", "not ready",
     "function not found", "nvml shared library not found", "in use by another client", "insufficient memory",
+    "insufficient resources", "freq not supported",
     "rm has detected an nvml/rm version mismatch", "argument version mismatch", "invalid state", "internal error",
     "gpu is not accessible", "unable to determine", "unknown",
 )  # fmt: skip
