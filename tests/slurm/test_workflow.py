@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -52,14 +53,31 @@ def completes(user: User, before: dict[str, int]) -> None:
     assert len(user.dataset()) == 6
 
 
-@pytest.mark.parametrize("who", ["snakemake", "everything on the login node"])
-def test_kill_9_then_unlock_and_the_same_command(user, who):
+def test_kill_9_of_snakemake_then_unlock_and_the_same_command(user):
     process = user.start()
     wait_for(lambda: user.measured(), 200, "the first cell")
-    if who == "snakemake":
-        process.kill()
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    killed(user, process)
+
+
+def test_kill_9_of_everything_on_the_login_node_while_a_launchs_job_runs_the_probes(user):
+    user.write("config/studies/lost.yaml", {**STUDY, "probes": ["dispatch", "memcpy"], "probe_size": "quick"})
+    platform = user.read("config/platforms/own-cpu.yaml")
+    user.write("config/platforms/own-cpu.yaml", platform | {"slurm": {**platform["slurm"], "time_min": 60}})
+    process = user.start()
+    probed = user.root / "results/probes/launches/probes-own-cpu/attempt-0"
+    wait_for(lambda: (probed / "running.json").exists(), 200, "the probes")
+    os.killpg(process.pid, signal.SIGKILL)
+    killed(user, process)
+    assert not list(probed.parent.glob("attempt-*/job-*"))  # the probes had no job of their own
+    rows = pq.read_table(user.root / "results/dataset/probes.parquet", columns=["probe", "status"]).to_pylist()
+    found = {(row["probe"], row["status"]) for row in rows}
+    assert {("dispatch", "ok"), ("memcpy", "ok")} <= found
+    assert {status for _, status in found} <= {"ok", "skipped"}  # what needs a GPU
+
+
+def killed(user: User, process: subprocess.Popen[str]) -> None:
+    """The next command says what to do, and the one after it completes the study with the same jobs."""
     process.communicate()
     before, jobs = user.stamps(), user.submitted()
     locked = user.start()
@@ -89,25 +107,6 @@ def test_asked_to_end_it_cancels_its_jobs_and_the_same_command_completes(user, h
     wait_for(lambda: not user.jobs(), 60, "the jobs to end")
     wait_for(lambda: not servers(user.root), 30, "the processes to end")
     completes(user, user.stamps())
-
-
-def test_kill_9_while_a_launchs_job_runs_the_probes_of_the_study(user):
-    user.write("config/studies/lost.yaml", {**STUDY, "probes": ["dispatch", "memcpy"], "probe_size": "quick"})
-    platform = user.read("config/platforms/own-cpu.yaml")
-    user.write("config/platforms/own-cpu.yaml", platform | {"slurm": {**platform["slurm"], "time_min": 60}})
-    process = user.start()
-    probed = user.root / "results/probes/launches/probes-own-cpu/attempt-0"
-    wait_for(lambda: (probed / "running.json").exists(), 200, "the probes")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    user.run("--unlock")
-    completes(user, user.stamps())
-    assert user.submitted() == 2  # jobs of launches; the probes had none
-    assert not list(probed.parent.glob("attempt-*/job-*"))
-    rows = pq.read_table(user.root / "results/dataset/probes.parquet", columns=["probe", "status"]).to_pylist()
-    found = {(row["probe"], row["status"]) for row in rows}
-    assert {("dispatch", "ok"), ("memcpy", "ok")} <= found
-    assert {status for _, status in found} <= {"ok", "skipped"}  # what needs a GPU
 
 
 def test_two_snakemakes_on_one_study(user):
