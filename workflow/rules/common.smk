@@ -175,7 +175,10 @@ def finished():
             f"not measured: {len(left)} cells or traces, the first is {left[0]}",
             file=sys.stderr,
         )
-    return 1 if left else 0
+    # The summary says why, and how they are run again.
+    if failed := [] if alone else PIPELINE.failed_probes():
+        print(f"probes that failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if left or failed else 0
 
 
 def cut_off():

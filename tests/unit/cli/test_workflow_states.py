@@ -6,12 +6,14 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servegauge.base.errors import UserError
 from servegauge.cli.workflow_api import Pipeline
+from servegauge.dataset import merge
 from servegauge.dataset.stamp import seen, stamp_file
 from tests.unit.study_tree import Tree
 
@@ -93,9 +95,8 @@ def test_what_is_missing_is_asked_for_in_every_state(
             assert asked[launch.id].exists(), "a measured launch waits for nothing new"
 
     put(merged, stamp, {"merged_utc": "", "tables": names, "seen": seen(results, fresh.whole)})
-    os.utime(
-        merged, (2_000_000_000, 2_000_000_000)
-    ) if stamp != "absent" else None  # newer than all, which says nothing
+    if stamp != "absent":
+        os.utime(merged, (2_000_000_000, 2_000_000_000))  # newer than all, which says nothing
     kind = {None: [], "cell": results.glob("cells/*/cell.json"), "attempt": results.glob("launches/*/attempt-*.json")}
     changed = next(iter(kind[touched]), None)
     if changed:
@@ -147,3 +148,17 @@ def test_a_glob_limits_what_is_asked_for(root: Path) -> None:
     pipeline = Pipeline({"study": "x", "cells": "*-rate2-*"})
     assert len(pipeline.unmeasured()) == 2
     assert all("-rate2-" in cell for cell in pipeline.unmeasured())
+
+
+def test_probes_of_this_run_that_failed_are_named(tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = {"platform": ["metal", "virtual"], "rate": [1], "repeat": 1}
+    tree.study(matrix=matrix, probes=["gemm", "memcpy"])
+    assert Pipeline({"study": "x"}).failed_probes() == []  # no dataset
+    platforms, names = ["metal", "metal", "metal", "virtual", "other"], ["gemm", "memcpy", "network", "gemm", "gemm"]
+    status = ["failed", "ok", "failed", "failed", "failed"]
+    table = pa.table({"platform": platforms, "probe": names, "status": status})
+    monkeypatch.setattr(merge, "read", lambda _results, _table: table)
+    assert Pipeline({"study": "x"}).failed_probes() == ["gemm on metal", "gemm on virtual"]
+    assert Pipeline({"study": "x", "platforms": "metal"}).failed_probes() == ["gemm on metal"]
+    tree.study(matrix=matrix)
+    assert Pipeline({"study": "x"}).failed_probes() == []

@@ -295,6 +295,20 @@ class Pipeline:
             stamp.forget_broken_parts(self.results, self.name)
         return not whole
 
+    def failed_probes(self) -> list[str]:
+        """`<probe> on <platform>` of what the study asks for and the dataset says failed; none where there is none."""
+        from servegauge.dataset import merge
+
+        if not self.asks_for_probes:
+            return []
+        try:
+            rows = merge.read(self.results, "probes").select(["platform", "probe", "status"]).to_pylist()
+        except UserError:
+            return []
+        platforms = probes.platforms(self.plan.launches)
+        asked = [row for row in rows if row["platform"] in platforms and row["probe"] in self.study["probes"]]
+        return sorted({f"{row['probe']} on {row['platform']}" for row in asked if row["status"] == "failed"})
+
     def total(self) -> str:
         """Launches, cells, hours against the budget; UserError when over it without `over_budget`."""
         over = bool(self.config.get("over_budget"))
