@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 from servegauge.base.errors import UserError
-from servegauge.submit.slurm_commands import cancel, run_command
+from servegauge.submit.slurm_commands import SlurmSilent, cancel, find_submitted, run_command
 
 SUBMIT_S = 120.0  # a busy controller may take that long to answer
 
@@ -74,7 +75,7 @@ def sbatch(script: Path, cluster: str = "") -> str:
         raise NotSubmitted("down", f"sbatch could not be started: {error.strerror}") from error
     if answer.returncode == 0 and (job := job_number(answer.stdout)):
         other = re.search(rf"^(?:{job};|Submitted batch job {job} on cluster )(\S+)\s*$", answer.stdout, re.MULTILINE)
-        if other and other[1].casefold() != cluster.casefold():  # chosen by the site; it would not be found there
+        if other and other[1].casefold() != cluster.casefold() and not _is_here(script.parent, cluster):
             cancel(job, other[1])
             why = f"the job {job} went to the cluster {other[1]} and was cancelled; write `cluster: {other[1]}`"
             raise NotSubmitted("refused", why)
@@ -86,6 +87,21 @@ def sbatch(script: Path, cluster: str = "") -> str:
             "submitted. `sacctmgr list clusters` lists the names for `slurm: cluster` of the platform's file."
         )
     raise failure(answer.stderr.strip() or answer.stdout.strip() or f"sbatch ended with status {answer.returncode}")
+
+
+def _is_here(folder: Path, cluster: str) -> bool:
+    """Whether the queue that is asked from now on has the job of `folder`; true where Slurm stays silent.
+
+    A site may send a job to another cluster. Some name the cluster in every answer, this one's too.
+    """
+    for wait_s in (0, 1, 3):
+        time.sleep(wait_s)
+        try:
+            if find_submitted(folder, cluster):
+                return True
+        except SlurmSilent:
+            return True
+    return False
 
 
 def job_number(text: str) -> str | None:
