@@ -301,7 +301,6 @@ def test_a_job_that_a_wrapper_sent_to_another_cluster_is_cancelled_and_said(clus
 
 def test_a_job_whose_answer_names_the_cluster_that_it_is_on_is_waited_for(cluster, tmp_path: Path) -> None:
     state = cluster('ACCEPT echo "$n;here"')
-    cluster('echo "$*" >> "$STATE/cancelled"', name="scancel")
     assert attempt(tmp_path)[0] == "501"
     assert queue(state) == ["501"]
 
