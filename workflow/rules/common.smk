@@ -7,6 +7,7 @@ import sys
 from snakemake.logging import logger
 
 from servegauge.base.errors import UserError
+from servegauge.base.text import visible
 from servegauge.submit.interrupts import after_a_kill, cancel_on_signals
 from servegauge.cli.workflow_api import Pipeline, use_this_interpreter
 
@@ -17,7 +18,7 @@ try:
     TOTAL = PIPELINE.total()
 except (UserError, OSError) as error:
     # A user's mistake, or a file where a folder has to be, is one message, not a traceback through Snakemake.
-    raise SystemExit(f"error: {error}")
+    raise SystemExit(f"error: {visible(str(error))}")
 
 
 if (
@@ -62,7 +63,7 @@ def needed(ask, *what):
     except UserError as error:
         if DRY_RUN:
             return []
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {visible(str(error))}")
 
 
 def user_errors(ask, *what):
@@ -70,7 +71,7 @@ def user_errors(ask, *what):
     try:
         return ask(*what)
     except (UserError, OSError) as error:
-        raise SystemExit(f"error: {error}")
+        raise SystemExit(f"error: {visible(str(error))}")
 
 
 def workload_needs(wildcards):
@@ -188,7 +189,7 @@ def cut_off():
     try:
         what_there_is(PIPELINE.results, PIPELINE.name)
     except (UserError, OSError) as error:
-        print(f"not merged: {error}", file=sys.stderr)
+        print(f"not merged: {visible(str(error))}", file=sys.stderr)
     finished()
 
 
