@@ -361,6 +361,14 @@ def test_names_of_any_bytes_in_the_queue_hide_nobody(cluster, tmp_path: Path) ->
     assert attempt(tmp_path)[0] == "501"
 
 
+@pytest.mark.parametrize("before", ["501|PENDING|a reason|with bars|n1|", "501|PENDING|Priority||a name|"])
+def test_a_bar_in_a_reason_or_a_further_column_hides_no_batch_script(cluster, before: str) -> None:
+    cluster(f"echo '{before}/results/of one|user/job-1/x.sh'", name="squeue")
+    found = slurm_commands.find_submitted(Path("/results/of one|user/job-1"))
+    assert found
+    assert (found.job, found.state) == ("501", "PENDING")
+
+
 @pytest.mark.parametrize(("end", "found"), [("2030-01-02T03:04:05", "2030-01-02T03:04:05"), ("Unknown", None)])
 def test_a_job_without_its_end_in_the_environment_asks_for_it(cluster, end: str, found: str | None) -> None:
     cluster(f'echo "JobId=7 RunTime=00:00:01 EndTime={end} Command=/x/job.sh"', name="scontrol")

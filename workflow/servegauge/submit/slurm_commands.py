@@ -95,6 +95,9 @@ def squeue(cluster: str = "") -> dict[str, JobState]:
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", 4)]
         if len(fields) == 5:
+            if not fields[4].startswith("/"):
+                # A bar in a reason, or a further column of a site's own squeue, stands before the path.
+                fields[4] = fields[4][fields[4].find("|/") + 1 :]
             jobs[fields[0]] = JobState(*fields)
     return jobs
 
