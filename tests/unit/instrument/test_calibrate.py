@@ -218,7 +218,7 @@ def test_a_real_point_is_measured_and_written(tmp_path):
         assert measured.cpu_s
         assert measured.others_share is not None
         assert 0 <= measured.others_share <= 1
-    assert result.limits.streams_tried == 2
+    assert result.limits == carried.limits(result.points)  # a point that other tests held up is none of them
 
 
 def test_the_paced_server_ends_with_who_calibrates_even_where_that_is_killed(tmp_path):
