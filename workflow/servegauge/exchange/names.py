@@ -123,9 +123,8 @@ class Names:
         if (kind, name) not in self.words:
             self._numbers[kind] += 1
             # A number stays one: it may stand in JSON without quotes.
-            self.words[kind, name] = (
-                f"{kind}-{self._numbers[kind]}" if not name.isdigit() else f"{10**6 + len(self.words)}"
-            )
+            number = f"{10**6 + len(self.words)}"
+            self.words[kind, name] = number if name.isdigit() else f"{kind}-{self._numbers[kind]}"
         self.uses[kind, name] += 1
         return self.words[kind, name]
 
@@ -139,18 +138,12 @@ class Names:
             if word in ORDINARY or (kind == "partition" and word not in NOBODY) or (kind == "job" and len(word) < 5):
                 self._ordinary.add((kind, name))
                 continue
-            if (
-                len(name) < (5 if name.isdigit() else 2)
-                or word in NOBODY
-                or name.startswith(("/", "127.", "::1"))
-                or " " in name
-            ):
+            short = len(name) < (5 if name.isdigit() else 2)
+            if short or word in NOBODY or name.startswith(("/", "127.", "::1")) or " " in name:
                 continue
             if any(shape.fullmatch(name) for shape in (MAC, GUID, IPV6, ADDRESS)):
                 self._noted.add(("address", name))
-            elif kind in ("job", "device") or not re.fullmatch(
-                r"[\d.:+-]+", name
-            ):  # a number is no name, or one of these
+            elif kind in ("job", "device") or not re.fullmatch(r"[\d.:+-]+", name):  # other numbers are no names
                 self._noted.add(("host" if kind == "address" else kind, name))
                 if kind in ("host", "address") and "." in name:
                     self.add("host", name.partition(".")[0])
@@ -161,11 +154,9 @@ class Names:
         """Names of further hosts of the clusters whose hosts are known: uc3n514, where uc3n513 is."""
         numbered = [NUMBERED.fullmatch(name) for kind, name in self._noted if kind == "host"]
         starts = {found[1] for found in numbered if found and found[1].lower().strip("-") not in ORDINARY}
-        return (
-            re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, sorted(starts)))})\d+(?![A-Za-z0-9])")
-            if starts
-            else None
-        )
+        if not starts:
+            return None
+        return re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(map(re.escape, sorted(starts)))})\d+(?![A-Za-z0-9])")
 
     def number(self) -> None:
         """Give each noted name its word; a host's short and full name have the same."""

@@ -81,9 +81,9 @@ def stored_bytes(shape: ModelShape, quantization: Mapping[str, Any] | None) -> t
     bits, whole = _bits(quantization), max(2.0, whole)  # `dtype: float8` names the quantized ones
     kept = _sorted_out(_kept(quantization))
     # The head is left as it is unless the file says otherwise, and routers always; MXFP4 is for experts alone.
-    left = {"router", "index_weights", "linear_convolution"} | (
-        set() if quantization.get("lm_head") is True else {"output_head"}
-    )
+    left = {"router", "index_weights", "linear_convolution"}
+    if quantization.get("lm_head") is not True:
+        left.add("output_head")
     only_experts = str(quantization.get("quant_method")).lower() == "mxfp4"
     total = experts = 0.0
     for matrix in shape.stored_matrices():
@@ -178,11 +178,8 @@ def _same_width(quantization: Mapping[str, Any], usual: Any) -> None:
     rules = {**(quantization.get("dynamic") or {}), **(quantization.get("extra_config") or {})}
     for name, rule in rules.items():
         bits = rule.get("bits", quantization.get("bits")) if isinstance(rule, Mapping) else None
-        if (
-            not name.startswith("-:")
-            and bits != quantization.get("bits")
-            and not (isinstance(bits, int) and bits >= 16)
-        ):
+        wide = isinstance(bits, int) and bits >= 16
+        if not name.startswith("-:") and bits != quantization.get("bits") and not wide:
             raise UnknownShape("quantization_config gives its layers different bits")
 
 
@@ -226,11 +223,7 @@ def _inside(data: Mapping[str, Any], *keys: str) -> Any:
 def _kept(quantization: Mapping[str, Any]) -> Iterable[str]:
     """Names and patterns of what is not quantized."""
     lists = (
-        "ignore",
-        "modules_to_not_convert",
-        "ignored_layers",
-        "exclude_modules",
-        "exclude",
+        *("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules", "exclude"),
         "llm_int8_skip_modules",
     )
     for key in lists:
