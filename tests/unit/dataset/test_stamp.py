@@ -49,6 +49,13 @@ def test_one_that_is_whole_is_left_alone(results: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*")} == before
 
 
+def test_a_look_at_the_queue_of_probes_is_no_change(results: Path) -> None:
+    queue = results / "probes" / ".slurm" / "queue-0.json"
+    queue.parent.mkdir(parents=True)
+    queue.write_text("{}")
+    assert whole(results)
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
 @pytest.mark.parametrize("table", ["cells", "comparison", "study_models", "requests", "node"])
 def test_a_table_that_is_not_whole_is_made_again(results: Path, table: str, damage: str) -> None:

@@ -124,3 +124,12 @@ def parse_json(text: str | bytes) -> Any:
 def read_json(path: Path) -> Any:
     """The JSON document at `path`. OSError, ValueError."""
     return parse_json(path.read_text(encoding="utf-8"))
+
+
+def object_in(path: Path) -> dict[str, Any]:
+    """The JSON object at `path`; empty where the file is absent or damaged, or holds something else."""
+    try:
+        found = read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from servegauge.base.progress import seconds_between
 from servegauge.contract.columns import Row
 from servegauge.contract.config_types import Model
 from servegauge.contract.records.base import plain
+from servegauge.contract.records.order import probe_documents
 from servegauge.contract.spec import canonical_json
 from servegauge.contract.tables import ALLOCATION
 from servegauge.dataset import launch_parts
@@ -226,7 +227,7 @@ def slo_rows(records: Records, parts: Parts) -> Rows:
 
 
 def probe_rows(records: Records) -> Rows:
-    for path in sorted((records.results / "probes").glob("*/*.json")):
+    for path in probe_documents(records.results):
         document = records.json(path)
         if document and "rows" in document:
             yield from dataset_rows(document, str(path))

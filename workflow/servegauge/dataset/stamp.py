@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from servegauge.base.files import read_json, write_json
-from servegauge.contract.records.order import RECORDS
+from servegauge.base.files import object_in, write_json
+from servegauge.contract.records.order import RECORDS, probe_documents
 from servegauge.contract.records.plan import Plan
 from servegauge.contract.spec import digest
 
@@ -31,7 +31,7 @@ def seen(results: Path, plan: Plan) -> str:
     found = [results / kind / one.id / record for kind, record in RECORDS.items() for one in measured[kind]]
     for launch in plan.every_launch:
         found += sorted((results / "launches" / launch.id).glob("attempt-*.json"))
-    found += sorted((results / "probes").glob("*/*.json"))
+    found += probe_documents(results)
     states = []
     for path in found:
         with contextlib.suppress(OSError):
@@ -51,25 +51,17 @@ def write_stamp(path: Path, results: Path, made_of: str, merged: Mapping[str, An
 
 def is_whole(results: Path, plan: Plan) -> bool:
     """Whether the dataset has every table that its stamp names, made of what is there now."""
-    known = _read(stamp_file(results, plan.name))
+    known = object_in(stamp_file(results, plan.name))
     return bool(known.get("tables")) and known.get("seen") == seen(results, plan) and not list(_broken(results, known))
 
 
 def forget_broken_parts(results: Path, study: str) -> None:
     """Remove the parts of a launch of which one is not whole: the one of its requests vouches for the others."""
     dataset = results / "dataset"
-    for table in _broken(results, _read(stamp_file(results, study))):
+    for table in _broken(results, object_in(stamp_file(results, study))):
         for part in dataset.glob(f"*/{table.name}") if table.parent != dataset else ():
             if part.is_file():
                 part.unlink()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        known = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
 
 
 def _broken(results: Path, known: Mapping[str, Any]) -> Iterator[Path]:

@@ -19,6 +19,12 @@ LAUNCH = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the workflow constrains the na
 
 ATTEMPT = re.compile(r"attempt-(\d{1,6})\.json")  # an attempt that has finished; longer numbers are nobody's
 
+
+def probe_documents(results: Path) -> list[Path]:
+    """What probes have written, sorted; the queue's folder beside those of platforms (`.slurm`) holds none."""
+    return sorted((results / "probes").glob("[!.]*/*.json"))
+
+
 ATTEMPT_REMEDY = (
     "When its job has ended (squeue --me shows it; without Slurm, ps), remove the folder {folder} and give the same "
     "command again: what is measured stays, and what is missing is measured."
