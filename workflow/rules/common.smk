@@ -168,17 +168,17 @@ def finished():
     targets = set(workflow.dag_settings.targets) - {"all"}
     alone = targets == {"traces"}  # no dataset comes of them
     status = 0 if alone else terminal.show(PIPELINE.results, PIPELINE.name)
+    asked = PIPELINE.asks_for_probes if not targets else targets == {"probes"}
+    if failed := PIPELINE.failed_probes() if asked else []:
+        print(f"probes that failed: {', '.join(failed)}", file=sys.stderr)
     if targets and not alone:
-        return status
+        return 1 if failed else status
     # A cell that failed is not measured; one of another platform, or that `cells` leaves out, was not asked for.
     if left := PIPELINE.unmeasured(traces_only=alone):
         print(
             f"not measured: {len(left)} cells or traces, the first is {left[0]}",
             file=sys.stderr,
         )
-    # The summary says why, and how they are run again.
-    if failed := [] if alone else PIPELINE.failed_probes():
-        print(f"probes that failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if left or failed else 0
 
 

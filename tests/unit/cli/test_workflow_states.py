@@ -6,14 +6,12 @@ import json
 import os
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from servegauge.base.errors import UserError
 from servegauge.cli.workflow_api import Pipeline
-from servegauge.dataset import merge
 from servegauge.dataset.stamp import seen, stamp_file
 from tests.unit.study_tree import Tree
 
@@ -150,15 +148,19 @@ def test_a_glob_limits_what_is_asked_for(root: Path) -> None:
     assert all("-rate2-" in cell for cell in pipeline.unmeasured())
 
 
-def test_probes_of_this_run_that_failed_are_named(tree: Tree, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_of_this_run_that_failed_are_named(tree: Tree, root: Path) -> None:
     matrix = {"platform": ["metal", "virtual"], "rate": [1], "repeat": 1}
     tree.study(matrix=matrix, probes=["gemm", "memcpy"])
-    assert Pipeline({"study": "x"}).failed_probes() == []  # no dataset
-    platforms, names = ["metal", "metal", "metal", "virtual", "other"], ["gemm", "memcpy", "network", "gemm", "gemm"]
-    status = ["failed", "ok", "failed", "failed", "failed"]
-    table = pa.table({"platform": platforms, "probe": names, "status": status})
-    monkeypatch.setattr(merge, "read", lambda _results, _table: table)
-    assert Pipeline({"study": "x"}).failed_probes() == ["gemm on metal", "gemm on virtual"]
+    pipeline = Pipeline({"study": "x"})
+    assert pipeline.failed_probes() == []  # none has run
+    for file in map(Path, pipeline.probe_files()):
+        platform = file.name.partition("-full-")[0]
+        documents = [f"results/probes/{platform}/{name}.json" for name in ("gemm", "memcpy", "gone")]
+        put(file, "whole", {"platform": platform, "documents": documents})
+        for path, status in zip(documents, ("failed", "ok"), strict=False):
+            put(Path(path), "whole", {"rows": [{"platform": platform, "probe": Path(path).stem, "status": status}]})
+    put(Path("results/probes/metal/network.json"), "whole", {"rows": [{"status": "failed"}]})  # asked by nobody
+    assert pipeline.failed_probes() == ["gemm on metal", "gemm on virtual"]
     assert Pipeline({"study": "x", "platforms": "metal"}).failed_probes() == ["gemm on metal"]
-    tree.study(matrix=matrix)
+    tree.study(matrix=matrix, probes=["memcpy"])
     assert Pipeline({"study": "x"}).failed_probes() == []

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from servegauge.base import environment
 from servegauge.base.errors import UserError
+from servegauge.base.files import object_in
 from servegauge.contract.records.plan import Plan
 from servegauge.contract.records.specs import LaunchSpec
 from servegauge.contract.spec import AGAIN, digest
@@ -296,18 +297,10 @@ class Pipeline:
         return not whole
 
     def failed_probes(self) -> list[str]:
-        """`<probe> on <platform>` of what the study asks for and the dataset says failed; none where there is none."""
-        from servegauge.dataset import merge
-
-        if not self.asks_for_probes:
-            return []
-        try:
-            rows = merge.read(self.results, "probes").select(["platform", "probe", "status"]).to_pylist()
-        except UserError:
-            return []
-        platforms = probes.platforms(self.plan.launches)
-        asked = [row for row in rows if row["platform"] in platforms and row["probe"] in self.study["probes"]]
-        return sorted({f"{row['probe']} on {row['platform']}" for row in asked if row["status"] == "failed"})
+        """`<probe> on <platform>` of which a document of the probes that this study asks for says that it failed."""
+        documents = [path for file in self.probe_files() for path in object_in(Path(file)).get("documents", ())]
+        rows = [row for path in documents for row in object_in(Path(path)).get("rows", ())]
+        return sorted({f"{row['probe']} on {row['platform']}" for row in rows if row["status"] == "failed"})
 
     def total(self) -> str:
         """Launches, cells, hours against the budget; UserError when over it without `over_budget`."""
