@@ -159,7 +159,10 @@ _WORDS = (
     r"(?:api|access|secret|private|account|storage|session|auth)?[ _-]?(?:keys?|tokens?|secrets?|credentials?|"
     r"signature|bearer|cookie|jwt|pat|sas)|passwords?|passwd|passphrases?|passcode|pwd|login|apikey|authorization"
 )
-_SMALL = r"is|was|are|as|with|of|for|to|from|by|using|used|the|a|an|your|my|our|this|new|old|value|header|set|found|named|id|in"
+_SMALL = (
+    r"is|was|are|as|with|of|for|to|from|by|using|used|the|a|an|your|my|our|this|new|old|value|header|set|found|named|"
+    r"id|in"
+)
 _GAP = rf"(?:[\s\"'`:=,(\[{{>|]+|\\+[nrt\"']?|->|=>|→|\.{{2,}}|…+|--?|\b(?:{_SMALL})\b){{1,8}}"
 # Keys and tokens that are no secrets, by the word before; up to their first letters
 HARMLESS = re.compile(
