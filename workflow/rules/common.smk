@@ -144,6 +144,9 @@ def probe_needs(wildcards):
 def probe_after(wildcards):
     """The attempt of the launch whose job runs the probes; none where they have a job of their own."""
     platform = wildcards.platform
+    if PIPELINE.failed_probes(platform):
+        # As `-R probe` for this platform alone: the same command tries again what failed.
+        workflow.dag.forcefiles.add(PIPELINE.probe_file(platform))
     return ancient(PIPELINE.probe_after(platform) if carried(platform) else [])
 
 

@@ -82,7 +82,10 @@ def test_a_probe_that_failed_is_named(made, monkeypatch):
     row = {"platform": "own-cpu", "probe": "gemm", "status": "failed", "reason": "its process ended with status -9"}
     monkeypatch.setattr(Study, "probes", [row, {**row, "reason": "later"}, {**row, "status": "ok"}])
     text, _ = terminal.summarise(made[0], "demo")
-    assert "Probes   gemm on own-cpu: 2 failed, the first: its process ended with status -9; remove results/" in text
+    assert (
+        "Probes   gemm on own-cpu: 2 failed, the first: its process ended with status -9; the same command tries"
+        in text
+    )
 
 
 def test_where_dataset_and_report_lie(made):

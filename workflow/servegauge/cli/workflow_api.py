@@ -179,9 +179,20 @@ class Pipeline:
 
     def probe_files(self) -> list[str]:
         """`results/probes/<platform>-<size>-<what was asked>.json` per platform: other probes are other targets."""
-        return [self._probe_file(platform) for platform in probes.platforms(self.plan.launches)]
+        return [self.probe_file(platform) for platform in probes.platforms(self.plan.launches)]
 
-    def _probe_file(self, platform: str) -> str:
+    def failed_probes(self, platform: str = "") -> list[str]:
+        """`<probe> on <platform>` of which a document of this study's probes, or of one platform's, says: failed."""
+        files = [self.probe_file(platform)] if platform else self.probe_files()
+        documents = [path for file in files for path in object_in(Path(file)).get("documents", ())]
+        rows = [row for path in documents for row in object_in(Path(path)).get("rows", ())]
+        return sorted({f"{row['probe']} on {row['platform']}" for row in rows if row["status"] == "failed"})
+
+    def _has_probes_to_run(self, platform: str) -> bool:
+        """True also where one has failed: as a cell, it is tried again."""
+        return not Path(self.probe_file(platform)).exists() or bool(self.failed_probes(platform))
+
+    def probe_file(self, platform: str) -> str:
         asked = self.probes
         several = [asked.processes] if asked.processes > 1 else []  # what was measured once keeps its name
         what = digest([asked.names, ",".join(asked.models), ",".join(map(str, asked.tp)), *several], 10)
@@ -205,7 +216,7 @@ class Pipeline:
         return {
             platform: launch
             for platform, launch in found.items()
-            if not platform.endswith(AGAIN) and not Path(self._probe_file(platform)).exists()
+            if not platform.endswith(AGAIN) and self._has_probes_to_run(platform)
         }
 
     def carries(self, launch: str) -> str:
@@ -221,7 +232,7 @@ class Pipeline:
         """Where the probes of each platform run that are still to run, for a dry-run."""
         if not self.asks_for_probes:
             return []
-        left = [one for one in probes.platforms(self.plan.launches) if not Path(self._probe_file(one)).exists()]
+        left = [one for one in probes.platforms(self.plan.launches) if self._has_probes_to_run(one)]
         where = {platform: f"in the job of {launch}, after its cells" for platform, launch in self.carriers.items()}
         return [f"{platform}: {self.probes.names}, {where.get(platform, 'in a job of their own')}" for platform in left]
 
@@ -295,12 +306,6 @@ class Pipeline:
         if forget and not whole:
             stamp.forget_broken_parts(self.results, self.name)
         return not whole
-
-    def failed_probes(self) -> list[str]:
-        """`<probe> on <platform>` of which a document of the probes that this study asks for says that it failed."""
-        documents = [path for file in self.probe_files() for path in object_in(Path(file)).get("documents", ())]
-        rows = [row for path in documents for row in object_in(Path(path)).get("rows", ())]
-        return sorted({f"{row['probe']} on {row['platform']}" for row in rows if row["status"] == "failed"})
 
     def total(self) -> str:
         """Launches, cells, hours against the budget; UserError when over it without `over_budget`."""

@@ -175,10 +175,8 @@ def _counts(study: Study) -> Iterator[str]:
     wrong = [row for row in study.probes if row["status"] == "failed"]
     for (platform, probe), count in Counter((row["platform"], row["probe"]) for row in wrong).items():
         reason = next(row["reason"] for row in wrong if (row["platform"], row["probe"]) == (platform, probe))
-        text = f"Probes   {probe} on {platform}: {count} failed, the first: {reason}; remove "
-        yield from textwrap.wrap(
-            f"{text}results/probes/{platform}-*.json to run them again", 110, subsequent_indent="         "
-        )
+        text = f"Probes   {probe} on {platform}: {count} failed, the first: {reason}; the same command tries again"
+        yield from textwrap.wrap(text, 110, subsequent_indent="         ")
     names = Counter(flag for row in study.ok for flag in row["flags"])
     if names:
         order = sorted(names, key=lambda name: (name in SAMPLE_FLAGS, name))
